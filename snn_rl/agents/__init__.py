@@ -1,0 +1,7 @@
+"""Spiking DQN agents on Stable-Baselines3."""
+
+from snn_rl.agents.dqn import SpikingDQN
+from snn_rl.agents.evaluation import Evaluation, evaluate
+from snn_rl.agents.policies import SpikingDQNPolicy, SpikingQNetwork
+
+__all__ = ["Evaluation", "SpikingDQN", "SpikingDQNPolicy", "SpikingQNetwork", "evaluate"]

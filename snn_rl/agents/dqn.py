@@ -1,0 +1,291 @@
+"""SpikingDQN: Stable-Baselines3's DQN with a Q-network that is analog or spiking."""
+
+import io
+import json
+import pathlib
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from stable_baselines3 import DQN
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from torch import Tensor, nn
+
+from snn_rl.agents import objectives
+from snn_rl.agents.policies import SpikingDQNPolicy, SpikingQNetwork
+from snn_rl.agents.replay import load_buffer, save_buffer
+from snn_rl.checkpoint import load_tensors, save_tensors
+from snn_rl.errors import UserError
+from snn_rl.networks import AnalogNetwork, SpikingNetwork
+
+SelfSpikingDQN = TypeVar("SelfSpikingDQN", bound="SpikingDQN")
+
+# Constructor arguments that `save` keeps, besides the policy's.
+_SAVED = (
+    "buffer_size",
+    "learning_starts",
+    "batch_size",
+    "tau",
+    "gamma",
+    "gradient_steps",
+    "n_steps",
+    "target_update_interval",
+    "exploration_fraction",
+    "exploration_initial_eps",
+    "exploration_final_eps",
+    "max_grad_norm",
+    "seed",
+    "double",
+    "objective",
+    "sharpness",
+    "bf16",
+)
+
+
+class SpikingDQN(DQN):
+    """DQN over `SpikingDQNPolicy`, with two more objectives and the double-DQN target.
+
+    Everything that Stable-Baselines3 offers on a DQN (`learn`, `predict`, callbacks,
+    `evaluate_policy`) works on it; `save` and `load` are safetensors and JSON, never pickles.
+
+    Args:
+        policy: "SpikingDQNPolicy" or the class.
+        env: Images, uint8.
+        learning_rate: Constant, or a schedule over the remaining progress.
+        double: Double-DQN target.
+        objective: "td", "distill" or "distill+td".
+        teacher: The network whose Q-values `distill` labels states with.
+        sharpness: See `objectives.distill_loss`.
+        bf16: Train in bfloat16 autocast (weights and optimizer stay float32).
+        **kwargs: DQN's own arguments.
+
+    Raises:
+        ValueError: An unknown objective.
+    """
+
+    policy_aliases = {"SpikingDQNPolicy": SpikingDQNPolicy}  # noqa: RUF012
+    policy: SpikingDQNPolicy
+    q_net: SpikingQNetwork  # type: ignore[assignment]
+    q_net_target: SpikingQNetwork  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        policy: str | type[SpikingDQNPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 1e-4,
+        double: bool = False,
+        objective: str = objectives.TD,
+        teacher: nn.Module | None = None,
+        sharpness: float = 3.0,
+        bf16: bool = False,
+        **kwargs: Any,
+    ):
+        if objective not in objectives.OBJECTIVES:
+            raise ValueError(f"objective must be one of {objectives.OBJECTIVES}, not {objective!r}")
+        self.double = double
+        self.objective = objective
+        self.teacher = teacher
+        self.sharpness = sharpness
+        self.bf16 = bf16
+        self.last_loss = float("nan")
+        super().__init__(policy, env, learning_rate, **kwargs)
+
+    @property
+    def network(self) -> AnalogNetwork | SpikingNetwork:
+        """The learning network itself."""
+        return self.q_net.network
+
+    def load_network(self, network: AnalogNetwork | SpikingNetwork) -> None:
+        """Takes over another network's parameters, into the target too.
+
+        Raises:
+            UserError: Its shapes are not this agent's.
+        """
+        try:
+            self.network.load_state_dict(network.state_dict())
+        except RuntimeError as error:
+            raise UserError(
+                f"the network does not fit this environment and these settings: it is "
+                f"{network.spec}, needed is {self.network.spec}"
+            ) from error
+        self.q_net_target.load_state_dict(self.q_net.state_dict())
+
+    def train(self, gradient_steps: int, batch_size: int = 100) -> None:
+        """`gradient_steps` updates on batches from the replay buffer."""
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        assert self.replay_buffer is not None
+        losses = []
+        for _ in range(gradient_steps):
+            batch = self.replay_buffer.sample(batch_size, env=self._vec_normalize_env)
+            with self._autocast():
+                loss = self._loss(batch)
+            self.policy.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+            self.policy.optimizer.step()
+            if isinstance(self.network, SpikingNetwork):
+                self.network.clamp_()
+            losses.append(loss.item())
+        self._n_updates += gradient_steps
+        self.last_loss = float(np.mean(losses))
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/loss", self.last_loss)
+
+    def _loss(self, batch: Any) -> Tensor:
+        q_values = self.q_net(batch.observations)
+        terms = []
+        if self.objective != objectives.DISTILL:
+            terms.append(
+                objectives.td_loss(
+                    q_values, batch, self.q_net, self.q_net_target, self.gamma, self.double
+                )
+            )
+        if self.objective != objectives.TD:
+            if self.teacher is None:
+                raise ValueError(f"objective={self.objective} needs a teacher")
+            with torch.no_grad():
+                labels = self.teacher(self.q_net.images(batch.observations))
+            terms.append(objectives.distill_loss(q_values, labels, self.sharpness))
+        return torch.stack(terms).sum()
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
+
+    # --- files ---------------------------------------------------------------------------------
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that training changes: both networks and the optimizer's moments."""
+        result = {f"policy.{name}": t for name, t in self.policy.state_dict().items()}
+        for index, moments in self.policy.optimizer.state_dict()["state"].items():
+            for key, value in moments.items():
+                if isinstance(value, Tensor):
+                    result[f"optimizer.{index}.{key}"] = value
+        return result
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Restores what `tensors` returned.
+
+        Raises:
+            UserError: They are another network's.
+        """
+        policy: dict[str, Tensor] = {}
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            kind, _, rest = name.partition(".")
+            if kind == "policy":
+                policy[rest] = tensor
+            elif kind == "optimizer":
+                number, _, key = rest.partition(".")
+                moments.setdefault(int(number), {})[key] = tensor
+        try:
+            self.policy.load_state_dict(policy)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"the checkpoint does not fit this network: {reason}") from error
+        state = self.policy.optimizer.state_dict()
+        parameters = list(self.policy.q_net.parameters())
+        for index, entries in moments.items():
+            parameter = parameters[index]
+            for key, value in entries.items():
+                if value.shape == parameter.shape:
+                    # the parameter's memory layout, which decides how the update is vectorized
+                    entries[key] = torch.empty_like(parameter).copy_(value).detach()
+        self.policy.optimizer.load_state_dict({**state, "state": moments})
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """Writes the agent to one safetensors file (tensors, and its settings as JSON).
+
+        Args:
+            path: The file; ".safetensors" is appended if it has no suffix.
+            exclude: Not supported, nothing optional is stored.
+            include: Not supported.
+        """
+        if exclude or include or isinstance(path, io.BufferedIOBase):
+            raise ValueError("SpikingDQN.save takes a path, and neither exclude nor include")
+        settings = {name: getattr(self, name) for name in _SAVED}
+        settings["learning_rate"] = self.lr_schedule(1.0)
+        settings["train_freq"] = self.train_freq.frequency  # type: ignore[union-attr]
+        meta = {
+            "settings": settings,
+            "policy_kwargs": self.policy.network_kwargs,
+            "optimizer": self.policy.optimizer_class.__name__,
+            "optimizer_kwargs": self.policy.optimizer_kwargs,
+            "num_timesteps": self.num_timesteps,
+            "n_updates": self._n_updates,
+        }
+        json.dumps(meta)  # a setting that is not plain data fails before anything is written
+        save_tensors(_with_suffix(path, ".safetensors"), self.tensors(), meta)
+
+    @classmethod
+    def load(  # type: ignore[override]
+        cls: type[SelfSpikingDQN],
+        path: str | pathlib.Path,
+        env: GymEnv | None = None,
+        device: torch.device | str = "auto",
+        **kwargs: Any,
+    ) -> SelfSpikingDQN:
+        """Builds the agent that `save` wrote.
+
+        Args:
+            path: The file.
+            env: The environment; its spaces are needed to build the networks.
+            device: Where to put it.
+            **kwargs: Settings to replace (a teacher, for example).
+
+        Raises:
+            UserError: The file is damaged or does not fit the environment.
+            ValueError: No environment was given.
+        """
+        if env is None:
+            raise ValueError("SpikingDQN.load needs env: the file does not hold its spaces")
+        tensors, meta = load_tensors(_with_suffix(path, ".safetensors"))
+        try:
+            settings = {**meta["settings"], **kwargs}
+            policy_kwargs = {
+                **meta["policy_kwargs"],
+                "optimizer_class": OPTIMIZERS[meta["optimizer"]],
+                "optimizer_kwargs": meta["optimizer_kwargs"],
+            }
+            steps, updates = int(meta["num_timesteps"]), int(meta["n_updates"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path} is not a SpikingDQN ({error!r})") from None
+        model = cls(SpikingDQNPolicy, env, policy_kwargs=policy_kwargs, device=device, **settings)
+        model.load_tensors(tensors)
+        model.num_timesteps, model._n_updates = steps, updates
+        return model
+
+    def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
+        """Writes the replay buffer as compressed plain arrays (.npz)."""
+        if isinstance(path, io.BufferedIOBase):
+            raise ValueError("save_replay_buffer takes a path")
+        assert isinstance(self.replay_buffer, ReplayBuffer)
+        save_buffer(_with_suffix(path, ".npz"), self.replay_buffer)
+
+    def load_replay_buffer(
+        self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True
+    ) -> None:
+        """Fills the replay buffer with what `save_replay_buffer` wrote."""
+        if isinstance(path, io.BufferedIOBase):
+            raise ValueError("load_replay_buffer takes a path")
+        assert isinstance(self.replay_buffer, ReplayBuffer)
+        load_buffer(_with_suffix(path, ".npz"), self.replay_buffer)
+
+
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "Adam": torch.optim.Adam,
+    "RMSprop": torch.optim.RMSprop,
+}
+
+
+def _with_suffix(path: str | pathlib.Path, suffix: str) -> pathlib.Path:
+    path = pathlib.Path(path)
+    return path if path.suffix else path.with_suffix(suffix)

@@ -1,0 +1,141 @@
+"""The Q-network and the policy that Stable-Baselines3's DQN drives."""
+
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.dqn.policies import DQNPolicy
+from torch import Tensor
+
+from snn_rl.networks import Q_NETWORKS, AnalogNetwork, NetworkSpec, SpikingNetwork
+
+
+def network_spec(
+    network: str, observation_space: spaces.Space[Any], action_space: spaces.Space[Any], bias: bool
+) -> NetworkSpec:
+    """The description of a named Q-network for these spaces.
+
+    Args:
+        network: A name in `snn_rl.networks.Q_NETWORKS`.
+        observation_space: Images, channels first.
+        action_space: Discrete.
+        bias: Whether the layers have biases.
+    """
+    assert isinstance(observation_space, spaces.Box) and len(observation_space.shape) == 3
+    assert isinstance(action_space, spaces.Discrete)
+    channels, height, width = observation_space.shape
+    return Q_NETWORKS[network]((channels, height, width), int(action_space.n), bias)
+
+
+class SpikingQNetwork(BasePolicy):
+    """Q-values from images; analog or spiking by the number of timesteps.
+
+    Args:
+        observation_space: Images, uint8, channels first.
+        action_space: Discrete.
+        network: A name in `snn_rl.networks.Q_NETWORKS`.
+        timesteps: T, or None for the analog network.
+        bias: Whether the layers have biases.
+        surrogate: Surrogate gradient of the spiking form.
+        encoding: Input encoding of the spiking form.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Discrete,
+        network: str = "mnih",
+        timesteps: int | None = None,
+        bias: bool = False,
+        surrogate: str = "linear",
+        encoding: str = "direct",
+    ):
+        super().__init__(
+            observation_space, action_space, features_extractor=FlattenExtractor(observation_space)
+        )
+        spec = network_spec(network, observation_space, action_space, bias)
+        self.network: AnalogNetwork | SpikingNetwork = (
+            AnalogNetwork(spec)
+            if timesteps is None
+            else SpikingNetwork(spec, timesteps, surrogate, encoding)
+        )
+        self.network.to(memory_format=torch.channels_last)
+
+    def images(self, obs: Tensor) -> Tensor:
+        """Observations (uint8) as the network takes them: float in [0, 1], channels_last."""
+        # the layout first, while a pixel is still one byte
+        x = obs.contiguous(memory_format=torch.channels_last)
+        return x.float().div_(255.0)
+
+    def forward(self, obs: Any) -> Tensor:
+        """Observations [N, channels, height, width], uint8, to Q-values [N, actions]."""
+        q: Tensor = self.network(self.images(obs))
+        return q
+
+    def _predict(self, observation: Any, deterministic: bool = True) -> Tensor:
+        return self(observation).argmax(dim=1).reshape(-1)
+
+
+class SpikingDQNPolicy(DQNPolicy):
+    """DQN's policy around `SpikingQNetwork`; takes its arguments as policy_kwargs.
+
+    Args:
+        observation_space: Images, uint8, channels first.
+        action_space: Discrete.
+        lr_schedule: Learning rate over the remaining progress.
+        network: See `SpikingQNetwork`.
+        timesteps: See `SpikingQNetwork`.
+        bias: See `SpikingQNetwork`.
+        surrogate: See `SpikingQNetwork`.
+        encoding: See `SpikingQNetwork`.
+        optimizer_class: Optimizer of the Q-network.
+        optimizer_kwargs: Its arguments besides the learning rate.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Discrete,
+        lr_schedule: Schedule,
+        network: str = "mnih",
+        timesteps: int | None = None,
+        bias: bool = False,
+        surrogate: str = "linear",
+        encoding: str = "direct",
+        optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+    ):
+        # before super().__init__, which builds the networks
+        self.network_kwargs = {
+            "network": network,
+            "timesteps": timesteps,
+            "bias": bias,
+            "surrogate": surrogate,
+            "encoding": encoding,
+        }
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            net_arch=[],
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+        )
+
+    def make_q_net(self) -> SpikingQNetwork:  # type: ignore[override]
+        """A fresh Q-network on the policy's device."""
+        q_net = SpikingQNetwork(self.observation_space, self.action_space, **self.network_kwargs)  # type: ignore[arg-type]
+        return q_net.to(self.device)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {
+            "observation_space": self.observation_space,
+            "action_space": self.action_space,
+            "lr_schedule": self._dummy_schedule,
+            "optimizer_class": self.optimizer_class,
+            "optimizer_kwargs": self.optimizer_kwargs,
+            **self.network_kwargs,
+        }

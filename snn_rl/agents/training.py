@@ -1,0 +1,191 @@
+"""Training of one stage that survives kill -9 and ends bit-identical to an uninterrupted run.
+
+A stage is cut into segments. At the end of each, its episodes are truncated (never terminated), the
+new replay rows and then the state are written, and the next segment starts from fresh environments
+and fresh random generators, all seeded from (seed, timesteps, segment). An interrupted run throws
+away its unfinished segment and does the same from the same state, so no emulator and no generator
+has to be saved.
+"""
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import CallbackList
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.vec_env import VecEnv
+
+from snn_rl.agents.callbacks import Episodes, Progress
+from snn_rl.agents.dqn import SpikingDQN
+from snn_rl.agents.replay import Journal
+from snn_rl.checkpoint import load_tensors, remove_temporaries, save_tensors
+from snn_rl.errors import UserError
+
+STATE = "state.safetensors"
+
+
+@dataclass
+class Counters:
+    """Where a stage stands.
+
+    Attributes:
+        segment: Segments finished.
+        steps: Agent steps taken.
+        updates: Gradient steps made.
+        rows: Replay rows written since the chain began.
+        calls: Vector-environment steps, which time the target network.
+        wall_s: Seconds spent in finished segments.
+        episodes: [step, return, length] of every finished episode.
+    """
+
+    segment: int = 0
+    steps: int = 0
+    updates: int = 0
+    rows: int = 0
+    calls: int = 0
+    wall_s: float = 0.0
+    episodes: list[list[float]] = field(default_factory=list)
+
+
+def derive_seed(*parts: int) -> int:
+    """One 31-bit seed from several numbers, independent between different numbers."""
+    return int(np.random.SeedSequence(parts).generate_state(1)[0]) >> 1
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds Python's, NumPy's and torch's generators."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def read_counters(directory: Path) -> Counters | None:
+    """Where the stage in this directory stands, or None if it has not begun.
+
+    Raises:
+        UserError: Its state is damaged.
+    """
+    path = directory / STATE
+    if not path.exists():
+        return None
+    return _counters(load_tensors(path)[1], path)
+
+
+def resume(
+    model: SpikingDQN, directory: Path, journal: Journal, rows_before: int
+) -> Counters | None:
+    """Puts a fresh model where its stage stands, and fills its replay buffer.
+
+    Args:
+        model: Its buffer is empty.
+        directory: Of the stage.
+        journal: Of the replay rows of this stage and those before it.
+        rows_before: Replay rows that the stages before this one have written.
+
+    Returns:
+        The stage's counters; None if it has not begun, and the model's networks are untouched.
+
+    Raises:
+        UserError: A checkpoint is damaged.
+    """
+    for folder in (directory, journal.directories[-1]):
+        remove_temporaries(folder)
+    path = directory / STATE
+    counters = None
+    if path.exists():
+        tensors, meta = load_tensors(path)
+        counters = _counters(meta, path)
+        model.load_tensors(tensors)
+        model.num_timesteps, model._n_updates = counters.steps, counters.updates
+        model._n_calls = counters.calls
+    assert isinstance(model.replay_buffer, ReplayBuffer)
+    journal.restore(model.replay_buffer, counters.rows if counters else rows_before)
+    return counters
+
+
+def train_stage(
+    model: SpikingDQN,
+    counters: Counters,
+    make_training_env: Callable[[int], VecEnv],
+    directory: Path,
+    journal: Journal,
+    steps: int,
+    segment_steps: int,
+    seed: tuple[int, int],
+    name: str,
+) -> None:
+    """Trains a stage to its end, or from where it was interrupted.
+
+    Args:
+        model: Initialized for this stage, or by `resume`.
+        counters: From `resume`, or new ones; brought up to date.
+        make_training_env: Makes the vectorized environment from a seed.
+        directory: Of the stage; holds its state and its TensorBoard log.
+        journal: Of the replay rows.
+        steps: Agent steps of the whole stage.
+        segment_steps: Agent steps from checkpoint to checkpoint.
+        seed: (run's seed, stage's own number).
+        name: For the progress bar.
+
+    Raises:
+        UserError: A checkpoint cannot be written.
+    """
+    buffer = model.replay_buffer
+    assert isinstance(buffer, ReplayBuffer)
+    model.set_logger(configure(str(directory / "tensorboard"), ["tensorboard"]))
+
+    def log(step: int, numbers: dict[str, float]) -> None:
+        for key, value in numbers.items():
+            model.logger.record(f"stage/{key}", value)
+        model.logger.dump(step)
+
+    progress = Progress(name, steps, counters.episodes, log)
+    while counters.steps < steps:
+        started = time.monotonic()
+        segment_seed = derive_seed(*seed, counters.segment)
+        seed_everything(segment_seed)
+        env = make_training_env(segment_seed)
+        model.set_env(env)  # forgets the last observation: the next one is a reset
+        model.action_space.seed(segment_seed)
+        # a resumed process knows neither; an uninterrupted one has them from its last step
+        model._update_current_progress_remaining(counters.steps, steps)
+        model.exploration_rate = model.exploration_schedule(model._current_progress_remaining)
+        end = min(counters.steps + segment_steps, steps)
+        model.learn(
+            steps - counters.steps,
+            callback=CallbackList([Episodes(counters.episodes, end), progress]),
+            log_interval=1_000_000_000,
+            reset_num_timesteps=False,
+        )
+        env.close()
+        calls = model._n_calls - counters.calls
+        _truncate(buffer, calls)
+        journal.append(buffer, counters.rows, counters.rows + calls)
+        counters.segment += 1
+        counters.steps, counters.updates = model.num_timesteps, model._n_updates
+        counters.rows, counters.calls = counters.rows + calls, model._n_calls
+        counters.wall_s += time.monotonic() - started
+        save_tensors(directory / STATE, model.tensors(), {"counters": vars(counters)})
+        journal.prune(buffer, counters.rows)
+    progress.close()
+
+
+def _truncate(buffer: ReplayBuffer, rows: int) -> None:
+    """Marks the newest row as its episodes' end by a time limit, so that values bootstrap."""
+    if rows:
+        last = buffer.pos - 1
+        buffer.timeouts[last] = np.where(buffer.dones[last] > 0, buffer.timeouts[last], 1.0)
+        buffer.dones[last] = 1.0
+
+
+def _counters(meta: dict[str, Any], path: Path) -> Counters:
+    try:
+        return Counters(**meta["counters"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path} is not the state of a stage ({error!r})") from None

@@ -1,0 +1,176 @@
+"""Files that survive: atomic writes, and reading that never unpickles.
+
+Everything a run stores is safetensors, JSON or NumPy's plain array format. A file is written
+beside its final name, flushed to the disk and renamed into place, so a reader finds the old
+content or the new, never half of either; a write that fails leaves the old content standing.
+"""
+
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from snn_rl.errors import UserError
+from snn_rl.networks import AnalogNetwork, NetworkSpec, SpikingNetwork
+
+SCHEMA = 1
+_META = "snn_rl"
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turns what a user can mend (a full disk, no permission) into one line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        raise UserError(
+            f"cannot write {path}: {error.strerror}. The checkpoint before it is intact: free some "
+            "space and run the same command again"
+        ) from error
+
+
+def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+    """Calls `write` on a temporary neighbour of `path`, syncs it and renames it into place.
+
+    Raises:
+        UserError: The disk is full or read-only; `path` is as it was before.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            write(temporary)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def remove_temporaries(directory: Path) -> None:
+    """Removes what killed writers left behind."""
+    for leftover in directory.glob(".*.tmp"):
+        leftover.unlink()
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Writes JSON atomically."""
+    text = json.dumps(data, indent=1, sort_keys=True) + "\n"
+    write_atomic(path, lambda temporary: temporary.write_bytes(text.encode()) and None)
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON.
+
+    Raises:
+        UserError: The file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no such file: {path}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged: {error}") from None
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+    """Writes tensors and a JSON-able description into one safetensors file, atomically."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    data = save(plain, {_META: json.dumps({"schema": SCHEMA, **meta})})
+    write_atomic(path, lambda temporary: temporary.write_bytes(data) and None)
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads what `save_tensors` wrote.
+
+    Raises:
+        UserError: The file is missing, damaged or truncated, or not one of ours.
+    """
+    if not path.is_file():
+        raise UserError(f"no such file: {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(_META)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, OverflowError) as error:
+        raise UserError(f"{path} is damaged or not a safetensors file ({error})") from None
+    try:
+        meta = json.loads(text) if text is not None else None
+    except ValueError:
+        meta = None
+    if not isinstance(meta, dict) or "schema" not in meta:
+        raise UserError(f"{path} was not written by snn_rl: it carries no description")
+    if meta["schema"] != SCHEMA:
+        raise UserError(f"{path} has schema {meta['schema']}; this version reads schema {SCHEMA}")
+    return tensors, meta
+
+
+def save_network(
+    path: Path,
+    network: AnalogNetwork | SpikingNetwork,
+    meta: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Writes a network with everything that is needed to build it again.
+
+    Args:
+        path: A .safetensors file.
+        network: Analog or spiking.
+        meta: More to note beside it.
+        dtype: Stores the weights in this type (float16 halves a file that ships).
+    """
+    description: dict[str, Any] = {"spec": network.spec.to_dict(), "timesteps": None}
+    if isinstance(network, SpikingNetwork):
+        description |= {
+            "timesteps": network.timesteps,
+            "surrogate": network.surrogate,
+            "encoding": network.encoding,
+        }
+    tensors = {name: t.to(dtype or t.dtype) for name, t in network.state_dict().items()}
+    save_tensors(path, tensors, {**(meta or {}), "network": description})
+
+
+def load_network(path: Path) -> tuple[AnalogNetwork | SpikingNetwork, dict[str, Any]]:
+    """Builds the network that `save_network` wrote, in float32, and returns its notes beside it.
+
+    Raises:
+        UserError: The file is missing, damaged, or its tensors do not fit its description.
+    """
+    tensors, meta = load_tensors(path)
+    network: AnalogNetwork | SpikingNetwork
+    try:
+        description = meta["network"]
+        spec = NetworkSpec.from_dict(description["spec"])
+        if description["timesteps"] is None:
+            network = AnalogNetwork(spec)
+        else:
+            network = SpikingNetwork(
+                spec,
+                description["timesteps"],
+                description["surrogate"],
+                description["encoding"],
+            )
+        network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} does not hold the network it describes ({reason})") from None
+    return network, meta

@@ -1,0 +1,254 @@
+"""Settings: their schema, the presets, and the way from a command line to a `Config`.
+
+Precedence: schema < preset (family, then exact id) < command line. The preset follows from `env`.
+"""
+
+import difflib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, is_dataclass
+from importlib import resources
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from snn_rl.errors import UserError
+
+
+@dataclass
+class RolloutConfig:
+    """The environment that agents train in, and its observations in evaluation too."""
+
+    n_envs: int = 8
+    frame_stack: int = 4
+    frames: str = "stack"  # stack | difference
+    sticky: float = 0.0
+    cap: int = 27_000
+
+
+@dataclass
+class DQNConfig:
+    """The ANN stage; `gamma`, `n_steps`, `double` and the target also serve iir.objective=td."""
+
+    steps: int = 1_000_000
+    lr: float = 1e-4
+    optimizer: str = "Adam"
+    batch_size: int = 32
+    buffer_size: int = 100_000
+    learning_starts: int = 10_000
+    gamma: float = 0.99
+    n_steps: int = 1
+    double: bool = False
+    train_freq: int = 1  # vector-environment steps between updates
+    gradient_steps: int = 1
+    target_update_interval: int = 1_000
+    epsilon_start: float = 1.0
+    epsilon_end: float = 0.01
+    epsilon_steps: int = 100_000
+    lr_end: float = 1.0  # the learning rate falls linearly to this fraction of lr
+
+
+@dataclass
+class IIRConfig:
+    """The spiking stages."""
+
+    objective: str = "distill"  # td | distill | distill+td
+    steps: int = 20_000
+    steps_at: dict[int, int] = field(default_factory=dict)  # steps of single stages, by T
+    lr: float = 5e-4
+    cosine: bool = True
+    optimizer: str = "Adam"
+    batch_size: int = 128
+    train_freq: int = 1
+    gradient_steps: int = 1
+    epsilon: float = 0.02
+    sharpness: float = 3.0
+    percentile: float = 90.0
+    percentile_over: str = "positive"  # positive | all
+    surrogate: str = "linear"
+    encoding: str = "direct"
+    conversion_samples: int = 256
+
+
+@dataclass
+class EvalConfig:
+    """Evaluation."""
+
+    seed: int = 1_000_000
+    epsilon: float = 0.0
+    sticky: float = 0.25
+
+
+@dataclass
+class PlayConfig:
+    """Playing for the eye."""
+
+    output: str = "auto"  # auto | window | mp4 | gif
+    overlay: bool = False
+    max_steps: int = 2_000
+    fps: int = 30
+
+
+@dataclass
+class Config:
+    """Everything a command can be told."""
+
+    env: str = MISSING
+    T: int = 1
+    seed: int = 0
+    preset: str = "default"  # default | paper
+    T_start: int = 5
+    T_step: int = 1
+    direct: bool = False
+    stages: str = "iir"  # iir | none
+    run_dir: str | None = None
+    ann: str | None = None
+    network: str = "mnih"
+    bias: bool = False
+    precision: str = "auto"  # auto | float32 | bfloat16
+    device: str = "auto"
+    threads: int = 0
+    checkpoint_steps: int = 50_000
+    episodes: int = 20
+    video: bool = True
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    dqn: DQNConfig = field(default_factory=DQNConfig)
+    iir: IIRConfig = field(default_factory=IIRConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    play: PlayConfig = field(default_factory=PlayConfig)
+
+
+ConfigStore.instance().store("schema", Config)
+
+
+def compose(overrides: Sequence[str], preset_names: Callable[[Config], list[str]]) -> Config:
+    """Composes the settings from command-line overrides.
+
+    Args:
+        overrides: key=value strings.
+        preset_names: The presets (files in configs/settings) for what the overrides ask for.
+
+    Raises:
+        UserError: An unknown key, a value of a wrong type, or no env.
+    """
+    _check_keys(overrides)
+    with _one_line():
+        with hydra.initialize_config_module("snn_rl.configs", version_base="1.3"):
+            first = OmegaConf.to_object(hydra.compose("config", list(overrides)))
+            assert isinstance(first, Config)
+            names = ",".join(preset_names(first))
+            final = hydra.compose("config", [f"+settings=[{names}]", *overrides])
+        config = OmegaConf.to_object(final)
+    assert isinstance(config, Config)
+    return config
+
+
+def preset_files(env_id: str, family: str, preset: str) -> list[str]:
+    """The files in configs/settings that apply, general first.
+
+    Raises:
+        UserError: No such preset.
+    """
+    folder = resources.files("snn_rl.configs") / "settings"
+    known = [entry.name.removesuffix(".yaml") for entry in folder.iterdir()]
+    wanted = [family, env_id]
+    if preset != "default":
+        extra = f"{preset}_{family}"
+        if extra not in known:
+            raise UserError(f"preset={preset}: must be default or paper")
+        wanted.append(extra)
+    return [name for name in wanted if name in known]
+
+
+def run_command(
+    task: Callable[[Config], None], preset_names: Callable[[Config], list[str]], doc: str
+) -> None:
+    """Runs a command: Hydra's command line (sweeps with -m), one-line errors, exit code 2.
+
+    Args:
+        task: The command.
+        preset_names: See `compose`.
+        doc: What `--help` prints.
+    """
+    arguments = sys.argv[1:]
+    if any(argument in ("-h", "--help") for argument in arguments):
+        print(doc.strip())
+        return
+    try:
+        if not any(argument.startswith("-") for argument in arguments):
+            task(compose(arguments, preset_names))
+        else:
+            _sweep(task, preset_names)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ninterrupted: run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+def _sweep(task: Callable[[Config], None], preset_names: Callable[[Config], list[str]]) -> None:
+    """Hands over to Hydra's own command line, for -m and its launchers."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # a bug keeps its traceback
+
+    @hydra.main(version_base="1.3", config_path="pkg://snn_rl.configs", config_name="config")
+    def job(_: Any) -> None:
+        overrides = list(HydraConfig.get().overrides.task)
+        hydra.core.global_hydra.GlobalHydra.instance().clear()
+        try:
+            task(compose(overrides, preset_names))
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+
+    job()
+
+
+def keys(schema: type[Any] = Config, prefix: str = "") -> Iterator[str]:
+    """Every setting's full name."""
+    for name, entry in schema.__dataclass_fields__.items():
+        nested = entry.default_factory
+        if isinstance(nested, type) and is_dataclass(nested):
+            yield from keys(nested, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _check_keys(overrides: Sequence[str]) -> None:
+    known = list(keys())
+    groups = {key.split(".")[0] for key in known if "." in key}
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"cannot read the command line, settings are key=value: {reason}") from None
+    for override in parsed:
+        key = override.key_or_group
+        open_ended = key.startswith("iir.steps_at.")
+        if override.is_delete() or key in groups or (key not in known and not open_ended):
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]}?" if near else "; --help lists them"
+            raise UserError(f"unknown setting {key}={override.value()}{hint}")
+
+
+class _one_line:
+    """Turns what Hydra and OmegaConf say of a bad value into one line."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, HydraException | OmegaConfBaseException):
+            cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+            lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+            where = getattr(cause, "full_key", None)
+            if "Missing" in type(cause).__name__ or "MISSING" in lines[0] or "???" in lines[0]:
+                raise UserError(f"{where or 'env'} is missing: say for example env=CartPole-v1") from None
+            raise UserError(f"{where + ': ' if where else ''}{lines[0]}") from None

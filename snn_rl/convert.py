@@ -1,0 +1,187 @@
+"""Conversion of a trained analog network into a spiking one.
+
+Layer by layer from the input: a threshold is searched on real data with the layers before it
+already spiking, and the scale that a unit spike stands for is folded into the next layer's
+weights, so that every current, and every bias, stays in the analog network's units.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from snn_rl.encoding import ENCODINGS
+from snn_rl.networks import AnalogNetwork, Network, SpikingNetwork
+
+POSITIVE, ALL = "positive", "all"
+
+
+class ConversionError(ValueError):
+    """A network, or its data, that cannot be converted; the message names the layer."""
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What became of one hidden layer.
+
+    Attributes:
+        name: conv1, fc1, ...
+        v_threshold: Its firing threshold, in the analog activation's units.
+        spike_rate: Spikes per neuron and decision (summed over the timesteps).
+        dead: Fraction of its neurons that never fired on the data.
+    """
+
+    name: str
+    v_threshold: float
+    spike_rate: float
+    dead: float
+
+
+def percentile(values: Tensor, q: float) -> Tensor:
+    """The q-th percentile (nearest rank from above) of any number of values.
+
+    Args:
+        values: Any shape, at least one entry (torch.quantile refuses more than 16 M).
+        q: In (0, 100].
+    """
+    flat = values.flatten()
+    rank = max(1, min(flat.numel(), -int(-flat.numel() * q // 100)))
+    return torch.kthvalue(flat, rank).values
+
+
+def find_threshold(current: Tensor, q: float = 90.0, over: str = POSITIVE) -> float:
+    """The firing threshold of one layer: the largest of its timesteps' current percentiles.
+
+    Source: [IIR] section 4 takes the 90th percentile over all entries (`over="all"`); 100 is the
+    threshold balancing of [STDB]. A layer whose entries are mostly negative has a negative
+    percentile over all of them, and no neuron can work with that: the default is the percentile
+    over the positive entries.
+
+    Args:
+        current: Weighted input I, [T, N, ...].
+        q: Percentile in (0, 100].
+        over: "positive" or "all".
+
+    Returns:
+        The threshold, > 0.
+
+    Raises:
+        ConversionError: The result is not positive.
+    """
+    best = 0.0
+    for step in current:
+        values = step[step > 0] if over == POSITIVE else step
+        if values.numel():
+            best = max(best, float(percentile(values, q)))
+    if not best > 0.0:
+        why = (
+            "no entry of its input current is positive"
+            if over == POSITIVE
+            else f"the {q:g}th percentile over all entries of its input current is not positive"
+        )
+        raise ConversionError(f"no threshold: {why}")
+    return best
+
+
+@torch.no_grad()
+def convert(
+    analog: nn.Module,
+    timesteps: int,
+    data: Tensor,
+    q: float = 90.0,
+    over: str = POSITIVE,
+    surrogate: str = "linear",
+    encoding: str = "direct",
+) -> SpikingNetwork:
+    """Turns a trained analog network into a spiking one with the same weights.
+
+    A unit spike of layer l stands for v_l of the analog activation, so layer l + 1's weights
+    (not its bias) are multiplied by v_l: currents stay in the analog units, biases are right when
+    they are added at every timestep, and Q-values come out at the analog network's scale.
+
+    Args:
+        analog: The trained network; it is left as it is.
+        timesteps: T of the result.
+        data: Images [N, channels, height, width], float, as the network sees them in use.
+        q: Percentile of the threshold search, see `find_threshold`.
+        over: Which entries the percentile is taken over, see `find_threshold`.
+        surrogate: Surrogate gradient of the result.
+        encoding: Input encoding of the result.
+
+    Returns:
+        The spiking network.
+
+    Raises:
+        ConversionError: The module is of an unknown kind, or a layer finds no positive threshold.
+    """
+    if not isinstance(analog, AnalogNetwork):
+        raise ConversionError(
+            f"cannot convert a {type(analog).__name__}: build it as an AnalogNetwork from its spec"
+        )
+    spiking = SpikingNetwork(analog.spec, timesteps, surrogate, encoding).to(data.device)
+    missing, unexpected = spiking.load_state_dict(analog.state_dict(), strict=False)
+    strange = [key for key in missing if not key.startswith("neurons.")] + list(unexpected)
+    if strange:
+        raise ConversionError(f"weights that do not fit the description: {', '.join(strange)}")
+
+    spikes = ENCODINGS[encoding](data, timesteps)
+    followers = [*spiking.synapses[1:], spiking.head]
+    parts = zip(analog.spec.names(), spiking.synapses, spiking.neurons, followers, strict=False)
+    for name, synapse, neuron, follower in parts:
+        current = spiking.current(synapse, spikes)
+        # under direct encoding the first layer's current is the same at every t
+        distinct = current[:1] if spikes.shape[0] == 1 else current
+        try:
+            v_threshold = find_threshold(distinct, q, over)
+        except ConversionError as error:
+            raise ConversionError(f"layer {name}: {error}") from None
+        neuron.v_threshold.fill_(v_threshold)
+        follower.weight.mul_(v_threshold)
+        spikes = neuron(current)[0]
+    return spiking
+
+
+@torch.no_grad()
+def spike_rates(network: Network, data: Tensor) -> list[float]:
+    """Spikes per neuron and decision of every hidden layer.
+
+    For an analog network: the fraction of non-zero activations, which is what an engine that
+    skips zeros has to work on.
+    """
+    return [_rate(layer) for layer in network.activity(data)[1]]
+
+
+def _rate(layer: Tensor) -> float:
+    return float((layer != 0).float().sum(0).mean())
+
+
+@torch.no_grad()
+def layer_table(network: SpikingNetwork, data: Tensor) -> list[LayerReport]:
+    """Threshold, spike rate and dead fraction of every hidden layer; warns about dead layers.
+
+    Args:
+        network: A spiking network.
+        data: Images [N, channels, height, width].
+    """
+    rows = []
+    _, layers = network.activity(data)
+    for name, neuron, layer in zip(network.spec.names(), network.neurons, layers, strict=False):
+        dead = float((layer.flatten(0, 1).amax(0) == 0).float().mean())
+        rows.append(LayerReport(name, float(neuron.v_threshold), _rate(layer), dead))
+        if dead == 1.0:
+            warnings.warn(
+                f"layer {name} never fires: lower the threshold percentile (iir.percentile), or "
+                "check that the network before conversion is trained",
+                stacklevel=2,
+            )
+    return rows
+
+
+def format_table(rows: Sequence[LayerReport]) -> str:
+    """The rows of `layer_table` as text."""
+    lines = [f"{'layer':<8}{'threshold':>12}{'spike rate':>12}{'dead':>8}"]
+    for row in rows:
+        lines.append(f"{row.name:<8}{row.v_threshold:>12.4f}{row.spike_rate:>12.4f}{row.dead:>8.1%}")
+    return "\n".join(lines)

@@ -1,0 +1,128 @@
+"""Iterative initialization and retraining: the schedule of stages from the ANN to T = 1."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from snn_rl.checkpoint import read_json, write_json
+from snn_rl.errors import UserError
+
+ANN = "ann"
+DONE = "done.json"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One link of the chain.
+
+    Attributes:
+        name: Its directory: ann, T5, T1, T1-direct, T100-converted, ...
+        timesteps: T, or None for the analog network.
+        source: Name of the stage it is initialized from, or None for the first.
+        trained: False for conversion only.
+    """
+
+    name: str
+    timesteps: int | None
+    source: str | None
+    trained: bool = True
+
+
+def schedule(
+    T: int, T_start: int = 5, T_step: int = 1, direct: bool = False, stages: str = "iir"
+) -> list[Stage]:
+    """The stages from the ANN down to T timesteps.
+
+    Source: [IIR] algorithm 1; `T_step=2` is its skipping variant, `direct` its "_d" variant.
+
+    Args:
+        T: Timesteps of the last stage.
+        T_start: Timesteps of the first spiking stage.
+        T_step: By how much T falls from stage to stage.
+        direct: Retrain at T at once, initialized from the converted ANN.
+        stages: "iir", or "none" for conversion without any retraining (any T).
+
+    Returns:
+        The ANN stage and the spiking ones behind it, in order.
+
+    Raises:
+        UserError: These values do not describe a chain.
+    """
+    if T < 1:
+        raise UserError(f"T={T}: the number of timesteps must be a whole number, 1 or more")
+    if T_start < 1 or T_step < 1:
+        raise UserError(f"T_start={T_start} and T_step={T_step} must both be 1 or more")
+    chain = [Stage(ANN, None, None)]
+    if stages == "none":
+        return [*chain, Stage(f"T{T}-converted", T, ANN, trained=False)]
+    if stages != "iir":
+        raise UserError(f"stages={stages}: must be iir or none")
+    if direct:
+        return [*chain, Stage(f"T{T}-direct", T, ANN)]
+    if T > T_start:
+        raise UserError(
+            f"T={T} is above T_start={T_start}: the chain starts at T_start and goes down; raise "
+            f"T_start, or take stages=none to convert without retraining at any T"
+        )
+    if (T_start - T) % T_step:
+        reached = ", ".join(str(t) for t in range(T_start, 0, -T_step))
+        raise UserError(f"T={T} is not on the way from T_start={T_start} by T_step={T_step}: {reached}")
+    for timesteps in range(T_start, T - 1, -T_step):
+        chain.append(Stage(f"T{timesteps}", timesteps, chain[-1].name))
+    return chain
+
+
+def is_done(directory: Path) -> bool:
+    """Whether a stage has finished in this directory."""
+    return (directory / DONE).exists()
+
+
+def run_chain(
+    run_dir: Path,
+    chain: list[Stage],
+    settings: Callable[[Stage], dict[str, Any]],
+    fit: Callable[[Stage], None],
+) -> None:
+    """Runs the stages that are not done yet.
+
+    A stage's settings are written before it starts; a stage that was started with other settings
+    is refused, and nothing of it is touched.
+
+    Args:
+        run_dir: Each stage has the directory `run_dir / stage.name`.
+        chain: From `schedule`.
+        settings: What a stage's result depends on, as plain JSON types.
+        fit: Trains one stage; it resumes by itself what it finds half done.
+
+    Raises:
+        UserError: A stage of this run was started with other settings.
+    """
+    for stage in chain:
+        check_settings(run_dir / stage.name, settings(stage))
+    for stage in chain:
+        directory = run_dir / stage.name
+        if is_done(directory):
+            continue
+        directory.mkdir(parents=True, exist_ok=True)
+        write_json(directory / "settings.json", settings(stage))
+        fit(stage)
+        write_json(directory / DONE, {"stage": stage.name})
+
+
+def check_settings(directory: Path, settings: dict[str, Any]) -> None:
+    """Refuses settings other than those this stage was started with, naming the difference."""
+    path = directory / "settings.json"
+    if not path.exists():
+        return
+    before = read_json(path)
+    changes = [
+        f"{key} was {before.get(key, 'absent')}, now {settings.get(key, 'absent')}"
+        for key in sorted(before.keys() | settings.keys())
+        if before.get(key, "absent") != settings.get(key, "absent")
+    ]
+    if changes:
+        raise UserError(
+            f"{directory} was started with other settings: {'; '.join(changes)}. Use the old "
+            "ones, or another run_dir"
+        )

@@ -1,0 +1,83 @@
+"""The leaky integrate-and-fire neuron: one pure function and a module that holds its parameters."""
+
+import torch
+from torch import Tensor, nn
+
+from snn_rl.surrogate import SURROGATES, Derivative, linear, spike
+
+MIN_THRESHOLD = 1e-3
+
+
+def lif(
+    current: Tensor,
+    v_threshold: Tensor,
+    leak: Tensor,
+    surrogate: Derivative = linear,
+    state: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Integrates a current over its timesteps, fires, and resets by subtraction.
+
+        u_t = leak * (u_{t-1} - v_threshold * s_{t-1}) + I_t,    s_t = [u_t > v_threshold]
+
+    Source: [IIR] algorithm 2, eq. 13 to 15, with the leak applied after the reset as in that
+    algorithm and in the authors' code ([IIR] eq. 2 as printed does not leak the reset). In the
+    reset the spike is detached, the threshold is not ([IIR] eq. 14).
+
+    State is passed, never stored: nothing needs a reset and nothing leaks from one row of a
+    batch, or one call, into another.
+
+    Args:
+        current: Input current I, [T, N, ...].
+        v_threshold: Scalar firing threshold, > 0.
+        leak: Scalar in [0, 1]; 1 is the integrate-and-fire neuron.
+        surrogate: ds/dz, see `snn_rl.surrogate`.
+        state: What is left of the membrane, u - v_threshold * s, from the call before, [N, ...].
+            None is an empty membrane that nobody will ask for: no state comes back, and with
+            T = 1 none is ever allocated; the neuron is a single comparison.
+
+    Returns:
+        Spikes [T, N, ...] of zeros and ones, and the new state [N, ...] (None if none came in).
+    """
+    steps = current.shape[0]
+    if steps == 1 and state is None:
+        return spike(current, v_threshold, surrogate), None
+    rest = state
+    spikes = []
+    for t in range(steps):
+        u = current[t] if rest is None else leak * rest + current[t]
+        s = spike(u, v_threshold, surrogate)
+        spikes.append(s)
+        rest = u - v_threshold * s.detach()
+    # cat, not stack: it keeps the channels_last layout that the convolutions run fastest in
+    out = torch.cat(spikes).unflatten(0, (steps, current.shape[1]))
+    return out, rest if state is not None else None
+
+
+class LIF(nn.Module):
+    """One layer of LIF neurons with a trainable threshold and leak.
+
+    Args:
+        v_threshold: Initial threshold, > 0.
+        leak: Initial leak in [0, 1].
+        surrogate: A name in `snn_rl.surrogate.SURROGATES`.
+    """
+
+    def __init__(self, v_threshold: float = 1.0, leak: float = 1.0, surrogate: str = "linear"):
+        super().__init__()
+        self.v_threshold = nn.Parameter(torch.tensor(float(v_threshold)))
+        self.leak = nn.Parameter(torch.tensor(float(leak)))
+        self.surrogate = SURROGATES[surrogate]
+
+    def forward(self, current: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """`lif` with this layer's parameters: current [T, N, ...] to spikes [T, N, ...], state."""
+        return lif(current, self.v_threshold, self.leak, self.surrogate, state)
+
+    @torch.no_grad()
+    def clamp_(self) -> None:
+        """Puts the parameters back into their ranges; call it after every optimizer step.
+
+        A projection, not a clamp in `forward`: that would have no gradient outside the range and
+        a parameter that strayed could never come back.
+        """
+        self.v_threshold.clamp_(min=MIN_THRESHOLD)
+        self.leak.clamp_(0.0, 1.0)

@@ -1,0 +1,21 @@
+"""Network descriptions, each built analog or spiking from the same lines."""
+
+from snn_rl.networks.layers import (
+    AnalogNetwork,
+    Conv,
+    Dense,
+    Network,
+    NetworkSpec,
+    SpikingNetwork,
+)
+from snn_rl.networks.q_networks import Q_NETWORKS
+
+__all__ = [
+    "Q_NETWORKS",
+    "AnalogNetwork",
+    "Conv",
+    "Dense",
+    "Network",
+    "NetworkSpec",
+    "SpikingNetwork",
+]

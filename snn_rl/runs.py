@@ -1,0 +1,152 @@
+"""The run directory: where it is, what a stage's result depends on, and who uses it now."""
+
+import fcntl
+import hashlib
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from snn_rl import __version__
+from snn_rl.checkpoint import read_json, write_json
+from snn_rl.config import Config, preset_files
+from snn_rl.envs import UnknownEnv, family
+from snn_rl.errors import UserError
+from snn_rl.iir import ANN, Stage, schedule
+
+NETWORK = "network.safetensors"
+METRICS = "metrics.json"
+_PACKAGES = ("torch", "stable-baselines3", "gymnasium", "ale-py", "numpy", "hydra-core")
+
+
+def presets(config: Config) -> list[str]:
+    """The preset files for what the command line asks for.
+
+    Raises:
+        UserError: Unknown environment or preset.
+    """
+    try:
+        return preset_files(config.env, family(config.env), config.preset)
+    except UnknownEnv as error:
+        raise UserError(str(error)) from None
+
+
+def run_directory(config: Config) -> Path:
+    """Where this run lives: run_dir, or runs/<env>/seed<k>."""
+    return Path(config.run_dir or f"runs/{config.env}/seed{config.seed}")
+
+
+def chain(config: Config) -> list[Stage]:
+    """The stages that the settings ask for."""
+    return schedule(config.T, config.T_start, config.T_step, config.direct, config.stages)
+
+
+def uses_bf16(config: Config) -> bool:
+    """Whether training runs in bfloat16 autocast: as asked, or where the processor has it."""
+    if config.precision == "auto":
+        return bool(torch.cpu.get_capabilities().get("avx512_bf16")) or torch.cuda.is_available()
+    if config.precision not in ("float32", "bfloat16"):
+        raise UserError(f"precision={config.precision}: must be auto, float32 or bfloat16")
+    return config.precision == "bfloat16"
+
+
+def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
+    """Everything that the stage's result depends on, flat, as plain JSON types."""
+    settings: dict[str, Any] = {
+        "env": config.env,
+        "seed": config.seed,
+        "network": config.network,
+        "bias": config.bias,
+        "bf16": uses_bf16(config),
+        "threads": torch.get_num_threads(),
+        "checkpoint_steps": config.checkpoint_steps,
+        **_flat("rollout", config.rollout),
+        **_flat("dqn", config.dqn),
+    }
+    if stage.name == ANN:
+        settings["ann"] = None
+        if config.ann is not None:
+            settings["ann"] = hashlib.sha256(Path(config.ann).read_bytes()).hexdigest()
+    else:
+        iir = _flat("iir", config.iir)
+        steps_at = iir.pop("iir.steps_at")
+        iir["iir.steps"] = steps_at.get(stage.timesteps, iir["iir.steps"])
+        settings |= {"T": stage.timesteps, "source": stage.source, **iir}
+    return settings
+
+
+def stage_steps(config: Config, stage: Stage) -> int:
+    """Agent steps of a stage."""
+    if not stage.trained:
+        return 0
+    if stage.name == ANN:
+        # an imported network is not trained, it only plays to fill the replay buffer
+        return config.dqn.learning_starts if config.ann else config.dqn.steps
+    return config.iir.steps_at.get(stage.timesteps or 0, config.iir.steps)
+
+
+@contextmanager
+def lock(directory: Path) -> Iterator[None]:
+    """Keeps a second process out of the run; the system lifts it when this one dies.
+
+    Raises:
+        UserError: Another process is at work there.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = (directory / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"cannot use run_dir={directory}: {error.strerror}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is at work in {directory}") from None
+        yield
+
+
+def record_invocation(directory: Path, config: Config) -> None:
+    """Adds this command, its resolved settings and the versions it runs with to run.json."""
+    path = directory / "run.json"
+    before = read_json(path) if path.exists() else []
+    module = Path(sys.argv[0]).stem
+    entry = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join([f"python -m snn_rl.{module}", *sys.argv[1:]]),
+        "versions": {
+            "snn_rl": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in _PACKAGES},
+        },
+        "revision": _revision(),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "settings": asdict(config),
+    }
+    write_json(path, [*before, entry])
+
+
+def _flat(section: str, config: Any) -> dict[str, Any]:
+    return {f"{section}.{key}": value for key, value in asdict(config).items()}
+
+
+def _revision() -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

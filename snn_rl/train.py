@@ -1,0 +1,314 @@
+"""Train an agent that decides in one timestep.
+
+    python -m snn_rl.train env=CartPole-v1 T=1
+    python -m snn_rl.train env=PongNoFrameskip-v4 T=1
+
+An ordinary deep Q-network (ANN) is trained from pixels, converted into a spiking network, and
+retrained stage by stage with fewer timesteps (T=5, 4, 3, 2, 1). Every stage is then evaluated over
+20 games; runs/<env>/seed<k>/report.md shows the result, with a video of the last agent beside it.
+The same command resumes where it was stopped; a smaller T goes on from where the chain is.
+
+The settings that matter first (key=value, any order):
+  env=ID              CartPole-v1 (seen as pixels), or any Atari game as <Game>NoFrameskip-v4
+  T=1                 timesteps at which the chain stops
+  seed=0              of everything random
+  run_dir=PATH        instead of runs/<env>/seed<k>
+  preset=paper        the papers' own settings instead of the ones tuned for two cores
+  ann=FILE            start from this network.safetensors instead of training an ANN
+  direct=true         retrain at T at once, without the stages between
+  T_start=5 T_step=1  where the spiking stages start, and by how much T falls
+  stages=none         convert only, without retraining (any T, for example T=100)
+  episodes=20         games of each evaluation
+  threads=2           processor threads (0: all cores)
+  dqn.steps=N         length of the ANN stage, in agent steps
+  iir.steps=N         length of each spiking stage
+  iir.objective=X     distill (the ANN teaches), td (Q-learning), or distill+td
+
+All of them, with their defaults: snn_rl/config.py; what a game family changes:
+snn_rl/configs/settings/. Sweeps: -m seed=0,1,2 (Hydra).
+"""
+
+import math
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.vec_env import VecEnv
+
+from snn_rl import runs
+from snn_rl.agents import SpikingDQN, SpikingDQNPolicy
+from snn_rl.agents.dqn import OPTIMIZERS
+from snn_rl.agents.evaluation import evaluate
+from snn_rl.agents.objectives import OBJECTIVES, TD
+from snn_rl.agents.replay import Journal
+from snn_rl.agents.training import (
+    Counters,
+    derive_seed,
+    read_counters,
+    resume,
+    seed_everything,
+    train_stage,
+)
+from snn_rl.checkpoint import load_network, read_json, save_network, write_json
+from snn_rl.config import Config, run_command
+from snn_rl.convert import ConversionError, convert, format_table, layer_table
+from snn_rl.envs import make_env
+from snn_rl.errors import UserError
+from snn_rl.iir import ANN, Stage, run_chain
+from snn_rl.networks import AnalogNetwork, SpikingNetwork
+
+
+class ChainTrainer:
+    """Fits the stages of one run.
+
+    Args:
+        config: The resolved settings.
+        directory: Of the run.
+    """
+
+    def __init__(self, config: Config, directory: Path):
+        self.config = config
+        self.directory = directory
+        self.stages = {stage.name: stage for stage in runs.chain(config)}
+
+    def fit(self, stage: Stage) -> None:
+        """Trains one stage, or resumes it, and writes its network."""
+        config, directory = self.config, self.directory / stage.name
+        journal = Journal([self.directory / name / "replay" for name in self._lineage(stage)])
+        rows_before = 0
+        if stage.source is not None:
+            source = read_counters(self.directory / stage.source)
+            rows_before = source.rows if source else 0
+        seed_everything(derive_seed(config.seed, stage.timesteps or 0))
+        model = self._model(stage)
+        counters = resume(model, directory, journal, rows_before)
+        if counters is None:
+            counters = Counters(rows=rows_before)
+            network = self._initial_network(stage, model)
+            if network is not None:
+                model.load_network(network)
+        train_stage(
+            model,
+            counters,
+            self._training_env,
+            directory,
+            journal,
+            runs.stage_steps(config, stage),
+            config.checkpoint_steps,
+            (config.seed, stage.timesteps or 0),
+            stage.name,
+        )
+        notes: dict[str, Any] = {"env": config.env, "seed": config.seed, "stage": stage.name}
+        if isinstance(model.network, SpikingNetwork):
+            table = layer_table(model.network, self._observations(model))
+            print(f"\n{stage.name}\n{format_table(table)}")
+            notes["layers"] = [vars(row) for row in table]
+        notes |= {"steps": counters.steps, "updates": counters.updates, "wall_s": counters.wall_s}
+        save_network(directory / runs.NETWORK, model.network, notes)
+
+    def evaluate(self, stage: Stage) -> None:
+        """Plays the greedy and the sticky trials of a finished stage, unless that was done."""
+        config, path = self.config, self.directory / stage.name / runs.METRICS
+        wanted = {
+            "episodes": config.episodes,
+            "seed": config.eval.seed,
+            "epsilon": config.eval.epsilon,
+            "sticky": config.eval.sticky,
+        }
+        if path.exists() and read_json(path).get("evaluation") == wanted:
+            return
+        model = self._model(stage, buffer_size=1)
+        network, notes = load_network(self.directory / stage.name / runs.NETWORK)
+        model.load_network(network)
+        results: dict[str, Any] = {"evaluation": wanted}
+        for key in ("steps", "updates", "wall_s"):
+            results[key] = notes[key]
+        for column, sticky in (("greedy", 0.0), ("sticky", config.eval.sticky)):
+            outcome = evaluate(
+                model.q_net,
+                partial(evaluation_env, config, sticky),
+                config.episodes,
+                config.eval.seed,
+                config.eval.epsilon,
+            )
+            print(
+                f"{stage.name} {column}: {outcome.mean:.2f} ± {outcome.std:.2f} over "
+                f"{config.episodes} games, {outcome.distinct} of them distinct",
+                flush=True,
+            )
+            results[column] = outcome.to_dict()
+        write_json(path, results)
+
+    def _lineage(self, stage: Stage) -> list[str]:
+        names = [stage.name]
+        while (source := self.stages[names[0]].source) is not None:
+            names.insert(0, source)
+        return names
+
+    def _training_env(self, seed: int) -> VecEnv:
+        rollout = self.config.rollout
+        return make_env(
+            self.config.env,
+            rollout.n_envs,
+            seed,
+            training=True,
+            frame_stack=rollout.frame_stack,
+            frames=rollout.frames,
+            sticky=rollout.sticky,
+            cap=rollout.cap,
+        )
+
+    def _model(self, stage: Stage, buffer_size: int | None = None) -> SpikingDQN:
+        config, dqn, iir = self.config, self.config.dqn, self.config.iir
+        is_ann = stage.name == ANN
+        settings: dict[str, Any] = {
+            "gamma": dqn.gamma,
+            "n_steps": dqn.n_steps,
+            "double": dqn.double,
+            "target_update_interval": dqn.target_update_interval,
+            "buffer_size": buffer_size or dqn.buffer_size,
+            "bf16": runs.uses_bf16(config),
+            "device": config.device,
+        }
+        if is_ann and config.ann is None:
+            settings |= {
+                "learning_rate": linear(dqn.lr, dqn.lr * dqn.lr_end),
+                "batch_size": dqn.batch_size,
+                "learning_starts": dqn.learning_starts,
+                "train_freq": dqn.train_freq,
+                "gradient_steps": dqn.gradient_steps,
+                "exploration_initial_eps": dqn.epsilon_start,
+                "exploration_final_eps": dqn.epsilon_end,
+                "exploration_fraction": min(1.0, dqn.epsilon_steps / dqn.steps),
+            }
+        else:
+            settings |= {
+                "learning_rate": cosine(iir.lr) if iir.cosine else iir.lr,
+                "batch_size": iir.batch_size,
+                "learning_starts": 0,
+                "train_freq": iir.train_freq,
+                "gradient_steps": 0 if is_ann else iir.gradient_steps,
+                "exploration_initial_eps": iir.epsilon,
+                "exploration_final_eps": iir.epsilon,
+                "objective": iir.objective,
+                "sharpness": iir.sharpness,
+            }
+            if not is_ann and iir.objective != TD and stage.trained:
+                settings["teacher"] = load_network(self.directory / ANN / runs.NETWORK)[0].to(
+                    memory_format=torch.channels_last
+                )
+        optimizer = dqn.optimizer if is_ann else iir.optimizer
+        policy_kwargs = {
+            "network": config.network,
+            "timesteps": stage.timesteps,
+            "bias": config.bias,
+            "surrogate": iir.surrogate,
+            "encoding": iir.encoding,
+            "optimizer_class": OPTIMIZERS[optimizer],
+            # one pass over the weights instead of a dozen
+            "optimizer_kwargs": {"fused": True} if optimizer == "Adam" else None,
+        }
+        return SpikingDQN(
+            SpikingDQNPolicy, self._training_env(0), policy_kwargs=policy_kwargs, **settings
+        )
+
+    def _initial_network(
+        self, stage: Stage, model: SpikingDQN
+    ) -> AnalogNetwork | SpikingNetwork | None:
+        config = self.config
+        if stage.source is None:
+            return load_network(Path(config.ann))[0] if config.ann else None
+        source, _ = load_network(self.directory / stage.source / runs.NETWORK)
+        if stage.source != ANN:
+            return source
+        try:
+            return convert(
+                source,
+                stage.timesteps or 1,
+                self._observations(model),
+                config.iir.percentile,
+                config.iir.percentile_over,
+                config.iir.surrogate,
+                config.iir.encoding,
+            )
+        except ConversionError as error:
+            raise UserError(f"conversion failed: {error}") from None
+
+    def _observations(self, model: SpikingDQN) -> torch.Tensor:
+        """Observations from the replay buffer, the same at every call."""
+        buffer = model.replay_buffer
+        assert isinstance(buffer, ReplayBuffer)
+        rng = np.random.default_rng(self.config.seed)
+        count = self.config.iir.conversion_samples
+        rows, envs = rng.integers(buffer.size(), size=count), rng.integers(buffer.n_envs, size=count)
+        return model.q_net.images(torch.as_tensor(buffer.observations[rows, envs]).to(model.device))
+
+
+def linear(start: float, end: float) -> Schedule:
+    """Learning rate from start to end, over the remaining progress from 1 to 0."""
+    return lambda remaining: end + (start - end) * remaining
+
+
+def cosine(start: float) -> Schedule:
+    """Half a cosine from start to 0, over the remaining progress from 1 to 0."""
+    return lambda remaining: start * (1 - math.cos(math.pi * remaining)) / 2
+
+
+def evaluation_env(config: Config, sticky: float, n_envs: int, seed: int) -> VecEnv:
+    """Whole, unclipped games with the run's observations."""
+    rollout = config.rollout
+    return make_env(
+        config.env,
+        n_envs,
+        seed,
+        training=False,
+        frame_stack=rollout.frame_stack,
+        frames=rollout.frames,
+        sticky=sticky,
+        cap=rollout.cap,
+    )
+
+
+def check(config: Config) -> None:
+    """Refuses what cannot work before anything is done.
+
+    Raises:
+        UserError: It says what is wrong and what would be right.
+    """
+    if config.iir.objective not in OBJECTIVES:
+        raise UserError(f"iir.objective={config.iir.objective}: must be {' or '.join(OBJECTIVES)}")
+    for name, value in (
+        ("dqn.optimizer", config.dqn.optimizer),
+        ("iir.optimizer", config.iir.optimizer),
+    ):
+        if value not in OPTIMIZERS:
+            raise UserError(f"{name}={value}: must be {' or '.join(OPTIMIZERS)}")
+    if config.ann is not None:
+        network, _ = load_network(Path(config.ann))
+        if not isinstance(network, AnalogNetwork):
+            raise UserError(f"ann={config.ann} is a spiking network; the chain starts from an ANN")
+
+
+def main(config: Config) -> None:
+    """Runs the chain, the evaluations, the report and the video."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    stages = runs.chain(config)
+    check(config)
+    directory = runs.run_directory(config)
+    with runs.lock(directory):
+        trainer = ChainTrainer(config, directory)
+        runs.record_invocation(directory, config)
+        run_chain(directory, stages, partial(runs.stage_settings, config), trainer.fit)
+        for stage in stages:
+            trainer.evaluate(stage)
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
+    run_command(main, runs.presets, __doc__)
