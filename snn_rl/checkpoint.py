@@ -40,7 +40,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """Calls `write` on a temporary neighbour of `path`, syncs it and renames it into place.
 
     Raises:
@@ -75,7 +75,7 @@ def remove_temporaries(directory: Path) -> None:
 def write_json(path: Path, data: Any) -> None:
     """Writes JSON atomically."""
     text = json.dumps(data, indent=1, sort_keys=True) + "\n"
-    write_atomic(path, lambda temporary: temporary.write_bytes(text.encode()) and None)
+    write_atomic(path, lambda temporary: temporary.write_bytes(text.encode()))
 
 
 def read_json(path: Path) -> Any:
@@ -96,7 +96,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, A
     """Writes tensors and a JSON-able description into one safetensors file, atomically."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     data = save(plain, {_META: json.dumps({"schema": SCHEMA, **meta})})
-    write_atomic(path, lambda temporary: temporary.write_bytes(data) and None)
+    write_atomic(path, lambda temporary: temporary.write_bytes(data))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

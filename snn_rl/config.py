@@ -13,6 +13,7 @@ from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -118,6 +119,7 @@ class Config:
     checkpoint_steps: int = 50_000
     episodes: int = 20
     video: bool = True
+    overlay: bool = False  # the short way to say play.overlay
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     dqn: DQNConfig = field(default_factory=DQNConfig)
     iir: IIRConfig = field(default_factory=IIRConfig)
@@ -139,7 +141,7 @@ def compose(overrides: Sequence[str], preset_names: Callable[[Config], list[str]
         UserError: An unknown key, a value of a wrong type, or no env.
     """
     _check_keys(overrides)
-    with _one_line():
+    with _OneLine():
         with hydra.initialize_config_module("snn_rl.configs", version_base="1.3"):
             first = OmegaConf.to_object(hydra.compose("config", list(overrides)))
             assert isinstance(first, Config)
@@ -201,7 +203,7 @@ def _sweep(task: Callable[[Config], None], preset_names: Callable[[Config], list
     @hydra.main(version_base="1.3", config_path="pkg://snn_rl.configs", config_name="config")
     def job(_: Any) -> None:
         overrides = list(HydraConfig.get().overrides.task)
-        hydra.core.global_hydra.GlobalHydra.instance().clear()
+        GlobalHydra.instance().clear()
         try:
             task(compose(overrides, preset_names))
         except UserError as error:
@@ -238,7 +240,7 @@ def _check_keys(overrides: Sequence[str]) -> None:
             raise UserError(f"unknown setting {key}={override.value()}{hint}")
 
 
-class _one_line:
+class _OneLine:
     """Turns what Hydra and OmegaConf say of a bad value into one line."""
 
     def __enter__(self) -> None:
@@ -246,9 +248,13 @@ class _one_line:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, HydraException | OmegaConfBaseException):
-            cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+            cause = (
+                error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+            )
             lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
             where = getattr(cause, "full_key", None)
             if "Missing" in type(cause).__name__ or "MISSING" in lines[0] or "???" in lines[0]:
-                raise UserError(f"{where or 'env'} is missing: say for example env=CartPole-v1") from None
+                raise UserError(
+                    f"{where or 'env'} is missing: say for example env=CartPole-v1"
+                ) from None
             raise UserError(f"{where + ': ' if where else ''}{lines[0]}") from None

@@ -16,6 +16,7 @@ from snn_rl.encoding import ENCODINGS
 from snn_rl.networks import AnalogNetwork, Network, SpikingNetwork
 
 POSITIVE, ALL = "positive", "all"
+PERCENTILES_OVER = (POSITIVE, ALL)
 
 
 class ConversionError(ValueError):
@@ -183,5 +184,7 @@ def format_table(rows: Sequence[LayerReport]) -> str:
     """The rows of `layer_table` as text."""
     lines = [f"{'layer':<8}{'threshold':>12}{'spike rate':>12}{'dead':>8}"]
     for row in rows:
-        lines.append(f"{row.name:<8}{row.v_threshold:>12.4f}{row.spike_rate:>12.4f}{row.dead:>8.1%}")
+        lines.append(
+            f"{row.name:<8}{row.v_threshold:>12.4f}{row.spike_rate:>12.4f}{row.dead:>8.1%}"
+        )
     return "\n".join(lines)

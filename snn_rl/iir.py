@@ -10,6 +10,7 @@ from snn_rl.errors import UserError
 
 ANN = "ann"
 DONE = "done.json"
+SETTINGS = "settings.json"  # what a stage is trained with, in its directory
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,9 @@ def schedule(
         )
     if (T_start - T) % T_step:
         reached = ", ".join(str(t) for t in range(T_start, 0, -T_step))
-        raise UserError(f"T={T} is not on the way from T_start={T_start} by T_step={T_step}: {reached}")
+        raise UserError(
+            f"T={T} is not on the way from T_start={T_start} by T_step={T_step}: {reached}"
+        )
     for timesteps in range(T_start, T - 1, -T_step):
         chain.append(Stage(f"T{timesteps}", timesteps, chain[-1].name))
     return chain
@@ -105,14 +108,14 @@ def run_chain(
         if is_done(directory):
             continue
         directory.mkdir(parents=True, exist_ok=True)
-        write_json(directory / "settings.json", settings(stage))
+        write_json(directory / SETTINGS, settings(stage))
         fit(stage)
         write_json(directory / DONE, {"stage": stage.name})
 
 
 def check_settings(directory: Path, settings: dict[str, Any]) -> None:
     """Refuses settings other than those this stage was started with, naming the difference."""
-    path = directory / "settings.json"
+    path = directory / SETTINGS
     if not path.exists():
         return
     before = read_json(path)

@@ -43,8 +43,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from snn_rl import runs
 from snn_rl.agents import SpikingDQN, SpikingDQNPolicy
 from snn_rl.agents.dqn import OPTIMIZERS
-from snn_rl.agents.evaluation import evaluate
-from snn_rl.agents.objectives import OBJECTIVES, TD
+from snn_rl.agents.objectives import TD
 from snn_rl.agents.replay import Journal
 from snn_rl.agents.training import (
     Counters,
@@ -55,12 +54,17 @@ from snn_rl.agents.training import (
     train_stage,
 )
 from snn_rl.checkpoint import load_network, read_json, save_network, write_json
+from snn_rl.checks import check_imported_network, check_values
 from snn_rl.config import Config, run_command
 from snn_rl.convert import ConversionError, convert, format_table, layer_table
 from snn_rl.envs import make_env
 from snn_rl.errors import UserError
 from snn_rl.iir import ANN, Stage, run_chain
+from snn_rl.memory import keep_freed_memory
 from snn_rl.networks import AnalogNetwork, SpikingNetwork
+from snn_rl.play import record_video
+from snn_rl.report import write_report
+from snn_rl.trials import Trials, evaluate_agent, load_agent, summary
 
 
 class ChainTrainer:
@@ -114,34 +118,14 @@ class ChainTrainer:
     def evaluate(self, stage: Stage) -> None:
         """Plays the greedy and the sticky trials of a finished stage, unless that was done."""
         config, path = self.config, self.directory / stage.name / runs.METRICS
-        wanted = {
-            "episodes": config.episodes,
-            "seed": config.eval.seed,
-            "epsilon": config.eval.epsilon,
-            "sticky": config.eval.sticky,
-        }
-        if path.exists() and read_json(path).get("evaluation") == wanted:
+        trials = Trials(config.episodes, config.eval.seed, config.eval.epsilon, config.eval.sticky)
+        if path.exists() and read_json(path).get("evaluation") == vars(trials):
             return
-        model = self._model(stage, buffer_size=1)
-        network, notes = load_network(self.directory / stage.name / runs.NETWORK)
-        model.load_network(network)
-        results: dict[str, Any] = {"evaluation": wanted}
-        for key in ("steps", "updates", "wall_s"):
-            results[key] = notes[key]
-        for column, sticky in (("greedy", 0.0), ("sticky", config.eval.sticky)):
-            outcome = evaluate(
-                model.q_net,
-                partial(evaluation_env, config, sticky),
-                config.episodes,
-                config.eval.seed,
-                config.eval.epsilon,
-            )
-            print(
-                f"{stage.name} {column}: {outcome.mean:.2f} ± {outcome.std:.2f} over "
-                f"{config.episodes} games, {outcome.distinct} of them distinct",
-                flush=True,
-            )
-            results[column] = outcome.to_dict()
+        _, notes = load_network(path.parent / runs.NETWORK)
+        results = evaluate_agent(load_agent(path.parent, config.device), trials)
+        results |= {key: notes[key] for key in ("steps", "updates", "wall_s")}
+        for column in ("greedy", "sticky"):
+            print(f"{stage.name} {column}: {summary(results[column])}", flush=True)
         write_json(path, results)
 
     def _lineage(self, stage: Stage) -> list[str]:
@@ -199,9 +183,9 @@ class ChainTrainer:
                 "sharpness": iir.sharpness,
             }
             if not is_ann and iir.objective != TD and stage.trained:
-                settings["teacher"] = load_network(self.directory / ANN / runs.NETWORK)[0].to(
-                    memory_format=torch.channels_last
-                )
+                teacher, _ = load_network(self.directory / ANN / runs.NETWORK)
+                teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                settings["teacher"] = teacher
         optimizer = dqn.optimizer if is_ann else iir.optimizer
         policy_kwargs = {
             "network": config.network,
@@ -245,7 +229,10 @@ class ChainTrainer:
         assert isinstance(buffer, ReplayBuffer)
         rng = np.random.default_rng(self.config.seed)
         count = self.config.iir.conversion_samples
-        rows, envs = rng.integers(buffer.size(), size=count), rng.integers(buffer.n_envs, size=count)
+        rows, envs = (
+            rng.integers(buffer.size(), size=count),
+            rng.integers(buffer.n_envs, size=count),
+        )
         return model.q_net.images(torch.as_tensor(buffer.observations[rows, envs]).to(model.device))
 
 
@@ -259,47 +246,14 @@ def cosine(start: float) -> Schedule:
     return lambda remaining: start * (1 - math.cos(math.pi * remaining)) / 2
 
 
-def evaluation_env(config: Config, sticky: float, n_envs: int, seed: int) -> VecEnv:
-    """Whole, unclipped games with the run's observations."""
-    rollout = config.rollout
-    return make_env(
-        config.env,
-        n_envs,
-        seed,
-        training=False,
-        frame_stack=rollout.frame_stack,
-        frames=rollout.frames,
-        sticky=sticky,
-        cap=rollout.cap,
-    )
-
-
-def check(config: Config) -> None:
-    """Refuses what cannot work before anything is done.
-
-    Raises:
-        UserError: It says what is wrong and what would be right.
-    """
-    if config.iir.objective not in OBJECTIVES:
-        raise UserError(f"iir.objective={config.iir.objective}: must be {' or '.join(OBJECTIVES)}")
-    for name, value in (
-        ("dqn.optimizer", config.dqn.optimizer),
-        ("iir.optimizer", config.iir.optimizer),
-    ):
-        if value not in OPTIMIZERS:
-            raise UserError(f"{name}={value}: must be {' or '.join(OPTIMIZERS)}")
-    if config.ann is not None:
-        network, _ = load_network(Path(config.ann))
-        if not isinstance(network, AnalogNetwork):
-            raise UserError(f"ann={config.ann} is a spiking network; the chain starts from an ANN")
-
-
 def main(config: Config) -> None:
     """Runs the chain, the evaluations, the report and the video."""
     if config.threads:
         torch.set_num_threads(config.threads)
+    check_values(config)
+    check_imported_network(config)
+    keep_freed_memory()
     stages = runs.chain(config)
-    check(config)
     directory = runs.run_directory(config)
     with runs.lock(directory):
         trainer = ChainTrainer(config, directory)
@@ -307,6 +261,18 @@ def main(config: Config) -> None:
         run_chain(directory, stages, partial(runs.stage_settings, config), trainer.fit)
         for stage in stages:
             trainer.evaluate(stage)
+        last = directory / stages[-1].name
+        video = last / "play.mp4"
+        if config.video and not video.exists():
+            record_video(
+                last,
+                video,
+                config.eval.seed,
+                max_steps=config.play.max_steps,
+                fps=config.play.fps,
+                device=config.device,
+            )
+        print(f"report: {write_report(directory)}")
 
 
 if __name__ == "__main__":

@@ -124,7 +124,7 @@ class SpikingDQN(DQN):
             with self._autocast():
                 loss = self._loss(batch)
             self.policy.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
             self.policy.optimizer.step()
             if isinstance(self.network, SpikingNetwork):

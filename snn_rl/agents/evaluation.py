@@ -12,6 +12,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from snn_rl.agents.policies import SpikingQNetwork
 from snn_rl.convert import spike_rates
 
+_RATE_EVERY = 10  # steps between two looks at the spikes
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -86,6 +88,7 @@ def evaluate(
     games: set[str] = set()
     capped = 0
     rates: list[list[float]] = []
+    weights: list[int] = []
     for first in range(0, episodes, side_by_side):
         count = min(side_by_side, episodes - first)
         env = make_evaluation_env(count, seed + first)
@@ -98,9 +101,10 @@ def evaluate(
             images = q_net.images(torch.as_tensor(obs, device=q_net.device))
             with torch.no_grad():
                 actions = q_net.network(images).argmax(1).cpu().numpy()
-            if step % 50 == 0:
+            if step % _RATE_EVERY == 0:
                 alive = [i for i in range(count) if ends[i] is None]
                 rates.append(spike_rates(q_net.network, images[alive]))
+                weights.append(len(alive))
             for i in range(count):
                 if epsilon > 0 and rng[i].random() < epsilon:
                     actions[i] = rng[i].integers(q_net.action_space.n)  # type: ignore[attr-defined]
@@ -120,5 +124,5 @@ def evaluate(
             lengths.append(int(end["l"]))
             capped += bool(end["capped"])
             games.add(course.hexdigest())
-    mean_rates = [float(r) for r in np.mean(rates, axis=0)]
+    mean_rates = [float(r) for r in np.average(rates, axis=0, weights=weights)]
     return Evaluation(returns, lengths, len(games), capped, mean_rates)

@@ -42,10 +42,12 @@ def td_loss(
 def distill_loss(student_q: Tensor, teacher_q: Tensor, sharpness: float = 3.0) -> Tensor:
     """Kullback-Leibler divergence between the policies that two advantage functions imply.
 
-        p = softmax(sharpness * A / m),    A = Q - mean_a Q,    m = mean_a |A_teacher|
+        p = softmax(sharpness * A / m),    A = Q - mean_a Q,    m = (|A| + |A|_batch) / 2
 
-    Both advantages are divided by the teacher's m, per state, so that the student's scale is not
-    free: it has to reach the teacher's preferences, not only their order.
+    with |A| the teacher's mean absolute advantage in a state, and |A|_batch its mean over the
+    batch. Both networks' advantages are divided by the teacher's m, so that the student's scale is
+    not free: it has to reach the teacher's preferences, not only their order. Dividing by |A| alone
+    blows up the states in which it hardly matters what the agent does.
 
     Args:
         student_q: [N, actions].
@@ -54,7 +56,8 @@ def distill_loss(student_q: Tensor, teacher_q: Tensor, sharpness: float = 3.0) -
     """
     teacher = teacher_q.float() - teacher_q.float().mean(1, keepdim=True)
     student = student_q.float() - student_q.float().mean(1, keepdim=True)
-    scale = sharpness / (teacher.abs().mean(1, keepdim=True) + 1e-6)
+    size = teacher.abs().mean(1, keepdim=True)
+    scale = sharpness / ((size + size.mean()) / 2 + 1e-6)
     return F.kl_div(
         F.log_softmax(student * scale, 1),
         F.log_softmax(teacher * scale, 1),

@@ -62,7 +62,7 @@ class SpikingQNetwork(BasePolicy):
             if timesteps is None
             else SpikingNetwork(spec, timesteps, surrogate, encoding)
         )
-        self.network.to(memory_format=torch.channels_last)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def images(self, obs: Tensor) -> Tensor:
         """Observations (uint8) as the network takes them: float in [0, 1], channels_last."""
@@ -76,7 +76,8 @@ class SpikingQNetwork(BasePolicy):
         return q
 
     def _predict(self, observation: Any, deterministic: bool = True) -> Tensor:
-        return self(observation).argmax(dim=1).reshape(-1)
+        q: Tensor = self(observation)
+        return q.argmax(dim=1).reshape(-1)
 
 
 class SpikingDQNPolicy(DQNPolicy):

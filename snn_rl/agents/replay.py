@@ -101,8 +101,8 @@ def load_chunk(path: Path) -> tuple[int, Rows]:
         UserError: The file is missing or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            stored = {name: file[name] for name in file.files}
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            stored = {name: arrays[name] for name in arrays.files}
         return int(stored.pop("start")), decode(stored)
     except FileNotFoundError:
         raise UserError(f"no such file: {path}") from None

@@ -59,11 +59,18 @@ def draw(
     half = _POLE_WIDTH / 2
     cos, sin = np.cos(-theta), np.sin(-theta)
     corners = []
-    for a, b in ((-half, -half), (-half, pole_length - half), (half, pole_length - half), (half, -half)):
+    for a, b in (
+        (-half, -half),
+        (-half, pole_length - half),
+        (half, pole_length - half),
+        (half, -half),
+    ):
         corners.append((a * cos - b * sin + x, a * sin + b * cos + axle))
     polygon(corners, _POLE)
 
-    cv2.circle(picture, point(int(x), int(axle)), int(half) << _SHIFT, _AXLE, -1, cv2.LINE_AA, _SHIFT)
+    cv2.circle(
+        picture, point(int(x), int(axle)), int(half) << _SHIFT, _AXLE, -1, cv2.LINE_AA, _SHIFT
+    )
     line = SCREEN_HEIGHT - 1 - int(_CART_Y) - STRIP.start
     picture[line] = _BLACK
     return picture

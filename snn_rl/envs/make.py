@@ -27,6 +27,7 @@ gym.register_envs(ale_py)
 
 ATARI, CARTPOLE = "atari", "cartpole"
 STACK, DIFFERENCE = "stack", "difference"
+FRAMES = (STACK, DIFFERENCE)
 FRAME_SKIP = 4
 
 
@@ -56,8 +57,15 @@ def family(env_id: str) -> str:
             f"env={env_id} skips frames by itself or is an old version, and the wrappers skip them "
             f"again: use env={game[1]}NoFrameskip-v4"
         )
-    near = difflib.get_close_matches(env_id, [*known, "CartPole-v1"], n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else "use CartPole-v1 or <Game>NoFrameskip-v4"
+    # by the game's name alone: every id shares the long ending, which would make all look alike
+    names = {i.removesuffix("NoFrameskip-v4").lower(): i for i in known} | {
+        "cartpole": "CartPole-v1"
+    }
+    name = re.sub(r"^ale/|(noframeskip|deterministic)?-?v?\d*$", "", env_id.lower())
+    near = [names[n] for n in difflib.get_close_matches(name, names, n=3, cutoff=0.6)]
+    hint = (
+        f"did you mean {' or '.join(near)}?" if near else "use CartPole-v1 or <Game>NoFrameskip-v4"
+    )
     raise UnknownEnv(f"unknown env={env_id}: {hint}")
 
 

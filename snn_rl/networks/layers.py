@@ -1,6 +1,6 @@
 """One description of a layer stack, and its two forms: analog (ReLU) and spiking (LIF)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -175,6 +175,8 @@ class SpikingNetwork(Network):
         encoding: A name in `snn_rl.encoding.ENCODINGS`.
     """
 
+    neurons: Sequence[LIF]
+
     def __init__(
         self,
         spec: NetworkSpec,
@@ -188,7 +190,10 @@ class SpikingNetwork(Network):
         self.timesteps = timesteps
         self.surrogate = surrogate
         self.encoding = encoding
-        self.neurons = nn.ModuleList(LIF(surrogate=surrogate) for _ in spec.layers)
+        # a ModuleList does not say what it holds
+        self.neurons = nn.ModuleList(  # type: ignore[assignment]
+            LIF(surrogate=surrogate) for _ in spec.layers
+        )
         if timesteps == 1:
             # without a timestep before it there is nothing to leak, and no gradient to train it by
             for neuron in self.neurons:
@@ -208,8 +213,8 @@ class SpikingNetwork(Network):
 
         A single leading entry is an input that does not change with time (direct encoding).
         """
-        current = _apply(layer, spikes.flatten(0, 1)).float()
-        current = current.unflatten(0, spikes.shape[:2])
+        folded = _apply(layer, spikes.flatten(0, 1)).float()
+        current: Tensor = folded.unflatten(0, spikes.shape[:2])
         return current.expand(self.timesteps, *current.shape[1:])
 
     def clamp_(self) -> None:

@@ -1,0 +1,126 @@
+"""What the schema's types cannot say: choices and ranges, checked before anything is done."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from snn_rl.agents.dqn import OPTIMIZERS
+from snn_rl.agents.objectives import OBJECTIVES
+from snn_rl.agents.policies import network_spec
+from snn_rl.checkpoint import load_network
+from snn_rl.config import Config
+from snn_rl.convert import PERCENTILES_OVER
+from snn_rl.encoding import ENCODINGS
+from snn_rl.envs import FRAMES, make_env
+from snn_rl.errors import UserError
+from snn_rl.networks import Q_NETWORKS, AnalogNetwork
+from snn_rl.surrogate import SURROGATES
+
+_CHOICES: dict[str, Collection[str]] = {
+    "network": Q_NETWORKS,
+    "device": ("auto", "cpu", "cuda"),
+    "precision": ("auto", "float32", "bfloat16"),
+    "rollout.frames": FRAMES,
+    "dqn.optimizer": OPTIMIZERS,
+    "iir.optimizer": OPTIMIZERS,
+    "iir.objective": OBJECTIVES,
+    "iir.percentile_over": PERCENTILES_OVER,
+    "iir.surrogate": SURROGATES,
+    "iir.encoding": ENCODINGS,
+    "play.output": ("auto", "window", "mp4", "gif"),
+}
+
+_AT_LEAST_ONE = (
+    "checkpoint_steps",
+    "episodes",
+    "rollout.n_envs",
+    "rollout.frame_stack",
+    "rollout.cap",
+    "dqn.steps",
+    "dqn.batch_size",
+    "dqn.buffer_size",
+    "dqn.n_steps",
+    "dqn.train_freq",
+    "dqn.gradient_steps",
+    "dqn.target_update_interval",
+    "dqn.epsilon_steps",
+    "iir.steps",
+    "iir.batch_size",
+    "iir.train_freq",
+    "iir.gradient_steps",
+    "iir.conversion_samples",
+    "play.max_steps",
+    "play.fps",
+)
+
+# (lowest, highest) allowed, both included
+_RANGES: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**31 - 1),
+    "eval.seed": (0, 2**31 - 1),
+    "threads": (0, 1024),
+    "dqn.learning_starts": (1, 10**9),
+    "dqn.lr": (0.0, 10.0),
+    "dqn.lr_end": (0.0, 1.0),
+    "dqn.gamma": (0.0, 1.0),
+    "dqn.epsilon_start": (0.0, 1.0),
+    "dqn.epsilon_end": (0.0, 1.0),
+    "iir.lr": (0.0, 10.0),
+    "iir.epsilon": (0.0, 1.0),
+    "iir.sharpness": (1e-6, 1e6),
+    "iir.percentile": (1e-6, 100.0),
+    "rollout.sticky": (0.0, 1.0),
+    "eval.epsilon": (0.0, 1.0),
+    "eval.sticky": (0.0, 1.0),
+}
+
+
+def check_values(config: Config) -> None:
+    """Refuses values that no run could work with.
+
+    Raises:
+        UserError: It names the setting and what it may be.
+    """
+    for name, choices in _CHOICES.items():
+        value = _get(config, name)
+        if value not in choices:
+            raise UserError(f"{name}={value}: must be one of {', '.join(choices)}")
+    for name in _AT_LEAST_ONE:
+        value = _get(config, name)
+        if value < 1:
+            raise UserError(f"{name}={value}: must be 1 or more")
+    for name, (low, high) in _RANGES.items():
+        value = _get(config, name)
+        if not low <= value <= high:
+            raise UserError(f"{name}={value}: must be between {low:g} and {high:g}")
+    for timesteps, steps in config.iir.steps_at.items():
+        if timesteps < 1 or steps < 1:
+            raise UserError(f"iir.steps_at.{timesteps}={steps}: both must be 1 or more")
+
+
+def check_imported_network(config: Config) -> None:
+    """Refuses an `ann=` file that cannot start this run's chain.
+
+    Raises:
+        UserError: The file is damaged, spiking, or of other shapes than the environment needs.
+    """
+    if config.ann is None:
+        return
+    network, _ = load_network(Path(config.ann))
+    if not isinstance(network, AnalogNetwork):
+        raise UserError(f"ann={config.ann} is a spiking network; the chain starts from an ANN")
+    rollout = config.rollout
+    env = make_env(config.env, 1, frame_stack=rollout.frame_stack, frames=rollout.frames)
+    needed = network_spec(config.network, env.observation_space, env.action_space, config.bias)
+    env.close()
+    if network.spec != needed:
+        raise UserError(
+            f"ann={config.ann} does not fit env={config.env} with these settings: it is "
+            f"{network.spec}, needed is {needed}"
+        )
+
+
+def _get(config: Config, name: str) -> Any:
+    value: Any = config
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value

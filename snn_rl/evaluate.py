@@ -1,0 +1,232 @@
+"""Evaluate an agent that `snn_rl.train` has trained.
+
+    python -m snn_rl.evaluate env=CartPole-v1 T=1
+    python -m snn_rl.evaluate env=PongNoFrameskip-v4 T=1 episodes=40 eval.epsilon=0.01
+
+The spiking agent of a finished stage and the ANN it came from play whole games, side by side, each
+twice: as they are (greedy), and with sticky actions, where the game sometimes repeats the action
+before (a greedy agent in a deterministic game plays the same few games again and again; the
+sticky column shows what it can do off that path). Printed are every return, mean and standard
+deviation, the 95 % interval of the mean, the number of different games, how many were cut off at
+the step cap, the spike rate of every layer, and the energy of a decision. The same numbers go to
+evaluation.json in the stage's directory.
+
+Which agent (say what you said to snn_rl.train):
+  env=ID  T=1  seed=0           its environment, timesteps and seed
+  run_dir=PATH                  instead of runs/<env>/seed<k>
+  direct=true, stages=none      the agent of that kind of chain
+How it is evaluated:
+  episodes=20                   games of each column
+  eval.epsilon=0                probability of a random action
+  eval.sticky=0.25              sticky-action probability of the sticky column
+  eval.seed=1000000             seed of the first game; game i has seed + i
+  device=auto  threads=2        auto, cpu or cuda; processor threads (0: all cores)
+
+What the agent was trained with (frames it sees, step cap, network) is read from its run.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from snn_rl import runs
+from snn_rl.checkpoint import read_json, write_json
+from snn_rl.checks import check_values
+from snn_rl.config import Config, compose, keys, run_command
+from snn_rl.energy import FLOAT32, INT32, energy
+from snn_rl.errors import UserError
+from snn_rl.iir import ANN, is_done
+from snn_rl.networks import NetworkSpec, SpikingNetwork
+from snn_rl.trials import SETTINGS, Trials, evaluate_agent, load_agent
+
+EVALUATION = "evaluation.json"
+# the settings that say which agent is meant and where it runs
+WHICH_AGENT = (
+    *("env", "T", "seed", "run_dir", "direct", "stages", "T_start", "T_step"),
+    *("device", "threads"),
+)
+
+
+def chosen_trials(config: Config) -> Trials:
+    """The trials that the settings ask for."""
+    return Trials(config.episodes, config.eval.seed, config.eval.epsilon, config.eval.sticky)
+
+
+def refuse_training_settings(config: Config, command: str, accepted: Sequence[str]) -> None:
+    """Refuses settings that the command would ignore: a finished run has its own.
+
+    Args:
+        config: The resolved settings.
+        command: For the message.
+        accepted: Names of settings, or of groups of them.
+
+    Raises:
+        UserError: A setting other than the accepted ones is not at its default.
+    """
+    default = compose([f"env={config.env}"], runs.presets)
+    for key in keys():
+        value, usual = config, default
+        for part in key.split("."):
+            value, usual = getattr(value, part), getattr(usual, part)
+        if value != usual and key not in accepted and key.split(".")[0] not in accepted:
+            raise UserError(
+                f"{command} does not take {key}: what the agent was trained with is read from "
+                "its run; leave it out"
+            )
+
+
+def stage_directory(config: Config) -> Path:
+    """Directory of the finished stage that env, T, seed, run_dir, direct and stages name.
+
+    Raises:
+        UserError: The run has no such stage, or it is another environment's.
+    """
+    stage = runs.chain(config)[-1]
+    directory = runs.run_directory(config) / stage.name
+    if not is_done(directory):
+        raise UserError(
+            f"{directory.parent} has no finished {stage.name}: train it with "
+            f"`{_train_command(config)}`"
+        )
+    trained_on = read_json(directory / SETTINGS)["env"]
+    if trained_on != config.env:
+        raise UserError(f"{directory.parent} is a run of env={trained_on}, not of {config.env}")
+    return directory
+
+
+def energy_ratios(
+    spec: NetworkSpec, spike_rates: list[float], ann_rates: list[float]
+) -> dict[str, float]:
+    """How many times less energy a decision of the spiking network takes than the ANN's.
+
+    Args:
+        spec: The network.
+        spike_rates: Spikes per neuron and decision of every hidden layer.
+        ann_rates: The ANN's non-zero activations per neuron and decision.
+
+    Returns:
+        "float32" and "int32" against a dense ANN, and "float32_skipping" against an ANN engine
+        that leaves out multiplications by zero.
+    """
+    mac = FLOAT32[0]
+    skipping = energy(spec, ann_rates, (mac, mac)).spiking
+    spiking = energy(spec, spike_rates)
+    return {
+        "float32": spiking.ratio,
+        "int32": energy(spec, spike_rates, INT32).ratio,
+        "float32_skipping": skipping / spiking.spiking,
+    }
+
+
+def format_report(results: dict[str, Any]) -> str:
+    """The results as text.
+
+    Args:
+        results: What `main` writes to evaluation.json.
+    """
+    stage, trials = results["stage"], results["evaluation"]
+    columns = [
+        (f"{name} {kind}", numbers[kind])
+        for name, numbers in (("ANN", results[ANN]), (stage, results))
+        for kind in ("greedy", "sticky")
+    ]
+    width = max(16, *(len(title) + 2 for title, _ in columns))
+
+    def row(title: str, cells: list[str]) -> str:
+        return f"{title:<22}" + "".join(f"{cell:>{width}}" for cell in cells)
+
+    lines = [
+        f"{results['env']}, {stage} of {results['run']}: {trials['episodes']} games a column, "
+        f"epsilon {trials['epsilon']:g}, sticky {trials['sticky']:g}",
+        "",
+        row("", [title for title, _ in columns]),
+        row("mean return", [f"{c['mean']:.2f}" for _, c in columns]),
+        row("standard deviation", [f"{c['std']:.2f}" for _, c in columns]),
+        row("95 % interval", ["{:.2f} to {:.2f}".format(*c["interval"]) for _, c in columns]),
+        row("different games", [str(c["distinct"]) for _, c in columns]),
+        row(f"cut off ({results['cap']} steps)", [str(c["capped"]) for _, c in columns]),
+    ]
+    for i, layer in enumerate(results["layers"]):
+        lines.append(row(f"spike rate {layer}", [f"{c['spike_rates'][i]:.4f}" for _, c in columns]))
+    lines += [
+        "",
+        "Spike rate: spikes per neuron and decision; of the ANN, the fraction of its neurons that",
+        "are not zero.",
+        "",
+    ]
+    if results["energy"] is not None:
+        ratios = results["energy"]
+        lines += [
+            f"Energy of a decision, ANN / {stage} (greedy games, operations alone):",
+            f"  {ratios['float32']:.2f}  float32",
+            f"  {ratios['int32']:.2f}  int32",
+            f"  {ratios['float32_skipping']:.2f}  float32, against an ANN that skips its zeros",
+            "",
+        ]
+    for title, column in columns:
+        lines.append(f"{title}: " + " ".join(f"{r:g}" for r in column["returns"]))
+    return "\n".join(lines)
+
+
+def ann_results(directory: Path, trials: Trials, device: str) -> dict[str, Any]:
+    """The ANN's results: read, if it has played these same trials before, otherwise played.
+
+    Args:
+        directory: Of the ANN stage.
+        trials: The games.
+        device: See `load_agent`.
+    """
+    for name in (EVALUATION, runs.METRICS):
+        if (directory / name).exists():
+            before: dict[str, Any] = read_json(directory / name)
+            if before.get("evaluation") == vars(trials):
+                print(f"the ANN has played these games before: {directory / name}")
+                return before
+    results = evaluate_agent(load_agent(directory, device), trials)
+    write_json(directory / EVALUATION, results)
+    return results
+
+
+def main(config: Config) -> None:
+    """Evaluates the ANN and the stage that is asked for."""
+    refuse_training_settings(config, "snn_rl.evaluate", (*WHICH_AGENT, "episodes", "eval"))
+    check_values(config)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    directory = stage_directory(config)
+    trials = chosen_trials(config)
+    agent = load_agent(directory, config.device)
+    ann = ann_results(directory.parent / ANN, trials, config.device)
+    network = agent.q_net.network
+    assert isinstance(network, SpikingNetwork)
+    results = {
+        "env": agent.env,
+        "run": str(directory.parent),
+        "stage": agent.stage,
+        "cap": agent.cap,
+        "layers": network.spec.names()[:-1],
+        "energy": None,
+        ANN: {key: ann[key] for key in ("greedy", "sticky")},
+        **evaluate_agent(agent, trials),
+    }
+    if network.encoding == "direct":  # what the energy model assumes
+        results["energy"] = energy_ratios(
+            network.spec, results["greedy"]["spike_rates"], ann["greedy"]["spike_rates"]
+        )
+    write_json(directory / EVALUATION, results)
+    print(f"\n{format_report(results)}\n\nwritten to {directory / EVALUATION}")
+
+
+def _train_command(config: Config) -> str:
+    words = [f"python -m snn_rl.train env={config.env} T={config.T}"]
+    for key in ("seed", "run_dir", "direct", "stages", "T_start", "T_step"):
+        value = getattr(config, key)
+        if value != getattr(Config, key):
+            words.append(f"{key}={str(value).lower() if isinstance(value, bool) else value}")
+    return " ".join(words)
+
+
+if __name__ == "__main__":
+    run_command(main, runs.presets, __doc__)

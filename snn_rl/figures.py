@@ -1,0 +1,235 @@
+"""The figures of a report, each drawn from plain numbers and returned as a matplotlib Figure.
+
+Figures are built without pyplot, so no backend is chosen for the process. A stage has the same
+colour in every one of them (palette: Okabe and Ito, safe for colour-blind readers); a hatch marks a
+stage retrained directly from the converted ANN.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+GREEDY, STICKY = "greedy", "sticky"
+RUNNING = 20  # episodes
+
+_ANN, _CONVERTED = "#555555", "#CC79A7"
+_BY_TIMESTEPS = ("#D55E00", "#E69F00", "#009E73", "#56B4E9", "#0072B2")  # T = 1, 2, ...
+_GRID = "#DDDDDD"
+_REST = "#BBBBBB"
+
+
+def colour(stage: str) -> str:
+    """The colour of a stage, by its name alone (ann, T5, T1-direct, T100-converted)."""
+    match = re.match(r"T(\d+)", stage)
+    if match is None:
+        return _ANN
+    if stage.endswith("-converted"):
+        return _CONVERTED
+    return _BY_TIMESTEPS[(int(match[1]) - 1) % len(_BY_TIMESTEPS)]
+
+
+def label(stage: str) -> str:
+    """A stage's name as an axis shows it, on up to two lines."""
+    return stage.replace("ann", "ANN").replace("-", "\n")
+
+
+def running_mean(values: Sequence[float], window: int = RUNNING) -> list[float]:
+    """Mean of each value and up to window - 1 values before it."""
+    return [float(np.mean(values[max(0, i + 1 - window) : i + 1])) for i in range(len(values))]
+
+
+def learning_curves(episodes: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
+    """Training returns and their running mean, one panel per stage from left to right.
+
+    Args:
+        episodes: [agent step, return, ...] of every finished episode, by stage.
+    """
+    # the ANN stage is far longer than the others: panels share the returns' axis, not the steps'
+    widths = [2.4 if stage == "ann" else 1.0 for stage in episodes]
+    figure = Figure(figsize=(min(11.0, 2.5 + 1.6 * sum(widths)), 4.2), layout="constrained")
+    panels = figure.subplots(
+        1, len(episodes), sharey=True, squeeze=False, gridspec_kw={"width_ratios": widths}
+    )[0]
+    for axes, (stage, rows) in zip(panels, episodes.items(), strict=True):
+        _style(axes)
+        steps, returns = [row[0] for row in rows], [row[1] for row in rows]
+        axes.plot(steps, returns, ".", color=colour(stage), alpha=0.3, markersize=5, mew=0)
+        axes.plot(steps, running_mean(returns), color=colour(stage), linewidth=2.2)
+        axes.set_title(label(stage).replace("\n", " "), color=colour(stage), fontweight="bold")
+        axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(5 if stage == "ann" else 2, prune="upper"))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    panels[0].set_ylabel("return of a training episode", fontsize=12)
+    figure.supxlabel("agent steps within the stage", fontsize=12)
+    keys = [
+        Line2D([], [], color=_ANN, marker=".", linestyle="", alpha=0.5, label="one episode"),
+        Line2D([], [], color=_ANN, linewidth=2.2, label=f"running mean of {RUNNING} episodes"),
+    ]
+    figure.legend(handles=keys, loc="outside upper right", ncols=2, frameon=False, fontsize=11)
+    figure.get_layout_engine().set(wspace=0.03)  # type: ignore[union-attr, call-arg]
+    return figure
+
+
+def rewards(trials: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
+    """Mean and standard deviation of the evaluation's returns, with every trial behind them.
+
+    Args:
+        trials: Returns by stage and column ("greedy", "sticky").
+    """
+    figure = Figure(
+        figsize=(min(11.0, max(7.2, 2.0 + 1.1 * len(trials))), 4.6), layout="constrained"
+    )
+    axes = figure.subplots()
+    _style(axes)
+    looks = ((GREEDY, -0.17, "o", True), (STICKY, 0.17, "s", False))
+    for i, (stage, columns) in enumerate(trials.items()):
+        for column, offset, marker, filled in looks:
+            returns = np.asarray(columns[column])
+            std = float(np.std(returns, ddof=1)) if len(returns) > 1 else 0.0
+            beside = np.linspace(-0.09, 0.09, len(returns)) if len(returns) > 1 else [0.0]
+            axes.plot(
+                i + offset + np.asarray(beside), returns, ".", color=colour(stage), alpha=0.3, mew=0
+            )
+            axes.errorbar(
+                i + offset,
+                float(np.mean(returns)),
+                std,
+                color=colour(stage),
+                marker=marker,
+                markersize=9,
+                markerfacecolor=colour(stage) if filled else "white",
+                markeredgewidth=1.8,
+                elinewidth=1.8,
+                capsize=5,
+                capthick=1.8,
+            )
+    keys: list[Line2D] = [
+        Line2D([], [], color=_ANN, marker="o", markersize=8, linestyle="", label="greedy"),
+        Line2D(
+            [],
+            [],
+            color=_ANN,
+            marker="s",
+            markersize=8,
+            markerfacecolor="white",
+            linestyle="",
+            label="sticky actions",
+        ),
+        Line2D([], [], color=_ANN, marker=".", alpha=0.5, linestyle="", label="one game"),
+    ]
+    if "ann" in trials:
+        mean = float(np.mean(trials["ann"][GREEDY]))
+        axes.axhline(mean, color=_ANN, linestyle=(0, (4, 3)), linewidth=1.1, zorder=1)
+        keys.append(Line2D([], [], color=_ANN, linestyle=(0, (4, 3)), label="ANN, greedy mean"))
+    _stage_ticks(axes, list(trials))
+    axes.set_ylabel("return of a game (mean ± std)", fontsize=12)
+    figure.legend(handles=keys, loc="outside upper right", ncols=4, frameon=False, fontsize=11)
+    return figure
+
+
+def spike_rates(layers: Sequence[str], rates: Mapping[str, Sequence[float]]) -> Figure:
+    """Spikes per neuron and decision of every hidden layer, and over all of them.
+
+    Args:
+        layers: Names of the groups of bars.
+        rates: A number for each of them, by spiking stage.
+    """
+    converted = [stage for stage in rates if stage.endswith("-converted")]
+    retrained = [stage for stage in rates if stage not in converted]
+    # conversion alone takes many timesteps and ten times the spikes: it has a scale of its own
+    groups = [group for group in (retrained, converted) if group]
+    widths = [2.0, 1.1][: len(groups)]
+    figure = Figure(figsize=(min(11.0, 6.0 + len(rates)), 4.6), layout="constrained")
+    panels = figure.subplots(1, len(groups), squeeze=False, gridspec_kw={"width_ratios": widths})[0]
+    for axes, group in zip(panels, groups, strict=True):
+        _style(axes)
+        width = 0.8 / len(group)
+        for k, stage in enumerate(group):
+            centres = np.arange(len(layers)) - 0.4 + (k + 0.5) * width
+            axes.bar(centres, rates[stage], 0.9 * width, **_bar(stage))
+        axes.set_xticks(range(len(layers)), layers)
+        axes.tick_params(axis="x", length=0, labelsize=11)
+        axes.set_ylabel("spikes per neuron and decision", fontsize=12)
+        if group is converted:
+            axes.set_title("conversion only", fontsize=12)
+        elif converted:
+            axes.set_title("retrained stages", fontsize=12)
+    keys = [Patch(**_bar(stage), label=label(stage).replace("\n", " ")) for stage in rates]
+    figure.legend(handles=keys, loc="outside upper right", ncols=8, frameon=False, fontsize=11)
+    return figure
+
+
+def energies(bars: Mapping[str, Mapping[str, tuple[float, float]]]) -> Figure:
+    """Energy of one decision, the first layer apart from what is behind it.
+
+    Args:
+        bars: By kind of arithmetic and by stage: (first layer, layers behind it), in microjoule.
+            The stage "ann" is the dense ANN, and "ann-skips zeros" the one that skips zeros.
+    """
+    names = [label(stage).replace("\n", " ") for stage in next(iter(bars.values()))]
+    figure = Figure(figsize=(11.0, 1.9 + 0.42 * len(names)), layout="constrained")
+    panels = figure.subplots(1, len(bars), squeeze=False, sharey=True)[0]
+    for axes, (arithmetic, stages) in zip(panels, bars.items(), strict=True):
+        _style(axes, grid="x")
+        dense = sum(stages["ann"])
+        for i, (stage, (first, behind)) in enumerate(stages.items()):
+            axes.barh(i, first, 0.7, color=_REST, edgecolor="white")
+            axes.barh(i, behind, 0.7, left=first, **_bar(stage))
+            axes.annotate(
+                f"{dense / (first + behind):.1f}×",
+                (first + behind, i),
+                xytext=(5, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=11,
+            )
+        axes.margins(x=0.12)
+        axes.set_title(arithmetic, fontsize=12)
+        axes.set_xlabel("energy of one decision (µJ)", fontsize=12)
+    panels[0].set_yticks(range(len(names)), names)
+    panels[0].invert_yaxis()
+    for axes in panels:
+        axes.tick_params(axis="y", length=0)
+    keys = [
+        Patch(facecolor=_REST, label="first layer (MAC)"),
+        Patch(facecolor=_ANN, label="ANN's other layers (MAC)"),
+        Patch(facecolor=_BY_TIMESTEPS[0], label="spiking layers, by stage (AC)"),
+        Line2D(
+            [],
+            [],
+            linestyle="",
+            marker="$n×$",
+            markersize=18,
+            color="black",
+            label="times less than the dense ANN",
+        ),
+    ]
+    figure.legend(handles=keys, loc="outside upper center", ncols=4, frameon=False, fontsize=11)
+    return figure
+
+
+def _bar(stage: str) -> dict[str, Any]:
+    hatch = "///" if stage.endswith(("-direct", "-skips zeros")) else None
+    return {"facecolor": colour(stage), "edgecolor": "white", "hatch": hatch}
+
+
+def _stage_ticks(axes: Axes, stages: Sequence[str]) -> None:
+    # all on two lines, or the first lines would not stand level
+    names = [name if "\n" in name else f"{name}\n" for name in map(label, stages)]
+    axes.set_xticks(range(len(stages)), names)
+    axes.tick_params(axis="x", length=0)
+    axes.set_xlim(-0.6, len(stages) - 0.4)
+
+
+def _style(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_axisbelow(True)
+    axes.grid(axis=grid, color=_GRID, linewidth=0.8)
+    axes.tick_params(labelsize=11)

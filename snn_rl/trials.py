@@ -1,0 +1,183 @@
+"""Trials of a finished stage: its agent as the run's directory describes it, and its games."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.utils import get_device
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+from tqdm import tqdm
+
+from snn_rl import runs
+from snn_rl.agents import Evaluation, SpikingQNetwork, evaluate
+from snn_rl.agents.policies import network_spec
+from snn_rl.checkpoint import load_network, read_json
+from snn_rl.envs import make_env
+from snn_rl.errors import UserError
+from snn_rl.iir import SETTINGS
+from snn_rl.networks import SpikingNetwork
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Which games are played.
+
+    Attributes:
+        episodes: Games of each column.
+        seed: Of the first game.
+        epsilon: Probability of a random action.
+        sticky: Sticky-action probability of the sticky column; the greedy column has none.
+    """
+
+    episodes: int
+    seed: int
+    epsilon: float
+    sticky: float
+
+
+@dataclass(frozen=True)
+class Agent:
+    """A finished stage's network, with the environment it was made for.
+
+    Attributes:
+        stage: ann, T1, ...
+        q_net: Q-values from observations, on its device.
+        settings: What the stage was trained with, flat, from its settings.json.
+    """
+
+    stage: str
+    q_net: SpikingQNetwork
+    settings: dict[str, Any]
+
+    @property
+    def env(self) -> str:
+        """The environment's id."""
+        return str(self.settings["env"])
+
+    @property
+    def cap(self) -> int:
+        """Agent steps after which a game is cut off."""
+        return int(self.settings["rollout.cap"])
+
+    def make_env(self, n_envs: int, seed: int, sticky: float = 0.0, render: bool = False) -> VecEnv:
+        """Whole, unclipped games with the observations that the agent was trained on."""
+        return _make_env(self.settings, n_envs, seed, sticky, render)
+
+
+def load_agent(directory: Path, device: str = "auto") -> Agent:
+    """Loads a stage's network and what it was trained with.
+
+    Args:
+        directory: Of the stage.
+        device: "auto", "cpu", "cuda", ...
+
+    Raises:
+        UserError: A file is missing or damaged, or the network does not fit the environment.
+    """
+    settings = read_json(directory / SETTINGS)
+    path = directory / runs.NETWORK
+    network, _ = load_network(path)
+    env = _make_env(settings, 1, 0)
+    needed = network_spec(
+        settings["network"], env.observation_space, env.action_space, settings["bias"]
+    )
+    if network.spec != needed:
+        raise UserError(
+            f"{path} does not fit env={settings['env']}: it takes images "
+            f"{network.spec.input_shape} to {network.spec.outputs} Q-values, needed are "
+            f"{needed.input_shape} and {needed.outputs}, with the layers of "
+            f"network={settings['network']}"
+        )
+    spiking: dict[str, Any] = {}
+    if isinstance(network, SpikingNetwork):
+        spiking = {
+            "timesteps": network.timesteps,
+            "surrogate": network.surrogate,
+            "encoding": network.encoding,
+        }
+    q_net = SpikingQNetwork(
+        env.observation_space,
+        env.action_space,  # type: ignore[arg-type]
+        settings["network"],
+        bias=settings["bias"],
+        **spiking,
+    )
+    env.close()
+    q_net.network.load_state_dict(network.state_dict())
+    q_net.set_training_mode(False)
+    return Agent(directory.name, q_net.to(get_device(device)), settings)
+
+
+def evaluate_agent(agent: Agent, trials: Trials) -> dict[str, Any]:
+    """Plays the greedy and the sticky trials, with a progress bar.
+
+    Returns:
+        "evaluation": the trials; "greedy" and "sticky": each an `Evaluation.to_dict`.
+    """
+    results: dict[str, Any] = {"evaluation": asdict(trials)}
+    for column, sticky in (("greedy", 0.0), ("sticky", trials.sticky)):
+        results[column] = _play(agent, trials, column, sticky).to_dict()
+    return results
+
+
+def summary(column: dict[str, Any]) -> str:
+    """One line on one column of `evaluate_agent`."""
+    return (
+        f"{column['mean']:.2f} ± {column['std']:.2f} over {column['episodes']} games, "
+        f"{column['distinct']} of them distinct"
+    )
+
+
+def _play(agent: Agent, trials: Trials, column: str, sticky: float) -> Evaluation:
+    with tqdm(
+        total=trials.episodes, desc=f"{agent.stage} {column}", unit="game", dynamic_ncols=True
+    ) as bar:
+
+        def make_watched(n_envs: int, seed: int) -> VecEnv:
+            return _Watched(agent.make_env(n_envs, seed, sticky), bar)
+
+        return evaluate(agent.q_net, make_watched, trials.episodes, trials.seed, trials.epsilon)
+
+
+class _Watched(VecEnvWrapper):
+    """Moves a progress bar when an environment's first game ends."""
+
+    def __init__(self, venv: VecEnv, bar: "tqdm[Any]"):
+        super().__init__(venv)
+        self.bar = bar
+        self.steps = 0
+        self.playing = set(range(venv.num_envs))
+
+    def reset(self) -> Any:
+        """Resets all environments."""
+        return self.venv.reset()
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Waits for the step and counts the games that it ended."""
+        result = self.venv.step_wait()
+        self.steps += 1
+        for i in list(self.playing):
+            episode = result[3][i].get("episode")
+            if episode is not None:
+                self.playing.remove(i)
+                self.bar.update()
+        if self.steps % 50 == 0:
+            self.bar.set_postfix_str(f"{self.steps} steps into {self.num_envs} games")
+        return result
+
+
+def _make_env(
+    settings: dict[str, Any], n_envs: int, seed: int, sticky: float = 0.0, render: bool = False
+) -> VecEnv:
+    return make_env(
+        settings["env"],
+        n_envs,
+        seed,
+        training=False,
+        frame_stack=settings["rollout.frame_stack"],
+        frames=settings["rollout.frames"],
+        sticky=sticky,
+        cap=settings["rollout.cap"],
+        render=render,
+    )

@@ -1,0 +1,325 @@
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from safetensors import safe_open
+from stable_baselines3.common.callbacks import EvalCallback, StopTrainingOnMaxEpisodes
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+from snn_rl.agents import SpikingDQN
+from snn_rl.agents.objectives import OBJECTIVES
+from snn_rl.errors import UserError
+from snn_rl.lif import MIN_THRESHOLD
+from snn_rl.networks import AnalogNetwork, SpikingNetwork
+
+MakeCatch = Callable[..., VecEnv]
+
+
+def make_model(env: VecEnv, timesteps: int | None = None, **kwargs: Any) -> SpikingDQN:
+    policy_kwargs = {"network": "cartpole", "timesteps": timesteps, "bias": True}
+    settings: dict[str, Any] = {
+        "learning_rate": 1e-3,
+        "buffer_size": 200,
+        "learning_starts": 16,
+        "batch_size": 16,
+        "train_freq": 2,
+        "target_update_interval": 10,
+        "seed": 0,
+        "device": "cpu",
+    }
+    policy_kwargs |= kwargs.pop("policy_kwargs", {})
+    model = SpikingDQN("SpikingDQNPolicy", env, policy_kwargs=policy_kwargs, **settings | kwargs)
+    if isinstance(model.network, SpikingNetwork):
+        with torch.no_grad():
+            for neuron in model.network.neurons:
+                neuron.v_threshold.fill_(0.05)  # lets an untrained network fire
+                neuron.leak.fill_(0.9)  # off the end of its range
+        model.q_net_target.load_state_dict(model.q_net.state_dict())
+    return model
+
+
+def copies(model: SpikingDQN) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.tensors().items()}
+
+
+def images(model: SpikingDQN, count: int = 8) -> Tensor:
+    env = model.get_env()
+    assert env is not None
+    return torch.as_tensor(np.concatenate([env.reset() for _ in range(count)]))
+
+
+# --- learning ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("double", [False, True])
+def test_spiking_agent_learns_by_every_objective(
+    make_catch: MakeCatch, objective: str, double: bool
+) -> None:
+    env = make_catch()
+    teacher = make_model(env).network
+    model = make_model(env, 3, objective=objective, teacher=teacher, double=double, n_steps=3)
+    before = {name: p.clone() for name, p in model.q_net.named_parameters()}
+    taught = {name: p.clone() for name, p in teacher.named_parameters()}
+    model.learn(100)
+    changed = {
+        name for name, p in model.q_net.named_parameters() if not torch.equal(p, before[name])
+    }
+    assert changed == set(before), "weights, biases, thresholds and leaks all learn"
+    assert np.isfinite(model.last_loss)
+    assert isinstance(model.network, SpikingNetwork)
+    for neuron in model.network.neurons:
+        assert neuron.v_threshold.item() > 0
+        assert 0 <= neuron.leak.item() <= 1
+    for name, p in teacher.named_parameters():
+        assert torch.equal(p, taught[name]), "the teacher is left alone"
+
+
+def test_thresholds_stay_positive_under_any_step(make_catch: MakeCatch) -> None:
+    model = make_model(make_catch(), 3, learning_rate=1.0)
+    model.learn(40)
+    assert isinstance(model.network, SpikingNetwork)
+    thresholds = [neuron.v_threshold.item() for neuron in model.network.neurons]
+    leaks = [neuron.leak.item() for neuron in model.network.neurons]
+    assert min(thresholds) >= MIN_THRESHOLD * (1 - 1e-6)
+    assert all(0 <= leak <= 1 for leak in leaks)
+    assert not all(0.04 < v < 0.06 for v in thresholds), "the steps were large"
+
+
+@pytest.mark.parametrize("objective", ["distill", "distill+td"])
+def test_distillation_needs_a_teacher(make_catch: MakeCatch, objective: str) -> None:
+    with pytest.raises(ValueError, match="teacher"):
+        make_model(make_catch(), 1, objective=objective).learn(40)
+
+
+def test_unknown_objective_is_refused(make_catch: MakeCatch) -> None:
+    with pytest.raises(ValueError, match="objective"):
+        make_model(make_catch(), objective="imitate")
+
+
+def test_bf16_trains_float32_weights(make_catch: MakeCatch) -> None:
+    model = make_model(make_catch(), 2, bf16=True)
+    before = copies(model)
+    model.learn(40)
+    assert np.isfinite(model.last_loss)
+    assert all(p.dtype == torch.float32 for p in model.policy.parameters())
+    assert not torch.equal(
+        model.tensors()["policy.q_net.network.head.weight"],
+        before["policy.q_net.network.head.weight"],
+    )
+
+
+def test_same_seed_learns_the_same(make_catch: MakeCatch) -> None:
+    def run(seed: int) -> dict[str, Tensor]:
+        return make_model(make_catch(seed=0), 2, seed=seed).learn(60).tensors()
+
+    one, same, other = run(1), run(1), run(2)
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_target_follows_at_its_interval(make_catch: MakeCatch) -> None:
+    model = make_model(make_catch(n_envs=1), 2, train_freq=1, target_update_interval=50)
+    before = copies(model)
+    model.learn(49)
+    weight = "network.head.weight"
+    target = model.q_net_target.state_dict()
+    assert torch.equal(target[weight], before[f"policy.q_net_target.{weight}"])
+    assert not torch.equal(target[weight], model.q_net.state_dict()[weight])
+    model.learn(1, reset_num_timesteps=False)
+    target = model.q_net_target.state_dict()
+    assert not torch.equal(target[weight], before[f"policy.q_net_target.{weight}"])
+
+
+# --- Stable-Baselines3 around it --------------------------------------------------------------
+
+
+def test_callbacks_and_evaluate_policy_work(make_catch: MakeCatch, tmp_path: Path) -> None:
+    model = make_model(make_catch(), 1)
+    evaluator = EvalCallback(
+        make_catch(seed=10),
+        n_eval_episodes=3,
+        eval_freq=20,
+        best_model_save_path=str(tmp_path),
+        verbose=0,
+    )
+    model.learn(100, callback=evaluator)
+    assert np.isfinite(evaluator.best_mean_reward)
+    # the best model is written with a name that ends in neither .zip nor a pickle's
+    assert list(tmp_path.iterdir()) == [tmp_path / "best_model.safetensors"]
+    assert not zipfile.is_zipfile(tmp_path / "best_model.safetensors")
+    model.learn(10_000, callback=StopTrainingOnMaxEpisodes(4))
+    assert model.num_timesteps < 100
+    returns, lengths = evaluate_policy(
+        model, make_catch(seed=20), n_eval_episodes=5, return_episode_rewards=True
+    )
+    assert lengths == [6] * 5
+    assert set(returns) <= {-1.0, 1.0}
+
+
+@pytest.mark.parametrize("timesteps", [None, 3])
+def test_predict_is_greedy_unless_asked(make_catch: MakeCatch, timesteps: int | None) -> None:
+    model = make_model(make_catch(), timesteps)
+    obs = images(model)
+    with torch.no_grad():
+        best = model.q_net(obs).argmax(1).numpy()
+    actions, _ = model.predict(obs.numpy(), deterministic=True)
+    assert (actions == best).all()
+    model.exploration_rate = 1.0
+    sampled = np.stack([model.predict(obs.numpy(), deterministic=False)[0] for _ in range(20)])
+    assert (sampled != best).any()
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("timesteps", [None, 1, 3])
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.RMSprop])
+def test_load_restores_what_save_wrote(
+    make_catch: MakeCatch,
+    tmp_path: Path,
+    timesteps: int | None,
+    optimizer: type[torch.optim.Optimizer],
+) -> None:
+    model = make_model(
+        make_catch(),
+        timesteps,
+        double=True,
+        gamma=0.9,
+        n_steps=2,
+        sharpness=2.0,
+        policy_kwargs={"optimizer_class": optimizer, "optimizer_kwargs": {"eps": 1e-4}},
+    )
+    model.learn(60)
+    model.save(tmp_path / "agent")
+    loaded = SpikingDQN.load(tmp_path / "agent", env=make_catch(), device="cpu")
+
+    obs = images(model)
+    assert torch.equal(loaded.q_net(obs), model.q_net(obs))
+    assert torch.equal(loaded.q_net_target(obs), model.q_net_target(obs))
+    expected, found = model.policy.optimizer.state_dict(), loaded.policy.optimizer.state_dict()
+    assert expected["state"], "there is something to compare"
+    assert found["param_groups"] == expected["param_groups"]
+    assert found["state"].keys() == expected["state"].keys()
+    for index, moments in expected["state"].items():
+        assert found["state"][index].keys() == moments.keys()
+        for key, value in moments.items():
+            assert torch.equal(torch.as_tensor(found["state"][index][key]), torch.as_tensor(value))
+    for name in ("double", "gamma", "n_steps", "sharpness", "num_timesteps", "_n_updates"):
+        assert getattr(loaded, name) == getattr(model, name)
+    assert type(loaded.network) is type(model.network)
+    assert loaded.network.spec == model.network.spec
+
+
+def test_a_loaded_agent_takes_the_same_next_step(make_catch: MakeCatch, tmp_path: Path) -> None:
+    model = make_model(make_catch(), 2)
+    model.learn(60)
+    model.save(tmp_path / "agent")
+    model.save_replay_buffer(tmp_path / "buffer")
+    loaded = SpikingDQN.load(tmp_path / "agent", env=make_catch(), device="cpu")
+    loaded.load_replay_buffer(tmp_path / "buffer")
+    for agent in (model, loaded):
+        agent.set_logger(model.logger)
+        agent._current_progress_remaining = 1.0
+        np.random.seed(0)
+        agent.train(gradient_steps=3, batch_size=16)
+    expected = model.tensors()
+    assert all(torch.equal(t, expected[name]) for name, t in loaded.tensors().items())
+
+
+def test_load_replaces_settings(make_catch: MakeCatch, tmp_path: Path) -> None:
+    model = make_model(make_catch(), 1)
+    model.save(tmp_path / "agent")
+    teacher = make_model(make_catch()).network
+    loaded = SpikingDQN.load(
+        tmp_path / "agent", env=make_catch(), objective="distill", teacher=teacher, gamma=0.5
+    )
+    loaded.learn(40)
+    assert loaded.gamma == 0.5
+    assert np.isfinite(loaded.last_loss)
+
+
+def test_files_are_safetensors_without_pickles(make_catch: MakeCatch, tmp_path: Path) -> None:
+    model = make_model(make_catch(), 1)
+    model.learn(30)
+    model.save(tmp_path / "agent")
+    (path,) = tmp_path.iterdir()
+    assert path.name == "agent.safetensors"
+    with safe_open(path, framework="pt") as file:
+        assert set(file.keys()) == set(model.tensors())
+    assert not zipfile.is_zipfile(path)
+    with path.open("rb") as stream, pytest.raises(Exception, match=r"."):
+        pickle.load(stream)
+
+
+def make_other(**changes: Any) -> VecEnv:
+    """Environments with other images, or other actions."""
+    shape, actions = changes.get("shape", (2, 42, 30)), changes.get("actions", 3)
+
+    class Other(gym.Env[Any, int]):
+        observation_space = spaces.Box(0, 255, shape, np.uint8)
+        action_space = spaces.Discrete(actions)
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            return self.observation_space.sample(), {}
+
+    return make_vec_env(Other)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"actions": 4}, {"shape": (3, 42, 30)}, {"shape": (2, 84, 84)}, {"shape": (2, 20, 20)}],
+    ids=["actions", "channels", "larger", "too small"],
+)
+def test_an_environment_of_other_shapes_is_refused(
+    make_catch: MakeCatch, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    model = make_model(make_catch())
+    model.save(tmp_path / "agent")
+    with pytest.raises(UserError) as caught:
+        SpikingDQN.load(tmp_path / "agent", env=make_other(**changes))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_network_of_other_shapes_is_refused(make_catch: MakeCatch) -> None:
+    model = make_model(make_catch())
+    other = make_model(make_other(actions=4))
+    with pytest.raises(UserError, match="does not fit"):
+        model.load_network(other.network)
+
+
+def test_load_network_takes_the_target_along(make_catch: MakeCatch) -> None:
+    source = AnalogNetwork(make_model(make_catch()).network.spec)
+    model = make_model(make_catch())
+    model.load_network(source)
+    for network in (model.q_net.network, model.q_net_target.network):
+        for name, tensor in source.state_dict().items():
+            assert torch.equal(network.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize("keep", [0, 7, 100, -1])
+def test_a_damaged_file_is_refused(make_catch: MakeCatch, tmp_path: Path, keep: int) -> None:
+    make_model(make_catch()).save(tmp_path / "agent")
+    path = tmp_path / "agent.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(UserError, match=r"agent\.safetensors"):
+        SpikingDQN.load(tmp_path / "agent", env=make_catch())
+
+
+def test_what_load_and_save_cannot_do_is_said(make_catch: MakeCatch, tmp_path: Path) -> None:
+    model = make_model(make_catch())
+    model.save(tmp_path / "agent")
+    with pytest.raises(ValueError, match="needs env"):
+        SpikingDQN.load(tmp_path / "agent")
+    with pytest.raises(ValueError, match="neither"):
+        model.save(tmp_path / "agent", exclude=["policy"])

@@ -1,0 +1,217 @@
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env import VecEnv
+
+from snn_rl.agents import SpikingQNetwork, evaluate
+from snn_rl.agents.evaluation import Evaluation
+from snn_rl.convert import spike_rates
+
+IMAGES = spaces.Box(0, 255, (1, 29, 29), np.uint8)
+ACTIONS = spaces.Discrete(4)
+SEED = 100
+
+
+class FakeGames(VecEnv):
+    """Environment `seed` plays a game of known length; its return spells the actions taken.
+
+    A game that is over is followed by others of return -1000, which must not be counted.
+    """
+
+    def __init__(self, n_envs: int, seed: int, length: Callable[[int], int]):
+        self.seeds = range(seed, seed + n_envs)
+        self.length = length
+        self.metadata = {}
+        self.closed = False
+        super().__init__(n_envs, IMAGES, ACTIONS)
+
+    def reset(self) -> NDArray[np.uint8]:
+        self.step_count = 0
+        self.taken: list[list[int]] = [[] for _ in self.seeds]
+        return self._obs()
+
+    def step_async(self, actions: NDArray[np.int_]) -> None:
+        for taken, action in zip(self.taken, actions, strict=True):
+            taken.append(int(action))
+
+    def step_wait(self) -> Any:
+        self.step_count += 1
+        dones = np.zeros(self.num_envs, bool)
+        infos: list[dict[str, Any]] = [{} for _ in self.seeds]
+        for i, seed in enumerate(self.seeds):
+            length = self.length(seed)
+            dones[i] = self.step_count % length == 0
+            if dones[i]:
+                first = self.step_count == length
+                score = spell(self.taken[i]) if first else -1000.0
+                infos[i]["episode"] = {"r": score, "l": self.step_count, "t": 0.0}
+                infos[i]["TimeLimit.truncated"] = seed % 5 == 0
+            elif self.step_count == 2:
+                dones[i] = True  # a life lost: an end for training, not of the game
+        return self._obs(), np.zeros(self.num_envs, np.float32), dones, infos
+
+    def close(self) -> None:
+        self.closed = True
+
+    def _obs(self) -> NDArray[np.uint8]:
+        rngs = [np.random.default_rng([seed, self.step_count]) for seed in self.seeds]
+        # coarse patterns: a network answers fine noise with its average
+        return np.stack(
+            [
+                np.kron(rng.integers(2, size=(1, 4, 4)), np.full((1, 8, 8), 255))[:, :29, :29]
+                for rng in rngs
+            ]
+        ).astype(np.uint8)
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        return [None] * self.num_envs
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        raise NotImplementedError
+
+    def env_method(self, method_name: str, *args: Any, **kwargs: Any) -> list[Any]:
+        raise NotImplementedError
+
+    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+        return [False] * self.num_envs
+
+
+def spell(actions: list[int]) -> float:
+    """A number that tells every course of at most 20 actions from every other."""
+    return float(sum((action + 1) * 5**i for i, action in enumerate(actions)))
+
+
+def varied(seed: int) -> int:
+    """Lengths from 3 to 19 steps."""
+    return 3 + seed * 7 % 17
+
+
+def q_network(timesteps: int | None = None) -> SpikingQNetwork:
+    torch.manual_seed(0)
+    q_net = SpikingQNetwork(IMAGES, ACTIONS, network="cartpole", timesteps=timesteps, bias=True)
+    with torch.no_grad():
+        for layer in [*q_net.network.synapses, q_net.network.head]:
+            layer.weight.mul_(5)  # so that actions differ from picture to picture
+    return q_net
+
+
+def trials(episodes: int = 12, **options: Any) -> Evaluation:
+    length = options.pop("length", varied)
+    seed = options.pop("seed", SEED)
+    q_net = options.pop("q_net", None) or q_network()
+    return evaluate(q_net, lambda n, s: FakeGames(n, s, length), episodes, seed, **options)
+
+
+def greedy_return(q_net: SpikingQNetwork, seed: int) -> float:
+    """One trial, alone, by the book."""
+    env = FakeGames(1, seed, varied)
+    obs, actions = env.reset(), []
+    for _ in range(varied(seed)):
+        with torch.no_grad():
+            actions.append(int(q_net(torch.as_tensor(obs)).argmax()))
+        obs = env.step(np.array(actions[-1:]))[0]
+    return spell(actions)
+
+
+@pytest.mark.parametrize("side_by_side", [1, 5, 12])
+def test_every_trial_is_the_first_game_of_its_own_environment(side_by_side: int) -> None:
+    result = trials(side_by_side=side_by_side)
+    assert result.lengths == [varied(SEED + i) for i in range(12)]
+    assert result.returns == [greedy_return(q_network(), SEED + i) for i in range(12)]
+    assert len({a for r in result.returns for a in np.base_repr(int(r), 5)}) > 1
+
+
+def test_short_games_are_not_favoured() -> None:
+    # a pool of environments that refill would fit many games of 3 steps beside one of 60
+    result = trials(10, length=lambda seed: 60 if seed % 2 else 3, side_by_side=5)
+    assert result.lengths == [3, 60] * 5
+
+
+def test_every_environment_is_closed() -> None:
+    made: list[FakeGames] = []
+
+    def make(n_envs: int, seed: int) -> VecEnv:
+        made.append(FakeGames(n_envs, seed, varied))
+        return made[-1]
+
+    evaluate(q_network(), make, 7, SEED, side_by_side=3)
+    assert [(env.num_envs, env.seeds[0]) for env in made] == [(3, 100), (3, 103), (1, 106)]
+    assert all(env.closed for env in made)
+
+
+def test_distinct_games_are_told_apart_by_their_actions() -> None:
+    result = trials(12)
+    assert result.distinct == len(set(result.returns))
+    q_net = q_network()
+    with torch.no_grad():
+        q_net.network.head.weight.zero_()  # always the same action: only lengths differ
+    same = trials(12, q_net=q_net, length=lambda seed: 3 + seed % 4)
+    assert same.distinct == len(set(same.returns)) == 4
+
+
+def test_capped_trials_are_counted() -> None:
+    assert trials(12).capped == sum((SEED + i) % 5 == 0 for i in range(12))
+
+
+def test_random_actions_depend_on_the_trial_alone() -> None:
+    greedy, one = trials(), trials(epsilon=0.5)
+    assert one.returns != greedy.returns
+    assert one.returns == trials(epsilon=0.5).returns
+    assert one.returns == trials(epsilon=0.5, side_by_side=1).returns
+    assert one.returns[4:] == trials(8, epsilon=0.5, seed=SEED + 4).returns
+    assert len(set(one.returns)) == 12
+
+
+def test_epsilon_is_the_share_of_random_actions() -> None:
+    q_net = q_network()
+    with torch.no_grad():
+        q_net.network.head.weight.zero_()
+        q_net.network.head.bias.copy_(torch.tensor([0.0, 0.0, 1.0, 0.0]))
+    counts = np.zeros(4)
+
+    class Counting(FakeGames):
+        def step_async(self, actions: NDArray[np.int_]) -> None:
+            np.add.at(counts, actions, 1)
+            super().step_async(actions)
+
+    evaluate(q_net, lambda n, s: Counting(n, s, lambda _: 200), 20, SEED, epsilon=0.4)
+    shares = counts / counts.sum()
+    # 4000 actions: the standard error of a share is below 0.008
+    np.testing.assert_allclose(shares, [0.1, 0.1, 0.7, 0.1], atol=0.04)
+
+
+@pytest.mark.parametrize("timesteps", [None, 2])
+def test_spike_rates_are_those_of_the_states_played(timesteps: int | None) -> None:
+    q_net = q_network(timesteps)
+    # games of one step: each has a single state, and counts as much as any other
+    result = trials(5, q_net=q_net, side_by_side=4, length=lambda _: 1)
+    states = torch.as_tensor(FakeGames(5, SEED, varied).reset())
+    assert result.spike_rates == pytest.approx(spike_rates(q_net.network, q_net.images(states)))
+    assert len(result.spike_rates) == len(q_net.network.spec.layers)
+    assert max(result.spike_rates) > 0
+
+
+def test_summary_of_known_returns() -> None:
+    returns = [1.0, 2.0, 4.0, 9.0]
+    result = Evaluation(returns, [1] * 4, distinct=4, capped=0, spike_rates=[])
+    assert result.mean == 4.0
+    assert result.std == pytest.approx((38 / 3) ** 0.5)
+    low, high = result.interval
+    assert min(returns) <= low < result.mean < high <= max(returns)
+    assert result.interval == (low, high), "the draws are the same every time"
+    assert result.to_dict()["episodes"] == 4
+    single = Evaluation([7.0], [1], distinct=1, capped=0, spike_rates=[])
+    assert (single.std, single.interval) == (0.0, (7.0, 7.0))
+
+
+def test_interval_covers_as_the_normal_one_does_for_many_trials() -> None:
+    returns = list(np.random.default_rng(0).normal(size=400))
+    result = Evaluation(returns, [1] * 400, distinct=400, capped=0, spike_rates=[])
+    half = 1.96 * result.std / 20
+    expected = (result.mean - half, result.mean + half)
+    assert result.interval == pytest.approx(expected, abs=0.1 * half)

@@ -1,0 +1,121 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3.common.type_aliases import ReplayBufferSamples
+from torch import Tensor, nn
+
+from snn_rl.agents.objectives import distill_loss, td_loss
+
+ROWS, FEATURES, ACTIONS, GAMMA = 32, 5, 4, 0.9
+
+
+def transitions(n_step: bool) -> ReplayBufferSamples:
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return 3 * torch.randn(*shape, generator=generator)
+
+    # rows of an n-step buffer may span fewer steps than n
+    powers = torch.randint(1, 4, (ROWS, 1), generator=generator)
+    return ReplayBufferSamples(
+        observations=normal(ROWS, FEATURES),
+        actions=torch.randint(ACTIONS, (ROWS, 1), generator=generator),
+        next_observations=normal(ROWS, FEATURES),
+        dones=(torch.rand(ROWS, 1, generator=generator) < 0.3).float(),
+        rewards=normal(ROWS, 1),
+        discounts=GAMMA**powers if n_step else None,
+    )
+
+
+def networks() -> tuple[nn.Linear, nn.Linear]:
+    torch.manual_seed(1)
+    return nn.Linear(FEATURES, ACTIONS), nn.Linear(FEATURES, ACTIONS)
+
+
+@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("n_step", [False, True])
+@torch.no_grad()
+def test_td_loss_row_by_row(double: bool, n_step: bool) -> None:
+    batch, (q_net, target_net) = transitions(n_step), networks()
+    total, differing = 0.0, 0
+    for i in range(ROWS):
+        following = [float(q) for q in target_net(batch.next_observations[i])]
+        chosen = following.index(max(following))
+        if double:
+            own = [float(q) for q in q_net(batch.next_observations[i])]
+            differing += chosen != own.index(max(own))
+            chosen = own.index(max(own))
+        target = float(batch.rewards[i])
+        if not batch.dones[i]:
+            discount = GAMMA if batch.discounts is None else float(batch.discounts[i])
+            target += discount * following[chosen]
+        error = abs(float(q_net(batch.observations[i])[batch.actions[i]]) - target)
+        total += 0.5 * error**2 if error < 1 else error - 0.5
+    loss = td_loss(q_net(batch.observations), batch, q_net, target_net, GAMMA, double)
+    assert float(loss) == pytest.approx(total / ROWS, rel=1e-5)
+    assert bool(differing) == double  # else the two targets are not told apart
+
+
+def test_td_loss_has_no_gradient_through_the_target() -> None:
+    batch, (q_net, target_net) = transitions(False), networks()
+    q_values = q_net(batch.observations).detach().requires_grad_()
+    td_loss(q_values, batch, q_net, target_net, GAMMA, True).backward()
+    assert all(p.grad is None for net in (q_net, target_net) for p in net.parameters())
+    assert q_values.grad is not None
+    taken = torch.zeros_like(q_values).scatter_(1, batch.actions, 1.0)
+    assert ((q_values.grad != 0) == (taken != 0)).all()
+
+
+def q_values(seed: int, scale: float = 1.0) -> Tensor:
+    return scale * torch.randn(ROWS, ACTIONS, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("sharpness", [1.0, 3.0])
+@pytest.mark.parametrize("scale", [0.01, 1.0, 50.0])
+def test_distill_loss_in_numpy(sharpness: float, scale: float) -> None:
+    student, teacher = q_values(0, scale), q_values(1, scale)
+    s_rows, t_rows = student.double().numpy(), teacher.double().numpy()
+    sizes = [np.abs(t - t.mean()).mean() for t in t_rows]
+    total = 0.0
+    for s, t, size in zip(s_rows, t_rows, sizes, strict=True):
+        unit = (size + np.mean(sizes)) / 2
+        p = np.exp(sharpness * (t - t.mean()) / unit)
+        q = np.exp(sharpness * (s - s.mean()) / unit)
+        p, q = p / p.sum(), q / q.sum()
+        total += float((p * np.log(p / q)).sum())
+    # the loss adds a small constant to the unit, felt where the teacher's scale is small
+    expected = pytest.approx(total / ROWS, rel=1e-3)
+    assert float(distill_loss(student, teacher, sharpness)) == expected
+
+
+def test_distill_loss_is_zero_only_at_the_teachers_preferences() -> None:
+    teacher = q_values(1)
+    assert float(distill_loss(teacher, teacher)) == pytest.approx(0.0, abs=1e-6)
+    assert float(distill_loss(q_values(0), teacher)) > 0.1
+
+
+def test_distill_loss_ignores_the_level_of_q() -> None:
+    student, teacher = q_values(0), q_values(1)
+    reference = float(distill_loss(student, teacher))
+    level = q_values(2)[:, :1]
+    assert float(distill_loss(student + level, teacher)) == pytest.approx(reference, rel=1e-4)
+    assert float(distill_loss(student, teacher - 7)) == pytest.approx(reference, rel=1e-4)
+
+
+def test_distill_loss_ties_the_students_scale_to_the_teachers() -> None:
+    student, teacher = q_values(0), q_values(1)
+    reference = float(distill_loss(student, teacher))
+    assert float(distill_loss(3 * student, teacher)) > 1.5 * reference
+    assert float(distill_loss(0.5 * teacher, teacher)) > 0.01
+    # both together: what counts is one in units of the other
+    assert float(distill_loss(3 * student, 3 * teacher)) == pytest.approx(reference, rel=1e-4)
+
+
+def test_distill_loss_survives_a_teacher_without_preferences() -> None:
+    student = q_values(0).requires_grad_()
+    loss = distill_loss(student, torch.zeros(ROWS, ACTIONS))
+    loss.backward()
+    assert math.isfinite(loss.item())
+    assert torch.isfinite(student.grad).all()

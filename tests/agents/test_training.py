@@ -1,0 +1,283 @@
+"""A stage that is interrupted and resumed ends bit-identical to one that is not."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+
+from snn_rl.agents import SpikingDQN, training
+from snn_rl.agents.replay import Journal
+from snn_rl.agents.training import Counters, derive_seed, read_counters, resume, train_stage
+from snn_rl.errors import UserError
+from snn_rl.networks import AnalogNetwork
+
+MakeCatch = Callable[..., VecEnv]
+
+STEPS, SEGMENT, ENVS = 130, 40, 2  # the last segment is shorter
+SEED = 7
+
+
+class Killed(BaseException):
+    """Stands for a process that ends: nothing between here and the test catches it."""
+
+
+class Fragile(VecEnvWrapper):
+    """Ends the process after some steps."""
+
+    def __init__(self, venv: VecEnv, lifetime: int):
+        super().__init__(venv)
+        self.lifetime = lifetime
+
+    def reset(self) -> Any:
+        return self.venv.reset()
+
+    def step_wait(self) -> Any:
+        self.lifetime -= 1
+        if self.lifetime < 0:
+            raise Killed
+        return self.venv.step_wait()
+
+
+class Stage:
+    """One stage of a run in a directory of its own.
+
+    Args:
+        make_catch: The fixture.
+        directory: Of the run.
+        timesteps: None trains the first stage, by Q-learning; a number a later one, by
+            distillation, on the buffer that the first has filled.
+        seed: Of the run.
+    """
+
+    def __init__(
+        self, make_catch: MakeCatch, directory: Path, timesteps: int | None, seed: int = SEED
+    ):
+        self.make_catch, self.timesteps, self.seed = make_catch, timesteps, seed
+        self.directory = directory / ("ann" if timesteps is None else f"T{timesteps}")
+        folders = [directory / "ann" / "replay"]
+        if timesteps is not None:
+            folders.append(self.directory / "replay")
+        self.journal = Journal(folders)
+        before = read_counters(directory / "ann") if timesteps is not None else None
+        self.rows_before = before.rows if before else 0
+
+    def model(self) -> SpikingDQN:
+        torch.manual_seed(self.seed)
+        first = self.timesteps is None
+        model = SpikingDQN(
+            "SpikingDQNPolicy",
+            self.make_catch(ENVS, 0),
+            learning_rate=lambda remaining: 1e-3 * remaining,
+            buffer_size=80,  # 40 rows: less than the stage writes
+            learning_starts=10 if first else 0,
+            batch_size=16,
+            train_freq=2,
+            target_update_interval=14,
+            n_steps=2,
+            objective="td" if first else "distill+td",
+            device="cpu",
+            policy_kwargs={"network": "cartpole", "timesteps": self.timesteps, "bias": True},
+        )
+        if not first:
+            torch.manual_seed(1)
+            model.teacher = AnalogNetwork(model.network.spec)
+            with torch.no_grad():
+                for neuron in model.network.neurons:
+                    neuron.v_threshold.fill_(0.05)
+        return model
+
+    def start(self, make_env: Callable[[int], VecEnv] | None = None) -> tuple[SpikingDQN, Counters]:
+        """What a process does: builds a model, resumes, and trains to the end."""
+        model = self.model()
+        counters = resume(model, self.directory, self.journal, self.rows_before)
+        counters = counters or Counters(rows=self.rows_before)
+        train_stage(
+            model,
+            counters,
+            make_env or (lambda seed: self.make_catch(ENVS, seed)),
+            self.directory,
+            self.journal,
+            STEPS,
+            SEGMENT,
+            (self.seed, self.timesteps or 0),
+            "stage",
+        )
+        return model, counters
+
+
+def rows(model: SpikingDQN) -> dict[str, NDArray[Any]]:
+    buffer = model.replay_buffer
+    assert isinstance(buffer, ReplayBuffer)
+    assert buffer.full
+    names = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+    return {name: getattr(buffer, name) for name in names} | {"pos": np.array(buffer.pos)}
+
+
+def assert_same(one: tuple[SpikingDQN, Counters], other: tuple[SpikingDQN, Counters]) -> None:
+    expected, found = one[0].tensors(), other[0].tensors()
+    assert found.keys() == expected.keys()
+    for name in expected:
+        assert torch.equal(found[name], expected[name]), name
+    for name, array in rows(one[0]).items():
+        np.testing.assert_array_equal(rows(other[0])[name], array, err_msg=name)
+    for name in set(vars(one[1])) - {"wall_s"}:
+        assert getattr(other[1], name) == getattr(one[1], name), name
+
+
+def run_directory(make_catch: MakeCatch, directory: Path, timesteps: int | None) -> Path:
+    """A new run, with its first stage done if a later one is to be tried."""
+    if timesteps is not None:
+        Stage(make_catch, directory, None).start()
+    return directory
+
+
+@pytest.mark.parametrize("timesteps", [None, 2])
+@pytest.mark.parametrize(
+    "lifetime",
+    [
+        pytest.param(0, id="at the first step"),
+        pytest.param(13, id="in the first segment"),
+        pytest.param(SEGMENT // ENVS, id="after a segment"),
+        pytest.param(SEGMENT // ENVS + 1, id="after a segment's first step"),
+        pytest.param(SEGMENT // ENVS * 3 + 2, id="in the last segment"),
+    ],
+)
+def test_resumed_stage_ends_as_an_uninterrupted_one(
+    make_catch: MakeCatch, tmp_path: Path, timesteps: int | None, lifetime: int
+) -> None:
+    whole = Stage(make_catch, run_directory(make_catch, tmp_path / "a", timesteps), timesteps)
+    killed = Stage(make_catch, run_directory(make_catch, tmp_path / "b", timesteps), timesteps)
+    left = lifetime
+
+    def fragile(seed: int) -> VecEnv:
+        nonlocal left
+        env = Fragile(make_catch(ENVS, seed), left)
+        left -= SEGMENT // ENVS
+        return env
+
+    with pytest.raises(Killed):
+        killed.start(fragile)
+    counters = read_counters(killed.directory)
+    assert (counters.segment if counters else 0) == lifetime // (SEGMENT // ENVS)
+    assert_same(whole.start(), killed.start())
+
+
+@pytest.mark.parametrize("timesteps", [None, 2])
+@pytest.mark.parametrize("moment", ["before the rows", "before the state", "after the state"])
+def test_kill_during_a_checkpoint(
+    make_catch: MakeCatch,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    timesteps: int | None,
+    moment: str,
+) -> None:
+    whole = Stage(make_catch, run_directory(make_catch, tmp_path / "a", timesteps), timesteps)
+    killed = Stage(make_catch, run_directory(make_catch, tmp_path / "b", timesteps), timesteps)
+    where, name = {
+        "before the rows": (Journal, "append"),
+        "before the state": (training, "save_tensors"),
+        "after the state": (Journal, "prune"),
+    }[moment]
+    original, calls = getattr(where, name), 0
+
+    def third_is_fatal(*args: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            # half a file, as a killed writer leaves it
+            (killed.directory / ".state.safetensors.x.tmp").write_bytes(b"half")
+            (killed.directory / "replay" / ".000.npz.x.tmp").write_bytes(b"half")
+            raise Killed
+        original(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, name, third_is_fatal)
+        with pytest.raises(Killed):
+            killed.start()
+    assert_same(whole.start(), killed.start())
+    assert not list(tmp_path.glob("**/*.tmp"))
+
+
+def test_a_finished_stage_is_not_trained_again(make_catch: MakeCatch, tmp_path: Path) -> None:
+    stage = Stage(make_catch, tmp_path, None)
+    done = stage.start()
+
+    def no_env(seed: int) -> VecEnv:
+        raise AssertionError("played again")
+
+    assert_same(done, stage.start(no_env))
+
+
+def test_another_seed_trains_another_agent(make_catch: MakeCatch, tmp_path: Path) -> None:
+    one, _ = Stage(make_catch, tmp_path / "a", None, seed=1).start()
+    other, _ = Stage(make_catch, tmp_path / "b", None, seed=2).start()
+    assert (rows(one)["actions"] != rows(other)["actions"]).any()
+
+
+def test_counters_add_up(make_catch: MakeCatch, tmp_path: Path) -> None:
+    stage = Stage(make_catch, tmp_path, None)
+    model, counters = stage.start()
+    assert counters.steps == STEPS == model.num_timesteps
+    assert counters.segment == -(-STEPS // SEGMENT)
+    assert counters.calls == counters.rows
+    # the step at which a segment stops is not stored
+    assert STEPS // ENVS - counters.segment <= counters.rows <= STEPS // ENVS
+    # one update per two calls, once more than learning_starts steps are taken
+    assert 0 < counters.updates == model._n_updates <= counters.calls // 2
+    assert counters.episodes, "each is [step, return, length]"
+    assert all(value in (-1.0, 1.0) and length == 6 for _, value, length in counters.episodes)
+    assert read_counters(stage.directory) == counters
+
+
+def test_segments_truncate_their_episodes_and_never_terminate(
+    make_catch: MakeCatch, tmp_path: Path
+) -> None:
+    stage = Stage(make_catch, tmp_path, None)
+    model, counters = stage.start()
+    buffer = model.replay_buffer
+    assert isinstance(buffer, ReplayBuffer)
+    seams = {int(chunk.stem) - 1 for chunk in (stage.directory / "replay").iterdir()}
+    stored = range(counters.rows - buffer.buffer_size, counters.rows)
+    assert len(seams & set(stored)) >= 2
+    cuts = 0
+    for row in stored:
+        index = row % buffer.buffer_size
+        ended, cut = buffer.dones[index] == 1, buffer.timeouts[index] == 1
+        # Catch pays at its end and only there
+        np.testing.assert_array_equal(ended & ~cut, buffer.rewards[index] != 0)
+        assert ended.all() if row in seams else not cut.any()
+        cuts += int(cut.sum())
+    assert cuts
+
+
+def test_derived_seeds_differ() -> None:
+    parts = [(a, b, c) for a in range(6) for b in range(6) for c in range(6)]
+    seeds = {derive_seed(*part) for part in parts}
+    assert len(seeds) == len(parts)
+    assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+def test_a_damaged_state_is_refused(make_catch: MakeCatch, tmp_path: Path) -> None:
+    stage = Stage(make_catch, tmp_path, None)
+    assert read_counters(stage.directory) is None
+    stage.start()
+    path = stage.directory / training.STATE
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(UserError, match=training.STATE):
+        read_counters(stage.directory)
+    with pytest.raises(UserError, match=training.STATE):
+        stage.start()
+
+
+def test_a_file_that_is_no_state_is_refused(make_catch: MakeCatch, tmp_path: Path) -> None:
+    stage = Stage(make_catch, tmp_path, None)
+    stage.directory.mkdir(parents=True)
+    training.save_tensors(stage.directory / training.STATE, {"x": torch.zeros(1)}, {"some": 1})
+    with pytest.raises(UserError, match="not the state of a stage"):
+        read_counters(stage.directory)

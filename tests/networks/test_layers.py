@@ -1,0 +1,290 @@
+"""Descriptions and their two forms, against a network that steps time outermost."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from snn_rl.encoding import poisson
+from snn_rl.lif import MIN_THRESHOLD
+from snn_rl.networks import AnalogNetwork, Conv, Dense, NetworkSpec, SpikingNetwork
+
+SPEC = NetworkSpec((2, 10, 9), (Conv(4, 3, 2), Conv(3, 2), Dense(7)), 3, bias=True)
+Array = NDArray[np.float64]
+
+
+def on_grid_(network: torch.nn.Module, seed: int = 0) -> None:
+    """Weights in 64ths and biases in 32nds: every sum is exact in whatever order it is taken."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name.endswith("weight"):
+                parameter.copy_(torch.randint(-16, 25, parameter.shape, generator=generator) / 64)
+            elif name.endswith("bias"):
+                parameter.copy_(torch.randint(-8, 9, parameter.shape, generator=generator) / 32)
+
+
+def spiking(timesteps: int, spec: NetworkSpec = SPEC, **options: str) -> SpikingNetwork:
+    """A spiking network on the grid, every layer with its own threshold and leak."""
+    network = SpikingNetwork(spec, timesteps, **options)
+    on_grid_(network)
+    with torch.no_grad():
+        for neuron, v, leak in zip(
+            network.neurons, (0.5, 0.75, 0.25), (0.5, 1.0, 0.5), strict=True
+        ):
+            neuron.v_threshold.fill_(v)
+            neuron.leak.fill_(leak)
+    return network
+
+
+def images(n: int = 4, seed: int = 0) -> Tensor:
+    """Images in quarters."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 5, (n, *SPEC.input_shape), generator=generator) / 4
+
+
+def weigh(layer: Conv | Dense | None, weight: Array, bias: Array, x: Array) -> Array:
+    """One weight layer on one image or spike map, [C, H, W] or [units]."""
+    if not isinstance(layer, Conv):
+        return weight @ x.reshape(-1) + bias
+    height, width = ((n - layer.kernel) // layer.stride + 1 for n in x.shape[1:])
+    out = np.empty((layer.channels, height, width))
+    for c in range(layer.channels):
+        for i in range(height):
+            for j in range(width):
+                top, left = i * layer.stride, j * layer.stride
+                patch = x[:, top : top + layer.kernel, left : left + layer.kernel]
+                out[c, i, j] = (patch * weight[c]).sum() + bias[c]
+    return out
+
+
+def stepped(network: SpikingNetwork, frames: Array) -> tuple[Array, list[list[Array]]]:
+    """One decision on `frames` [T, C, H, W], time outermost: outputs, and spikes by layer and t.
+
+    The head's current is summed over time and its mean taken; every step adds the bias.
+    """
+    arrays = {name: p.detach().double().numpy() for name, p in network.state_dict().items()}
+    spec = network.spec
+    rest: list[Array | float] = [0.0] * len(spec.layers)
+    history: list[list[Array]] = [[] for _ in spec.layers]
+    total: Array = np.zeros(spec.outputs)
+    for frame in frames:
+        x = frame
+        for i, layer in enumerate(spec.layers):
+            u = arrays[f"neurons.{i}.leak"] * rest[i] + weigh(
+                layer, arrays[f"synapses.{i}.weight"], arrays[f"synapses.{i}.bias"], x
+            )
+            x = (u > arrays[f"neurons.{i}.v_threshold"]).astype(np.float64)
+            rest[i] = u - arrays[f"neurons.{i}.v_threshold"] * x
+            history[i].append(x)
+        total = total + weigh(None, arrays["head.weight"], arrays["head.bias"], x)
+    return total / len(frames), history
+
+
+@pytest.mark.parametrize("timesteps", [1, 3, 5])
+def test_folded_time_equals_stepped_time(timesteps):
+    network, x = spiking(timesteps), images()
+    out, layers = network.activity(x)
+    assert torch.equal(network(x), out)
+    for n, image in enumerate(x.double().numpy()):
+        expected, history = stepped(network, np.stack([image] * timesteps))
+        for layer, steps in zip(layers, history, strict=True):
+            assert np.array_equal(layer[:, n].detach().numpy(), np.stack(steps))
+        assert out[n].tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+    assert all(0 < layer.mean() < 1 for layer in layers)
+
+
+def test_poisson_input_equals_stepped_time():
+    timesteps = 4
+    network, x = spiking(timesteps, encoding="poisson"), images()
+    torch.manual_seed(5)
+    frames = poisson(x, timesteps)
+    torch.manual_seed(5)
+    out = network(x)
+    for n in range(len(x)):
+        expected, _ = stepped(network, frames[:, n].double().numpy())
+        assert out[n].tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("timesteps", [1, 5])
+def test_the_head_adds_its_bias_once(timesteps):
+    network, x = spiking(timesteps), images()
+    before = network(x)
+    with torch.no_grad():
+        network.head.bias += 2.0
+    torch.testing.assert_close(network(x), before + 2.0)
+
+
+@pytest.mark.parametrize("timesteps", [1, 4])
+def test_the_first_current_is_computed_once(timesteps):
+    network, x = spiking(timesteps), images(3)
+    rows: list[int] = []
+    for layer in (*network.synapses, network.head):
+        layer.register_forward_hook(lambda _m, args, _out: rows.append(len(args[0])))
+    network(x)
+    assert rows == [3, 3 * timesteps, 3 * timesteps, 3]
+
+
+@pytest.mark.parametrize("timesteps", [1, 3])
+def test_rows_of_a_batch_are_independent(timesteps):
+    network, x = spiking(timesteps), images(5)
+    together = network(x)
+    for order in ([3], [4, 1], [2, 0, 1, 4, 3]):
+        torch.testing.assert_close(network(x[order]), together[order])
+
+
+def test_calls_are_independent():
+    network, x = spiking(5), images()
+    first = network(x)
+    network(images(seed=1))
+    assert torch.equal(network(x), first)
+
+
+def unfolded(network: SpikingNetwork, x: Tensor) -> Tensor:
+    """The stepped network as an ordinary autograd graph with a straight-through spike."""
+    rest: list[Tensor | float] = [0.0] * len(network.neurons)
+    total = torch.zeros(len(x), network.spec.outputs)
+    for _ in range(network.timesteps):
+        s = x
+        for i, (layer, neuron) in enumerate(zip(network.synapses, network.neurons, strict=True)):
+            flat = s.flatten(1) if isinstance(layer, torch.nn.Linear) else s
+            u = neuron.leak * rest[i] + layer(flat)
+            z = (u / neuron.v_threshold - 1).clamp(-1, 1)
+            soft = 0.3 * (z - z * z.abs() / 2)
+            s = (u > neuron.v_threshold).float() + soft - soft.detach()
+            rest[i] = u - neuron.v_threshold * s.detach()
+        total = total + network.head(s.flatten(1))
+    return total / network.timesteps
+
+
+@pytest.mark.parametrize("timesteps", [1, 3])
+def test_gradients_equal_the_stepped_graph(timesteps):
+    network, x = spiking(timesteps), images()
+    weights = torch.linspace(-1, 1, len(x) * SPEC.outputs).reshape(len(x), -1)
+    parameters = {n: p for n, p in network.named_parameters() if p.requires_grad}
+    actual = torch.autograd.grad((network(x) * weights).sum(), list(parameters.values()))
+    reference = (unfolded(network, x) * weights).sum()
+    expected = torch.autograd.grad(reference, list(parameters.values()))
+    for name, a, b in zip(parameters, actual, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+        assert a.abs().sum() > 0, name
+
+
+def test_leak_is_frozen_at_one_timestep_only():
+    for timesteps, trained in ((1, False), (2, True)):
+        for neuron in SpikingNetwork(SPEC, timesteps).neurons:
+            assert neuron.leak.requires_grad is trained
+            assert neuron.v_threshold.requires_grad
+
+
+def test_both_forms_share_their_parameters_names_and_shapes():
+    analog = {n: p.shape for n, p in AnalogNetwork(SPEC).named_parameters()}
+    forms = {n: p.shape for n, p in SpikingNetwork(SPEC, 3).named_parameters()}
+    assert analog.items() <= forms.items()
+    extra = {f"neurons.{i}.{p}" for i in range(len(SPEC.layers)) for p in ("v_threshold", "leak")}
+    assert forms.keys() - analog.keys() == extra
+    # target networks are synchronised by parameters alone, so nothing may live in a buffer
+    assert not list(SpikingNetwork(SPEC, 3).buffers())
+
+
+def test_analog_equals_a_relu_stack():
+    network, x = AnalogNetwork(SPEC), images(2)
+    on_grid_(network)
+    arrays = {name: p.detach().double().numpy() for name, p in network.state_dict().items()}
+    out, layers = network.activity(x)
+    assert torch.equal(network(x), out)
+    for n, h in enumerate(x.double().numpy()):
+        for i, layer in enumerate(SPEC.layers):
+            current = weigh(layer, arrays[f"synapses.{i}.weight"], arrays[f"synapses.{i}.bias"], h)
+            h = np.maximum(current, 0)
+            assert layers[i].shape == (1, len(x), *h.shape)
+            np.testing.assert_allclose(layers[i][0, n].detach().numpy(), h, rtol=1e-5, atol=1e-5)
+        q = weigh(None, arrays["head.weight"], arrays["head.bias"], h)
+        assert out[n].tolist() == pytest.approx(q.tolist(), abs=1e-4)
+
+
+def test_clamp_reaches_every_layer():
+    network = spiking(3)
+    with torch.no_grad():
+        for neuron in network.neurons:
+            neuron.v_threshold.fill_(-1.0)
+            neuron.leak.fill_(3.0)
+    network.clamp_()
+    assert [n.v_threshold.item() for n in network.neurons] == pytest.approx([MIN_THRESHOLD] * 3)
+    assert [n.leak.item() for n in network.neurons] == [1.0] * 3
+
+
+def test_description_survives_plain_types():
+    assert NetworkSpec.from_dict(SPEC.to_dict()) == SPEC
+    plain = (dict, list, str, int, bool)
+    stack = [SPEC.to_dict()]
+    while stack:
+        item = stack.pop()
+        assert type(item) in plain
+        if isinstance(item, dict | list):
+            stack.extend(item.values() if isinstance(item, dict) else item)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layers": None},
+        {"layers": [{"kind": "pool"}]},
+        {"layers": [{"kind": "dense", "units": "many"}]},
+        {"layers": [{"kind": "dense", "units": 3, "colour": 1}]},
+        {"layers": ["dense"]},
+        {"input_shape": [1, 6]},
+        {"input_shape": [1, 6, float("inf")]},
+        {"outputs": None},
+    ],
+)
+def test_what_is_no_description_is_refused(change):
+    with pytest.raises(ValueError, match="not a network description"):
+        NetworkSpec.from_dict({**SPEC.to_dict(), **change})
+    for key in change:
+        rest = {name: value for name, value in SPEC.to_dict().items() if name != key}
+        with pytest.raises(ValueError, match="not a network description"):
+            NetworkSpec.from_dict(rest)
+
+
+def test_shapes_are_those_of_the_activity():
+    _, layers = SpikingNetwork(SPEC, 2).activity(images(3))
+    assert [(2, 3, *shape) for shape in SPEC.shapes()] == [tuple(x.shape) for x in layers]
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ((Conv(4, 11),), "too small for layer 0"),
+        ((Conv(4, 5, 2), Conv(4, 4)), "too small for layer 1"),
+        ((Dense(4), Conv(4, 1)), "layer 1 is a convolution behind a dense layer"),
+        ((Conv(4, 3, 0),), "layer 0"),
+        ((Conv(4, 3), Dense(0)), "layer 1"),
+    ],
+)
+def test_impossible_stacks_are_refused(layers, message):
+    with pytest.raises(ValueError, match=message):
+        AnalogNetwork(NetworkSpec(SPEC.input_shape, layers, 2))
+
+
+@pytest.mark.parametrize("timesteps", [0, -1, 2.5])
+def test_impossible_timesteps_are_refused(timesteps):
+    with pytest.raises(ValueError, match="timesteps"):
+        SpikingNetwork(SPEC, timesteps)
+
+
+@pytest.mark.parametrize("option", ["surrogate", "encoding"])
+def test_unknown_names_are_refused(option):
+    with pytest.raises(ValueError, match=f"{option} must be one of .* not nonsense"):
+        SpikingNetwork(SPEC, 2, **{option: "nonsense"})
+
+
+def test_every_layer_has_a_name_of_its_own():
+    names = SPEC.names()
+    assert len(names) == len(set(names)) == len(SPEC.layers) + 1
+    kinds = [name.rstrip("0123456789") for name in names]
+    assert kinds == ["conv", "conv", "fc", "head"]
+    assert all(a != b for a, b in pairwise(names))

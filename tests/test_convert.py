@@ -1,0 +1,282 @@
+"""Conversion: threshold search, the folded scale, refusals and warnings."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from snn_rl.convert import (
+    ConversionError,
+    convert,
+    find_threshold,
+    format_table,
+    layer_table,
+    percentile,
+    spike_rates,
+)
+from snn_rl.networks import AnalogNetwork, Conv, Dense, NetworkSpec
+
+SPEC = NetworkSpec((2, 20, 20), (Conv(8, 4, 2), Conv(16, 3, 1), Dense(32)), 4, bias=True)
+
+
+def network(seed: int = 0, spec: NetworkSpec = SPEC) -> AnalogNetwork:
+    """A network with random weights, as PyTorch initialises them."""
+    torch.manual_seed(seed)
+    return AnalogNetwork(spec)
+
+
+def images(n: int = 32, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(n, *SPEC.input_shape, generator=generator)
+
+
+@pytest.mark.parametrize("size", [1, 2, 9, 64, 1001])
+@pytest.mark.parametrize("q", [0.5, 12.5, 50.0, 90.0, 99.0, 100.0])
+def test_percentile_is_numpy_s(size, q):
+    values = torch.randn(size, generator=torch.Generator().manual_seed(size))
+    expected = np.percentile(values.numpy(), q, method="inverted_cdf")
+    assert percentile(values, q).item() == expected
+
+
+def test_percentile_takes_any_shape_and_more_than_torch_quantile_does():
+    values = torch.arange(17_000_000, dtype=torch.float32).reshape(1000, -1)
+    with pytest.raises(RuntimeError, match="too large"):
+        torch.quantile(values.flatten(), 0.9)
+    # 24 bits hold every integer up to 16,777,216, far above the 90th percentile
+    assert percentile(values, 90.0).item() == 0.9 * values.numel() - 1
+
+
+@pytest.mark.parametrize("q", [50.0, 90.0, 100.0])
+@pytest.mark.parametrize("over", ["positive", "all"])
+def test_threshold_is_the_largest_of_the_timesteps_percentiles(q, over):
+    current = torch.randn(4, 3, 50, generator=torch.Generator().manual_seed(1)) + 0.2
+    found = []
+    for step in current.numpy():
+        values = step[step > 0] if over == "positive" else step.flatten()
+        found.append(np.percentile(values, q, method="inverted_cdf"))
+    assert find_threshold(current, q, over) == max(found)
+    assert len(set(found)) == 4
+
+
+def test_a_step_without_positive_entries_does_not_spoil_the_others():
+    current = torch.tensor([[[-1.0, -2.0]], [[3.0, -1.0]], [[0.0, 0.0]]])
+    assert find_threshold(current, 90.0) == 3.0
+
+
+@pytest.mark.parametrize("over", ["positive", "all"])
+@pytest.mark.parametrize("value", [-1.0, 0.0])
+def test_no_positive_threshold_is_refused(over, value):
+    with pytest.raises(ConversionError, match="positive"):
+        find_threshold(torch.full((2, 3, 4), value), 90.0, over)
+
+
+def mostly_negative(layer: int) -> AnalogNetwork:
+    """A network one of whose layers has fewer than a tenth of its currents above zero."""
+    analog = network()
+    with torch.no_grad():
+        current = images()
+        for synapse in analog.synapses[: layer + 1]:
+            before = F.relu(current) if synapse is not analog.synapses[0] else current
+            current = synapse(before.flatten(1) if isinstance(synapse, nn.Linear) else before)
+        analog.synapses[layer].bias -= torch.quantile(current.flatten()[:100_000], 0.97)
+    return analog
+
+
+@pytest.mark.parametrize(("layer", "name"), [(0, "conv1"), (1, "conv2"), (2, "fc1")])
+def test_a_negative_percentile_over_all_entries_is_refused_and_the_layer_named(layer, name):
+    analog = mostly_negative(layer)
+    with pytest.raises(ConversionError, match=f"layer {name}: .*90th percentile over all"):
+        convert(analog, 3, images(), over="all")
+    assert convert(analog, 3, images()).neurons[layer].v_threshold > 0
+
+
+@pytest.mark.parametrize("q", [90.0, 100.0])
+@pytest.mark.parametrize("timesteps", [1, 4])
+def test_thresholds_are_searched_in_order_with_spiking_predecessors(timesteps, q):
+    """A second implementation, step by step, with unit spikes scaled where they arrive."""
+    analog, x = network(), images(8)
+    spiking = convert(analog, timesteps, x, q=q)
+
+    inputs = [x] * timesteps
+    scale = 1.0
+    for synapse, neuron in zip(analog.synapses, spiking.neurons, strict=True):
+        with torch.no_grad():
+            flat = [s.flatten(1) if isinstance(synapse, nn.Linear) else s for s in inputs]
+            currents = [synapse(scale * s) for s in flat]
+        best = max(
+            np.percentile(c[c > 0].numpy(), q, method="inverted_cdf")
+            for c in currents
+            if (c > 0).any()
+        )
+        assert neuron.v_threshold.item() == pytest.approx(best, rel=1e-5)
+        assert neuron.leak.item() == 1.0
+        # go on from the threshold that was stored, so that rounding cannot flip a spike twice
+        scale = neuron.v_threshold.item()
+        u = torch.zeros_like(currents[0])
+        inputs = []
+        for c in currents:
+            u = u + c
+            inputs.append((u > scale).float())
+            u = u - scale * inputs[-1]
+
+
+def test_thresholds_behind_the_first_layer_depend_on_the_timesteps():
+    one, five = (convert(network(), t, images(8)).neurons for t in (1, 5))
+    assert one[0].v_threshold == five[0].v_threshold
+    assert all(a.v_threshold != b.v_threshold for a, b in zip(one[1:], five[1:], strict=True))
+
+
+def test_scale_is_folded_into_the_next_weights_and_never_into_a_bias():
+    analog = network()
+    spiking = convert(analog, 3, images())
+    ours, theirs = [*spiking.synapses, spiking.head], [*analog.synapses, analog.head]
+    scales = [1.0, *(neuron.v_threshold.item() for neuron in spiking.neurons)]
+    for mine, other, scale in zip(ours, theirs, scales, strict=True):
+        torch.testing.assert_close(mine.weight, other.weight * scale)
+        assert torch.equal(mine.bias, other.bias)
+
+
+def test_the_analog_network_is_left_untouched():
+    analog, x = network(), images()
+    before, out = copy.deepcopy(analog.state_dict()), analog(x)
+    spiking = convert(analog, 3, x)
+    with torch.no_grad():
+        for parameter in spiking.parameters():
+            parameter.fill_(7.0)
+    assert all(torch.equal(before[name], tensor) for name, tensor in analog.state_dict().items())
+    assert torch.equal(analog(x), out)
+    assert all(parameter.requires_grad for parameter in analog.parameters())
+
+
+@pytest.mark.parametrize("timesteps", [1, 3])
+def test_the_result_can_be_trained_and_keeps_what_it_was_asked_for(timesteps):
+    spiking = convert(network(), timesteps, images(), surrogate="boxcar", encoding="poisson")
+    assert (spiking.timesteps, spiking.surrogate) == (timesteps, "boxcar")
+    assert (spiking.encoding, spiking.spec) == ("poisson", SPEC)
+    frozen = {name for name, p in spiking.named_parameters() if not p.requires_grad}
+    assert frozen == ({f"neurons.{i}.leak" for i in range(3)} if timesteps == 1 else set())
+
+
+def errors(analog: AnalogNetwork, timesteps: int, x: Tensor) -> tuple[list[float], float]:
+    """Relative error of every layer's spikes * threshold, and of Q, against the analog network.
+
+    A layer's error is measured in the root mean square over its units and images.
+    """
+    with torch.no_grad():
+        q, activations = analog.activity(x)
+        spiking = convert(analog, timesteps, x, q=100.0)
+        out, spikes = spiking.activity(x)
+    layers = []
+    for neuron, s, a in zip(spiking.neurons, spikes, activations, strict=True):
+        decoded = s.mean(0) * neuron.v_threshold.item()
+        layers.append(float((decoded - a[0]).norm() / a[0].norm()))
+    return layers, float((out - q).norm() / q.norm())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_more_timesteps_approach_the_analog_network_layer_by_layer(seed):
+    """With the threshold at the largest activation nothing is clipped, and the error is ~ 1 / T."""
+    analog, x = network(seed), images()
+    coarse, coarse_q = errors(analog, 10, x)
+    fine, fine_q = errors(analog, 100, x)
+    for few, many in zip(coarse, fine, strict=True):
+        assert many < 0.08
+        assert many < few / 4
+    assert fine_q < 0.05
+    assert fine_q < coarse_q / 4
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_first_layer_s_error_is_below_one_spike(seed):
+    """A constant current fires floor or ceil of its share less one: 0 <= a - v s / T <= v / T."""
+    timesteps, x = 50, images()
+    analog = network(seed)
+    with torch.no_grad():
+        _, activations = analog.activity(x)
+        spiking = convert(analog, timesteps, x, q=100.0)
+        _, spikes = spiking.activity(x)
+    v = spiking.neurons[0].v_threshold.item()
+    short = activations[0][0] - v * spikes[0].mean(0)
+    assert short.min() > -1e-5 * v
+    assert short.max() < v / timesteps * (1 + 1e-3)
+
+
+@pytest.mark.parametrize("factor", [0.01, 1.0, 100.0])
+def test_q_values_come_out_at_the_analog_network_s_scale(factor):
+    """Whatever the scale of the weights: images, biases and so all currents grow with it."""
+    analog, x = network(), images()
+    with torch.no_grad():
+        for layer in [*analog.synapses, analog.head]:
+            layer.weight.mul_(factor)
+            if layer is analog.synapses[0]:
+                layer.bias.mul_(factor)
+        analog.synapses[1].bias.mul_(factor**2)
+        analog.synapses[2].bias.mul_(factor**3)
+        analog.head.bias.mul_(factor**4)
+        ratio = convert(analog, 50, x, q=100.0)(x).abs().mean() / analog(x).abs().mean()
+    assert math.isclose(ratio, 1.0, abs_tol=0.1)
+
+
+@pytest.mark.parametrize("module", [nn.Sequential(nn.Linear(4, 2)), nn.MaxPool2d(2)])
+def test_an_unknown_module_is_refused(module):
+    with pytest.raises(ConversionError, match=type(module).__name__):
+        convert(module, 3, images())
+
+
+def test_an_unknown_layer_inside_the_network_is_refused_by_name():
+    pooled = network()
+    pooled.synapses[1] = nn.MaxPool2d(3, 1)
+    with pytest.raises(ConversionError, match=r"synapses\.1"):
+        convert(pooled, 3, images())
+    extended = network()
+    extended.normalisation = nn.BatchNorm2d(8)
+    with pytest.raises(ConversionError, match="normalisation"):
+        convert(extended, 3, images())
+
+
+@pytest.mark.parametrize("timesteps", [1, 6])
+def test_table_counts_spikes_by_hand(timesteps):
+    spiking, x = convert(network(), timesteps, images()), images(16, seed=1)
+    with torch.no_grad():
+        _, layers = spiking.activity(x)
+        rows = layer_table(spiking, x)
+    assert [row.name for row in rows] == ["conv1", "conv2", "fc1"]
+    for row, neuron, layer in zip(rows, spiking.neurons, layers, strict=True):
+        counts = layer.numpy().sum(0)  # spikes of every image's every neuron
+        assert row.v_threshold == neuron.v_threshold.item()
+        assert row.spike_rate == pytest.approx(counts.sum() / counts.size)
+        assert row.dead == pytest.approx((counts.max(0) == 0).mean())
+    assert spike_rates(spiking, x) == [row.spike_rate for row in rows]
+    text = format_table(rows)
+    assert len(text.splitlines()) == 4
+    assert all(row.name in text and f"{row.v_threshold:.4f}" in text for row in rows)
+
+
+def test_rates_of_the_analog_network_are_its_non_zero_fractions():
+    analog, x = network(), images()
+    with torch.no_grad():
+        _, layers = analog.activity(x)
+    expected = [np.count_nonzero(layer.numpy()) / layer.numel() for layer in layers]
+    assert spike_rates(analog, x) == pytest.approx(expected)
+
+
+def test_a_layer_that_never_fires_is_a_warning_with_its_name():
+    spiking = convert(network(), 3, images())
+    with torch.no_grad():
+        spiking.neurons[1].v_threshold.fill_(1e9)
+        spiking.synapses[2].bias.fill_(1.0)
+        spiking.neurons[2].v_threshold.fill_(0.5)
+    with pytest.warns(UserWarning, match="layer conv2 never fires: .*percentile") as caught:
+        rows = layer_table(spiking, images())
+    assert len(caught) == 1
+    assert [row.dead == 1.0 for row in rows] == [False, True, False]
+    assert rows[1].spike_rate == 0.0
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_lively_network_is_no_warning():
+    assert all(row.dead < 1 for row in layer_table(convert(network(), 3, images()), images()))

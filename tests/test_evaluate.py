@@ -1,0 +1,158 @@
+"""The evaluate command on a small run that the train command made."""
+
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from snn_rl import evaluate, runs, train
+from snn_rl.checkpoint import read_json, save_network
+from snn_rl.config import run_command
+from snn_rl.networks import NetworkSpec, SpikingNetwork
+from snn_rl.networks.q_networks import cartpole
+from snn_rl.trials import SETTINGS
+
+CAP = 12
+
+
+def command(module, *arguments):
+    """Runs a command as its command line would, in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [module.__name__, *arguments])
+        run_command(module.main, runs.presets, module.__doc__)
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    """A chain ANN -> T1 on two frames and a low cap, neither of them the preset's."""
+    directory = tmp_path_factory.mktemp("runs") / "cartpole"
+    threads = torch.get_num_threads()
+    command(
+        train,
+        *("env=CartPole-v1", "T=1", "T_start=1", f"run_dir={directory}", "threads=1"),
+        *("rollout.frame_stack=2", f"rollout.cap={CAP}", "rollout.n_envs=2", "episodes=1"),
+        *("dqn.steps=60", "dqn.learning_starts=40", "iir.steps=20", "checkpoint_steps=100"),
+        *("iir.batch_size=8", "dqn.batch_size=8", "video=false"),
+    )
+    yield directory
+    torch.set_num_threads(threads)
+
+
+def test_evaluates_the_ann_and_the_stage_in_both_columns(run_dir, capsys):
+    command(
+        evaluate,
+        "env=CartPole-v1",
+        "T=1",
+        "T_start=1",
+        f"run_dir={run_dir}",
+        "episodes=4",
+        "threads=1",
+    )
+    text = capsys.readouterr().out
+    results = read_json(run_dir / "T1" / evaluate.EVALUATION)
+    assert results["layers"] == ["conv1", "conv2", "conv3"]
+    for title, column in (
+        ("ANN greedy", results["ann"]["greedy"]),
+        ("ANN sticky", results["ann"]["sticky"]),
+        ("T1 greedy", results["greedy"]),
+        ("T1 sticky", results["sticky"]),
+    ):
+        returns = column["returns"]
+        assert f"{title}: " + " ".join(f"{r:g}" for r in returns) in text
+        assert len(returns) == 4
+        # CartPole pays 1 a step; the run's own cap ends what does not end before
+        assert returns == column["lengths"]
+        assert max(returns) <= CAP
+        assert column["capped"] <= sum(r == CAP for r in returns)
+        assert column["mean"] == pytest.approx(np.mean(returns))
+        assert f"{column['mean']:.2f}" in text
+        assert len(column["spike_rates"]) == 3
+    assert f"{results['energy']['int32']:.2f}  int32" in text
+
+
+def test_the_ann_does_not_play_the_same_games_twice(run_dir, capsys):
+    arguments = ("env=CartPole-v1", f"run_dir={run_dir}", "episodes=2", "threads=1", "eval.seed=7")
+    command(evaluate, *arguments)
+    first = read_json(run_dir / "T1" / evaluate.EVALUATION)
+    assert "played these games before" not in capsys.readouterr().out
+    command(evaluate, *arguments)
+    assert "played these games before" in capsys.readouterr().out
+    assert read_json(run_dir / "T1" / evaluate.EVALUATION) == first
+    command(evaluate, *arguments, "eval.epsilon=0.5")
+    assert "played these games before" not in capsys.readouterr().out
+
+
+def test_an_ann_that_is_never_zero_saves_nothing_by_skipping_zeros():
+    spec = cartpole((3, 40, 120), 2)
+    ratios = evaluate.energy_ratios(spec, [0.1, 0.2, 0.3], [1.0, 1.0, 1.0])
+    assert ratios["float32_skipping"] == pytest.approx(ratios["float32"])
+    sparse = evaluate.energy_ratios(spec, [0.1, 0.2, 0.3], [0.5, 0.5, 0.5])
+    assert sparse["float32_skipping"] < ratios["float32_skipping"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["env=CartPole-v1", "dqn.steps=7"], ["does not take dqn.steps", "its run"]),
+        (["env=CartPole-v1", "network=mnih"], ["does not take network"]),
+        (["env=CartPole-v1", "play.fps=7"], ["does not take play.fps"]),
+        (["env=CartPole-v1", "episodes=0"], ["episodes=0"]),
+        (["env=CartPole-v1", "T=0"], ["T=0"]),
+        (["env=CartPole-v0"], ["env=CartPole-v1", "CartPole-v0"]),
+        (
+            ["env=CartPole-v1", "T=2", "direct=true"],
+            ["no finished T2-direct", "python -m snn_rl.train env=CartPole-v1 T=2", "direct=true"],
+        ),
+    ],
+)
+def test_what_cannot_be_evaluated_is_one_line(run_dir, capsys, arguments, words):
+    with pytest.raises(SystemExit) as stop:
+        command(evaluate, f"run_dir={run_dir}", *arguments)
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    for word in words:
+        assert word in message
+
+
+def test_a_network_that_does_not_fit_the_env_is_one_line(run_dir, tmp_path, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(run_dir, copy)
+    spec: NetworkSpec = cartpole((4, 40, 120), 2)
+    save_network(copy / "T1" / runs.NETWORK, SpikingNetwork(spec, 1))
+    with pytest.raises(SystemExit) as stop:
+        command(evaluate, "env=CartPole-v1", f"run_dir={copy}")
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "does not fit env=CartPole-v1" in message
+    assert "(4, 40, 120)" in message
+    assert "(2, 40, 120)" in message
+
+
+def test_damaged_settings_of_a_stage_are_one_line(run_dir, tmp_path, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(run_dir, copy)
+    (copy / "T1" / SETTINGS).write_text("{")
+    with pytest.raises(SystemExit):
+        command(evaluate, "env=CartPole-v1", f"run_dir={copy}")
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "damaged" in message
+
+
+def test_help_names_every_setting_of_its_own(capsys):
+    command(evaluate, "--help")
+    text = capsys.readouterr().out
+    for key in (
+        "env=",
+        "T=",
+        "run_dir=",
+        "episodes=",
+        "eval.epsilon=",
+        "eval.sticky=",
+        "eval.seed=",
+    ):
+        assert key in text

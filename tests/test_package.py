@@ -1,0 +1,111 @@
+"""The wheel, used outside the checkout, and the doors at the top level."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import snn_rl
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*command: str, cwd: Path, **env: str) -> str:
+    """The standard output of a command that has to succeed."""
+    done = subprocess.run(
+        command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel of the sources as they stand, built without touching the checkout."""
+    source = tmp_path_factory.mktemp("source")
+    listed = run("git", "ls-files", "-z", "-co", "--exclude-standard", cwd=ROOT)
+    for name in filter(None, listed.split("\0")):
+        original, copy = ROOT / name, source / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if original.is_symlink():
+            copy.symlink_to(original.readlink())
+        elif original.is_file():  # a file deleted but not yet committed is still listed
+            copy.write_bytes(original.read_bytes())
+    target = tmp_path_factory.mktemp("wheel")
+    pip = (sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation")
+    run(*pip, "--no-index", "-w", str(target), str(source), cwd=target)
+    (built,) = target.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def unpacked(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unpacked")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def test_the_wheel_holds_the_package_alone(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = [name for name in archive.namelist() if not name.endswith("/")]
+    metadata = f"snn_rl-{snn_rl.__version__}.dist-info"
+    assert {name.split("/")[0] for name in names} == {"snn_rl", metadata}
+    assert f"{metadata}/licenses/LICENSE" in names
+    package = {name for name in names if name.startswith("snn_rl/")}
+    sources = [*(ROOT / "snn_rl").rglob("*.py"), *(ROOT / "snn_rl").rglob("*.yaml")]
+    assert package == {path.relative_to(ROOT).as_posix() for path in sources}
+
+
+def test_the_wheel_works_outside_the_checkout(unpacked: Path, tmp_path: Path) -> None:
+    env = {"PYTHONPATH": str(unpacked)}
+    origin = run(sys.executable, "-c", "import snn_rl; print(snn_rl.__file__)", cwd=tmp_path, **env)
+    assert Path(origin.strip()).is_relative_to(unpacked)
+
+    help_text = run(sys.executable, "-m", "snn_rl.train", "--help", cwd=tmp_path, **env)
+    assert "python -m snn_rl.train env=CartPole-v1 T=1" in help_text
+
+    script = (
+        "from snn_rl import config, runs\n"
+        "settings = config.compose(['env=CartPole-v1', 'T=2'], runs.presets)\n"
+        "print(settings.env, settings.T, settings.network)"
+    )
+    # the network comes from the family's YAML, the schema's default is another
+    composed = run(sys.executable, "-c", script, cwd=tmp_path, **env)
+    assert composed.split() == ["CartPole-v1", "2", "cartpole"]
+
+
+@pytest.mark.parametrize("door", ["agents", "envs", "configs"])
+def test_the_doors_lead_into_the_package(door: str) -> None:
+    link = ROOT / door
+    assert link.is_symlink()
+    assert not link.readlink().is_absolute()
+    assert link.resolve() == (ROOT / "snn_rl" / door).resolve()
+    tracked = run("git", "ls-files", "-s", door, cwd=ROOT)
+    assert tracked.startswith("120000 ")
+
+
+def test_everything_tells_the_same_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert project["version"] == snn_rl.__version__
+    assert f"\nversion: {snn_rl.__version__}\n" in citation
+    assert re.search(rf"^## \[{re.escape(snn_rl.__version__)}\]", changelog, re.MULTILINE)
+
+
+def test_every_dependency_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+
+    def normal(requirement: str) -> str:
+        return re.sub(r"[-_.]+", "-", re.split(r"[=<>]", requirement)[0]).lower()
+
+    pinned = {normal(line) for line in pins if "==" in line}
+    assert {normal(requirement) for requirement in wanted} <= pinned

@@ -1,0 +1,253 @@
+"""The play command, its pictures and its files."""
+
+import sys
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from snn_rl import play, runs, video
+from snn_rl.agents.policies import network_spec
+from snn_rl.checkpoint import save_network, write_json
+from snn_rl.config import compose, run_command
+from snn_rl.envs import make_env
+from snn_rl.errors import UserError
+from snn_rl.iir import DONE
+from snn_rl.networks import SpikingNetwork
+from snn_rl.trials import SETTINGS, load_agent
+
+
+def command(*arguments):
+    """Runs the command as its command line would, in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["play", *arguments])
+        run_command(play.main, runs.presets, play.__doc__)
+
+
+def finished_stage(run_dir, env):
+    """Writes what a finished T1 stage leaves, with an untrained network."""
+    config = compose([f"env={env}", "T=1", "T_start=1"], runs.presets)
+    stage = runs.chain(config)[-1]
+    venv = make_env(env, frame_stack=config.rollout.frame_stack)
+    spec = network_spec(config.network, venv.observation_space, venv.action_space, config.bias)
+    venv.close()
+    torch.manual_seed(0)
+    network = SpikingNetwork(spec, 1)
+    for neuron in network.neurons:
+        neuron.v_threshold.data.fill_(0.02)
+    directory = run_dir / stage.name
+    save_network(directory / runs.NETWORK, network)
+    write_json(directory / SETTINGS, runs.stage_settings(config, stage))
+    write_json(directory / DONE, {"stage": stage.name})
+    return directory
+
+
+@pytest.fixture(scope="module")
+def cartpole(tmp_path_factory):
+    return finished_stage(tmp_path_factory.mktemp("cartpole"), "CartPole-v1")
+
+
+@pytest.fixture(scope="module")
+def pong(tmp_path_factory):
+    return finished_stage(tmp_path_factory.mktemp("pong"), "PongNoFrameskip-v4")
+
+
+@pytest.fixture
+def no_display(monkeypatch):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+
+
+def decode(path):
+    capture = cv2.VideoCapture(str(path))
+    frames = []
+    while True:
+        found, frame = capture.read()
+        if not found:
+            return frames, capture.get(cv2.CAP_PROP_FPS)
+        frames.append(frame[..., ::-1])
+
+
+@pytest.mark.usefixtures("no_display")
+@pytest.mark.parametrize("spelling", ["overlay=true", "play.overlay=true"])
+def test_without_a_screen_the_overlay_goes_to_an_mp4(cartpole, capsys, spelling):
+    command("env=CartPole-v1", f"run_dir={cartpole.parent}", spelling, "play.fps=25", "threads=1")
+    text = capsys.readouterr().out
+    frames, fps = decode(cartpole / "play.mp4")
+    agent = load_agent(cartpole)
+    game = play.Game(agent, 1_000_000)
+    moments = list(game)
+    assert game.over
+    assert f"game over after {game.steps} steps, return {game.score:g}" in text
+    assert len(frames) == len(moments) == game.steps + 1
+    assert fps == 25
+    for frame in frames:
+        assert frame.shape == (*video.WIDE[::-1], 3)
+    # lossy, but recognizably what was drawn
+    drawn = video.overlay(moments[3], game.labels).astype(float)
+    assert np.abs(frames[3] - drawn).mean() < 4 < np.abs(np.roll(drawn, 90, 1) - drawn).mean()
+
+
+@pytest.mark.usefixtures("no_display")
+def test_pong_is_shown_in_colour_for_at_most_max_steps(pong, capsys):
+    command(
+        *("env=PongNoFrameskip-v4", f"run_dir={pong.parent}", "play.max_steps=5", "threads=1"),
+        "device=cpu",
+    )
+    assert "stopped after 5 steps" in capsys.readouterr().out
+    frames, _ = decode(pong / "play.mp4")
+    assert len(frames) == 6
+    assert frames[0].shape == (3 * 210, 3 * 160, 3)
+    red, _, blue = frames[0][300, 240].astype(int)
+    assert red > blue + 50  # Pong's ground is brown
+
+
+def test_a_gif_lasts_as_long_as_the_game(cartpole):
+    game = play.record_video(
+        cartpole, cartpole / "play.gif", seed=3, overlay=False, max_steps=6, fps=20
+    )
+    with Image.open(cartpole / "play.gif") as gif:
+        # equal pictures are merged, but not what they last
+        lasted = 0
+        for i in range(gif.n_frames):
+            gif.seek(i)
+            lasted += gif.info["duration"]
+        assert lasted == (game.steps + 1) * 50
+        assert gif.width <= 640
+
+
+def test_a_game_is_the_greedy_agents_own(pong):
+    agent = load_agent(pong)
+    game = play.Game(agent, seed=5, max_steps=4)
+    env = agent.make_env(1, 5)
+    obs = env.reset()
+    for moment in list(game)[:-1]:
+        q = agent.q_net(torch.as_tensor(obs))[0].detach().numpy()
+        np.testing.assert_allclose(moment.q_values, q, rtol=1e-5)
+        assert moment.action == q.argmax()
+        assert [a.shape for a in moment.activity] == [(32, 20, 20), (64, 9, 9), (64, 7, 7), (512,)]
+        for activity, rate in zip(moment.activity, moment.spike_rates, strict=True):
+            assert rate == pytest.approx(activity.mean())
+        obs, _, _, _ = env.step([moment.action])
+    env.close()
+    assert game.labels.actions == ["noop", "fire", "right", "left", "right fire", "left fire"]
+
+
+def test_the_last_picture_has_the_final_return(cartpole):
+    game = play.Game(load_agent(cartpole), seed=2)
+    moments = list(game)
+    assert game.over
+    assert [m.score for m in moments] == list(range(game.steps + 1))  # 1 a step
+
+
+def test_the_chosen_action_is_highlighted(cartpole):
+    game = play.Game(load_agent(cartpole), seed=2, max_steps=1)
+    moment = next(iter(game))
+    silent = [np.zeros_like(a) for a in moment.activity]
+    below_game = video.HEADER + 160 + 32
+    golden = []
+    for action in (0, 1):
+        shown = video.Moment(**{**vars(moment), "action": action, "activity": silent})
+        picture = video.overlay(shown, game.labels)
+        left_column = picture[below_game + 32 : below_game + 32 + 96, : video.MARGIN + 600]
+        rows = np.flatnonzero((left_column == video.SPIKE).all(-1).any(1))
+        golden.append(rows.mean())
+    assert golden[0] < golden[1]
+
+
+@pytest.mark.parametrize("where", [(0, 0, 0), (5, 3, 8), (63, 8, 8)])
+def test_a_spike_is_drawn_where_its_neuron_is(where):
+    activity = np.zeros((64, 9, 9), np.float32)
+    activity[where] = 1.0
+    (tiling,) = video.arrange((activity.shape,), 640, 160)
+    picture = video.tile(activity, tiling)
+    assert picture.shape == (tiling.height, tiling.width, 3)
+    number, y, x = where
+    row, column = divmod(number, tiling.columns)
+    center = (np.array([row * 10 + y, column * 10 + x]) + 0.5) * tiling.scale
+    golden = np.argwhere((picture == video.SPIKE).all(-1))
+    np.testing.assert_allclose(golden.mean(0) + 0.5, center, atol=1.0)
+
+
+def test_brightness_grows_with_the_spikes_of_a_unit():
+    (tiling,) = video.arrange(((4,),), 400, 100)
+    picture = video.tile(np.array([0.0, 0.2, 0.6, 1.0], np.float32), tiling)
+    red = picture[50, 50::100, 0].astype(int)
+    assert list(red) == sorted(set(red))
+
+
+@pytest.mark.parametrize("width", [300, 432, 600])
+def test_all_layers_fit_above_each_other(width):
+    shapes = ((32, 20, 20), (64, 9, 9), (64, 7, 7), (512,))
+    tilings = video.arrange(shapes, width, 488)
+    assert sum(t.height for t in tilings) <= 488
+    assert {t.width for t in tilings} == {width}
+    for shape, tiling in zip(shapes, tilings, strict=True):
+        assert shape[0] % tiling.columns == 0
+
+
+def test_a_video_that_breaks_off_leaves_the_one_before(tmp_path):
+    path = tmp_path / "play.mp4"
+    picture = np.zeros((64, 64, 3), np.uint8)
+    assert video.write_mp4(path, [picture] * 3, 30) == 3
+
+    def broken():
+        yield picture
+        raise RuntimeError("the game crashed")
+
+    with pytest.raises(RuntimeError):
+        video.write_mp4(path, broken(), 30)
+    assert len(decode(path)[0]) == 3
+    assert [p.name for p in tmp_path.iterdir()] == ["play.mp4"]
+
+
+def test_q_closes_the_window(monkeypatch):
+    shown = []
+    window = SimpleNamespace(
+        imshow=lambda title, picture: shown.append(picture),
+        waitKey=lambda ms: ord("q") if len(shown) == 2 else -1,
+        destroyAllWindows=lambda: None,
+    )
+    monkeypatch.setattr(video, "opencv", lambda: window)
+    red = np.zeros((4, 4, 3), np.uint8)
+    red[..., 0] = 255
+    video.show([red] * 5, 30, "title")
+    assert len(shown) == 2
+    assert shown[0][0, 0, 2] == 255  # windows want BGR
+
+
+def test_a_display_that_does_not_answer_is_none(monkeypatch):
+    monkeypatch.setenv("DISPLAY", "localhost:99.0")
+    assert not video.has_display()
+
+
+@pytest.mark.usefixtures("no_display")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["play.output=window"], ["no window", "play.output=mp4"]),
+        (["play.output=avi"], ["play.output=avi", "mp4"]),
+        (["play.fps=0"], ["play.fps=0"]),
+        (["rollout.frame_stack=2"], ["does not take rollout.frame_stack"]),
+        (["eval.sticky=0.5"], ["does not take eval.sticky"]),
+        (["T=2"], ["no finished T2", "python -m snn_rl.train env=CartPole-v1 T=2"]),
+    ],
+)
+def test_what_cannot_be_played_is_one_line(cartpole, capsys, arguments, words):
+    with pytest.raises(SystemExit) as stop:
+        command("env=CartPole-v1", f"run_dir={cartpole.parent}", *arguments)
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    for word in words:
+        assert word in message
+
+
+def test_an_opencv_that_does_not_load_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(UserError, match="opencv-python-headless") as error:
+        video.opencv()
+    assert "\n" not in str(error.value)

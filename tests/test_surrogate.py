@@ -1,0 +1,71 @@
+"""The spike function: a hard threshold forward, closed-form derivatives backward."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from snn_rl.surrogate import SURROGATES, spike
+
+# ds/dz of each surrogate, written down a second time with plain floats.
+CLOSED_FORMS = {
+    "linear": lambda z: 0.3 * max(0.0, 1.0 - abs(z)),
+    "exponential": lambda z: 0.3 * math.exp(-abs(z)),
+    "boxcar": lambda z: 1.0 if abs(z) <= 1.0 else 0.0,
+}
+
+
+def membranes() -> Tensor:
+    """Membranes on both sides of every kink of the surrogates, and on the threshold itself."""
+    return torch.tensor([-3.0, -0.5, 0.0, 0.25, 1.0, 1.9, 2.0, 2.1, 3.5, 4.0, 4.5, 9.0])
+
+
+def test_every_surrogate_has_a_closed_form_here():
+    assert set(SURROGATES) == set(CLOSED_FORMS)
+
+
+def test_fires_strictly_above_the_threshold():
+    v = torch.tensor(0.7)
+    u = torch.stack(
+        [torch.nextafter(v, torch.tensor(0.0)), v, torch.nextafter(v, torch.tensor(1.0))]
+    )
+    assert spike(u, v).tolist() == [0.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_spikes_have_shape_and_dtype_of_the_membrane(dtype):
+    u = torch.linspace(-1, 3, 24, dtype=dtype).reshape(2, 3, 4)
+    spikes = spike(u, torch.tensor(1.0, dtype=dtype))
+    assert spikes.shape == u.shape
+    assert spikes.dtype == dtype
+    assert torch.equal(spikes, torch.where(u > 1, 1.0, 0.0).to(dtype))
+
+
+@pytest.mark.parametrize("threshold", [0.02, 1.0, 2.0, 30.0])
+@pytest.mark.parametrize("name", CLOSED_FORMS)
+def test_gradients_in_membrane_and_threshold(name, threshold):
+    # a different weight on every spike, so that a gradient landing on the wrong entry shows
+    u = (membranes() * threshold / 2).double().requires_grad_()
+    v = torch.tensor(threshold, dtype=torch.float64, requires_grad=True)
+    weights = torch.arange(1.0, len(u) + 1, dtype=torch.float64)
+    (spike(u, v, SURROGATES[name]) * weights).sum().backward()
+
+    slope = [CLOSED_FORMS[name](x / threshold - 1) for x in u.tolist()]
+    in_u = [w * g / threshold for w, g in zip(weights.tolist(), slope, strict=True)]
+    in_v = -sum(g * x / threshold for g, x in zip(in_u, u.tolist(), strict=True))
+    assert u.grad.tolist() == pytest.approx(in_u)
+    assert v.grad.item() == pytest.approx(in_v)
+    assert v.grad.shape == v.shape
+
+
+@pytest.mark.parametrize("name", CLOSED_FORMS)
+def test_slope_is_scale_free(name):
+    """ds/dz is the same whatever unit the membrane is measured in."""
+    slopes = []
+    for unit in (1.0, 64.0):
+        u = (membranes() / 2 * unit).requires_grad_()
+        spike(u, torch.tensor(unit), SURROGATES[name]).sum().backward()
+        slopes.append(u.grad * unit)
+    assert torch.equal(slopes[0], slopes[1])
+    assert slopes[0].max() > 0

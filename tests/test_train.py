@@ -1,0 +1,320 @@
+"""The training command itself, with shrunken settings: resume after kill -9, refusals, bad input."""
+
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from snn_rl import runs, train
+from snn_rl.checkpoint import load_tensors, save_network
+from snn_rl.config import run_command
+from snn_rl.networks import AnalogNetwork, SpikingNetwork
+from snn_rl.networks.q_networks import cartpole
+
+SMALL = [
+    "env=CartPole-v1",
+    "threads=1",
+    "video=false",
+    "episodes=1",
+    "checkpoint_steps=80",
+    "rollout.n_envs=2",
+    "rollout.cap=15",
+    "dqn.steps=400",
+    "dqn.learning_starts=40",
+    "dqn.batch_size=8",
+    "dqn.buffer_size=200",
+    "dqn.target_update_interval=50",
+    "dqn.epsilon_steps=300",
+    "iir.steps=160",
+    "iir.batch_size=8",
+    "iir.conversion_samples=32",
+    "T_start=2",
+]
+STAGES = ("ann", "T2", "T1")
+
+# Runs the command and kills it, as SIGKILL does, at the n-th file that it replaces: with half of the
+# file written, with all of it written beside its final name, or just after the renaming.
+KILLER = """
+import os, signal, sys
+moment, count = sys.argv[1], int(sys.argv[2])
+del sys.argv[1:3]
+real = os.replace
+def replace(source, target):
+    global count
+    count -= 1
+    if count == 0 and moment == "half":
+        os.truncate(source, os.path.getsize(source) // 2)
+    if count == 0 and moment != "after":
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(source, target)
+    if count == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+os.replace = replace
+from snn_rl import runs, train
+from snn_rl.config import run_command
+run_command(train.main, runs.presets, train.__doc__)
+"""
+
+
+def command(run_dir: Path, *extra: str) -> list[str]:
+    return [sys.executable, "-m", "snn_rl.train", *SMALL, f"run_dir={run_dir}", *extra]
+
+
+def run(run_dir: Path, *extra: str) -> None:
+    """The command in this process."""
+    arguments, sys.argv = sys.argv, ["train", *SMALL, f"run_dir={run_dir}", *extra]
+    try:
+        run_command(train.main, runs.presets, train.__doc__ or "")
+    finally:
+        sys.argv = arguments
+
+
+def refuse(capsys: pytest.CaptureFixture[str], run_dir: Path, *extra: str) -> str:
+    """The command's one line of complaint."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        run(run_dir, *extra)
+    assert stop.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def results(run_dir: Path) -> dict[str, torch.Tensor]:
+    """Everything that training determined, of every stage."""
+    found = {}
+    for stage in STAGES:
+        for file in ("network.safetensors", "state.safetensors"):
+            tensors, meta = load_tensors(run_dir / stage / file)
+            found |= {f"{stage}/{file}/{name}": tensor for name, tensor in tensors.items()}
+            if file == "state.safetensors":
+                counters = meta["counters"]
+                found[f"{stage}/episodes"] = torch.tensor(counters["episodes"], dtype=torch.float64)
+                found[f"{stage}/steps"] = torch.tensor([counters["steps"], counters["updates"]])
+    return found
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    different = [name for name in one if not torch.equal(one[name], other[name])]
+    assert not different
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    subprocess.run(command(run_dir), check=True, capture_output=True)
+    return run_dir
+
+
+def test_the_chain_trains_every_stage_and_evaluates_it(uninterrupted: Path) -> None:
+    tensors = results(uninterrupted)
+    for before, after in zip(STAGES, STAGES[1:], strict=False):
+        name = "network.safetensors/synapses.0.weight"
+        assert not torch.equal(tensors[f"{before}/{name}"], tensors[f"{after}/{name}"])
+    for stage in STAGES:
+        metrics = json.loads((uninterrupted / stage / "metrics.json").read_text())
+        assert len(metrics["greedy"]["returns"]) == len(metrics["sticky"]["returns"]) == 1
+    entry = json.loads((uninterrupted / "run.json").read_text())[0]
+    assert entry["versions"]["torch"] == torch.__version__
+    assert "run_dir=" in entry["command"]
+
+
+def test_another_seed_gives_another_run(uninterrupted: Path, tmp_path: Path) -> None:
+    run(tmp_path / "run", "seed=1")
+    one, other = results(uninterrupted), results(tmp_path / "run")
+    name = "T1/network.safetensors/synapses.0.weight"
+    assert not torch.equal(one[name], other[name])
+
+
+def test_ten_kills_leave_the_result_bit_identical(uninterrupted: Path, tmp_path: Path) -> None:
+    rng = random.Random(0)
+    run_dir = tmp_path / "killed"
+    # by the file that is being written: in the ANN stage, between stages, in a spiking stage
+    for moment in ("half", "before", "after", "half", "before", "after"):
+        done = subprocess.run(
+            [sys.executable, "-c", KILLER, moment, str(rng.randint(2, 8)), *command(run_dir)[3:]],
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == -signal.SIGKILL
+    # by the clock
+    for _ in range(4):
+        process = subprocess.Popen(
+            command(run_dir), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(rng.uniform(3.0, 8.0))
+        process.kill()
+        process.wait()
+    run(run_dir)
+    assert_same(results(uninterrupted), results(run_dir))
+
+
+def test_a_finished_stage_is_not_repeated_and_a_smaller_T_goes_on(
+    uninterrupted: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    run(run_dir, "T=2")
+    assert not (run_dir / "T1").exists()
+    stamps = {s: (run_dir / s / "network.safetensors").stat().st_mtime_ns for s in ("ann", "T2")}
+    run(run_dir, "T=1")
+    for stage, stamp in stamps.items():
+        assert (run_dir / stage / "network.safetensors").stat().st_mtime_ns == stamp
+    assert_same(results(uninterrupted), results(run_dir))
+
+
+def test_changed_training_settings_are_refused_and_evaluation_settings_are_not(
+    uninterrupted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = results(uninterrupted)
+    line = refuse(capsys, uninterrupted, "dqn.lr=0.5")
+    assert "dqn.lr was 0.0005, now 0.5" in line
+    line = refuse(capsys, uninterrupted, "iir.epsilon=0.5")
+    assert "T2" in line and "iir.epsilon was 0.02, now 0.5" in line
+    assert_same(before, results(uninterrupted))
+    run(uninterrupted, "episodes=2")
+    metrics = json.loads((uninterrupted / "T1" / "metrics.json").read_text())
+    assert len(metrics["greedy"]["returns"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["env=CartPol-v1"], ["CartPol-v1", "did you mean CartPole-v1"]),
+        (["env=PingNoFrameskip-v4"], ["did you mean", "PongNoFrameskip-v4"]),
+        (["env=ALE/Pong-v5"], ["skips frames", "PongNoFrameskip-v4"]),
+        (["T=0"], ["T=0", "1 or more"]),
+        (["T=2.5"], ["T", "2.5", "Integer"]),
+        (["T=3"], ["T=3", "T_start=2"]),
+        (["T_start=5", "T=2", "T_step=2"], ["T=2", "5, 3, 1"]),
+        (["dqn.stepz=3"], ["dqn.stepz", "did you mean dqn.steps"]),
+        (["+new=3"], ["unknown setting new"]),
+        (["dqn.lr=fast"], ["dqn.lr", "fast", "Float"]),
+        (["dqn.batch_size=0"], ["dqn.batch_size=0", "1 or more"]),
+        (["iir.objective=magic"], ["iir.objective", "td", "distill"]),
+        (["iir.percentile=101"], ["iir.percentile", "100"]),
+        (["preset=papr"], ["preset=papr", "paper"]),
+        (["ann=nowhere.safetensors"], ["no such file", "nowhere.safetensors"]),
+        (["nonsense"], ["key=value"]),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(
+    arguments: list[str], words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refuse(capsys, tmp_path / "run", *arguments)
+    for word in words:
+        assert word in line
+    assert not (tmp_path / "run" / "ann").exists()
+
+
+def test_no_env_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train", "T=1"])
+    with pytest.raises(SystemExit) as stop:
+        run_command(train.main, runs.presets, "")
+    assert stop.value.code == 2
+    assert "env=CartPole-v1" in capsys.readouterr().err
+
+
+def test_networks_that_do_not_fit_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other.safetensors"
+    save_network(other, AnalogNetwork(cartpole((1, 40, 120), 2)))
+    line = refuse(capsys, tmp_path / "run", f"ann={other}")
+    assert "does not fit env=CartPole-v1" in line
+    spiking = tmp_path / "spiking.safetensors"
+    save_network(spiking, SpikingNetwork(cartpole((3, 40, 120), 2), 2))
+    assert "spiking" in refuse(capsys, tmp_path / "run", f"ann={spiking}")
+
+
+def test_an_imported_network_starts_the_chain(uninterrupted: Path, tmp_path: Path) -> None:
+    run(tmp_path / "run", f"ann={uninterrupted / 'ann' / 'network.safetensors'}")
+    one, other = results(uninterrupted), results(tmp_path / "run")
+    name = "network.safetensors/synapses.0.weight"
+    assert torch.equal(one[f"ann/{name}"], other[f"ann/{name}"])
+    assert not torch.equal(one[f"T1/{name}"], other[f"T1/{name}"])
+
+
+def test_conversion_alone_trains_nothing(uninterrupted: Path) -> None:
+    run(uninterrupted, "stages=none", "T=20")
+    converted, _ = load_tensors(uninterrupted / "T20-converted" / "network.safetensors")
+    ann, _ = load_tensors(uninterrupted / "ann" / "network.safetensors")
+    assert torch.equal(converted["synapses.0.weight"], ann["synapses.0.weight"])
+    scale = converted["neurons.0.v_threshold"]
+    assert torch.equal(converted["synapses.1.weight"], ann["synapses.1.weight"] * scale)
+
+
+def interrupted(run_dir: Path, monkeypatch: pytest.MonkeyPatch, writes: int) -> None:
+    """A run that Ctrl-C stopped after that many files."""
+    real = os.replace
+
+    def replace(source: str, target: str) -> None:
+        nonlocal writes
+        writes -= 1
+        if writes < 0:
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(SystemExit) as stop:
+        run(run_dir)
+    assert stop.value.code == 130
+    monkeypatch.setattr(os, "replace", real)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "garbage"])
+def test_a_damaged_checkpoint_is_named(
+    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = tmp_path / "run"
+    interrupted(run_dir, monkeypatch, 6)
+    state = run_dir / "ann" / "state.safetensors"
+    data = state.read_bytes()
+    garbage = np.random.default_rng(0).bytes(len(data))
+    state.write_bytes(data[: len(data) // 2] if damage == "truncate" else garbage)
+    line = refuse(capsys, run_dir)
+    assert "state.safetensors" in line and "damaged" in line
+    state.write_bytes(data)
+    chunk = sorted((run_dir / "ann" / "replay").glob("*.npz"))[-1]
+    chunk.write_bytes(chunk.read_bytes()[:-100])
+    line = refuse(capsys, run_dir)
+    assert chunk.name in line and "damaged" in line
+
+
+def test_a_full_disk_loses_nothing(
+    uninterrupted: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run_dir = tmp_path / "run"
+    interrupted(run_dir, monkeypatch, 6)
+    state = (run_dir / "ann" / "state.safetensors").read_bytes()
+
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        line = refuse(capsys, run_dir)
+    assert "No space left" in line
+    assert (run_dir / "ann" / "state.safetensors").read_bytes() == state
+    assert not list(run_dir.rglob(".*.tmp"))
+    run(run_dir)
+    assert_same(results(uninterrupted), results(run_dir))
+
+
+def test_a_second_process_is_kept_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with runs.lock(tmp_path / "run"):
+        assert "another process" in refuse(capsys, tmp_path / "run")
