@@ -6,6 +6,7 @@ content or the new, never half of either; a write that fails leaves the old cont
 """
 
 import errno
+import hashlib
 import json
 import os
 import tempfile
@@ -24,6 +25,7 @@ from snn_rl.networks import AnalogNetwork, NetworkSpec, SpikingNetwork
 
 SCHEMA = 1
 _META = "snn_rl"
+_DIGEST = "sha256"
 
 
 @contextmanager
@@ -95,7 +97,9 @@ def read_json(path: Path) -> Any:
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
     """Writes tensors and a JSON-able description into one safetensors file, atomically."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    data = save(plain, {_META: json.dumps({"schema": SCHEMA, **meta})})
+    note = {"schema": SCHEMA, **meta}
+    # one entry, because safetensors writes several in any order: the same content, the same bytes
+    data = save(plain, {_META: json.dumps({**note, _DIGEST: _digest(note, plain)})})
     write_atomic(path, lambda temporary: temporary.write_bytes(data))
 
 
@@ -121,7 +125,18 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UserError(f"{path} was not written by snn_rl: it carries no description")
     if meta["schema"] != SCHEMA:
         raise UserError(f"{path} has schema {meta['schema']}; this version reads schema {SCHEMA}")
+    if meta.pop(_DIGEST, None) != _digest(meta, tensors):
+        raise UserError(f"{path} is damaged: its content does not fit its checksum")
     return tensors, meta
+
+
+def _digest(note: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Checksum of a description and of the tensors' names, types, shapes and bytes."""
+    digest = hashlib.sha256(json.dumps(note).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def save_network(
@@ -160,16 +175,20 @@ def load_network(path: Path) -> tuple[AnalogNetwork | SpikingNetwork, dict[str, 
     try:
         description = meta["network"]
         spec = NetworkSpec.from_dict(description["spec"])
-        if description["timesteps"] is None:
-            network = AnalogNetwork(spec)
-        else:
-            network = SpikingNetwork(
-                spec,
-                description["timesteps"],
-                description["surrogate"],
-                description["encoding"],
-            )
-        network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+        # on meta no memory is taken (a damaged description may ask for any amount) and no random
+        # number is drawn
+        with torch.device("meta"):
+            if description["timesteps"] is None:
+                network = AnalogNetwork(spec)
+            else:
+                network = SpikingNetwork(
+                    spec,
+                    description["timesteps"],
+                    description["surrogate"],
+                    description["encoding"],
+                )
+        weights = {name: tensor.float() for name, tensor in tensors.items()}
+        network.load_state_dict(weights, assign=True)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} does not hold the network it describes ({reason})") from None

@@ -15,6 +15,7 @@ from snn_rl.envs import FRAMES, make_env
 from snn_rl.errors import UserError
 from snn_rl.networks import Q_NETWORKS, AnalogNetwork
 from snn_rl.surrogate import SURROGATES
+from snn_rl.video import opencv
 
 _CHOICES: dict[str, Collection[str]] = {
     "network": Q_NETWORKS,
@@ -64,6 +65,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "dqn.gamma": (0.0, 1.0),
     "dqn.epsilon_start": (0.0, 1.0),
     "dqn.epsilon_end": (0.0, 1.0),
+    "iir.t1_steps": (0, 10**9),
     "iir.lr": (0.0, 10.0),
     "iir.epsilon": (0.0, 1.0),
     "iir.sharpness": (1e-6, 1e6),
@@ -80,6 +82,7 @@ def check_values(config: Config) -> None:
     Raises:
         UserError: It names the setting and what it may be.
     """
+    opencv()  # everything is seen through it
     for name, choices in _CHOICES.items():
         value = _get(config, name)
         if value not in choices:
@@ -92,9 +95,6 @@ def check_values(config: Config) -> None:
         value = _get(config, name)
         if not low <= value <= high:
             raise UserError(f"{name}={value}: must be between {low:g} and {high:g}")
-    for timesteps, steps in config.iir.steps_at.items():
-        if timesteps < 1 or steps < 1:
-            raise UserError(f"iir.steps_at.{timesteps}={steps}: both must be 1 or more")
 
 
 def check_imported_network(config: Config) -> None:

@@ -62,7 +62,7 @@ class IIRConfig:
 
     objective: str = "distill"  # td | distill | distill+td
     steps: int = 20_000
-    steps_at: dict[int, int] = field(default_factory=dict)  # steps of single stages, by T
+    t1_steps: int = 0  # steps of the T=1 stage; 0: as many as the others
     lr: float = 5e-4
     cosine: bool = True
     optimizer: str = "Adam"
@@ -233,8 +233,7 @@ def _check_keys(overrides: Sequence[str]) -> None:
         raise UserError(f"cannot read the command line, settings are key=value: {reason}") from None
     for override in parsed:
         key = override.key_or_group
-        open_ended = key.startswith("iir.steps_at.")
-        if override.is_delete() or key in groups or (key not in known and not open_ended):
+        if override.is_delete() or key in groups or key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
             hint = f"; did you mean {near[0]}?" if near else "; --help lists them"
             raise UserError(f"unknown setting {key}={override.value()}{hint}")

@@ -37,9 +37,9 @@ from snn_rl.checks import check_values
 from snn_rl.config import Config, compose, keys, run_command
 from snn_rl.energy import FLOAT32, INT32, energy
 from snn_rl.errors import UserError
-from snn_rl.iir import ANN, is_done
+from snn_rl.iir import ANN, SETTINGS, is_done
 from snn_rl.networks import NetworkSpec, SpikingNetwork
-from snn_rl.trials import SETTINGS, Trials, evaluate_agent, load_agent
+from snn_rl.trials import Trials, evaluate_agent, load_agent
 
 EVALUATION = "evaluation.json"
 # the settings that say which agent is meant and where it runs

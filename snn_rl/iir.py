@@ -119,6 +119,8 @@ def check_settings(directory: Path, settings: dict[str, Any]) -> None:
     if not path.exists():
         return
     before = read_json(path)
+    if not isinstance(before, dict):
+        raise UserError(f"{path} is damaged: it holds no settings")
     changes = [
         f"{key} was {before.get(key, 'absent')}, now {settings.get(key, 'absent')}"
         for key in sorted(before.keys() | settings.keys())

@@ -75,8 +75,8 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
             settings["ann"] = hashlib.sha256(Path(config.ann).read_bytes()).hexdigest()
     else:
         iir = _flat("iir", config.iir)
-        steps_at = iir.pop("iir.steps_at")
-        iir["iir.steps"] = steps_at.get(stage.timesteps, iir["iir.steps"])
+        del iir["iir.t1_steps"]
+        iir["iir.steps"] = stage_steps(config, stage)
         settings |= {"T": stage.timesteps, "source": stage.source, **iir}
     return settings
 
@@ -88,7 +88,9 @@ def stage_steps(config: Config, stage: Stage) -> int:
     if stage.name == ANN:
         # an imported network is not trained, it only plays to fill the replay buffer
         return config.dqn.learning_starts if config.ann else config.dqn.steps
-    return config.iir.steps_at.get(stage.timesteps or 0, config.iir.steps)
+    if stage.timesteps == 1 and config.iir.t1_steps:
+        return config.iir.t1_steps
+    return config.iir.steps
 
 
 @contextmanager

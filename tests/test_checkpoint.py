@@ -202,42 +202,52 @@ def test_another_schema_is_refused_and_both_are_named(tmp_path, monkeypatch):
     assert f"schema {SCHEMA}" in message
 
 
-@pytest.mark.parametrize(
-    "description",
-    [
-        None,
-        [],
-        "network",
-        {},
-        described(spec=None),
-        described(timesteps=0),
-        described(timesteps="2"),
-        described(timesteps=2.5),
-        described(timesteps=None),  # an analog network has no thresholds
-        described(surrogate="nonsense"),
-        described(encoding="nonsense"),
-        described(encoding=["direct"]),
-        described(spec_bias=False),
-        described(spec_outputs=3),
-        described(spec_outputs=0),
-        described(spec_outputs=-1),
-        described(spec_outputs=10**9),
-        described(spec_outputs=10**30),
-        described(spec_input_shape=[2, 6, 6]),
-        described(spec_input_shape=[1, 6]),
-        described(spec_input_shape=[1, 1, 1]),
-        described(spec_input_shape=[1, 6, float("inf")]),
-        described(spec_layers=[]),
-        described(spec_layers=SPEC.to_dict()["layers"][::-1]),
-        described(spec_layers=[{"kind": "pool"}]),
-        described(spec_layers=[{"kind": "conv", "channels": 2, "kernel": 3, "stride": 0}]),
-    ],
-    ids=range(26),
-)
-def test_tensors_that_do_not_fit_their_description_are_refused(tmp_path, description):
+@pytest.mark.parametrize("description", [None, [], "network", {}], ids=repr)
+def test_what_describes_no_network_is_refused(tmp_path, description):
     path = tmp_path / "network.safetensors"
     save_tensors(path, spiking(2).state_dict(), {"network": description})
     assert "does not hold the network it describes" in refused(path)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"spec": None},
+        {"timesteps": 0},
+        {"timesteps": "2"},
+        {"timesteps": 2.5},
+        {"timesteps": None},  # an analog network has no thresholds
+        {"surrogate": "nonsense"},
+        {"encoding": "nonsense"},
+        {"encoding": ["direct"]},
+        {"spec_bias": False},
+        {"spec_outputs": 3},
+        {"spec_outputs": 0},
+        {"spec_outputs": -1},
+        {"spec_outputs": 10**30},
+        {"spec_input_shape": [2, 6, 6]},
+        {"spec_input_shape": [1, 6]},
+        {"spec_input_shape": [1, 1, 1]},
+        {"spec_input_shape": [1, 6, float("inf")]},
+        {"spec_layers": []},
+        {"spec_layers": SPEC.to_dict()["layers"][::-1]},
+        {"spec_layers": [{"kind": "pool"}]},
+        {"spec_layers": [{"kind": "conv", "channels": 2, "kernel": 3, "stride": 0}]},
+    ],
+    ids=repr,
+)
+def test_tensors_that_do_not_fit_their_description_are_refused(tmp_path, change):
+    path = tmp_path / "network.safetensors"
+    save_tensors(path, spiking(2).state_dict(), {"network": described(**change)})
+    assert "does not hold the network it describes" in refused(path)
+
+
+def test_a_description_of_any_size_takes_no_memory(tmp_path):
+    """Far above what any machine has: only a network that is never allocated gets to its shapes."""
+    path = tmp_path / "network.safetensors"
+    save_tensors(path, spiking(2).state_dict(), {"network": described(spec_outputs=10**15)})
+    assert "size mismatch for head" in refused(path)
 
 
 @pytest.mark.parametrize("change", ["missing", "extra", "shape"])

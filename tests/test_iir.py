@@ -194,8 +194,12 @@ def test_a_late_stage_s_settings_are_checked_before_the_first_one_starts(tmp_pat
 def test_settings_of_stages_that_have_not_started_may_change(tmp_path):
     run_chain(tmp_path, schedule(3), settings, Trainer(tmp_path))
     fit = Trainer(tmp_path)
-    later = lambda stage: settings(stage) | ({"lr": 9} if stage.timesteps in (1, 2) else {})  # noqa: E731
-    run_chain(tmp_path, schedule(1), later, fit)
+    run_chain(
+        tmp_path,
+        schedule(1),
+        lambda stage: settings(stage) | ({"lr": 9} if stage.timesteps in (1, 2) else {}),
+        fit,
+    )
     assert fit.fitted == ["T2", "T1"]
 
 

@@ -35,7 +35,7 @@ def build_run(
     directory: Path, names=ALL, spec=SPEC, games=6, scale=1.0, steps=900, episodes=40
 ) -> Path:
     """A run directory with made-up numbers, every stage of it finished and evaluated."""
-    for command in ("train T=1", "train T=1 iir.steps_at={1:2} a|b"):
+    for command in ("train T=1", "train T=1 iir.t1_steps=2 a|b"):
         record(directory, command)
     for k, name in enumerate(names):
         rng = np.random.default_rng(k)
@@ -285,7 +285,7 @@ def test_settings_that_differ_stand_by_stage(text):
 def test_commands_with_versions_and_revision(text):
     part = section(text, "Commands")
     assert "| `python -m snn_rl.train T=1` | unknown | abacus, 1 threads |" in part
-    assert "`python -m snn_rl.train T=1 iir.steps_at={1:2} a\\|b`" in part
+    assert "`python -m snn_rl.train T=1 iir.t1_steps=2 a\\|b`" in part
     assert "Versions (# 1, 2): snn_rl 0.0.1, torch 9.9" in part
 
 

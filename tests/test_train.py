@@ -1,6 +1,7 @@
-"""The training command itself, with shrunken settings: resume after kill -9, refusals, bad input."""
+"""The training command itself, shrunken: resume after kill -9, refusals, bad input."""
 
 import errno
+import itertools
 import json
 import os
 import random
@@ -41,7 +42,7 @@ SMALL = [
 ]
 STAGES = ("ann", "T2", "T1")
 
-# Runs the command and kills it, as SIGKILL does, at the n-th file that it replaces: with half of the
+# Runs the command and kills it with SIGKILL at the n-th file that it replaces: with half of the
 # file written, with all of it written beside its final name, or just after the renaming.
 KILLER = """
 import os, signal, sys
@@ -118,7 +119,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_chain_trains_every_stage_and_evaluates_it(uninterrupted: Path) -> None:
     tensors = results(uninterrupted)
-    for before, after in zip(STAGES, STAGES[1:], strict=False):
+    for before, after in itertools.pairwise(STAGES):
         name = "network.safetensors/synapses.0.weight"
         assert not torch.equal(tensors[f"{before}/{name}"], tensors[f"{after}/{name}"])
     for stage in STAGES:

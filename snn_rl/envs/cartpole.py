@@ -7,7 +7,6 @@ the cart move is drawn.
 
 from typing import Any
 
-import cv2
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
@@ -16,6 +15,11 @@ from numpy.typing import NDArray
 SCREEN_WIDTH, SCREEN_HEIGHT = 600, 400
 STRIP = slice(160, 320)  # the rows that hold the pole and the cart
 OBS_HEIGHT, OBS_WIDTH = 40, 120
+
+try:
+    import cv2
+except ImportError:  # no libGL: the commands say what to do about it, see snn_rl.video.opencv
+    cv2 = None
 
 _SHIFT = 4  # fractional bits of OpenCV's drawing coordinates
 _CART_WIDTH, _CART_HEIGHT, _POLE_WIDTH, _CART_Y = 50.0, 30.0, 10.0, 100.0

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from snn_rl.encoding import ENCODINGS
 from snn_rl.lif import LIF
+from snn_rl.surrogate import SURROGATES
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class NetworkSpec:
             channels, height, width = (int(n) for n in data["input_shape"])
             shape = (channels, height, width)
             return cls(shape, tuple(layers), int(data["outputs"]), bool(data["bias"]))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ValueError(f"not a network description ({error!r})") from error
 
     def shapes(self) -> list[tuple[int, ...]]:
@@ -81,6 +82,8 @@ class NetworkSpec:
         shape: tuple[int, ...] = self.input_shape
         result: list[tuple[int, ...]] = []
         for i, layer in enumerate(self.layers):
+            if min(asdict(layer).values()) < 1:
+                raise ValueError(f"layer {i}: every number in {layer} must be at least 1")
             if isinstance(layer, Dense):
                 shape = (layer.units,)
             elif len(shape) != 3:
@@ -185,8 +188,12 @@ class SpikingNetwork(Network):
         encoding: str = "direct",
     ):
         super().__init__(spec)
-        if timesteps < 1:
-            raise ValueError(f"timesteps must be at least 1, not {timesteps}")
+        if not isinstance(timesteps, int) or timesteps < 1:
+            raise ValueError(f"timesteps must be a whole number, at least 1, not {timesteps}")
+        if surrogate not in SURROGATES:
+            raise ValueError(f"surrogate must be one of {', '.join(SURROGATES)}, not {surrogate}")
+        if encoding not in ENCODINGS:
+            raise ValueError(f"encoding must be one of {', '.join(ENCODINGS)}, not {encoding}")
         self.timesteps = timesteps
         self.surrogate = surrogate
         self.encoding = encoding

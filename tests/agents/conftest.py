@@ -52,7 +52,7 @@ class Catch(gym.Env[NDArray[np.uint8], int]):
         return np.stack([self.before, self._frame()])
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_catch() -> Callable[..., VecEnv]:
     """Makes (n environments, seed), each with a Monitor."""
 

@@ -1,9 +1,9 @@
 """Learning itself: a game is learned from pixels, and kept through conversion to one timestep."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from stable_baselines3.common.buffers import ReplayBuffer
@@ -14,15 +14,24 @@ from snn_rl.convert import convert
 
 MakeCatch = Callable[..., VecEnv]
 
+NEAR_PERFECT = 0.9  # of 60 games at most three are missed
 
-def make_agent(env: VecEnv, timesteps: int | None, **settings: Any) -> SpikingDQN:
+
+def make_agent(
+    make_catch: MakeCatch, timesteps: int | None, seed: int, lr: float = 1e-3, **settings: Any
+) -> SpikingDQN:
     return SpikingDQN(
         "SpikingDQNPolicy",
-        env,
+        make_catch(8, seed),
+        learning_rate=lr,
         buffer_size=10_000,
         batch_size=32,
         train_freq=1,
-        seed=0,
+        target_update_interval=200,
+        exploration_final_eps=0.05,
+        gamma=0.95,
+        double=True,
+        seed=seed,
         device="cpu",
         policy_kwargs={"network": "cartpole", "timesteps": timesteps, "bias": True},
         **settings,
@@ -30,58 +39,45 @@ def make_agent(env: VecEnv, timesteps: int | None, **settings: Any) -> SpikingDQ
 
 
 def score(agent: SpikingDQN, make_catch: MakeCatch, epsilon: float = 0.0) -> float:
-    """Mean return over 60 games; 1 is perfect, -1 the worst."""
+    """Mean return over 60 games the agent has not seen; 1 is perfect, -1 the worst."""
     return evaluate(agent.q_net, make_catch, 60, seed=1000, epsilon=epsilon, side_by_side=30).mean
 
 
 @pytest.fixture(scope="module")
 def ann(make_catch: MakeCatch) -> SpikingDQN:
-    pass
+    """The analog agent after 8,000 steps and about 900 updates."""
+    agent = make_agent(make_catch, None, seed=0, learning_starts=500, exploration_fraction=0.4)
+    return agent.learn(8_000)
 
 
-def test_tmp(make_catch):
-    import time
+def test_catch_is_not_won_by_chance(ann: SpikingDQN, make_catch: MakeCatch) -> None:
+    assert score(ann, make_catch, epsilon=1.0) < 0
+    assert score(make_agent(make_catch, None, seed=1), make_catch) < 0
 
-    for kw in (
-        dict(double=True),
-        dict(double=False, n_steps=3),
-    ):
-        t = time.time()
-        agent = make_agent(
-            make_catch(8, 0),
-            None,
-            learning_rate=1e-3,
-            learning_starts=500,
-            exploration_fraction=0.4,
-            exploration_final_eps=0.05,
-            target_update_interval=200,
-            gamma=0.95,
-            **kw,
-        )
-        print("random", score(agent, make_catch, 1.0), "untrained", score(agent, make_catch))
-        for i in range(6):
-            agent.learn(2000 * (i + 1) - agent.num_timesteps, reset_num_timesteps=False)
-            print(kw, i, time.time() - t, agent._n_updates, score(agent, make_catch))
-    buf = agent.replay_buffer
-    data = agent.q_net.images(
-        torch.as_tensor(buf.observations[:200].reshape(-1, *buf.observations.shape[2:]))
-    )[:256]
-    for T in (1, 5):
-        snn = convert(agent.network, T, data)
-        t = time.time()
-        st = make_agent(
-            make_catch(8, 1),
-            T,
-            learning_rate=1e-3,
-            learning_starts=0,
-            objective="distill",
-            teacher=agent.network,
-            exploration_initial_eps=0.05,
-            exploration_final_eps=0.05,
-        )
-        st.load_network(snn)
-        print(T, "converted", score(st, make_catch))
-        for i in range(4):
-            st.learn(1000 * (i + 1) - st.num_timesteps, reset_num_timesteps=False)
-            print(T, i, time.time() - t, st._n_updates, score(st, make_catch))
-    assert 0
+
+def test_analog_agent_learns_catch_from_pixels(ann: SpikingDQN, make_catch: MakeCatch) -> None:
+    assert score(ann, make_catch) >= NEAR_PERFECT
+
+
+@pytest.mark.parametrize("objective", ["distill", "td", "distill+td"])
+def test_one_timestep_agent_plays_as_well(
+    ann: SpikingDQN, make_catch: MakeCatch, objective: str
+) -> None:
+    assert isinstance(ann.replay_buffer, ReplayBuffer)
+    seen = torch.as_tensor(ann.replay_buffer.observations[:32]).flatten(0, 1)
+    agent = make_agent(
+        make_catch,
+        1,
+        seed=2,
+        lr=5e-4,
+        learning_starts=0,
+        exploration_initial_eps=0.05,
+        objective=objective,
+        teacher=ann.network,
+    )
+    agent.load_network(convert(ann.network, 1, ann.q_net.images(seen)))
+    # conversion alone loses some of the game: what follows has something to repair
+    assert score(agent, make_catch) < NEAR_PERFECT
+    agent.replay_buffer = deepcopy(ann.replay_buffer)  # handed from stage to stage
+    agent.learn(3_200)
+    assert score(agent, make_catch) >= NEAR_PERFECT
