@@ -258,7 +258,12 @@ class SpikingDQN(DQN):
             steps, updates = int(meta["num_timesteps"]), int(meta["n_updates"])
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} is not a SpikingDQN ({error!r})") from None
-        model = cls(SpikingDQNPolicy, env, policy_kwargs=policy_kwargs, device=device, **settings)
+        try:
+            model = cls(
+                SpikingDQNPolicy, env, policy_kwargs=policy_kwargs, device=device, **settings
+            )
+        except ValueError as error:
+            raise UserError(f"{path} does not fit this environment: {error}") from error
         model.load_tensors(tensors)
         model.num_timesteps, model._n_updates = steps, updates
         return model

@@ -7,11 +7,13 @@ checked, not assumed; what does not follow from them is stored in full.
 """
 
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 from stable_baselines3.common.buffers import ReplayBuffer
 
@@ -101,12 +103,21 @@ def load_chunk(path: Path) -> tuple[int, Rows]:
         UserError: The file is missing or damaged.
     """
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        # NpzFile itself, because np.load also takes other formats for what they look like
+        with path.open("rb") as file, NpzFile(file, allow_pickle=False) as arrays:
             stored = {name: arrays[name] for name in arrays.files}
         return int(stored.pop("start")), decode(stored)
     except FileNotFoundError:
         raise UserError(f"no such file: {path}") from None
-    except (OSError, ValueError, KeyError, EOFError, IndexError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        IndexError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise UserError(f"{path} is damaged or not a replay chunk ({error})") from None
 
 
@@ -160,11 +171,15 @@ class Journal:
                 chunk.unlink()
         wanted = [c for c in self._chunks(self.directories) if int(c.stem) <= stop]
         needed = [c for c in wanted if int(c.stem) > stop - buffer.buffer_size]
+        filled = max(0, stop - buffer.buffer_size)
         for chunk in needed:
-            _fill(buffer, *load_chunk(chunk), chunk)
-        filled = int(needed[-1].stem) if needed else 0
+            start, rows = load_chunk(chunk)
+            if start > filled:
+                break
+            _fill(buffer, start, rows, chunk)
+            filled = start + len(rows["dones"])
         if filled != stop:
-            raise UserError(f"{self.directories[-1]} lacks the replay rows {filled} to {stop}")
+            raise UserError(f"{self.directories[-1]} lacks the replay rows from {filled} on")
 
     def prune(self, buffer: ReplayBuffer, stop: int) -> None:
         """Deletes this stage's chunks that a buffer ending at `stop` no longer holds."""

@@ -19,7 +19,7 @@ OBS_HEIGHT, OBS_WIDTH = 40, 120
 try:
     import cv2
 except ImportError:  # no libGL: the commands say what to do about it, see snn_rl.video.opencv
-    cv2 = None
+    cv2 = None  # type: ignore[assignment]
 
 _SHIFT = 4  # fractional bits of OpenCV's drawing coordinates
 _CART_WIDTH, _CART_HEIGHT, _POLE_WIDTH, _CART_Y = 50.0, 30.0, 10.0, 100.0

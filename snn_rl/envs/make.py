@@ -63,6 +63,7 @@ def family(env_id: str) -> str:
     }
     name = re.sub(r"^ale/|(noframeskip|deterministic)?-?v?\d*$", "", env_id.lower())
     near = [names[n] for n in difflib.get_close_matches(name, names, n=3, cutoff=0.6)]
+    near = near or difflib.get_close_matches(env_id, known, n=3, cutoff=0.8)
     hint = (
         f"did you mean {' or '.join(near)}?" if near else "use CartPole-v1 or <Game>NoFrameskip-v4"
     )

@@ -23,8 +23,9 @@ class Catch(gym.Env[NDArray[np.uint8], int]):
     those of a frame stack do.
     """
 
-    observation_space = spaces.Box(0, 255, (2, ROWS * CELL, COLUMNS * CELL), np.uint8)
-    action_space = spaces.Discrete(3)
+    def __init__(self) -> None:
+        self.observation_space = spaces.Box(0, 255, (2, ROWS * CELL, COLUMNS * CELL), np.uint8)
+        self.action_space = spaces.Discrete(3)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -214,7 +214,10 @@ def test_load_restores_what_save_wrote(
     for index, moments in expected["state"].items():
         assert found["state"][index].keys() == moments.keys()
         for key, value in moments.items():
-            assert torch.equal(torch.as_tensor(found["state"][index][key]), torch.as_tensor(value))
+            restored = found["state"][index][key]
+            assert torch.equal(restored, value)
+            # the memory layout too: it decides in which order an update is computed
+            assert restored.stride() == value.stride()
     for name in ("double", "gamma", "n_steps", "sharpness", "num_timesteps", "_n_updates"):
         assert getattr(loaded, name) == getattr(model, name)
     assert type(loaded.network) is type(model.network)

@@ -214,10 +214,22 @@ def test_a_finished_stage_is_not_trained_again(make_catch: MakeCatch, tmp_path: 
     assert_same(done, stage.start(no_env))
 
 
-def test_another_seed_trains_another_agent(make_catch: MakeCatch, tmp_path: Path) -> None:
-    one, _ = Stage(make_catch, tmp_path / "a", None, seed=1).start()
-    other, _ = Stage(make_catch, tmp_path / "b", None, seed=2).start()
-    assert (rows(one)["actions"] != rows(other)["actions"]).any()
+def test_every_segment_of_every_stage_and_run_has_a_seed_of_its_own(
+    make_catch: MakeCatch, tmp_path: Path
+) -> None:
+    seeds: list[int] = []
+
+    def recording(seed: int) -> VecEnv:
+        seeds.append(seed)
+        return make_catch(ENVS, seed)
+
+    runs = [
+        Stage(make_catch, tmp_path / str(seed), timesteps, seed).start(recording)
+        for seed in (1, 2)
+        for timesteps in (None, 2)
+    ]
+    assert len(seeds) == sum(counters.segment for _, counters in runs)
+    assert len(set(seeds)) == len(seeds)
 
 
 def test_counters_add_up(make_catch: MakeCatch, tmp_path: Path) -> None:
