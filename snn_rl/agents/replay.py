@@ -6,6 +6,7 @@ observation is the row before's next observation, and its frame stack shifts by 
 checked, not assumed; what does not follow from them is stored in full.
 """
 
+import struct
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -22,6 +23,18 @@ from snn_rl.errors import UserError
 
 Array = NDArray[Any]
 Rows = dict[str, Array]
+# What numpy, zipfile and zlib raise, between them, on a damaged archive
+_DAMAGE = (
+    OSError,
+    ValueError,
+    LookupError,
+    EOFError,
+    RuntimeError,
+    OverflowError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 _FIELDS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
 
@@ -109,15 +122,7 @@ def load_chunk(path: Path) -> tuple[int, Rows]:
         return int(stored.pop("start")), decode(stored)
     except FileNotFoundError:
         raise UserError(f"no such file: {path}") from None
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        EOFError,
-        IndexError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except _DAMAGE as error:
         raise UserError(f"{path} is damaged or not a replay chunk ({error})") from None
 
 
