@@ -97,26 +97,29 @@ def check_values(config: Config) -> None:
             raise UserError(f"{name}={value}: must be between {low:g} and {high:g}")
 
 
-def check_imported_network(config: Config) -> None:
-    """Refuses an `ann=` file that cannot start this run's chain.
+def check_imported_networks(config: Config) -> None:
+    """Refuses an `ann=` or `init=` file that cannot start this run's chain.
 
     Raises:
-        UserError: The file is damaged, spiking, or of other shapes than the environment needs.
+        UserError: A file is damaged, spiking, or of other shapes than the environment needs.
     """
-    if config.ann is None:
-        return
-    network, _ = load_network(Path(config.ann))
-    if not isinstance(network, AnalogNetwork):
-        raise UserError(f"ann={config.ann} is a spiking network; the chain starts from an ANN")
-    rollout = config.rollout
-    env = make_env(config.env, 1, frame_stack=rollout.frame_stack, frames=rollout.frames)
-    needed = network_spec(config.network, env.observation_space, env.action_space, config.bias)
-    env.close()
-    if network.spec != needed:
-        raise UserError(
-            f"ann={config.ann} does not fit env={config.env} with these settings: it is "
-            f"{network.spec}, needed is {needed}"
-        )
+    if config.ann is not None and config.init is not None:
+        raise UserError("ann= and init= exclude each other: the first is not trained any more")
+    for key, file in (("ann", config.ann), ("init", config.init)):
+        if file is None:
+            continue
+        network, _ = load_network(Path(file))
+        if not isinstance(network, AnalogNetwork):
+            raise UserError(f"{key}={file} is a spiking network; the chain starts from an ANN")
+        rollout = config.rollout
+        env = make_env(config.env, 1, frame_stack=rollout.frame_stack, frames=rollout.frames)
+        needed = network_spec(config.network, env.observation_space, env.action_space, config.bias)
+        env.close()
+        if network.spec != needed:
+            raise UserError(
+                f"{key}={file} does not fit env={config.env} with these settings: it is "
+                f"{network.spec}, needed is {needed}"
+            )
 
 
 def _get(config: Config, name: str) -> Any:

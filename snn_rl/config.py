@@ -110,7 +110,8 @@ class Config:
     direct: bool = False
     stages: str = "iir"  # iir | none
     run_dir: str | None = None
-    ann: str | None = None
+    ann: str | None = None  # an ANN that is done: it only plays, to fill the replay buffer
+    init: str | None = None  # a network that the ANN stage starts to learn from
     network: str = "mnih"
     bias: bool = False
     precision: str = "auto"  # auto | float32 | bfloat16

@@ -124,7 +124,7 @@ def check_settings(directory: Path, settings: dict[str, Any]) -> None:
     changes = [
         f"{key} was {before.get(key, 'absent')}, now {settings.get(key, 'absent')}"
         for key in sorted(before.keys() | settings.keys())
-        if before.get(key, "absent") != settings.get(key, "absent")
+        if before.get(key) != settings.get(key)  # None is no other setting than none at all
     ]
     if changes:
         raise UserError(

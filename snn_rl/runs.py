@@ -70,9 +70,8 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
         **_flat("dqn", config.dqn),
     }
     if stage.name == ANN:
-        settings["ann"] = None
-        if config.ann is not None:
-            settings["ann"] = hashlib.sha256(Path(config.ann).read_bytes()).hexdigest()
+        for key, file in (("ann", config.ann), ("init", config.init)):
+            settings[key] = file and hashlib.sha256(Path(file).read_bytes()).hexdigest()
     else:
         iir = _flat("iir", config.iir)
         del iir["iir.t1_steps"]

@@ -15,6 +15,7 @@ The settings that matter first (key=value, any order):
   run_dir=PATH        instead of runs/<env>/seed<k>
   preset=paper        the papers' own settings instead of the ones tuned for two cores
   ann=FILE            start from this network.safetensors instead of training an ANN
+  init=FILE           train the ANN further from this network.safetensors
   direct=true         retrain at T at once, without the stages between
   T_start=5 T_step=1  where the spiking stages start, and by how much T falls
   stages=none         convert only, without retraining (any T, for example T=100)
@@ -54,7 +55,7 @@ from snn_rl.agents.training import (
     train_stage,
 )
 from snn_rl.checkpoint import load_network, read_json, save_network, write_json
-from snn_rl.checks import check_imported_network, check_values
+from snn_rl.checks import check_imported_networks, check_values
 from snn_rl.config import Config, run_command
 from snn_rl.convert import ConversionError, convert, format_table, layer_table
 from snn_rl.envs import make_env
@@ -206,7 +207,8 @@ class ChainTrainer:
     ) -> AnalogNetwork | SpikingNetwork | None:
         config = self.config
         if stage.source is None:
-            return load_network(Path(config.ann))[0] if config.ann else None
+            file = config.ann or config.init
+            return load_network(Path(file))[0] if file else None
         source, _ = load_network(self.directory / stage.source / runs.NETWORK)
         if stage.source != ANN:
             return source
@@ -251,7 +253,7 @@ def main(config: Config) -> None:
     if config.threads:
         torch.set_num_threads(config.threads)
     check_values(config)
-    check_imported_network(config)
+    check_imported_networks(config)
     keep_freed_memory()
     stages = runs.chain(config)
     directory = runs.run_directory(config)

@@ -247,6 +247,18 @@ def test_an_imported_network_starts_the_chain(uninterrupted: Path, tmp_path: Pat
     assert not torch.equal(one[f"T1/{name}"], other[f"T1/{name}"])
 
 
+def test_training_goes_on_from_a_given_network(uninterrupted: Path, tmp_path: Path) -> None:
+    start = uninterrupted / "ann" / "network.safetensors"
+    # as many steps as are taken before learning starts: what comes out is what went in
+    run(tmp_path / "run", f"init={start}", "dqn.steps=40", "T_start=1", "iir.steps=8")
+    one, _ = load_tensors(start)
+    other, _ = load_tensors(tmp_path / "run" / "ann" / "network.safetensors")
+    assert_same(one, other)
+    run(tmp_path / "longer", f"init={start}", "T_start=1", "iir.steps=8")
+    other, _ = load_tensors(tmp_path / "longer" / "ann" / "network.safetensors")
+    assert not torch.equal(one["head.weight"], other["head.weight"])
+
+
 def test_conversion_alone_trains_nothing(uninterrupted: Path) -> None:
     run(uninterrupted, "stages=none", "T=20")
     converted, _ = load_tensors(uninterrupted / "T20-converted" / "network.safetensors")
