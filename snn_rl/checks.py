@@ -95,6 +95,12 @@ def check_values(config: Config) -> None:
         value = _get(config, name)
         if not low <= value <= high:
             raise UserError(f"{name}={value}: must be between {low:g} and {high:g}")
+    for name in ("checkpoint_steps", "dqn.learning_starts"):
+        if _get(config, name) <= config.rollout.n_envs:
+            raise UserError(
+                f"{name}={_get(config, name)}: must be more than rollout.n_envs="
+                f"{config.rollout.n_envs}, the steps that are taken at once"
+            )
 
 
 def check_imported_networks(config: Config) -> None:

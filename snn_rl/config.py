@@ -236,7 +236,7 @@ def _check_keys(overrides: Sequence[str]) -> None:
         key = override.key_or_group
         if override.is_delete() or key in groups or key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]}?" if near else "; --help lists them"
+            hint = f"; did you mean {near[0]}?" if near else "; snn_rl/config.py lists them all"
             raise UserError(f"unknown setting {key}={override.value()}{hint}")
 
 

@@ -20,7 +20,7 @@ How it is evaluated:
   eval.epsilon=0                probability of a random action
   eval.sticky=0.25              sticky-action probability of the sticky column
   eval.seed=1000000             seed of the first game; game i has seed + i
-  device=auto  threads=2        auto, cpu or cuda; processor threads (0: all cores)
+  device=auto  threads=0        auto, cpu or cuda; processor threads (0: all cores)
 
 What the agent was trained with (frames it sees, step cap, network) is read from its run.
 """

@@ -52,7 +52,9 @@ def chain(config: Config) -> list[Stage]:
 def uses_bf16(config: Config) -> bool:
     """Whether training runs in bfloat16 autocast: as asked, or where the processor has it."""
     if config.precision == "auto":
-        return bool(torch.cpu.get_capabilities().get("avx512_bf16")) or torch.cuda.is_available()
+        if config.device != "cpu" and torch.cuda.is_available():
+            return True
+        return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
     return config.precision == "bfloat16"
 
 

@@ -20,7 +20,7 @@ The settings that matter first (key=value, any order):
   T_start=5 T_step=1  where the spiking stages start, and by how much T falls
   stages=none         convert only, without retraining (any T, for example T=100)
   episodes=20         games of each evaluation
-  threads=2           processor threads (0: all cores)
+  threads=0           processor threads (0: all cores)
   dqn.steps=N         length of the ANN stage, in agent steps
   iir.steps=N         length of each spiking stage
   iir.objective=X     distill (the ANN teaches), td (Q-learning), or distill+td
@@ -148,7 +148,7 @@ class ChainTrainer:
             cap=rollout.cap,
         )
 
-    def _model(self, stage: Stage, buffer_size: int | None = None) -> SpikingDQN:
+    def _model(self, stage: Stage) -> SpikingDQN:
         config, dqn, iir = self.config, self.config.dqn, self.config.iir
         is_ann = stage.name == ANN
         settings: dict[str, Any] = {
@@ -156,7 +156,7 @@ class ChainTrainer:
             "n_steps": dqn.n_steps,
             "double": dqn.double,
             "target_update_interval": dqn.target_update_interval,
-            "buffer_size": buffer_size or dqn.buffer_size,
+            "buffer_size": dqn.buffer_size,
             "bf16": runs.uses_bf16(config),
             "device": config.device,
         }

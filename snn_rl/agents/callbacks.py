@@ -80,7 +80,8 @@ class Progress(BaseCallback):
             numbers["reward"] = float(np.mean([row[1] for row in self.history[-_RECENT:]]))
         if isinstance(model.network, SpikingNetwork):
             obs = torch.as_tensor(np.asarray(model._last_obs), device=model.device)
-            rates = spike_rates(model.network, model.q_net.images(obs))
+            with torch.random.fork_rng():  # Poisson input draws: looking must not change training
+                rates = spike_rates(model.network, model.q_net.images(obs))
             names = model.network.spec.names()
             numbers |= {f"spikes/{n}": r for n, r in zip(names, rates, strict=False)}
         return numbers

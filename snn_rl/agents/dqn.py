@@ -92,6 +92,8 @@ class SpikingDQN(DQN):
         self.bf16 = bf16
         self.last_loss = float("nan")
         super().__init__(policy, env, learning_rate, **kwargs)
+        if self.teacher is not None:
+            self.teacher.to(self.device)
 
     @property
     def network(self) -> AnalogNetwork | SpikingNetwork:

@@ -161,6 +161,8 @@ class Journal:
 
     def append(self, buffer: ReplayBuffer, start: int, stop: int) -> None:
         """Writes the rows start to stop (those the buffer still holds) as one chunk."""
+        if start == stop:
+            return  # a chunk is named by its end: an empty one would replace the one before
         start = max(start, stop - buffer.buffer_size)
         path = self.directories[-1] / f"{stop:012d}.npz"
         save_chunk(path, start, read_rows(buffer, start, stop))

@@ -54,7 +54,7 @@ class Counters:
 
 
 def derive_seed(*parts: int) -> int:
-    """One 31-bit seed from several numbers, independent between different numbers."""
+    """One 31-bit seed from several numbers; trailing zeros do not count."""
     return int(np.random.SeedSequence(parts).generate_state(1)[0]) >> 1
 
 

@@ -305,6 +305,16 @@ def test_a_missing_chunk_is_an_error(tmp_path: Path, missing: int) -> None:
         journal.restore(empty_buffer(), player.count)
 
 
+def test_an_empty_segment_leaves_the_chunks_alone(tmp_path: Path) -> None:
+    player = Player()
+    journal = Journal([tmp_path])
+    journal.append(player.buffer, *player.add(5))
+    journal.append(player.buffer, player.count, player.count)
+    buffer = empty_buffer()
+    journal.restore(buffer, player.count)
+    assert np.array_equal(buffer.actions[:5], player.buffer.actions[:5])
+
+
 def test_a_damaged_chunk_is_an_error(tmp_path: Path) -> None:
     player = Player()
     journal = Journal([tmp_path])
