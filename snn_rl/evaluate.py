@@ -7,8 +7,8 @@ The spiking agent of a finished stage and the ANN it came from play whole games,
 twice: as they are (greedy), and with sticky actions, where the game sometimes repeats the action
 before (a greedy agent in a deterministic game plays the same few games again and again; the
 sticky column shows what it can do off that path). Printed are every return, mean and standard
-deviation, the 95 % interval of the mean, the number of different games, how many were cut off at
-the step cap, the spike rate of every layer, and the energy of a decision. The same numbers go to
+deviation, the 95 % interval of the mean, the number of different games, how many ended at a
+time limit (the step cap or the game's own), the spike rate of every layer, and the energy of a decision. The same numbers go to
 evaluation.json in the stage's directory.
 
 Which agent (say what you said to snn_rl.train):
@@ -132,7 +132,7 @@ def format_report(results: dict[str, Any]) -> str:
         for name, numbers in (("ANN", results[ANN]), (stage, results))
         for kind in ("greedy", "sticky")
     ]
-    width = max(16, *(len(title) + 2 for title, _ in columns))
+    width = max(18, *(len(title) + 2 for title, _ in columns))
 
     def row(title: str, cells: list[str]) -> str:
         return f"{title:<22}" + "".join(f"{cell:>{width}}" for cell in cells)
@@ -146,7 +146,7 @@ def format_report(results: dict[str, Any]) -> str:
         row("standard deviation", [f"{c['std']:.2f}" for _, c in columns]),
         row("95 % interval", ["{:.2f} to {:.2f}".format(*c["interval"]) for _, c in columns]),
         row("different games", [str(c["distinct"]) for _, c in columns]),
-        row(f"cut off ({results['cap']} steps)", [str(c["capped"]) for _, c in columns]),
+        row("at the time limit", [str(c["capped"]) for _, c in columns]),
     ]
     for i, layer in enumerate(results["layers"]):
         lines.append(row(f"spike rate {layer}", [f"{c['spike_rates'][i]:.4f}" for _, c in columns]))
