@@ -8,8 +8,8 @@ twice: as they are (greedy), and with sticky actions, where the game sometimes r
 before (a greedy agent in a deterministic game plays the same few games again and again; the
 sticky column shows what it can do off that path). Printed are every return, mean and standard
 deviation, the 95 % interval of the mean, the number of different games, how many ended at a
-time limit (the step cap or the game's own), the spike rate of every layer, and the energy of a decision. The same numbers go to
-evaluation.json in the stage's directory.
+time limit (the step cap or the game's own), the spike rate of every layer, and the energy of a
+decision. The same numbers go to evaluation.json in the stage's directory.
 
 Which agent (say what you said to snn_rl.train):
   env=ID  T=1  seed=0           its environment, timesteps and seed
