@@ -65,6 +65,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "dqn.gamma": (0.0, 1.0),
     "dqn.epsilon_start": (0.0, 1.0),
     "dqn.epsilon_end": (0.0, 1.0),
+    "dqn.selection_games": (0, 10**4),
     "iir.t1_steps": (0, 10**9),
     "iir.lr": (0.0, 10.0),
     "iir.epsilon": (0.0, 1.0),

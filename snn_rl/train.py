@@ -42,12 +42,13 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from snn_rl import runs
-from snn_rl.agents import SpikingDQN, SpikingDQNPolicy
+from snn_rl.agents import SpikingDQN, SpikingDQNPolicy, SpikingQNetwork, evaluate
 from snn_rl.agents.dqn import OPTIMIZERS
 from snn_rl.agents.objectives import TD
 from snn_rl.agents.replay import Journal
 from snn_rl.agents.training import (
     Counters,
+    Selection,
     derive_seed,
     read_counters,
     resume,
@@ -66,6 +67,11 @@ from snn_rl.networks import AnalogNetwork, SpikingNetwork
 from snn_rl.play import record_video
 from snn_rl.report import write_report
 from snn_rl.trials import Trials, evaluate_agent, load_agent, summary
+
+# Games that choose among the checkpoints of the ANN stage: their first seed, which evaluation may
+# not use, and the agent steps after which one is cut off, so that an endless rally costs little.
+SELECTION_SEED = 2_000_000
+SELECTION_CAP = 5_000
 
 
 class ChainTrainer:
@@ -107,6 +113,7 @@ class ChainTrainer:
             config.checkpoint_steps,
             (config.seed, stage.timesteps or 0),
             stage.name,
+            self._selection(stage),
         )
         notes: dict[str, Any] = {"env": config.env, "seed": config.seed, "stage": stage.name}
         if isinstance(model.network, SpikingNetwork):
@@ -114,6 +121,7 @@ class ChainTrainer:
             print(f"\n{stage.name}\n{format_table(table)}")
             notes["layers"] = [vars(row) for row in table]
         notes |= {"steps": counters.steps, "updates": counters.updates, "wall_s": counters.wall_s}
+        notes["scores"] = counters.scores
         save_network(directory / runs.NETWORK, model.network, notes)
 
     def evaluate(self, stage: Stage) -> None:
@@ -135,17 +143,34 @@ class ChainTrainer:
             names.insert(0, source)
         return names
 
+    def _selection(self, stage: Stage) -> Selection | None:
+        config, games = self.config, self.config.dqn.selection_games
+        if stage.name != ANN or config.ann or not games:
+            return None
+        make_games = partial(self._env, training=False, cap=min(config.rollout.cap, SELECTION_CAP))
+
+        def score(q_net: SpikingQNetwork) -> float:
+            return evaluate(q_net, make_games, games, SELECTION_SEED, side_by_side=games).mean
+
+        return Selection(score, config.dqn.epsilon_steps, config.dqn.target_return)
+
     def _training_env(self, seed: int) -> VecEnv:
+        rollout = self.config.rollout
+        return self._env(
+            rollout.n_envs, seed, training=True, cap=rollout.cap, sticky=rollout.sticky
+        )
+
+    def _env(self, n_envs: int, seed: int, training: bool, cap: int, sticky: float = 0.0) -> VecEnv:
         rollout = self.config.rollout
         return make_env(
             self.config.env,
-            rollout.n_envs,
+            n_envs,
             seed,
-            training=True,
+            training=training,
             frame_stack=rollout.frame_stack,
             frames=rollout.frames,
-            sticky=rollout.sticky,
-            cap=rollout.cap,
+            sticky=sticky,
+            cap=cap,
         )
 
     def _model(self, stage: Stage) -> SpikingDQN:

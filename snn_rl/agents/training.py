@@ -23,11 +23,13 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from snn_rl.agents.callbacks import Episodes, Progress
 from snn_rl.agents.dqn import SpikingDQN
+from snn_rl.agents.policies import SpikingQNetwork
 from snn_rl.agents.replay import Journal
 from snn_rl.checkpoint import load_tensors, remove_temporaries, save_tensors
 from snn_rl.errors import UserError
 
 STATE = "state.safetensors"
+BEST = "best.safetensors"
 
 
 @dataclass
@@ -42,6 +44,7 @@ class Counters:
         calls: Vector-environment steps, which time the target network.
         wall_s: Seconds spent in finished segments.
         episodes: [step, return, length] of every finished episode.
+        scores: [step, mean return] of every checkpoint that played for selection.
     """
 
     segment: int = 0
@@ -51,6 +54,26 @@ class Counters:
     calls: int = 0
     wall_s: float = 0.0
     episodes: list[list[float]] = field(default_factory=list)
+    scores: list[list[float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How a stage chooses among its checkpoints: Q-learning forgets, the last is rarely the best.
+
+    Attributes:
+        score: Mean return of an agent over games that neither training nor evaluation plays.
+        start: Checkpoints from this step on are looked at.
+        target: A checkpoint that scores this much ends the stage; None: all steps are taken.
+    """
+
+    score: Callable[[SpikingQNetwork], float]
+    start: int = 0
+    target: float | None = None
+
+    def ends(self, scores: list[list[float]]) -> bool:
+        """Whether the target is reached."""
+        return self.target is not None and any(score >= self.target for _, score in scores)
 
 
 def derive_seed(*parts: int) -> int:
@@ -119,8 +142,11 @@ def train_stage(
     segment_steps: int,
     seed: tuple[int, int],
     name: str,
+    selection: Selection | None = None,
 ) -> None:
     """Trains a stage to its end, or from where it was interrupted.
+
+    The model ends with the last network, or with the one that scored best if there is a selection.
 
     Args:
         model: Initialized for this stage, or by `resume`.
@@ -132,6 +158,7 @@ def train_stage(
         segment_steps: Agent steps from checkpoint to checkpoint.
         seed: (run's seed, stage's own number).
         name: For the progress bar.
+        selection: How the stage's network is chosen.
 
     Raises:
         UserError: A checkpoint cannot be written.
@@ -146,7 +173,7 @@ def train_stage(
         model.logger.dump(step)
 
     progress = Progress(name, steps, counters.episodes, log)
-    while counters.steps < steps:
+    while counters.steps < steps and not (selection and selection.ends(counters.scores)):
         started = time.monotonic()
         segment_seed = derive_seed(*seed, counters.segment)
         seed_everything(segment_seed)
@@ -170,10 +197,24 @@ def train_stage(
         counters.segment += 1
         counters.steps, counters.updates = model.num_timesteps, model._n_updates
         counters.rows, counters.calls = counters.rows + calls, model._n_calls
+        if selection and counters.steps >= selection.start:
+            _score(model, counters, selection, directory)
         counters.wall_s += time.monotonic() - started
         save_tensors(directory / STATE, model.tensors(), {"counters": vars(counters)})
         journal.prune(buffer, counters.rows)
     progress.close()
+    if counters.scores:
+        tensors, _ = load_tensors(directory / BEST)
+        model.q_net.network.load_state_dict(tensors)
+
+
+def _score(model: SpikingDQN, counters: Counters, selection: Selection, directory: Path) -> None:
+    """Scores the network as it is, and keeps it if it is the best so far."""
+    score = selection.score(model.q_net)
+    if all(score > before for _, before in counters.scores):
+        # before the state that counts it: an interrupted run writes the same again
+        save_tensors(directory / BEST, model.network.state_dict(), {"step": counters.steps})
+    counters.scores.append([counters.steps, score])
 
 
 def _truncate(buffer: ReplayBuffer, rows: int) -> None:

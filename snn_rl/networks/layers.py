@@ -160,7 +160,7 @@ class AnalogNetwork(Network):
         for layer in self.synapses:
             x = F.relu(_apply(layer, x))
             layers.append(x.unsqueeze(0))
-        return self.head(x.flatten(1)), layers
+        return _outputs(self.head, x.flatten(1)), layers
 
 
 class SpikingNetwork(Network):
@@ -213,7 +213,7 @@ class SpikingNetwork(Network):
         for layer, neuron in zip(self.synapses, self.neurons, strict=True):
             spikes = neuron(self.current(layer, spikes))[0]
             layers.append(spikes)
-        return self.head(spikes.flatten(2).mean(0)), layers
+        return _outputs(self.head, spikes.flatten(2).mean(0)), layers
 
     def current(self, layer: nn.Module, spikes: Tensor) -> Tensor:
         """Input current [T, N, ...] that spikes [T or 1, N, ...] cause behind a weight layer.
@@ -228,6 +228,16 @@ class SpikingNetwork(Network):
         """Puts thresholds and leaks back into their ranges, see `LIF.clamp_`."""
         for neuron in self.neurons:
             neuron.clamp_()
+
+
+def _outputs(head: nn.Module, x: Tensor) -> Tensor:
+    """The head in float32 even under autocast.
+
+    bfloat16 would round Q-values that differ by less than a hundredth to the same number.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        out: Tensor = head(x.float())
+    return out
 
 
 def _apply(layer: nn.Module, x: Tensor) -> Tensor:
