@@ -4,6 +4,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from snn_rl import runs
 from snn_rl.agents.dqn import OPTIMIZERS
 from snn_rl.agents.objectives import OBJECTIVES
 from snn_rl.agents.policies import network_spec
@@ -32,7 +33,6 @@ _CHOICES: dict[str, Collection[str]] = {
 }
 
 _AT_LEAST_ONE = (
-    "checkpoint_steps",
     "episodes",
     "rollout.n_envs",
     "rollout.frame_stack",
@@ -59,7 +59,6 @@ _RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**31 - 1),
     "eval.seed": (0, 2**31 - 1),
     "threads": (0, 1024),
-    "dqn.learning_starts": (1, 10**9),
     "dqn.lr": (0.0, 10.0),
     "dqn.lr_end": (0.0, 1.0),
     "dqn.gamma": (0.0, 1.0),
@@ -96,6 +95,12 @@ def check_values(config: Config) -> None:
         value = _get(config, name)
         if not low <= value <= high:
             raise UserError(f"{name}={value}: must be between {low:g} and {high:g}")
+    first, last = runs.SELECTION_SEED, runs.SELECTION_SEED + config.dqn.selection_games - 1
+    if config.eval.seed <= last and first <= config.eval.seed + config.episodes - 1:
+        raise UserError(
+            f"eval.seed={config.eval.seed}: its {config.episodes} games meet those that choose the "
+            f"ANN's checkpoint, {first} to {last}"
+        )
     for name in ("checkpoint_steps", "dqn.learning_starts"):
         if _get(config, name) <= config.rollout.n_envs:
             raise UserError(

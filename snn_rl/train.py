@@ -68,11 +68,6 @@ from snn_rl.play import record_video
 from snn_rl.report import write_report
 from snn_rl.trials import Trials, evaluate_agent, load_agent, summary
 
-# Games that choose among the checkpoints of the ANN stage: their first seed, which evaluation may
-# not use, and the agent steps after which one is cut off, so that an endless rally costs little.
-SELECTION_SEED = 2_000_000
-SELECTION_CAP = 5_000
-
 
 class ChainTrainer:
     """Fits the stages of one run.
@@ -147,10 +142,12 @@ class ChainTrainer:
         config, games = self.config, self.config.dqn.selection_games
         if stage.name != ANN or config.ann or not games:
             return None
-        make_games = partial(self._env, training=False, cap=min(config.rollout.cap, SELECTION_CAP))
+        make_games = partial(
+            self._env, training=False, cap=min(config.rollout.cap, runs.SELECTION_CAP)
+        )
 
         def score(q_net: SpikingQNetwork) -> float:
-            return evaluate(q_net, make_games, games, SELECTION_SEED, side_by_side=games).mean
+            return evaluate(q_net, make_games, games, runs.SELECTION_SEED, side_by_side=games).mean
 
         return Selection(score, config.dqn.epsilon_steps, config.dqn.target_return)
 

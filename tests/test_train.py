@@ -34,7 +34,8 @@ SMALL = [
     "dqn.batch_size=8",
     "dqn.buffer_size=200",
     "dqn.target_update_interval=50",
-    "dqn.epsilon_steps=300",
+    "dqn.epsilon_steps=150",
+    "dqn.selection_games=2",
     "iir.steps=160",
     "iir.t1_steps=0",
     "iir.batch_size=8",
@@ -126,6 +127,8 @@ def test_the_chain_trains_every_stage_and_evaluates_it(uninterrupted: Path) -> N
     for stage in STAGES:
         metrics = json.loads((uninterrupted / stage / "metrics.json").read_text())
         assert len(metrics["greedy"]["returns"]) == len(metrics["sticky"]["returns"]) == 1
+    _, notes = load_tensors(uninterrupted / "ann" / "network.safetensors")
+    assert [step for step, _ in notes["scores"]] == [160, 240, 320, 400]
     entry = json.loads((uninterrupted / "run.json").read_text())[0]
     assert entry["versions"]["torch"] == torch.__version__
     assert "run_dir=" in entry["command"]
@@ -204,6 +207,7 @@ def test_changed_training_settings_are_refused_and_evaluation_settings_are_not(
         (["dqn.batch_size=0"], ["dqn.batch_size=0", "1 or more"]),
         (["iir.objective=magic"], ["iir.objective", "td", "distill"]),
         (["iir.percentile=101"], ["iir.percentile", "100"]),
+        (["eval.seed=1999981", "episodes=20"], ["eval.seed=1999981", "2000000"]),
         (["checkpoint_steps=2"], ["checkpoint_steps=2", "rollout.n_envs=2"]),
         (["preset=papr"], ["preset=papr", "paper"]),
         (["ann=nowhere.safetensors"], ["no such file", "nowhere.safetensors"]),
@@ -293,7 +297,7 @@ def test_a_damaged_checkpoint_is_named(
     damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_dir = tmp_path / "run"
-    interrupted(run_dir, monkeypatch, 6)
+    interrupted(run_dir, monkeypatch, 7)
     state = run_dir / "ann" / "state.safetensors"
     data = state.read_bytes()
     garbage = np.random.default_rng(0).bytes(len(data))

@@ -11,9 +11,16 @@ from numpy.typing import NDArray
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
-from snn_rl.agents import SpikingDQN, training
+from snn_rl.agents import SpikingDQN, SpikingQNetwork, training
 from snn_rl.agents.replay import Journal
-from snn_rl.agents.training import Counters, derive_seed, read_counters, resume, train_stage
+from snn_rl.agents.training import (
+    Counters,
+    Selection,
+    derive_seed,
+    read_counters,
+    resume,
+    train_stage,
+)
 from snn_rl.errors import UserError
 from snn_rl.networks import AnalogNetwork
 
@@ -92,7 +99,11 @@ class Stage:
                     neuron.v_threshold.fill_(0.05)
         return model
 
-    def start(self, make_env: Callable[[int], VecEnv] | None = None) -> tuple[SpikingDQN, Counters]:
+    def start(
+        self,
+        make_env: Callable[[int], VecEnv] | None = None,
+        selection: Selection | None = None,
+    ) -> tuple[SpikingDQN, Counters]:
         """What a process does: builds a model, resumes, and trains to the end."""
         model = self.model()
         counters = resume(model, self.directory, self.journal, self.rows_before)
@@ -107,6 +118,7 @@ class Stage:
             SEGMENT,
             (self.seed, self.timesteps or 0),
             "stage",
+            selection,
         )
         return model, counters
 
@@ -293,3 +305,76 @@ def test_a_file_that_is_no_state_is_refused(make_catch: MakeCatch, tmp_path: Pat
     training.save_tensors(stage.directory / training.STATE, {"x": torch.zeros(1)}, {"some": 1})
     with pytest.raises(UserError, match="not the state of a stage"):
         read_counters(stage.directory)
+
+
+class Scores:
+    """Hands out given scores and remembers the networks that got them."""
+
+    def __init__(self, *scores: float):
+        self.scores = scores
+        self.heads: list[torch.Tensor] = []
+
+    def __call__(self, q_net: SpikingQNetwork) -> float:
+        self.heads.append(q_net.network.head.weight.detach().clone())
+        return self.scores[len(self.heads) - 1]
+
+
+@pytest.mark.parametrize("best", range(4))
+def test_a_stage_ends_with_its_best_checkpoint(
+    make_catch: MakeCatch, tmp_path: Path, best: int
+) -> None:
+    values = [0.0, 0.0, 0.0, 0.0]
+    values[best] = 1.0
+    scores = Scores(*values)
+    model, counters = Stage(make_catch, tmp_path, None).start(selection=Selection(scores))
+    assert counters.scores == list(map(list, zip([40, 80, 120, STEPS], values, strict=True)))
+    assert torch.equal(model.network.head.weight, scores.heads[best])
+    others = [head for i, head in enumerate(scores.heads) if i != best]
+    assert not any(torch.equal(model.network.head.weight, head) for head in others)
+
+
+def test_of_equal_checkpoints_the_first_is_kept(make_catch: MakeCatch, tmp_path: Path) -> None:
+    scores = Scores(0.0, 1.0, 1.0, 0.0)
+    model, _ = Stage(make_catch, tmp_path, None).start(selection=Selection(scores))
+    assert torch.equal(model.network.head.weight, scores.heads[1])
+
+
+def test_selection_starts_late_and_ends_at_its_target(
+    make_catch: MakeCatch, tmp_path: Path
+) -> None:
+    stage = Stage(make_catch, tmp_path, None)
+    selection = Selection(Scores(3.0, 5.0), start=50, target=5.0)
+    _, counters = stage.start(selection=selection)
+    assert counters.scores == [[80, 3.0], [120, 5.0]]
+    assert counters.steps == 120
+
+    def no_env(seed: int) -> VecEnv:
+        raise AssertionError("played again")
+
+    stage.start(no_env, selection)
+
+
+@pytest.mark.parametrize("writes", range(1, 9))
+def test_kill_between_the_best_checkpoint_and_the_state(
+    make_catch: MakeCatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    def score(q_net: SpikingQNetwork) -> float:
+        return float(q_net.network.head.weight.detach().abs().sum())  # grows while it learns
+
+    whole, killed = (Stage(make_catch, tmp_path / name, None) for name in "ab")
+    original, calls = training.save_tensors, 0
+
+    def last_is_fatal(*args: Any) -> None:
+        nonlocal calls
+        original(*args)
+        calls += 1
+        if calls == writes:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "save_tensors", last_is_fatal)
+        with pytest.raises(Killed):
+            killed.start(selection=Selection(score))
+    expected = whole.start(selection=Selection(score))
+    assert len(expected[1].scores) == 4
+    assert_same(expected, killed.start(selection=Selection(score)))

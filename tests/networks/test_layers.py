@@ -288,3 +288,18 @@ def test_every_layer_has_a_name_of_its_own():
     kinds = [name.rstrip("0123456789") for name in names]
     assert kinds == ["conv", "conv", "fc", "head"]
     assert all(a != b for a, b in pairwise(names))
+
+
+@pytest.mark.parametrize("timesteps", [None, 1, 3])
+def test_outputs_keep_float32_under_autocast(timesteps: int | None) -> None:
+    torch.manual_seed(0)
+    network = AnalogNetwork(SPEC) if timesteps is None else SpikingNetwork(SPEC, timesteps)
+    received: list[Tensor] = []
+    network.head.register_forward_pre_hook(lambda _, inputs: received.append(inputs[0]))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        q = network(images())
+    weight, bias = network.head.weight, network.head.bias
+    assert q.dtype == torch.float32
+    torch.testing.assert_close(q, received[0].float() @ weight.T + bias, rtol=1e-6, atol=1e-6)
+    # as rounded to bfloat16 they would not pass
+    assert not torch.allclose(q, q.bfloat16().float(), rtol=1e-6, atol=1e-6)
