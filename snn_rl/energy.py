@@ -69,3 +69,20 @@ def energy(
         entering = [*spike_rates[1:], spike_rates[-1]]
     accumulations = sum(n * rate for n, rate in zip(counts[1:], entering, strict=True))
     return Energy(sum(counts) * mac, counts[0] * mac + accumulations * ac)
+
+
+def skipping_energy(
+    spec: NetworkSpec, nonzero: Sequence[float], costs: tuple[float, float] = FLOAT32
+) -> float:
+    """Energy in pJ of one decision of an ANN that skips its zeros.
+
+    The first layer is dense, as in the spiking network; behind it there is a multiply-accumulate
+    per synapse and non-zero activation.
+
+    Args:
+        spec: The network.
+        nonzero: Fraction of every hidden layer's activations that are not zero.
+        costs: (multiply-accumulate, accumulate) in pJ.
+    """
+    mac, _ = costs
+    return energy(spec, nonzero, (mac, mac)).spiking

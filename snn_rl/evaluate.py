@@ -35,7 +35,7 @@ from snn_rl import runs
 from snn_rl.checkpoint import read_json, write_json
 from snn_rl.checks import check_values
 from snn_rl.config import Config, compose, keys, run_command
-from snn_rl.energy import FLOAT32, INT32, energy
+from snn_rl.energy import INT32, energy, skipping_energy
 from snn_rl.errors import UserError
 from snn_rl.iir import ANN, SETTINGS, is_done
 from snn_rl.networks import NetworkSpec, SpikingNetwork
@@ -47,11 +47,6 @@ WHICH_AGENT = (
     *("env", "T", "seed", "run_dir", "direct", "stages", "T_start", "T_step"),
     *("device", "threads"),
 )
-
-
-def chosen_trials(config: Config) -> Trials:
-    """The trials that the settings ask for."""
-    return Trials(config.episodes, config.eval.seed, config.eval.epsilon, config.eval.sticky)
 
 
 def refuse_training_settings(config: Config, command: str, accepted: Sequence[str]) -> None:
@@ -110,13 +105,11 @@ def energy_ratios(
         "float32" and "int32" against a dense ANN, and "float32_skipping" against an ANN engine
         that leaves out multiplications by zero.
     """
-    mac = FLOAT32[0]
-    skipping = energy(spec, ann_rates, (mac, mac)).spiking
     spiking = energy(spec, spike_rates)
     return {
         "float32": spiking.ratio,
         "int32": energy(spec, spike_rates, INT32).ratio,
-        "float32_skipping": skipping / spiking.spiking,
+        "float32_skipping": skipping_energy(spec, ann_rates) / spiking.spiking,
     }
 
 
@@ -196,7 +189,7 @@ def main(config: Config) -> None:
     if config.threads:
         torch.set_num_threads(config.threads)
     directory = stage_directory(config)
-    trials = chosen_trials(config)
+    trials = Trials.chosen(config)
     agent = load_agent(directory, config.device)
     ann = ann_results(directory.parent / ANN, trials, config.device)
     network = agent.q_net.network

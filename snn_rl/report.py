@@ -28,7 +28,7 @@ from snn_rl import figures, runs
 from snn_rl.agents.training import Counters, read_counters
 from snn_rl.checkpoint import load_tensors, read_json, write_atomic
 from snn_rl.config import Config, run_command
-from snn_rl.energy import FLOAT32, INT32, energy
+from snn_rl.energy import FLOAT32, INT32, energy, skipping_energy
 from snn_rl.errors import UserError
 from snn_rl.figures import GREEDY, STICKY
 from snn_rl.iir import ANN
@@ -149,7 +149,7 @@ def write_report(directory: Path) -> Path:
         _unfinished(stages),
         _videos(directory, stages),
         *_reward_section(stages, drawn),
-        *_learning_section(drawn),
+        *_learning_section(stages, drawn),
         *_spike_section(stages, drawn),
         *_energy_section(stages, drawn),
         *_layer_section(stages),
@@ -192,16 +192,8 @@ def stage_energy(
     first = energy(stage.spec, stage.rates, (mac, 0.0)).spiking
     skipping = None
     if ann is not None:
-        skipping = _skipping(ann, mac) / entering.spiking
+        skipping = skipping_energy(ann.spec, ann.rates, costs) / entering.spiking
     return StageEnergy(first, entering.spiking - first, entering.ratio, own.ratio, skipping)
-
-
-def _skipping(ann: StageResult, mac: float) -> float:
-    """Energy in pJ of an ANN that skips its zeros: a MAC per non-zero activation and synapse.
-
-    The first layer is dense in both networks.
-    """
-    return energy(ann.spec, ann.rates, (mac, mac)).spiking
 
 
 def _read_stage(folder: Path) -> StageResult:
@@ -278,13 +270,13 @@ def _energy_bars(stages: Sequence[StageResult]) -> dict[str, dict[str, tuple[flo
     ann, spiking = _ann(stages), _with_energy(stages)
     bars = {}
     for arithmetic, costs in _ARITHMETIC.items():
-        mac, _ = costs
         spec = spiking[0].spec
         dense = energy(spec, spiking[0].rates, costs).analog
         first = stage_energy(spiking[0], costs, None).first
         group = {ANN: (first / 1e6, (dense - first) / 1e6)}
         if ann is not None:
-            group[f"{ANN}-skips zeros"] = (first / 1e6, (_skipping(ann, mac) - first) / 1e6)
+            skipping = skipping_energy(ann.spec, ann.rates, costs)
+            group[f"{ANN}-skips zeros"] = (first / 1e6, (skipping - first) / 1e6)
         for stage in spiking:
             result = stage_energy(stage, costs, ann)
             group[stage.name] = (result.first / 1e6, result.behind / 1e6)
@@ -373,16 +365,30 @@ def _reward_section(stages: Sequence[StageResult], drawn: dict[str, str]) -> lis
     ]
 
 
-def _learning_section(drawn: dict[str, str]) -> list[str]:
+def _learning_section(stages: Sequence[StageResult], drawn: dict[str, str]) -> list[str]:
     if "learning" not in drawn:
         return []
     return [
         "## Learning",
+        *(_selection(stage) for stage in stages if stage.notes and stage.notes.get("scores")),
         drawn["learning"],
         f"Returns while training, exploration included. The running mean over {figures.RUNNING} "
         "episodes starts anew in each stage. An episode that a checkpoint or the stage's end cut "
         "off is not shown, which favours short ones where a stage is short.",
     ]
+
+
+def _selection(stage: StageResult) -> str:
+    assert stage.notes is not None
+    scores = stage.notes["scores"]
+    best = max(score for _, score in scores)
+    step = next(step for step, score in scores if score == best)
+    listed = ", ".join(f"{score:.2f} ({step:,})" for step, score in scores)
+    return (
+        f"The {stage.label} is its checkpoint at {step:,} agent steps: of {len(scores)}, the best "
+        f"in {stage.settings['dqn.selection_games']} greedy games that are in no table here. "
+        f"Their mean returns (agent steps): {listed}."
+    )
 
 
 def _spike_section(stages: Sequence[StageResult], drawn: dict[str, str]) -> list[str]:
@@ -412,9 +418,10 @@ def _energy_section(stages: Sequence[StageResult], drawn: dict[str, str]) -> lis
     for value in dense:
         rows[-1] += [f"{value / 1e6:.3g}", "1.00", "1.00", "–"]
     if ann is not None:
-        rows.append(["ANN, skips zeros", f"{_skipping(ann, 1.0) / 1e6:.3f}", "0"])
-        for value, (mac, _) in zip(dense, _ARITHMETIC.values(), strict=True):
-            skipping = _skipping(ann, mac)
+        macs = skipping_energy(ann.spec, ann.rates, (1.0, 1.0))
+        rows.append(["ANN, skips zeros", f"{macs / 1e6:.3f}", "0"])
+        for value, costs in zip(dense, _ARITHMETIC.values(), strict=True):
+            skipping = skipping_energy(ann.spec, ann.rates, costs)
             rows[-1] += [f"{skipping / 1e6:.3g}", f"{value / skipping:.2f}", "–", "1.00"]
     for stage in spiking:
         # at unit costs, energies are counts of operations

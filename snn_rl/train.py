@@ -122,12 +122,12 @@ class ChainTrainer:
     def evaluate(self, stage: Stage) -> None:
         """Plays the greedy and the sticky trials of a finished stage, unless that was done."""
         config, path = self.config, self.directory / stage.name / runs.METRICS
-        trials = Trials(config.episodes, config.eval.seed, config.eval.epsilon, config.eval.sticky)
+        trials = Trials.chosen(config)
         if path.exists() and read_json(path).get("evaluation") == vars(trials):
             return
-        _, notes = load_network(path.parent / runs.NETWORK)
-        results = evaluate_agent(load_agent(path.parent, config.device), trials)
-        results |= {key: notes[key] for key in ("steps", "updates", "wall_s")}
+        agent = load_agent(path.parent, config.device)
+        results = evaluate_agent(agent, trials)
+        results |= {key: agent.notes[key] for key in ("steps", "updates", "wall_s")}
         for column in ("greedy", "sticky"):
             print(f"{stage.name} {column}: {summary(results[column])}", flush=True)
         write_json(path, results)
@@ -220,9 +220,10 @@ class ChainTrainer:
             # one pass over the weights instead of a dozen
             "optimizer_kwargs": {"fused": True} if optimizer == "Adam" else None,
         }
-        return SpikingDQN(
-            SpikingDQNPolicy, self._training_env(0), policy_kwargs=policy_kwargs, **settings
-        )
+        env = self._training_env(0)  # for its spaces: every segment makes its own
+        model = SpikingDQN(SpikingDQNPolicy, env, policy_kwargs=policy_kwargs, **settings)
+        env.close()
+        return model
 
     def _initial_network(
         self, stage: Stage, model: SpikingDQN

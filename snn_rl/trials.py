@@ -13,6 +13,7 @@ from snn_rl import runs
 from snn_rl.agents import Evaluation, SpikingQNetwork, evaluate
 from snn_rl.agents.policies import network_spec
 from snn_rl.checkpoint import load_network, read_json
+from snn_rl.config import Config
 from snn_rl.envs import make_env
 from snn_rl.errors import UserError
 from snn_rl.iir import SETTINGS
@@ -35,6 +36,11 @@ class Trials:
     epsilon: float
     sticky: float
 
+    @classmethod
+    def chosen(cls, config: Config) -> "Trials":
+        """The trials that the settings ask for."""
+        return cls(config.episodes, config.eval.seed, config.eval.epsilon, config.eval.sticky)
+
 
 @dataclass(frozen=True)
 class Agent:
@@ -44,11 +50,13 @@ class Agent:
         stage: ann, T1, ...
         q_net: Q-values from observations, on its device.
         settings: What the stage was trained with, flat, from its settings.json.
+        notes: What stands beside the weights: steps, updates, wall_s, ...
     """
 
     stage: str
     q_net: SpikingQNetwork
     settings: dict[str, Any]
+    notes: dict[str, Any]
 
     @property
     def env(self) -> str:
@@ -77,7 +85,7 @@ def load_agent(directory: Path, device: str = "auto") -> Agent:
     """
     settings = read_json(directory / SETTINGS)
     path = directory / runs.NETWORK
-    network, _ = load_network(path)
+    network, notes = load_network(path)
     env = _make_env(settings, 1, 0)
     needed = network_spec(
         settings["network"], env.observation_space, env.action_space, settings["bias"]
@@ -106,7 +114,7 @@ def load_agent(directory: Path, device: str = "auto") -> Agent:
     env.close()
     q_net.network.load_state_dict(network.state_dict())
     q_net.set_training_mode(False)
-    return Agent(directory.name, q_net.to(get_device(device)), settings)
+    return Agent(directory.name, q_net.to(get_device(device)), settings, notes)
 
 
 def evaluate_agent(agent: Agent, trials: Trials) -> dict[str, Any]:

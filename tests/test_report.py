@@ -44,7 +44,7 @@ def build_run(
         write_json(folder / "settings.json", settings(name, timesteps))
         torch.manual_seed(k)
         network = SpikingNetwork(spec, timesteps) if timesteps else AnalogNetwork(spec)
-        notes = {}
+        notes = {} if timesteps else {"scores": [[300, 1.5], [600, 4.25], [900, 4.25], [1200, -3]]}
         if timesteps:
             for i, neuron in enumerate(network.neurons):
                 neuron.v_threshold.data.fill_(0.01 * (i + 1))
@@ -89,7 +89,7 @@ def record(directory: Path, command: str) -> None:
 def settings(name: str, timesteps: int | None) -> dict:
     shared = {"env": "CartPole-v1", "dqn.lr": 0.25}
     if timesteps is None:
-        return {**shared, "ann": None}
+        return {**shared, "ann": None, "dqn.selection_games": 5}
     objective = "td" if name == "T1-direct" else "distill"
     return {**shared, "T": timesteps, "iir.objective": objective, "iir.encoding": "direct"}
 
@@ -149,6 +149,15 @@ def naive_counts() -> tuple[list[int], list[int]]:
     units = SPEC.layers[2].units
     macs += [channels * height * width * units, units * SPEC.outputs]
     return macs, [*neurons, units]
+
+
+def test_the_chosen_checkpoint_is_named(text: str) -> None:
+    learning = section(text, "Learning")
+    assert (
+        "The ANN is its checkpoint at 600 agent steps: of 4, the best in 5 greedy games" in learning
+    )
+    assert "1.50 (300), 4.25 (600), 4.25 (900), -3.00 (1,200)" in learning
+    assert learning.count("checkpoint at") == 1
 
 
 def test_reward_table_holds_the_metrics(run, text):
