@@ -29,6 +29,7 @@ All of them, with their defaults: snn_rl/config.py; what a game family changes:
 snn_rl/configs/settings/. Sweeps: -m seed=0,1,2 (Hydra).
 """
 
+import gc
 import math
 import warnings
 from functools import partial
@@ -84,6 +85,9 @@ class ChainTrainer:
 
     def fit(self, stage: Stage) -> None:
         """Trains one stage, or resumes it, and writes its network."""
+        # a model and its callbacks refer to one another: the buffer of the stage before, gigabytes
+        # large, would stay until the collector happens to come by
+        gc.collect()
         config, directory = self.config, self.directory / stage.name
         journal = Journal([self.directory / name / "replay" for name in self._lineage(stage)])
         rows_before = 0

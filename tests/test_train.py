@@ -1,6 +1,7 @@
 """The training command itself, shrunken: resume after kill -9, refusals, bad input."""
 
 import errno
+import gc
 import itertools
 import json
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from stable_baselines3.common.buffers import ReplayBuffer
 
 from snn_rl import runs, train
 from snn_rl.checkpoint import load_tensors, save_network
@@ -132,6 +134,21 @@ def test_the_chain_trains_every_stage_and_evaluates_it(uninterrupted: Path) -> N
     entry = json.loads((uninterrupted / "run.json").read_text())[0]
     assert entry["versions"]["torch"] == torch.__version__
     assert "run_dir=" in entry["command"]
+
+
+def test_one_replay_buffer_lies_in_memory_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive = []
+    real = train.train_stage
+
+    def counting(*arguments: object) -> None:
+        alive.append(sum(isinstance(thing, ReplayBuffer) for thing in gc.get_objects()))
+        real(*arguments)
+
+    monkeypatch.setattr(train, "train_stage", counting)
+    run(tmp_path / "run")
+    assert alive == [1, 1, 1]
 
 
 def test_another_seed_gives_another_run(uninterrupted: Path, tmp_path: Path) -> None:
