@@ -12,8 +12,8 @@ def keep_freed_memory() -> None:
     """Tells glibc to keep freed blocks for the next allocation instead of unmapping them.
 
     Every training step allocates and frees the same activations, megabytes each. glibc maps such
-    blocks afresh from the system each time, and touching the new pages costs more than the
-    arithmetic does: benchmarks/allocator.py measures it. Elsewhere than on glibc this does nothing.
+    blocks afresh from the system each time, and every new page has to be touched first:
+    benchmarks/allocator.py measures what that costs. Elsewhere than on glibc this does nothing.
     """
     try:
         mallopt = ctypes.CDLL(ctypes.util.find_library("c")).mallopt
