@@ -22,6 +22,8 @@ The settings that matter first (key=value, any order):
   episodes=20         games of each evaluation
   threads=0           processor threads (0: all cores)
   dqn.steps=N         length of the ANN stage, in agent steps
+  dqn.selection_games=N  games that every checkpoint of it plays; the best is kept (0: the last)
+  dqn.target_return=X    a mean return in those games that ends it
   iir.steps=N         length of each spiking stage
   iir.objective=X     distill (the ANN teaches), td (Q-learning), or distill+td
 
