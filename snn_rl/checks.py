@@ -64,7 +64,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "dqn.gamma": (0.0, 1.0),
     "dqn.epsilon_start": (0.0, 1.0),
     "dqn.epsilon_end": (0.0, 1.0),
-    "dqn.selection_games": (0, 10**4),
+    "dqn.selection_games": (0, runs.SELECTION_SEEDS),
     "iir.t1_steps": (0, 10**9),
     "iir.lr": (0.0, 10.0),
     "iir.epsilon": (0.0, 1.0),
@@ -95,11 +95,16 @@ def check_values(config: Config) -> None:
         value = _get(config, name)
         if not low <= value <= high:
             raise UserError(f"{name}={value}: must be between {low:g} and {high:g}")
-    first, last = runs.SELECTION_SEED, runs.SELECTION_SEED + config.dqn.selection_games - 1
+    first, last = runs.SELECTION_SEED, runs.SELECTION_SEED + runs.SELECTION_SEEDS - 1
     if config.eval.seed <= last and first <= config.eval.seed + config.episodes - 1:
         raise UserError(
-            f"eval.seed={config.eval.seed}: its {config.episodes} games meet those that choose the "
-            f"ANN's checkpoint, {first} to {last}"
+            f"eval.seed={config.eval.seed}: the seeds {first} to {last} are for the games that "
+            f"choose the ANN's checkpoint; {config.episodes} games have to stay clear of them"
+        )
+    if config.dqn.target_return is not None and not config.dqn.selection_games:
+        raise UserError(
+            f"dqn.target_return={config.dqn.target_return:g}: it is the mean of the games that "
+            "dqn.selection_games counts, which must be 1 or more"
         )
     for name in ("checkpoint_steps", "dqn.learning_starts"):
         if _get(config, name) <= config.rollout.n_envs:

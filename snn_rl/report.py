@@ -386,7 +386,8 @@ def _selection(stage: StageResult) -> str:
     listed = ", ".join(f"{score:.2f} ({step:,})" for step, score in scores)
     return (
         f"The {stage.label} is its checkpoint at {step:,} agent steps: of {len(scores)}, the best "
-        f"in {stage.settings['dqn.selection_games']} greedy games that are in no table here. "
+        f"in {stage.settings['dqn.selection_games']} greedy games of other seeds than the tables' "
+        f"(cut off at {runs.SELECTION_CAP:,} agent steps). "
         f"Their mean returns (agent steps): {listed}."
     )
 

@@ -24,9 +24,9 @@ from snn_rl.iir import ANN, Stage, schedule
 
 NETWORK = "network.safetensors"
 METRICS = "metrics.json"
-# Games that choose among the checkpoints of the ANN stage: their first seed, which evaluation may
-# not use, and the agent steps after which one is cut off, so that an endless rally costs little.
-SELECTION_SEED = 2_000_000
+# Games that choose among the checkpoints of the ANN stage: their seeds, which evaluation may not
+# use, and the agent steps after which one is cut off, so that an endless rally costs little.
+SELECTION_SEED, SELECTION_SEEDS = 2_000_000, 10_000
 SELECTION_CAP = 5_000
 _PACKAGES = ("torch", "stable-baselines3", "gymnasium", "ale-py", "numpy", "hydra-core")
 

@@ -22,7 +22,8 @@ The settings that matter first (key=value, any order):
   episodes=20         games of each evaluation
   threads=0           processor threads (0: all cores)
   dqn.steps=N         length of the ANN stage, in agent steps
-  dqn.selection_games=N  games that every checkpoint of it plays; the best is kept (0: the last)
+  dqn.selection_games=N  games that its checkpoints play, once epsilon has fallen; the best one is
+                         kept (0: the last)
   dqn.target_return=X    a mean return in those games that ends it
   iir.steps=N         length of each spiking stage
   iir.objective=X     distill (the ANN teaches), td (Q-learning), or distill+td
@@ -153,9 +154,11 @@ class ChainTrainer:
         )
 
         def score(q_net: SpikingQNetwork) -> float:
-            return evaluate(q_net, make_games, games, runs.SELECTION_SEED, side_by_side=games).mean
+            return evaluate(q_net, make_games, games, runs.SELECTION_SEED, side_by_side=20).mean
 
-        return Selection(score, config.dqn.epsilon_steps, config.dqn.target_return)
+        # while it still explores it is not what it will be; the last one is looked at in any case
+        start = min(config.dqn.epsilon_steps, config.dqn.steps)
+        return Selection(score, start, config.dqn.target_return)
 
     def _training_env(self, seed: int) -> VecEnv:
         rollout = self.config.rollout

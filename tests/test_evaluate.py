@@ -34,7 +34,13 @@ def run_dir(tmp_path_factory):
         *("env=CartPole-v1", "T=1", "T_start=1", f"run_dir={directory}", "threads=1"),
         *("rollout.frame_stack=2", f"rollout.cap={CAP}", "rollout.n_envs=2", "episodes=1"),
         *("dqn.steps=60", "dqn.learning_starts=40", "iir.steps=20", "checkpoint_steps=100"),
-        *("iir.t1_steps=0", "iir.batch_size=8", "dqn.batch_size=8", "video=false"),
+        *(
+            "iir.t1_steps=0",
+            "dqn.selection_games=2",
+            "iir.batch_size=8",
+            "dqn.batch_size=8",
+            "video=false",
+        ),
     )
     yield directory
     torch.set_num_threads(threads)

@@ -62,7 +62,7 @@ class Selection:
     """How a stage chooses among its checkpoints: Q-learning forgets, the last is rarely the best.
 
     Attributes:
-        score: Mean return of an agent over games that neither training nor evaluation plays.
+        score: Mean return of an agent over games of seeds that neither training nor evaluation has.
         start: Checkpoints from this step on are looked at.
         target: A checkpoint that scores this much ends the stage; None: all steps are taken.
     """

@@ -1,0 +1,43 @@
+"""Values that the settings' types allow and no run could work with."""
+
+import pytest
+
+from snn_rl import runs
+from snn_rl.checks import check_values
+from snn_rl.config import Config, compose
+from snn_rl.errors import UserError
+
+
+def settings(*overrides: str) -> Config:
+    return compose(["env=PongNoFrameskip-v4", *overrides], runs.presets)
+
+
+@pytest.mark.parametrize(
+    ("seed", "episodes", "allowed"),
+    [
+        (1_999_980, 20, True),
+        (1_999_981, 20, False),
+        (2_000_100, 1, False),
+        (2_009_999, 1, False),
+        (2_010_000, 20, True),
+        (1_990_000, 30_000, False),
+    ],
+)
+def test_evaluation_stays_clear_of_the_games_that_choose_the_ann(
+    seed: int, episodes: int, allowed: bool
+) -> None:
+    config = settings(f"eval.seed={seed}", f"episodes={episodes}")
+    if allowed:
+        check_values(config)
+    else:
+        with pytest.raises(UserError, match=f"eval.seed={seed}"):
+            check_values(config)
+
+
+@pytest.mark.parametrize("env", ["PongNoFrameskip-v4", "CartPole-v1"])
+def test_the_papers_settings_do_not_choose_among_checkpoints(env: str) -> None:
+    own = compose([f"env={env}"], runs.presets)
+    assert own.dqn.selection_games > 0 and own.dqn.target_return is not None
+    paper = compose([f"env={env}", "preset=paper"], runs.presets)
+    assert paper.dqn.selection_games == 0 and paper.dqn.target_return is None
+    check_values(paper)
