@@ -213,7 +213,7 @@ def _score(model: SpikingDQN, counters: Counters, selection: Selection, director
     score = selection.score(model.q_net)
     if all(score > before for _, before in counters.scores):
         # before the state that counts it: an interrupted run writes the same again
-        save_tensors(directory / BEST, model.network.state_dict(), {"step": counters.steps})
+        save_tensors(directory / BEST, model.network.state_dict(), {})
     counters.scores.append([counters.steps, score])
 
 
