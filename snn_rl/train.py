@@ -150,7 +150,10 @@ class ChainTrainer:
         if stage.name != ANN or config.ann or not games:
             return None
         make_games = partial(
-            self._env, training=False, cap=min(config.rollout.cap, runs.SELECTION_CAP)
+            self._env,
+            training=False,
+            cap=min(config.rollout.cap, runs.SELECTION_CAP),
+            sticky=config.rollout.sticky,
         )
 
         def score(q_net: SpikingQNetwork) -> float:
