@@ -160,6 +160,8 @@ def save_network(
             "surrogate": network.surrogate,
             "encoding": network.encoding,
         }
+        if network.carry_state:
+            description["carry_state"] = True
     tensors = {name: t.to(dtype or t.dtype) for name, t in network.state_dict().items()}
     save_tensors(path, tensors, {**(meta or {}), "network": description})
 
@@ -186,6 +188,7 @@ def load_network(path: Path) -> tuple[AnalogNetwork | SpikingNetwork, dict[str, 
                     description["timesteps"],
                     description["surrogate"],
                     description["encoding"],
+                    bool(description.get("carry_state", False)),
                 )
         weights = {name: tensor.float() for name, tensor in tensors.items()}
         network.load_state_dict(weights, assign=True)

@@ -12,9 +12,9 @@ from snn_rl.checkpoint import load_network
 from snn_rl.config import Config
 from snn_rl.convert import PERCENTILES_OVER
 from snn_rl.encoding import ENCODINGS
-from snn_rl.envs import FRAMES, make_env
+from snn_rl.envs import FRAMES, STACK, make_env
 from snn_rl.errors import UserError
-from snn_rl.networks import Q_NETWORKS, AnalogNetwork
+from snn_rl.networks import Q_NETWORKS, AnalogNetwork, NetworkSpec
 from snn_rl.surrogate import SURROGATES
 from snn_rl.video import opencv
 
@@ -50,6 +50,8 @@ _AT_LEAST_ONE = (
     "iir.train_freq",
     "iir.gradient_steps",
     "iir.conversion_samples",
+    "carry.steps",
+    "carry.window",
     "play.max_steps",
     "play.fps",
 )
@@ -70,6 +72,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "iir.epsilon": (0.0, 1.0),
     "iir.sharpness": (1e-6, 1e6),
     "iir.percentile": (1e-6, 100.0),
+    "carry.leak": (0.0, 1.0),
+    "carry.burn_in": (0, 1_000),
     "rollout.sticky": (0.0, 1.0),
     "eval.epsilon": (0.0, 1.0),
     "eval.sticky": (0.0, 1.0),
@@ -106,6 +110,10 @@ def check_values(config: Config) -> None:
             f"dqn.target_return={config.dqn.target_return:g}: it is the mean of the games that "
             "dqn.selection_games counts, which must be 1 or more"
         )
+    if config.carry_state and config.iir.encoding != "direct":
+        raise UserError(
+            f"carry_state=true goes with iir.encoding=direct, not {config.iir.encoding}"
+        )
     for name in ("checkpoint_steps", "dqn.learning_starts"):
         if _get(config, name) <= config.rollout.n_envs:
             raise UserError(
@@ -115,28 +123,44 @@ def check_values(config: Config) -> None:
 
 
 def check_imported_networks(config: Config) -> None:
-    """Refuses an `ann=` or `init=` file that cannot start this run's chain.
+    """Refuses an `ann=`, `init=` or `teacher=` file that is of no use to this run's chain.
 
     Raises:
         UserError: A file is damaged, spiking, or of other shapes than the environment needs.
     """
     if config.ann is not None and config.init is not None:
         raise UserError("ann= and init= exclude each other: the first is not trained any more")
-    for key, file in (("ann", config.ann), ("init", config.init)):
+    files = {"ann": config.ann, "init": config.init, "teacher": config.teacher}
+    for key, file in files.items():
         if file is None:
             continue
         network, _ = load_network(Path(file))
         if not isinstance(network, AnalogNetwork):
-            raise UserError(f"{key}={file} is a spiking network; the chain starts from an ANN")
+            raise UserError(f"{key}={file} is a spiking network; needed is an ANN")
         rollout = config.rollout
         env = make_env(config.env, 1, frame_stack=rollout.frame_stack, frames=rollout.frames)
         needed = network_spec(config.network, env.observation_space, env.action_space, config.bias)
         env.close()
-        if network.spec != needed:
+        if key == "teacher":
+            _check_teacher(config, network.spec, needed)
+        elif network.spec != needed:
             raise UserError(
                 f"{key}={file} does not fit env={config.env} with these settings: it is "
                 f"{network.spec}, needed is {needed}"
             )
+
+
+def _check_teacher(config: Config, spec: NetworkSpec, needed: NetworkSpec) -> None:
+    """A teacher may be of other layers, and see more frames."""
+    (frames, *image), (fewest, *wanted) = spec.input_shape, needed.input_shape
+    if config.rollout.frames != STACK:
+        raise UserError(f"teacher= goes with rollout.frames={STACK}")
+    if frames < fewest or image != wanted or spec.outputs != needed.outputs:
+        raise UserError(
+            f"teacher={config.teacher} does not fit env={config.env}: it takes {spec.input_shape} "
+            f"to {spec.outputs} Q-values, needed are {needed.outputs} from {needed.input_shape}, "
+            "or from more frames"
+        )
 
 
 def _get(config: Config, name: str) -> Any:

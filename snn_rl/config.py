@@ -82,6 +82,16 @@ class IIRConfig:
 
 
 @dataclass
+class CarryConfig:
+    """The stage whose membranes live on from frame to frame; the rest is as in `IIRConfig`."""
+
+    steps: int = 50_000
+    leak: float = 0.5  # that it begins with, in every layer
+    burn_in: int = 8  # frames of a sequence that only bring its membranes up to date
+    window: int = 8  # frames behind them that are learnt from
+
+
+@dataclass
 class EvalConfig:
     """Evaluation."""
 
@@ -115,6 +125,8 @@ class Config:
     run_dir: str | None = None
     ann: str | None = None  # an ANN that is done: it only plays, to fill the replay buffer
     init: str | None = None  # a network that the ANN stage starts to learn from
+    teacher: str | None = None  # an ANN, of more frames perhaps, that teaches every stage
+    carry_state: bool = False  # go on from T=1: membranes live on from frame to frame
     network: str = "mnih"
     bias: bool = False
     precision: str = "auto"  # auto | float32 | bfloat16
@@ -127,6 +139,7 @@ class Config:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     dqn: DQNConfig = field(default_factory=DQNConfig)
     iir: IIRConfig = field(default_factory=IIRConfig)
+    carry: CarryConfig = field(default_factory=CarryConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     play: PlayConfig = field(default_factory=PlayConfig)
 

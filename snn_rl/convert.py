@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from snn_rl.encoding import ENCODINGS
-from snn_rl.networks import AnalogNetwork, Network, SpikingNetwork
+from snn_rl.networks import AnalogNetwork, Network, SpikingNetwork, State
 
 POSITIVE, ALL = "positive", "all"
 PERCENTILES_OVER = (POSITIVE, ALL)
@@ -151,26 +151,29 @@ def spike_rates(network: Network, data: Tensor) -> list[float]:
     For an analog network: the fraction of non-zero activations, which is what an engine that
     skips zeros has to work on.
     """
-    return [_rate(layer) for layer in network.activity(data)[1]]
+    return activity_rates(network.activity(data)[1])
 
 
-def _rate(layer: Tensor) -> float:
-    return float((layer != 0).float().sum(0).mean())
+def activity_rates(layers: Sequence[Tensor]) -> list[float]:
+    """`spike_rates` of activity that is at hand, each layer [T, N, ...]."""
+    return [float((layer != 0).float().sum(0).mean()) for layer in layers]
 
 
 @torch.no_grad()
-def layer_table(network: SpikingNetwork, data: Tensor) -> list[LayerReport]:
+def layer_table(network: SpikingNetwork, data: Tensor, state: State) -> list[LayerReport]:
     """Threshold, spike rate and dead fraction of every hidden layer; warns about dead layers.
 
     Args:
         network: A spiking network.
         data: Images [N, channels, height, width].
+        state: What the network remembers before these images, see `Network.initial_state`.
     """
     rows = []
-    _, layers = network.activity(data)
-    for name, neuron, layer in zip(network.spec.names(), network.neurons, layers, strict=False):
+    layers = network.step(data, state)[1]
+    parts = zip(network.spec.names(), network.neurons, layers, activity_rates(layers), strict=False)
+    for name, neuron, layer, rate in parts:
         dead = float((layer.flatten(0, 1).amax(0) == 0).float().mean())
-        rows.append(LayerReport(name, float(neuron.v_threshold), _rate(layer), dead))
+        rows.append(LayerReport(name, float(neuron.v_threshold), rate, dead))
         if dead == 1.0:
             warnings.warn(
                 f"layer {name} never fires: lower the threshold percentile (iir.percentile), or "

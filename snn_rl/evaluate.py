@@ -44,7 +44,7 @@ from snn_rl.trials import Trials, evaluate_agent, load_agent
 EVALUATION = "evaluation.json"
 # the settings that say which agent is meant and where it runs
 WHICH_AGENT = (
-    *("env", "T", "seed", "run_dir", "direct", "stages", "T_start", "T_step"),
+    *("env", "T", "seed", "run_dir", "direct", "stages", "carry_state", "T_start", "T_step"),
     *("device", "threads"),
 )
 
@@ -214,7 +214,7 @@ def main(config: Config) -> None:
 
 def _train_command(config: Config) -> str:
     words = [f"python -m snn_rl.train env={config.env} T={config.T}"]
-    for key in ("seed", "run_dir", "direct", "stages", "T_start", "T_step"):
+    for key in ("seed", "run_dir", "direct", "stages", "carry_state", "T_start", "T_step"):
         value = getattr(config, key)
         if value != getattr(Config, key):
             words.append(f"{key}={str(value).lower() if isinstance(value, bool) else value}")

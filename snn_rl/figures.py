@@ -2,7 +2,7 @@
 
 Figures are built without pyplot, so no backend is chosen for the process. A stage has the same
 colour in every one of them (palette: Okabe and Ito, safe for colour-blind readers); a hatch marks a
-stage retrained directly from the converted ANN.
+stage retrained directly from the converted ANN, dots one that carries its membranes.
 """
 
 import re
@@ -217,6 +217,8 @@ def energies(bars: Mapping[str, Mapping[str, tuple[float, float]]]) -> Figure:
 
 def _bar(stage: str) -> dict[str, Any]:
     hatch = "///" if stage.endswith(("-direct", "-skips zeros")) else None
+    if stage.endswith("-carried"):
+        hatch = "..."
     return {"facecolor": colour(stage), "edgecolor": "white", "hatch": hatch}
 
 

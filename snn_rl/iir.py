@@ -9,6 +9,7 @@ from snn_rl.checkpoint import read_json, write_json
 from snn_rl.errors import UserError
 
 ANN = "ann"
+CARRIED = "-carried"
 DONE = "done.json"
 SETTINGS = "settings.json"  # what a stage is trained with, in its directory
 
@@ -22,16 +23,23 @@ class Stage:
         timesteps: T, or None for the analog network.
         source: Name of the stage it is initialized from, or None for the first.
         trained: False for conversion only.
+        carry_state: Membranes live on from image to image.
     """
 
     name: str
     timesteps: int | None
     source: str | None
     trained: bool = True
+    carry_state: bool = False
 
 
 def schedule(
-    T: int, T_start: int = 5, T_step: int = 1, direct: bool = False, stages: str = "iir"
+    T: int,
+    T_start: int = 5,
+    T_step: int = 1,
+    direct: bool = False,
+    stages: str = "iir",
+    carry_state: bool = False,
 ) -> list[Stage]:
     """The stages from the ANN down to T timesteps.
 
@@ -43,6 +51,7 @@ def schedule(
         T_step: By how much T falls from stage to stage.
         direct: Retrain at T at once, initialized from the converted ANN.
         stages: "iir", or "none" for conversion without any retraining (any T).
+        carry_state: Go on from T = 1 to an agent whose membranes live on from image to image.
 
     Returns:
         The ANN stage and the spiking ones behind it, in order.
@@ -54,13 +63,18 @@ def schedule(
         raise UserError(f"T={T}: the number of timesteps must be a whole number, 1 or more")
     if T_start < 1 or T_step < 1:
         raise UserError(f"T_start={T_start} and T_step={T_step} must both be 1 or more")
+    if carry_state and (T != 1 or stages == "none"):
+        raise UserError(
+            "carry_state=true goes on from a trained T=1 agent: say T=1, and stages=iir"
+        )
     chain = [Stage(ANN, None, None)]
     if stages == "none":
         return [*chain, Stage(f"T{T}-converted", T, ANN, trained=False)]
     if stages != "iir":
         raise UserError(f"stages={stages}: must be iir or none")
     if direct:
-        return [*chain, Stage(f"T{T}-direct", T, ANN)]
+        chain.append(Stage(f"T{T}-direct", T, ANN))
+        return chain + _carried(chain[-1].name) * carry_state
     if T > T_start:
         raise UserError(
             f"T={T} is above T_start={T_start}: the chain starts at T_start and goes down; raise "
@@ -73,7 +87,11 @@ def schedule(
         )
     for timesteps in range(T_start, T - 1, -T_step):
         chain.append(Stage(f"T{timesteps}", timesteps, chain[-1].name))
-    return chain
+    return chain + _carried(chain[-1].name) * carry_state
+
+
+def _carried(source: str) -> list[Stage]:
+    return [Stage(f"{source}{CARRIED}", 1, source, carry_state=True)]
 
 
 def is_done(directory: Path) -> bool:

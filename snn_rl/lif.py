@@ -14,6 +14,7 @@ def lif(
     leak: Tensor,
     surrogate: Derivative = linear,
     state: Tensor | None = None,
+    keep: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Integrates a current over its timesteps, fires, and resets by subtraction.
 
@@ -34,6 +35,8 @@ def lif(
         state: What is left of the membrane, u - v_threshold * s, from the call before, [N, ...].
             None is an empty membrane that nobody will ask for: no state comes back, and with
             T = 1 none is ever allocated; the neuron is a single comparison.
+        keep: [T, N] of ones and zeros; a zero empties the membrane before that timestep, because
+            another episode begins there. Only with a state.
 
     Returns:
         Spikes [T, N, ...] of zeros and ones, and the new state [N, ...] (None if none came in).
@@ -44,6 +47,8 @@ def lif(
     rest = state
     spikes = []
     for t in range(steps):
+        if rest is not None and keep is not None:
+            rest = rest * keep[t].view(-1, *[1] * (rest.dim() - 1))
         u = current[t] if rest is None else leak * rest + current[t]
         s = spike(u, v_threshold, surrogate)
         spikes.append(s)
@@ -68,9 +73,11 @@ class LIF(nn.Module):
         self.leak = nn.Parameter(torch.tensor(float(leak)))
         self.surrogate = SURROGATES[surrogate]
 
-    def forward(self, current: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, current: Tensor, state: Tensor | None = None, keep: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """`lif` with this layer's parameters: current [T, N, ...] to spikes [T, N, ...], state."""
-        return lif(current, self.v_threshold, self.leak, self.surrogate, state)
+        return lif(current, self.v_threshold, self.leak, self.surrogate, state, keep)
 
     @torch.no_grad()
     def clamp_(self) -> None:

@@ -73,6 +73,7 @@ class Game:
         self._is_cartpole = family(agent.env) == CARTPOLE
         network = agent.q_net.network
         assert isinstance(network, SpikingNetwork)
+        self._state = network.initial_state(1)
         self.labels = Labels(
             agent.env, network.timesteps, network.spec.names()[:-1], self._action_names()
         )
@@ -96,7 +97,7 @@ class Game:
     def _decide(self, obs: NDArray[np.uint8]) -> Moment:
         with torch.no_grad():
             images = self.q_net.images(torch.as_tensor(obs, device=self.q_net.device))
-            q_values, layers = self.q_net.network.activity(images)
+            q_values, layers, self._state = self.q_net.network.step(images, self._state)
         q = q_values[0].cpu().numpy()
         action = int(q.argmax())
         if self.epsilon > 0 and self._rng.random() < self.epsilon:

@@ -37,8 +37,8 @@ from snn_rl.networks import NetworkSpec
 REPORT = "report.md"
 RETURNS = "returns.csv"
 FIGURES = "figures"
-_STAGE = re.compile(r"T(\d+)(-direct|-converted)?")
-_KINDS = (None, "-direct", "-converted")
+_STAGE = re.compile(r"T(\d+)(-carried|-direct|-direct-carried|-converted)?")
+_KINDS = (None, "-carried", "-direct", "-direct-carried", "-converted")
 _ARITHMETIC = {
     "float32, 45 nm (MAC 4.6 pJ, AC 0.9 pJ)": FLOAT32,
     "int32, 45 nm (MAC 3.2 pJ, AC 0.1 pJ)": INT32,
@@ -167,7 +167,8 @@ def headline(stages: Sequence[StageResult]) -> str:
     done = {stage.name: stage for stage in stages if stage.metrics}
     ann = done.pop(ANN, None)
     # the chain's own stages come first; only without one, a direct or a converted stage
-    chain = [stage for stage in done.values() if "-" not in stage.name] or list(done.values())
+    side = ("-direct", "-direct-carried", "-converted")
+    chain = [s for s in done.values() if not s.name.endswith(side)] or list(done.values())
     parts = [f"{stage.label} scores {_both(stage)}" for stage in chain[-1:]]
     if ann:
         parts.append(f"{'its' if parts else 'the'} ANN {'' if parts else 'scores '}{_both(ann)}")

@@ -50,7 +50,14 @@ def run_directory(config: Config) -> Path:
 
 def chain(config: Config) -> list[Stage]:
     """The stages that the settings ask for."""
-    return schedule(config.T, config.T_start, config.T_step, config.direct, config.stages)
+    return schedule(
+        config.T,
+        config.T_start,
+        config.T_step,
+        config.direct,
+        config.stages,
+        config.carry_state,
+    )
 
 
 def uses_bf16(config: Config) -> bool:
@@ -75,10 +82,14 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
         **_flat("rollout", config.rollout),
         **_flat("dqn", config.dqn),
     }
+    files = {"teacher": config.teacher}
     if stage.name == ANN:
-        for key, file in (("ann", config.ann), ("init", config.init)):
-            settings[key] = file and hashlib.sha256(Path(file).read_bytes()).hexdigest()
-    else:
+        files |= {"ann": config.ann, "init": config.init}
+    for key, file in files.items():
+        settings[key] = file and hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    if stage.carry_state:
+        settings |= _flat("carry", config.carry)
+    if stage.name != ANN:
         iir = _flat("iir", config.iir)
         del iir["iir.t1_steps"]
         iir["iir.steps"] = stage_steps(config, stage)
@@ -93,6 +104,8 @@ def stage_steps(config: Config, stage: Stage) -> int:
     if stage.name == ANN:
         # an imported network is not trained, it only plays to fill the replay buffer
         return config.dqn.learning_starts if config.ann else config.dqn.steps
+    if stage.carry_state:
+        return config.carry.steps
     if stage.timesteps == 1 and config.iir.t1_steps:
         return config.iir.t1_steps
     return config.iir.steps

@@ -18,6 +18,8 @@ The settings that matter first (key=value, any order):
   init=FILE           train the ANN further from this network.safetensors
   direct=true         retrain at T at once, without the stages between
   T_start=5 T_step=1  where the spiking stages start, and by how much T falls
+  teacher=FILE        this ANN teaches every stage; it may see more frames than the agent
+  carry_state=true    go on from T=1 to an agent whose membranes live on from frame to frame
   stages=none         convert only, without retraining (any T, for example T=100)
   episodes=20         games of each evaluation
   threads=0           processor threads (0: all cores)
@@ -46,9 +48,9 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from snn_rl import runs
-from snn_rl.agents import SpikingDQN, SpikingDQNPolicy, SpikingQNetwork, evaluate
+from snn_rl.agents import CarriedDQN, SpikingDQN, SpikingDQNPolicy, SpikingQNetwork, evaluate
 from snn_rl.agents.dqn import OPTIMIZERS
-from snn_rl.agents.objectives import TD
+from snn_rl.agents.objectives import DISTILL, TD
 from snn_rl.agents.replay import Journal
 from snn_rl.agents.training import (
     Counters,
@@ -67,7 +69,7 @@ from snn_rl.envs import make_env
 from snn_rl.errors import UserError
 from snn_rl.iir import ANN, Stage, run_chain
 from snn_rl.memory import keep_freed_memory
-from snn_rl.networks import AnalogNetwork, SpikingNetwork
+from snn_rl.networks import AnalogNetwork, Network, SpikingNetwork, State
 from snn_rl.play import record_video
 from snn_rl.report import write_report
 from snn_rl.trials import Trials, evaluate_agent, load_agent, summary
@@ -85,6 +87,7 @@ class ChainTrainer:
         self.config = config
         self.directory = directory
         self.stages = {stage.name: stage for stage in runs.chain(config)}
+        self.teacher = _teacher(Path(config.teacher)) if config.teacher else None
 
     def fit(self, stage: Stage) -> None:
         """Trains one stage, or resumes it, and writes its network."""
@@ -119,7 +122,7 @@ class ChainTrainer:
         )
         notes: dict[str, Any] = {"env": config.env, "seed": config.seed, "stage": stage.name}
         if isinstance(model.network, SpikingNetwork):
-            table = layer_table(model.network, self._observations(model))
+            table = layer_table(model.network, *self._situations(model))
             print(f"\n{stage.name}\n{format_table(table)}")
             notes["layers"] = [vars(row) for row in table]
         notes |= {"steps": counters.steps, "updates": counters.updates, "wall_s": counters.wall_s}
@@ -166,17 +169,30 @@ class ChainTrainer:
     def _training_env(self, seed: int) -> VecEnv:
         rollout = self.config.rollout
         return self._env(
-            rollout.n_envs, seed, training=True, cap=rollout.cap, sticky=rollout.sticky
+            rollout.n_envs,
+            seed,
+            training=True,
+            cap=rollout.cap,
+            sticky=rollout.sticky,
+            frame_stack=self.teacher.spec.input_shape[0] if self.teacher else None,
         )
 
-    def _env(self, n_envs: int, seed: int, training: bool, cap: int, sticky: float = 0.0) -> VecEnv:
+    def _env(
+        self,
+        n_envs: int,
+        seed: int,
+        training: bool,
+        cap: int,
+        sticky: float = 0.0,
+        frame_stack: int | None = None,
+    ) -> VecEnv:
         rollout = self.config.rollout
         return make_env(
             self.config.env,
             n_envs,
             seed,
             training=training,
-            frame_stack=rollout.frame_stack,
+            frame_stack=frame_stack or rollout.frame_stack,
             frames=rollout.frames,
             sticky=sticky,
             cap=cap,
@@ -185,6 +201,7 @@ class ChainTrainer:
     def _model(self, stage: Stage) -> SpikingDQN:
         config, dqn, iir = self.config, self.config.dqn, self.config.iir
         is_ann = stage.name == ANN
+        algorithm = SpikingDQN
         settings: dict[str, Any] = {
             "gamma": dqn.gamma,
             "n_steps": dqn.n_steps,
@@ -205,6 +222,12 @@ class ChainTrainer:
                 "exploration_final_eps": dqn.epsilon_end,
                 "exploration_fraction": min(1.0, dqn.epsilon_steps / dqn.steps),
             }
+            if self.teacher:
+                settings |= {
+                    "objective": DISTILL,
+                    "sharpness": iir.sharpness,
+                    "teacher": self.teacher,
+                }
         else:
             settings |= {
                 "learning_rate": cosine(iir.lr) if iir.cosine else iir.lr,
@@ -218,9 +241,15 @@ class ChainTrainer:
                 "sharpness": iir.sharpness,
             }
             if not is_ann and iir.objective != TD and stage.trained:
-                teacher, _ = load_network(self.directory / ANN / runs.NETWORK)
-                teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-                settings["teacher"] = teacher
+                own = self.directory / ANN / runs.NETWORK
+                settings["teacher"] = self.teacher or _teacher(own)
+            if stage.carry_state:
+                algorithm = CarriedDQN
+                settings |= {
+                    "burn_in": config.carry.burn_in,
+                    "window": config.carry.window,
+                    "n_steps": 1,
+                }
         optimizer = dqn.optimizer if is_ann else iir.optimizer
         policy_kwargs = {
             "network": config.network,
@@ -228,12 +257,14 @@ class ChainTrainer:
             "bias": config.bias,
             "surrogate": iir.surrogate,
             "encoding": iir.encoding,
+            "carry_state": stage.carry_state,
+            "frames": config.rollout.frame_stack if self.teacher else None,
             "optimizer_class": OPTIMIZERS[optimizer],
             # one pass over the weights instead of a dozen
             "optimizer_kwargs": {"fused": True} if optimizer == "Adam" else None,
         }
         env = self._training_env(0)  # for its spaces: every segment makes its own
-        model = SpikingDQN(SpikingDQNPolicy, env, policy_kwargs=policy_kwargs, **settings)
+        model = algorithm(SpikingDQNPolicy, env, policy_kwargs=policy_kwargs, **settings)
         env.close()
         return model
 
@@ -245,6 +276,10 @@ class ChainTrainer:
             file = config.ann or config.init
             return load_network(Path(file))[0] if file else None
         source, _ = load_network(self.directory / stage.source / runs.NETWORK)
+        if stage.carry_state:
+            assert isinstance(source, SpikingNetwork)
+            for neuron in source.neurons:
+                neuron.leak.data.fill_(config.carry.leak)
         if stage.source != ANN:
             return source
         try:
@@ -260,6 +295,14 @@ class ChainTrainer:
         except ConversionError as error:
             raise UserError(f"conversion failed: {error}") from None
 
+    def _situations(self, model: SpikingDQN) -> tuple[torch.Tensor, State]:
+        """Observations from the replay buffer, and what the network remembers before them."""
+        if not isinstance(model, CarriedDQN):
+            return self._observations(model), []
+        seed_everything(self.config.seed)
+        with torch.no_grad():
+            return model.situations(self.config.iir.conversion_samples)
+
     def _observations(self, model: SpikingDQN) -> torch.Tensor:
         """Observations from the replay buffer, the same at every call."""
         buffer = model.replay_buffer
@@ -271,6 +314,12 @@ class ChainTrainer:
             rng.integers(buffer.n_envs, size=count),
         )
         return model.q_net.images(torch.as_tensor(buffer.observations[rows, envs]).to(model.device))
+
+
+def _teacher(path: Path) -> Network:
+    network, _ = load_network(path)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
 
 
 def linear(start: float, end: float) -> Schedule:

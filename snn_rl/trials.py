@@ -103,6 +103,7 @@ def load_agent(directory: Path, device: str = "auto") -> Agent:
             "timesteps": network.timesteps,
             "surrogate": network.surrogate,
             "encoding": network.encoding,
+            "carry_state": network.carry_state,
         }
     q_net = SpikingQNetwork(
         env.observation_space,

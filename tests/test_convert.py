@@ -252,7 +252,7 @@ def test_table_counts_spikes_by_hand(timesteps):
     spiking, x = convert(network(), timesteps, images()), images(16, seed=1)
     with torch.no_grad():
         _, layers = spiking.activity(x)
-        rows = layer_table(spiking, x)
+        rows = layer_table(spiking, x, [])
     assert [row.name for row in rows] == ["conv1", "conv2", "fc1"]
     for row, neuron, layer in zip(rows, spiking.neurons, layers, strict=True):
         counts = layer.numpy().sum(0)  # spikes of every image's every neuron
@@ -280,7 +280,7 @@ def test_a_layer_that_never_fires_is_a_warning_with_its_name():
         spiking.synapses[2].bias.fill_(1.0)
         spiking.neurons[2].v_threshold.fill_(0.5)
     with pytest.warns(UserWarning, match="layer conv2 never fires: .*percentile") as caught:
-        rows = layer_table(spiking, images())
+        rows = layer_table(spiking, images(), [])
     assert len(caught) == 1
     assert [row.dead == 1.0 for row in rows] == [False, True, False]
     assert rows[1].spike_rate == 0.0
@@ -288,4 +288,4 @@ def test_a_layer_that_never_fires_is_a_warning_with_its_name():
 
 @pytest.mark.filterwarnings("error")
 def test_a_lively_network_is_no_warning():
-    assert all(row.dead < 1 for row in layer_table(convert(network(), 3, images()), images()))
+    assert all(row.dead < 1 for row in layer_table(convert(network(), 3, images()), images(), []))

@@ -48,7 +48,7 @@ def build_run(
         if timesteps:
             for i, neuron in enumerate(network.neurons):
                 neuron.v_threshold.data.fill_(0.01 * (i + 1))
-            table = layer_table(network, torch.rand(3, *spec.input_shape))
+            table = layer_table(network, torch.rand(3, *spec.input_shape), [])
             notes["layers"] = [vars(row) for row in table]
         save_network(folder / "network.safetensors", network, notes)
         if not name.endswith("-converted"):

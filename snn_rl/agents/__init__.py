@@ -1,7 +1,15 @@
 """Spiking DQN agents on Stable-Baselines3."""
 
+from snn_rl.agents.carried import CarriedDQN
 from snn_rl.agents.dqn import SpikingDQN
 from snn_rl.agents.evaluation import Evaluation, evaluate
 from snn_rl.agents.policies import SpikingDQNPolicy, SpikingQNetwork
 
-__all__ = ["Evaluation", "SpikingDQN", "SpikingDQNPolicy", "SpikingQNetwork", "evaluate"]
+__all__ = [
+    "CarriedDQN",
+    "Evaluation",
+    "SpikingDQN",
+    "SpikingDQNPolicy",
+    "SpikingQNetwork",
+    "evaluate",
+]

@@ -8,7 +8,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
 
 from snn_rl.agents.dqn import SpikingDQN
-from snn_rl.convert import spike_rates
+from snn_rl.convert import activity_rates
 from snn_rl.networks import SpikingNetwork
 
 _RECENT = 100
@@ -80,8 +80,12 @@ class Progress(BaseCallback):
             numbers["reward"] = float(np.mean([row[1] for row in self.history[-_RECENT:]]))
         if isinstance(model.network, SpikingNetwork):
             obs = torch.as_tensor(np.asarray(model._last_obs), device=model.device)
-            with torch.random.fork_rng():  # Poisson input draws: looking must not change training
-                rates = spike_rates(model.network, model.q_net.images(obs))
+            with (
+                torch.no_grad(),
+                torch.random.fork_rng(),
+            ):  # Poisson input draws: looking must not change training
+                layers = model.network.step(model.q_net.images(obs), model.memory)[1]
+            rates = activity_rates(layers)
             names = model.network.spec.names()
             numbers |= {f"spikes/{n}": r for n, r in zip(names, rates, strict=False)}
         return numbers

@@ -12,14 +12,14 @@ import torch
 from stable_baselines3 import DQN
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
-from torch import Tensor, nn
+from torch import Tensor
 
 from snn_rl.agents import objectives
-from snn_rl.agents.policies import SpikingDQNPolicy, SpikingQNetwork
+from snn_rl.agents.policies import SpikingDQNPolicy, SpikingQNetwork, images
 from snn_rl.agents.replay import load_buffer, save_buffer
 from snn_rl.checkpoint import load_tensors, save_tensors
 from snn_rl.errors import UserError
-from snn_rl.networks import AnalogNetwork, SpikingNetwork
+from snn_rl.networks import AnalogNetwork, Network, SpikingNetwork, State
 
 SelfSpikingDQN = TypeVar("SelfSpikingDQN", bound="SpikingDQN")
 
@@ -57,7 +57,8 @@ class SpikingDQN(DQN):
         learning_rate: Constant, or a schedule over the remaining progress.
         double: Double-DQN target.
         objective: "td", "distill" or "distill+td".
-        teacher: The network whose Q-values `distill` labels states with.
+        teacher: The network whose Q-values `distill` labels states with. It sees the newest frames
+            of an observation, as many as it was built for.
         sharpness: See `objectives.distill_loss`.
         bf16: Train in bfloat16 autocast (weights and optimizer stay float32).
         **kwargs: DQN's own arguments.
@@ -78,7 +79,7 @@ class SpikingDQN(DQN):
         learning_rate: float | Schedule = 1e-4,
         double: bool = False,
         objective: str = objectives.TD,
-        teacher: nn.Module | None = None,
+        teacher: Network | None = None,
         sharpness: float = 3.0,
         bf16: bool = False,
         **kwargs: Any,
@@ -91,6 +92,7 @@ class SpikingDQN(DQN):
         self.sharpness = sharpness
         self.bf16 = bf16
         self.last_loss = float("nan")
+        self.memory: State = []  # of the games at hand; stays empty unless a subclass carries it
         super().__init__(policy, env, learning_rate, **kwargs)
         if self.teacher is not None:
             self.teacher.to(self.device)
@@ -147,12 +149,17 @@ class SpikingDQN(DQN):
                 )
             )
         if self.objective != objectives.TD:
-            if self.teacher is None:
-                raise ValueError(f"objective={self.objective} needs a teacher")
-            with torch.no_grad():
-                labels = self.teacher(self.q_net.images(batch.observations))
+            labels = self._labels(batch.observations)
             terms.append(objectives.distill_loss(q_values, labels, self.sharpness))
         return torch.stack(terms).sum()
+
+    @torch.no_grad()
+    def _labels(self, observations: Tensor) -> Tensor:
+        """The teacher's Q-values; it may see more frames than the network that learns."""
+        if self.teacher is None:
+            raise ValueError(f"objective={self.objective} needs a teacher")
+        labels: Tensor = self.teacher(images(observations, self.teacher.spec.input_shape[0]))
+        return labels
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)

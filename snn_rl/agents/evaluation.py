@@ -10,7 +10,8 @@ import torch
 from stable_baselines3.common.vec_env import VecEnv
 
 from snn_rl.agents.policies import SpikingQNetwork
-from snn_rl.convert import spike_rates
+from snn_rl.convert import activity_rates
+from snn_rl.networks import clear
 
 _RATE_EVERY = 10  # steps between two looks at the spikes
 
@@ -96,20 +97,23 @@ def evaluate(
         courses = [hashlib.sha256() for _ in range(count)]
         ends: list[dict[str, Any] | None] = [None] * count
         obs = np.asarray(env.reset())
+        state = q_net.network.initial_state(count)
         step = 0
         while None in ends:
             images = q_net.images(torch.as_tensor(obs, device=q_net.device))
             with torch.no_grad():
-                actions = q_net.network(images).argmax(1).cpu().numpy()
+                q_values, layers, state = q_net.network.step(images, state)
+            actions = q_values.argmax(1).cpu().numpy()
             if step % _RATE_EVERY == 0:
                 alive = [i for i in range(count) if ends[i] is None]
-                rates.append(spike_rates(q_net.network, images[alive]))
+                rates.append(activity_rates([layer[:, alive] for layer in layers]))
                 weights.append(len(alive))
             for i in range(count):
                 if epsilon > 0 and rng[i].random() < epsilon:
                     actions[i] = rng[i].integers(q_net.action_space.n)  # type: ignore[attr-defined]
             stepped, _, dones, infos = env.step(actions)
             obs = np.asarray(stepped)
+            state = clear(state, torch.as_tensor(dones, device=q_net.device))
             step += 1
             for i in range(count):
                 if ends[i] is None:

@@ -13,8 +13,24 @@ from torch import Tensor
 from snn_rl.networks import Q_NETWORKS, AnalogNetwork, NetworkSpec, SpikingNetwork
 
 
+def images(obs: Tensor, channels: int) -> Tensor:
+    """Observations as networks take them: float in [0, 1], channels_last.
+
+    Args:
+        obs: [N, channels or more, height, width], uint8, the newest frame last.
+        channels: How many of the newest are taken.
+    """
+    # the layout first, while a pixel is still one byte
+    x = obs[:, -channels:].contiguous(memory_format=torch.channels_last)
+    return x.float().div_(255.0)
+
+
 def network_spec(
-    network: str, observation_space: spaces.Space[Any], action_space: spaces.Space[Any], bias: bool
+    network: str,
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+    bias: bool,
+    frames: int | None = None,
 ) -> NetworkSpec:
     """The description of a named Q-network for these spaces.
 
@@ -23,11 +39,12 @@ def network_spec(
         observation_space: Images, channels first.
         action_space: Discrete.
         bias: Whether the layers have biases.
+        frames: How many of the newest frames the network sees; None: all.
     """
     assert isinstance(observation_space, spaces.Box) and len(observation_space.shape) == 3
     assert isinstance(action_space, spaces.Discrete)
     channels, height, width = observation_space.shape
-    return Q_NETWORKS[network]((channels, height, width), int(action_space.n), bias)
+    return Q_NETWORKS[network]((frames or channels, height, width), int(action_space.n), bias)
 
 
 class SpikingQNetwork(BasePolicy):
@@ -41,6 +58,8 @@ class SpikingQNetwork(BasePolicy):
         bias: Whether the layers have biases.
         surrogate: Surrogate gradient of the spiking form.
         encoding: Input encoding of the spiking form.
+        carry_state: Whether the spiking form's membranes live on from frame to frame.
+        frames: How many of the newest frames it sees; None: all of an observation's.
     """
 
     def __init__(
@@ -52,23 +71,23 @@ class SpikingQNetwork(BasePolicy):
         bias: bool = False,
         surrogate: str = "linear",
         encoding: str = "direct",
+        carry_state: bool = False,
+        frames: int | None = None,
     ):
         super().__init__(
             observation_space, action_space, features_extractor=FlattenExtractor(observation_space)
         )
-        spec = network_spec(network, observation_space, action_space, bias)
+        spec = network_spec(network, observation_space, action_space, bias, frames)
         self.network: AnalogNetwork | SpikingNetwork = (
             AnalogNetwork(spec)
             if timesteps is None
-            else SpikingNetwork(spec, timesteps, surrogate, encoding)
+            else SpikingNetwork(spec, timesteps, surrogate, encoding, carry_state)
         )
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def images(self, obs: Tensor) -> Tensor:
-        """Observations (uint8) as the network takes them: float in [0, 1], channels_last."""
-        # the layout first, while a pixel is still one byte
-        x = obs.contiguous(memory_format=torch.channels_last)
-        return x.float().div_(255.0)
+        """Observations (uint8) as the network takes them, see `images`."""
+        return images(obs, self.network.spec.input_shape[0])
 
     def forward(self, obs: Any) -> Tensor:
         """Observations [N, channels, height, width], uint8, to Q-values [N, actions]."""
@@ -92,6 +111,8 @@ class SpikingDQNPolicy(DQNPolicy):
         bias: See `SpikingQNetwork`.
         surrogate: See `SpikingQNetwork`.
         encoding: See `SpikingQNetwork`.
+        carry_state: See `SpikingQNetwork`.
+        frames: See `SpikingQNetwork`.
         optimizer_class: Optimizer of the Q-network.
         optimizer_kwargs: Its arguments besides the learning rate.
     """
@@ -106,6 +127,8 @@ class SpikingDQNPolicy(DQNPolicy):
         bias: bool = False,
         surrogate: str = "linear",
         encoding: str = "direct",
+        carry_state: bool = False,
+        frames: int | None = None,
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
     ):
@@ -116,6 +139,8 @@ class SpikingDQNPolicy(DQNPolicy):
             "bias": bias,
             "surrogate": surrogate,
             "encoding": encoding,
+            "carry_state": carry_state,
+            "frames": frames,
         }
         super().__init__(
             observation_space,

@@ -7,6 +7,8 @@ from snn_rl.networks.layers import (
     Network,
     NetworkSpec,
     SpikingNetwork,
+    State,
+    clear,
 )
 from snn_rl.networks.q_networks import Q_NETWORKS
 
@@ -18,4 +20,6 @@ __all__ = [
     "Network",
     "NetworkSpec",
     "SpikingNetwork",
+    "State",
+    "clear",
 ]

@@ -126,6 +126,21 @@ class NetworkSpec:
         return synapses, head
 
 
+# What a network remembers from image to image: of every hidden layer, [N, ...]; [] is nothing
+State = list[Tensor]
+
+
+def clear(state: State, ended: Tensor) -> State:
+    """Empties the membranes of the games that have ended.
+
+    Args:
+        state: Of N games.
+        ended: [N], true where the next image is another game's first.
+    """
+    keep = (~ended).float()
+    return [rest * keep.view(-1, *[1] * (rest.dim() - 1)) for rest in state]
+
+
 class Network(nn.Module):
     """What both forms share: the description and the weight layers, under the same names.
 
@@ -149,6 +164,25 @@ class Network(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Images [N, channels, height, width], float, to outputs [N, outputs]."""
         return self.activity(x)[0]
+
+    def initial_state(self, count: int) -> State:
+        """What the network remembers of nothing: empty membranes for `count` games.
+
+        A network that does not carry its membranes from image to image has no state: [].
+        """
+        return []
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, list[Tensor], State]:
+        """One decision of a network that may remember the images before.
+
+        Args:
+            x: Images [N, channels, height, width], float.
+            state: From `initial_state`, or from the step before.
+
+        Returns:
+            Outputs [N, outputs], the hidden layers' activity, each [T, N, ...], and the new state.
+        """
+        return *self.activity(x), state
 
 
 class AnalogNetwork(Network):
@@ -176,6 +210,9 @@ class SpikingNetwork(Network):
         timesteps: T >= 1.
         surrogate: A name in `snn_rl.surrogate.SURROGATES`.
         encoding: A name in `snn_rl.encoding.ENCODINGS`.
+        carry_state: Membranes live on from image to image, one timestep each (T = 1): what the
+            network remembers takes the place of a frame stack. See `step` and `unroll`; `forward`
+            is a first image's decision, from empty membranes.
     """
 
     neurons: Sequence[LIF]
@@ -186,6 +223,7 @@ class SpikingNetwork(Network):
         timesteps: int,
         surrogate: str = "linear",
         encoding: str = "direct",
+        carry_state: bool = False,
     ):
         super().__init__(spec)
         if not isinstance(timesteps, int) or timesteps < 1:
@@ -194,14 +232,19 @@ class SpikingNetwork(Network):
             raise ValueError(f"surrogate must be one of {', '.join(SURROGATES)}, not {surrogate}")
         if encoding not in ENCODINGS:
             raise ValueError(f"encoding must be one of {', '.join(ENCODINGS)}, not {encoding}")
+        if carry_state and timesteps != 1:
+            raise ValueError(f"carry_state is one timestep per image, not timesteps={timesteps}")
+        if carry_state and encoding != "direct":
+            raise ValueError(f"carry_state goes with direct encoding, not with {encoding}")
         self.timesteps = timesteps
+        self.carry_state = carry_state
         self.surrogate = surrogate
         self.encoding = encoding
         # a ModuleList does not say what it holds
         self.neurons = nn.ModuleList(  # type: ignore[assignment]
             LIF(surrogate=surrogate) for _ in spec.layers
         )
-        if timesteps == 1:
+        if timesteps == 1 and not carry_state:
             # without a timestep before it there is nothing to leak, and no gradient to train it by
             for neuron in self.neurons:
                 neuron.leak.requires_grad_(False)
@@ -214,6 +257,43 @@ class SpikingNetwork(Network):
             spikes = neuron(self.current(layer, spikes))[0]
             layers.append(spikes)
         return _outputs(self.head, spikes.flatten(2).mean(0)), layers
+
+    def initial_state(self, count: int) -> State:
+        """See `Network.initial_state`."""
+        if not self.carry_state:
+            return []
+        device = self.head.weight.device
+        return [torch.zeros(count, *shape, device=device) for shape in self.spec.shapes()]
+
+    def step(self, x: Tensor, state: State) -> tuple[Tensor, list[Tensor], State]:
+        """See `Network.step`."""
+        if not self.carry_state:
+            return super().step(x, state)
+        outputs, layers, state = self.unroll(x.unsqueeze(0), state)
+        return outputs[0], layers, state
+
+    def unroll(
+        self, x: Tensor, state: State, keep: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor], State]:
+        """Consecutive images, one timestep each, by a network that carries its state.
+
+        Args:
+            x: [images, N, channels, height, width], float.
+            state: The membranes before the first image.
+            keep: [images, N]; zero where an image is the first of another episode, see `lif`.
+
+        Returns:
+            Outputs [images, N, outputs], the hidden layers' spikes, each [images, N, ...], and the
+            membranes after the last image.
+        """
+        steps, layers, rests = x, [], []
+        for layer, neuron, rest in zip(self.synapses, self.neurons, state, strict=True):
+            folded = _apply(layer, steps.flatten(0, 1)).float()
+            steps, after = neuron(folded.unflatten(0, x.shape[:2]), rest, keep)
+            layers.append(steps)
+            rests.append(after)
+        outputs = _outputs(self.head, steps.flatten(0, 1).flatten(1))
+        return outputs.unflatten(0, x.shape[:2]), layers, rests
 
     def current(self, layer: nn.Module, spikes: Tensor) -> Tensor:
         """Input current [T, N, ...] that spikes [T or 1, N, ...] cause behind a weight layer.
