@@ -28,7 +28,7 @@ from snn_rl.networks import AnalogNetwork, Conv, Dense, NetworkSpec, SpikingNetw
 SPEC = NetworkSpec((1, 6, 6), (Conv(2, 3, 2), Dense(3)), 2, bias=True)
 
 
-def spiking(timesteps: int = 3, **options: str) -> SpikingNetwork:
+def spiking(timesteps: int = 3, **options: Any) -> SpikingNetwork:
     """A network none of whose parameters has its initial value."""
     torch.manual_seed(timesteps)
     network = SpikingNetwork(SPEC, timesteps, **options)
@@ -72,6 +72,7 @@ def refused(path: Path) -> str:
         AnalogNetwork(NetworkSpec((2, 5, 4), (Dense(3),), 2)),
         spiking(1),
         spiking(5, surrogate="boxcar", encoding="poisson"),
+        spiking(1, carry_state=True),
     ],
 )
 def test_a_network_comes_back_as_it_was(tmp_path, network):
@@ -80,7 +81,7 @@ def test_a_network_comes_back_as_it_was(tmp_path, network):
     loaded, meta = load_network(path)
     assert type(loaded) is type(network)
     assert loaded.spec == network.spec
-    for name in ("timesteps", "surrogate", "encoding"):
+    for name in ("timesteps", "surrogate", "encoding", "carry_state"):
         assert getattr(loaded, name, None) == getattr(network, name, None)
     before, after = dict(network.named_parameters()), dict(loaded.named_parameters())
     assert before.keys() == after.keys()

@@ -50,8 +50,18 @@ def test_conversion_only(T):
     assert links(schedule(T, stages="none")) == expected
 
 
+@pytest.mark.parametrize("direct", [False, True])
+def test_carried_membranes_go_on_from_one_timestep(direct):
+    before = schedule(1, direct=direct)
+    chain = schedule(1, direct=direct, carry_state=True)
+    assert chain[:-1] == before
+    name = before[-1].name
+    assert chain[-1] == Stage(f"{name}-carried", 1, name, carry_state=True)
+
+
 def test_variants_do_not_share_directories():
     variants = [schedule(3), schedule(3, direct=True), schedule(3, stages="none")]
+    variants += [schedule(1, carry_state=True), schedule(1, direct=True, carry_state=True)]
     names = [chain[-1].name for chain in variants]
     assert len(set(names)) == len(names)
 
@@ -71,6 +81,8 @@ def test_variants_do_not_share_directories():
         ({"T": 2, "T_step": 2}, "5, 3, 1"),
         ({"T": 1, "T_start": 6, "T_step": 2}, "6, 4, 2"),
         ({"T": 1, "stages": "all"}, "stages=all"),
+        ({"T": 2, "carry_state": True}, "T=1"),
+        ({"T": 1, "stages": "none", "carry_state": True}, "stages=iir"),
     ],
 )
 def test_what_is_no_chain_is_refused(options, message):

@@ -129,6 +129,23 @@ def test_state_carried_over_split_calls_equals_one_call(cut):
     assert not torch.equal(lif(current[cut:], v, leak, state=empty)[0], second)
 
 
+@pytest.mark.parametrize("leak", [0.5, 1.0])
+def test_an_emptied_membrane_is_a_new_neuron_s(leak):
+    current, rest = grid(6, 3), grid(3, seed=1) / 4
+    keep = torch.ones(6, 3)
+    keep[2, 0] = keep[0, 1] = 0
+    spikes, left = lif(current, torch.tensor(0.75), torch.tensor(leak), state=rest, keep=keep)
+    begins = {0: 2, 1: 0}
+    for n in range(3):
+        first = begins.get(n, 0)
+        start = rest[n : n + 1] * (n == 2)
+        expected, after = loop(current[first:, n : n + 1], 0.75, leak, start)
+        assert spikes[first:, n].tolist() == [row[0] for row in expected]
+        assert left is not None and left[n].item() == after[0]
+    before = loop(current[:2, :1], 0.75, leak, rest[:1])[0]
+    assert spikes[:2, 0].tolist() == [row[0] for row in before]
+
+
 def test_split_calls_carry_the_gradient():
     current, v, leak = leaves(5)
     empty = torch.zeros(12, dtype=torch.float64)

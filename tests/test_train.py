@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 from stable_baselines3.common.buffers import ReplayBuffer
 
 from snn_rl import runs, train
-from snn_rl.checkpoint import load_tensors, save_network
+from snn_rl.checkpoint import load_network, load_tensors, save_network
 from snn_rl.config import run_command
 from snn_rl.networks import AnalogNetwork, SpikingNetwork
 from snn_rl.networks.q_networks import cartpole
@@ -94,10 +95,10 @@ def refuse(capsys: pytest.CaptureFixture[str], run_dir: Path, *extra: str) -> st
     return lines[0]
 
 
-def results(run_dir: Path) -> dict[str, torch.Tensor]:
+def results(run_dir: Path, stages: Sequence[str] = STAGES) -> dict[str, torch.Tensor]:
     """Everything that training determined, of every stage."""
     found = {}
-    for stage in STAGES:
+    for stage in stages:
         for file in ("network.safetensors", "state.safetensors"):
             tensors, meta = load_tensors(run_dir / stage / file)
             found |= {f"{stage}/{file}/{name}": tensor for name, tensor in tensors.items()}
@@ -231,6 +232,9 @@ def test_changed_training_settings_are_refused_and_evaluation_settings_are_not(
         (["dqn.target_return=3", "dqn.selection_games=0"], ["target_return=3", "selection_games"]),
         (["checkpoint_steps=2"], ["checkpoint_steps=2", "rollout.n_envs=2"]),
         (["preset=papr"], ["preset=papr", "paper"]),
+        (["carry_state=true", "T=2"], ["T=1"]),
+        (["carry_state=true", "iir.encoding=poisson"], ["iir.encoding=direct"]),
+        (["carry.window=0"], ["carry.window=0", "1 or more"]),
         (["ann=nowhere.safetensors"], ["no such file", "nowhere.safetensors"]),
         (["nonsense"], ["key=value"]),
     ],
@@ -284,6 +288,63 @@ def test_training_goes_on_from_a_given_network(uninterrupted: Path, tmp_path: Pa
     run(tmp_path / "longer", f"init={start}", "T_start=1", "iir.steps=8")
     other, _ = load_tensors(tmp_path / "longer" / "ann" / "network.safetensors")
     assert not torch.equal(one["head.weight"], other["head.weight"])
+
+
+CARRIED = ["rollout.frame_stack=1", "T_start=1", "carry_state=true", "carry.steps=200"]
+
+
+def test_a_single_frame_chain_with_a_teacher_of_more_frames_survives_kills(
+    uninterrupted: Path, tmp_path: Path
+) -> None:
+    extra = [*CARRIED, f"teacher={uninterrupted / 'ann' / 'network.safetensors'}"]
+    run(tmp_path / "whole", *extra)
+    stages = ("ann", "T1", "T1-carried")
+    expected = results(tmp_path / "whole", stages)
+    for stage in stages:
+        assert expected[f"{stage}/network.safetensors/synapses.0.weight"].shape[1] == 1
+    assert (expected["T1/network.safetensors/neurons.0.leak"] == 1.0).all()
+    leak = expected["T1-carried/network.safetensors/neurons.0.leak"]
+    assert leak != 0.5 and 0 < leak < 1, "it began at one half and was learnt"
+    killed = tmp_path / "killed"
+    run(killed, *extra[:-2], extra[-1], "carry_state=false")
+    for moment, writes in (("half", 6), ("after", 2)):  # the first and the second checkpoint
+        words = [KILLER, moment, str(writes), *command(killed, *extra)[3:]]
+        done = subprocess.run([sys.executable, "-c", *words], capture_output=True, check=False)
+        assert done.returncode == -signal.SIGKILL
+        assert (killed / "T1-carried").exists()
+        assert not (killed / "T1-carried" / "done.json").exists()
+    run(killed, *extra)
+    assert_same(expected, results(killed, stages))
+
+
+def test_a_teacher_decides_what_is_learnt(uninterrupted: Path, tmp_path: Path) -> None:
+    ann = uninterrupted / "ann" / "network.safetensors"
+    small = ["dqn.steps=80", "T_start=1", "iir.steps=8"]
+    run(tmp_path / "taught", f"teacher={ann}", *small)
+    network, _ = load_network(ann)
+    torch.nn.init.normal_(network.head.weight)
+    other = tmp_path / "other.safetensors"
+    save_network(other, network)
+    run(tmp_path / "other", f"teacher={other}", *small)
+    names = ("ann/network.safetensors/head.weight", "T1/network.safetensors/head.weight")
+    one, two = (results(tmp_path / name, ("ann", "T1")) for name in ("taught", "other"))
+    assert all(not torch.equal(one[name], two[name]) for name in names)
+
+
+def test_a_teacher_that_does_not_fit_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for network, extra, words in (
+        (AnalogNetwork(cartpole((2, 40, 120), 2)), [], ["(2, 40, 120)", "or from more frames"]),
+        (AnalogNetwork(cartpole((3, 40, 120), 4)), [], ["4 Q-values", "needed are 2"]),
+        (SpikingNetwork(cartpole((3, 40, 120), 2), 2), [], ["spiking", "an ANN"]),
+        (AnalogNetwork(cartpole((3, 40, 120), 2)), ["rollout.frames=difference"], ["frames=stack"]),
+    ):
+        file = tmp_path / "teacher.safetensors"
+        save_network(file, network)
+        line = refuse(capsys, tmp_path / "run", f"teacher={file}", *extra)
+        assert all(word in line for word in words)
+    assert not (tmp_path / "run").exists()
 
 
 def test_conversion_alone_trains_nothing(uninterrupted: Path) -> None:

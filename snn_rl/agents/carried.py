@@ -31,6 +31,10 @@ class CarriedDQN(SpikingDQN):
     """
 
     def __init__(self, *args: Any, burn_in: int = 8, window: int = 8, **kwargs: Any):
+        if kwargs.get("n_steps", 1) != 1:
+            raise ValueError(
+                f"CarriedDQN learns from 1-step targets, not n_steps={kwargs['n_steps']}"
+            )
         self.burn_in = burn_in
         self.window = window
         kwargs |= {
@@ -38,8 +42,6 @@ class CarriedDQN(SpikingDQN):
             "replay_buffer_kwargs": {"burn_in": burn_in, "window": window},
         }
         super().__init__(*args, **kwargs)
-        if self.n_steps != 1:
-            raise ValueError(f"CarriedDQN learns from 1-step targets, not n_steps={self.n_steps}")
 
     @property
     def network(self) -> SpikingNetwork:

@@ -1,6 +1,7 @@
 """Descriptions and their two forms, against a network that steps time outermost."""
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from snn_rl.encoding import poisson
 from snn_rl.lif import MIN_THRESHOLD
-from snn_rl.networks import AnalogNetwork, Conv, Dense, NetworkSpec, SpikingNetwork
+from snn_rl.networks import AnalogNetwork, Conv, Dense, NetworkSpec, SpikingNetwork, clear
 
 SPEC = NetworkSpec((2, 10, 9), (Conv(4, 3, 2), Conv(3, 2), Dense(7)), 3, bias=True)
 Array = NDArray[np.float64]
@@ -27,7 +28,7 @@ def on_grid_(network: torch.nn.Module, seed: int = 0) -> None:
                 parameter.copy_(torch.randint(-8, 9, parameter.shape, generator=generator) / 32)
 
 
-def spiking(timesteps: int, spec: NetworkSpec = SPEC, **options: str) -> SpikingNetwork:
+def spiking(timesteps: int, spec: NetworkSpec = SPEC, **options: Any) -> SpikingNetwork:
     """A spiking network on the grid, every layer with its own threshold and leak."""
     network = SpikingNetwork(spec, timesteps, **options)
     on_grid_(network)
@@ -303,3 +304,95 @@ def test_outputs_keep_float32_under_autocast(timesteps: int | None) -> None:
     torch.testing.assert_close(q, received[0].float() @ weight.T + bias, rtol=1e-6, atol=1e-6)
     # as rounded to bfloat16 they would not pass
     assert not torch.allclose(q, q.bfloat16().float(), rtol=1e-6, atol=1e-6)
+
+
+# --- membranes that live on from image to image -------------------------------------------------
+
+
+def carrying() -> SpikingNetwork:
+    return spiking(1, carry_state=True)
+
+
+def test_carried_images_equal_stepped_timesteps():
+    network, frames = carrying(), images(5)
+    outputs, layers, _ = network.unroll(frames.unsqueeze(1), network.initial_state(1))
+    _, spikes = stepped(network, frames.numpy().astype(np.float64))
+    for layer, expected in zip(layers, spikes, strict=True):
+        assert torch.equal(layer[:, 0], torch.as_tensor(np.stack(expected)).float())
+    # every image is a decision of its own, from its own spikes
+    assert torch.equal(outputs[:, 0], network.head(layers[-1][:, 0]))
+
+
+def test_stepping_equals_unrolling_and_games_begin_empty():
+    network = carrying()
+    frames = torch.stack([images(3, seed) for seed in range(6)])
+    ended = torch.zeros(6, 3, dtype=torch.bool)
+    ended[1, 0] = ended[3, 2] = True
+    keep = torch.cat([torch.ones(1, 3), (~ended[:-1]).float()])
+    expected, _, last = network.unroll(frames, network.initial_state(3), keep)
+    state = network.initial_state(3)
+    for t in range(6):
+        outputs, _, state = network.step(frames[t], state)
+        assert torch.equal(outputs, expected[t])
+        state = clear(state, ended[t])
+    assert all(torch.equal(one, other) for one, other in zip(state, last, strict=True))
+    fresh = network.step(frames[2], network.initial_state(3))[0]
+    assert torch.equal(expected[2, 0], fresh[0])
+    assert not torch.equal(expected[2, 1:], fresh[1:])
+
+
+def test_without_leakage_into_the_next_image_it_is_the_one_timestep_network():
+    network, plain = carrying(), spiking(1)
+    plain.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        for neuron in network.neurons:
+            neuron.leak.zero_()
+    frames = torch.stack([images(3, seed) for seed in range(4)])
+    outputs = network.unroll(frames, network.initial_state(3))[0]
+    assert torch.equal(outputs, torch.stack([plain(x) for x in frames]))
+
+
+def test_networks_without_memory_step_too():
+    for network in (spiking(3), AnalogNetwork(SPEC)):
+        outputs, layers, state = network.step(images(), network.initial_state(4))
+        assert state == []
+        assert torch.equal(outputs, network(images()))
+        assert [layer.shape[1] for layer in layers] == [4, 4, 4]
+
+
+def test_only_a_carried_membrane_recalls_the_image_before():
+    """The label is on the image before; the newest one is the same for both labels."""
+    torch.manual_seed(0)
+    spec = NetworkSpec((1, 4, 4), (Dense(32), Dense(32)), 2, bias=True)
+    labels = torch.randint(2, (64,))
+    frames = torch.zeros(2, 64, 1, 4, 4)
+    frames[0, torch.arange(64), 0, labels * 3] = 1.0
+    scores = {}
+    for leak in (0.5, 0.0):
+        network = SpikingNetwork(spec, 1, carry_state=True)
+        with torch.no_grad():
+            for neuron in network.neurons:
+                neuron.leak.fill_(leak)
+                neuron.leak.requires_grad_(False)
+                neuron.v_threshold.fill_(0.3)
+        optimizer = torch.optim.Adam((p for p in network.parameters() if p.requires_grad), 0.01)
+        for _ in range(150):
+            outputs = network.unroll(frames, network.initial_state(64))[0]
+            loss = torch.nn.functional.cross_entropy(outputs[1], labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            network.clamp_()
+        scores[leak] = float((outputs[1].argmax(1) == labels).float().mean())
+    assert scores[0.5] == 1.0
+    assert scores[0.0] < 0.7
+
+
+def test_a_carried_leak_learns():
+    assert all(neuron.leak.requires_grad for neuron in carrying().neurons)
+
+
+@pytest.mark.parametrize("options", [{"timesteps": 2}, {"timesteps": 1, "encoding": "poisson"}])
+def test_what_cannot_carry_is_refused(options):
+    with pytest.raises(ValueError, match="carry_state"):
+        SpikingNetwork(SPEC, carry_state=True, **options)
