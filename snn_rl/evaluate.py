@@ -14,7 +14,8 @@ decision. The same numbers go to evaluation.json in the stage's directory.
 Which agent (say what you said to snn_rl.train):
   env=ID  T=1  seed=0           its environment, timesteps and seed
   run_dir=PATH                  instead of runs/<env>/seed<k>
-  direct=true, stages=none      the agent of that kind of chain
+  direct=true, stages=none, carry_state=true
+                                the agent of that kind of chain
 How it is evaluated:
   episodes=20                   games of each column
   eval.epsilon=0                probability of a random action

@@ -10,7 +10,8 @@ action.
 Which agent (say what you said to snn_rl.train):
   env=ID  T=1  seed=0           its environment, timesteps and seed
   run_dir=PATH                  instead of runs/<env>/seed<k>
-  direct=true, stages=none      the agent of that kind of chain
+  direct=true, stages=none, carry_state=true
+                                the agent of that kind of chain
 How it is shown:
   overlay=true                  spikes and Q-values beside the game
   play.output=auto              auto, window, mp4 or gif
