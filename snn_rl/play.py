@@ -39,7 +39,7 @@ from snn_rl.envs import CARTPOLE, family
 from snn_rl.envs.cartpole import draw
 from snn_rl.errors import UserError
 from snn_rl.evaluate import WHICH_AGENT, refuse_training_settings, stage_directory
-from snn_rl.networks import SpikingNetwork
+from snn_rl.networks import SpikingNetwork, clear
 from snn_rl.trials import Agent, load_agent
 from snn_rl.video import Labels, Moment, Picture
 
@@ -85,11 +85,13 @@ class Game:
             while not self.over and self.steps < self.max_steps:
                 moment = self._decide(obs)
                 yield moment
-                stepped, rewards, dones, _ = self._env.step(np.array([moment.action]))
+                stepped, rewards, dones, infos = self._env.step(np.array([moment.action]))
                 obs = np.asarray(stepped)
                 self.score += float(rewards[0])
                 self.steps += 1
-                self.over = bool(dones[0])
+                # an episode ends with each life, a game with the last
+                self.over = "episode" in infos[0]
+                self._state = clear(self._state, torch.as_tensor(dones))
             # a finished game's own last picture is gone: its environment has started the next one
             yield replace(moment, score=self.score, step=self.steps)
         finally:

@@ -83,14 +83,16 @@ def make_env(
 ) -> VecEnv:
     """Makes a vectorized environment with images [channels, height, width], uint8.
 
-    Atari goes through Stable-Baselines3's AtariWrapper (no-op starts, skip 4, 84x84 grey). A
-    Monitor sits inside it, so the returns in `info["episode"]` are unclipped whole games.
+    Atari goes through Stable-Baselines3's AtariWrapper (no-op starts, skip 4, 84x84 grey, an
+    episode ends with each life). A Monitor sits inside it, so `info["episode"]` comes with the end
+    of a whole game alone, with its unclipped return. Episodes end with lives in evaluation too: the
+    wrapper presses FIRE where one begins, and an agent that never had to would wait for ever.
 
     Args:
         env_id: CartPole-v0/v1 (seen as pixels) or <Game>NoFrameskip-v4.
         n_envs: Environments side by side; the i-th is seeded with seed + i.
         seed: Of the environments.
-        training: Atari only: clip rewards to their sign and end an episode at each life lost.
+        training: Atari only: clip rewards to their sign.
         frame_stack: Frames per observation.
         frames: "stack", or "difference": the newest frame and its change (2 channels).
         sticky: Probability that an action is replaced by the one before: ALE's
@@ -113,7 +115,7 @@ def make_env(
         }
 
         def wrapper(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-            return AtariWrapper(env, terminal_on_life_loss=training, clip_reward=training)
+            return AtariWrapper(env, clip_reward=training)
 
     else:
         limit = gym.spec(env_id).max_episode_steps or cap
