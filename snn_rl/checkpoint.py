@@ -68,6 +68,15 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
             os.close(directory)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file in UTF-8, whole or not at all.
+
+    Raises:
+        UserError: The disk is full or read-only.
+    """
+    write_atomic(path, lambda file: file.write_text(text, encoding="utf-8"))
+
+
 def remove_temporaries(directory: Path) -> None:
     """Removes what killed writers left behind."""
     for leftover in directory.glob(".*.tmp"):

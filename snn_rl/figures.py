@@ -7,6 +7,7 @@ stage retrained directly from the converted ANN, dots one that carries its membr
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from snn_rl.checkpoint import write_atomic
 
 GREEDY, STICKY = "greedy", "sticky"
 RUNNING = 20  # episodes
@@ -38,6 +41,15 @@ def colour(stage: str) -> str:
 def label(stage: str) -> str:
     """A stage's name as an axis shows it, on up to two lines."""
     return stage.replace("ann", "ANN").replace("-", "\n")
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a figure as PNG, at 150 dots per inch.
+
+    Raises:
+        UserError: The disk is full or read-only.
+    """
+    write_atomic(path, lambda file: figure.savefig(file, format="png", dpi=150))
 
 
 def running_mean(values: Sequence[float], window: int = RUNNING) -> list[float]:

@@ -15,73 +15,30 @@ The settings that matter:
 import csv
 import io
 import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from matplotlib.figure import Figure
 
 from snn_rl import figures, runs
-from snn_rl.agents.training import Counters, read_counters
-from snn_rl.checkpoint import load_tensors, read_json, write_atomic
+from snn_rl.checkpoint import read_json, write_text
 from snn_rl.config import Config, run_command
 from snn_rl.energy import FLOAT32, INT32, energy, skipping_energy
 from snn_rl.errors import UserError
 from snn_rl.figures import GREEDY, STICKY
 from snn_rl.iir import ANN
-from snn_rl.networks import NetworkSpec
+from snn_rl.markdown import block, bullets, code, plain, table
+from snn_rl.results import StageResult, finished, read_stages
 
 REPORT = "report.md"
 RETURNS = "returns.csv"
 FIGURES = "figures"
-_STAGE = re.compile(r"T(\d+)(-carried|-direct|-direct-carried|-converted)?")
-_KINDS = (None, "-carried", "-direct", "-direct-carried", "-converted")
 _ARITHMETIC = {
     "float32, 45 nm (MAC 4.6 pJ, AC 0.9 pJ)": FLOAT32,
     "int32, 45 nm (MAC 3.2 pJ, AC 0.1 pJ)": INT32,
 }
-
-
-@dataclass(frozen=True)
-class StageResult:
-    """What one stage left in its directory.
-
-    Attributes:
-        name: ann, T5, T1-direct, T100-converted, ...
-        settings: settings.json, flat.
-        counters: Where its training stands; None if it never trained.
-        metrics: metrics.json; None before the evaluation.
-        notes: What stands beside the network's weights; None before the end of its training.
-    """
-
-    name: str
-    settings: dict[str, Any]
-    counters: Counters | None
-    metrics: dict[str, Any] | None
-    notes: dict[str, Any] | None
-
-    @property
-    def label(self) -> str:
-        """Its name in tables."""
-        return "ANN" if self.name == ANN else self.name
-
-    @property
-    def spec(self) -> NetworkSpec:
-        """Of its network, which must be finished."""
-        assert self.notes is not None
-        return NetworkSpec.from_dict(self.notes["network"]["spec"])
-
-    @property
-    def rates(self) -> list[float]:
-        """Spikes per neuron and decision of every hidden layer in the greedy games.
-
-        For the ANN: the fraction of non-zero activations.
-        """
-        assert self.metrics is not None
-        return [float(rate) for rate in self.metrics[GREEDY]["spike_rates"]]
 
 
 @dataclass(frozen=True)
@@ -104,23 +61,6 @@ class StageEnergy:
     skipping: float | None
 
 
-def read_stages(directory: Path) -> list[StageResult]:
-    """The stages of a run, in the chain's order: ANN, T5 ... T1, then direct, then converted.
-
-    Raises:
-        UserError: A file of the run is damaged.
-    """
-    found = []
-    for path in directory.glob("*/settings.json"):
-        name = path.parent.name
-        match = _STAGE.fullmatch(name)
-        if name == ANN:
-            found.append(((-1, 0), path.parent))
-        elif match:
-            found.append(((_KINDS.index(match[2]), -int(match[1])), path.parent))
-    return [_read_stage(folder) for _, folder in sorted(found)]
-
-
 def write_report(directory: Path) -> Path:
     """Writes report.md, figures/*.png and returns.csv of a run into its directory.
 
@@ -141,7 +81,7 @@ def write_report(directory: Path) -> Path:
     invocations = read_json(directory / "run.json")
     stages = read_stages(directory)
     drawn = _draw(directory, stages)
-    _write(directory / RETURNS, _csv(stages))
+    write_text(directory / RETURNS, _csv(stages))
     latest = invocations[-1]["settings"]
     parts = [
         f"# {latest['env']}, seed {latest['seed']}",
@@ -158,7 +98,7 @@ def write_report(directory: Path) -> Path:
         *_command_section(invocations),
     ]
     path = directory / REPORT
-    _write(path, "\n\n".join(part for part in parts if part) + "\n")
+    write_text(path, "\n\n".join(part for part in parts if part) + "\n")
     return path
 
 
@@ -197,23 +137,8 @@ def stage_energy(
     return StageEnergy(first, entering.spiking - first, entering.ratio, own.ratio, skipping)
 
 
-def _read_stage(folder: Path) -> StageResult:
-    metrics, network = folder / runs.METRICS, folder / runs.NETWORK
-    return StageResult(
-        folder.name,
-        read_json(folder / "settings.json"),
-        read_counters(folder),
-        read_json(metrics) if metrics.exists() else None,
-        load_tensors(network)[1] if network.exists() else None,
-    )
-
-
-def _evaluated(stages: Iterable[StageResult]) -> list[StageResult]:
-    return [stage for stage in stages if stage.metrics and stage.notes]
-
-
 def _spiking(stages: Iterable[StageResult]) -> list[StageResult]:
-    return [stage for stage in _evaluated(stages) if stage.name != ANN]
+    return [stage for stage in finished(stages) if stage.name != ANN]
 
 
 def _with_energy(stages: Iterable[StageResult]) -> list[StageResult]:
@@ -222,7 +147,7 @@ def _with_energy(stages: Iterable[StageResult]) -> list[StageResult]:
 
 
 def _ann(stages: Iterable[StageResult]) -> StageResult | None:
-    return next((stage for stage in _evaluated(stages) if stage.name == ANN), None)
+    return next((stage for stage in finished(stages) if stage.name == ANN), None)
 
 
 # figures
@@ -237,7 +162,7 @@ def _draw(directory: Path, stages: Sequence[StageResult]) -> dict[str, str]:
             "Return of every training episode and running mean, stage by stage",
             figures.learning_curves(episodes),
         )
-    evaluated, spiking = _evaluated(stages), _spiking(stages)
+    evaluated, spiking = finished(stages), _spiking(stages)
     if evaluated:
         trials = {
             s.name: {column: s.metrics[column]["returns"] for column in (GREEDY, STICKY)}
@@ -252,7 +177,7 @@ def _draw(directory: Path, stages: Sequence[StageResult]) -> dict[str, str]:
         names = [*spiking[0].spec.names()[:-1], "all"]
         drawn["spike_rates"] = (
             "Spikes per neuron and decision, per layer and stage",
-            figures.spike_rates(names, {s.name: [*s.rates, _average(s)] for s in spiking}),
+            figures.spike_rates(names, {s.name: [*s.rates, s.mean_rate] for s in spiking}),
         )
     if _with_energy(stages):
         drawn["energy"] = (
@@ -262,7 +187,7 @@ def _draw(directory: Path, stages: Sequence[StageResult]) -> dict[str, str]:
     texts = {}
     for name, (text, figure) in drawn.items():
         path = directory / FIGURES / f"{name}.png"
-        write_atomic(path, lambda file, f=figure: f.savefig(file, format="png", dpi=150))  # type: ignore[misc]
+        figures.save(figure, path)
         texts[name] = f"![{text}]({FIGURES}/{path.name})"
     return texts
 
@@ -309,7 +234,7 @@ def _videos(directory: Path, stages: Sequence[StageResult]) -> str:
 
 def _reward_section(stages: Sequence[StageResult], drawn: dict[str, str]) -> list[str]:
     rows, evaluations = [], []
-    for stage in _evaluated(stages):
+    for stage in finished(stages):
         metrics = stage.metrics
         assert metrics is not None
         rows.append(
@@ -360,8 +285,8 @@ def _reward_section(stages: Sequence[StageResult], drawn: dict[str, str]) -> lis
         notes.append("The ANN was imported; its steps only fill the replay buffer.")
     return [
         "## Reward",
-        _table([*head, "sticky", "distinct", "capped"], rows),
-        _list(notes),
+        table([*head, "sticky", "distinct", "capped"], rows),
+        bullets(notes),
         drawn["rewards"],
     ]
 
@@ -394,13 +319,13 @@ def _selection(stage: StageResult) -> str:
 
 
 def _spike_section(stages: Sequence[StageResult], drawn: dict[str, str]) -> list[str]:
-    evaluated = _evaluated(stages)
+    done = finished(stages)
     if not _spiking(stages):
         return []
-    rows = [[s.label, *(f"{r:.4f}" for r in s.rates), f"{_average(s):.4f}"] for s in evaluated]
+    rows = [[s.label, *(f"{r:.4f}" for r in s.rates), f"{s.mean_rate:.4f}"] for s in done]
     return [
         "## Spike rates",
-        _table(["stage", *evaluated[0].spec.names()[:-1], "all neurons"], rows),
+        table(["stage", *done[0].spec.names()[:-1], "all neurons"], rows),
         "Spikes per neuron and decision, summed over its timesteps, sampled along the greedy "
         "games. The ANN's row is the fraction of its activations that are not zero.",
         drawn["spike_rates"],
@@ -455,7 +380,7 @@ def _energy_section(stages: Sequence[StageResult], drawn: dict[str, str]) -> lis
         notes.append(
             f"Left out, because their input is not directly encoded: {', '.join(skipped)}."
         )
-    return ["## Energy", _table(head, rows), _list(notes), drawn["energy"]]
+    return ["## Energy", table(head, rows), bullets(notes), drawn["energy"]]
 
 
 def _layer_section(stages: Sequence[StageResult]) -> list[str]:
@@ -474,7 +399,7 @@ def _layer_section(stages: Sequence[StageResult]) -> list[str]:
         return []
     return [
         "## Layers",
-        _table(["stage", "layer", "threshold", "spike rate", "dead"], rows, names=2),
+        table(["stage", "layer", "threshold", "spike rate", "dead"], rows, names=2),
         "At the end of each stage, on observations from the replay buffer: the threshold in units "
         "of the layer's weighted input, the spikes per neuron and decision, and the neurons that "
         "never fired.",
@@ -483,7 +408,7 @@ def _layer_section(stages: Sequence[StageResult]) -> list[str]:
 
 def _returns_section(stages: Sequence[StageResult]) -> list[str]:
     rows = []
-    for stage in _evaluated(stages):
+    for stage in finished(stages):
         assert stage.metrics is not None
         for column in (GREEDY, STICKY):
             returns = stage.metrics[column]["returns"]
@@ -492,7 +417,7 @@ def _returns_section(stages: Sequence[StageResult]) -> list[str]:
         return []
     return [
         "## Returns",
-        _table(["stage", "column", "return of every game"], rows, names=3),
+        table(["stage", "column", "return of every game"], rows, names=3),
         f"With seeds and lengths (in emulator frames on Atari, in steps on CartPole): "
         f"[{RETURNS}]({RETURNS}).",
     ]
@@ -502,20 +427,20 @@ def _settings_section(stages: Sequence[StageResult], latest: dict[str, Any]) -> 
     keys = sorted({key for stage in stages for key in stage.settings})
     shared, rows = [], []
     for key in keys:
-        values = [_plain(s.settings[key]) if key in s.settings else "–" for s in stages]
+        values = [plain(s.settings[key]) if key in s.settings else "–" for s in stages]
         if len({value for value in values if value != "–"}) == 1:
             shared.append(f"{key}: {next(value for value in values if value != '–')}")
         else:
             rows.append([f"`{key}`", *values])
     parts = ["## Settings"]
     if shared:
-        parts += ["What the result of every stage depends on:", _block("yaml", "\n".join(shared))]
+        parts += ["What the result of every stage depends on:", block("yaml", "\n".join(shared))]
     if rows:
-        parts += ["By stage:", _table(["setting", *(stage.label for stage in stages)], rows)]
+        parts += ["By stage:", table(["setting", *(stage.label for stage in stages)], rows)]
     return [
         *parts,
         "<details><summary>All resolved settings of the latest command</summary>",
-        _block("json", json.dumps(latest, indent=1, sort_keys=True)),
+        block("json", json.dumps(latest, indent=1, sort_keys=True)),
         "</details>",
     ]
 
@@ -525,7 +450,7 @@ def _command_section(invocations: Sequence[dict[str, Any]]) -> list[str]:
         [
             i,
             entry["time"],
-            _code(entry["command"]),
+            code(entry["command"]),
             entry["revision"] or "unknown",
             entry["machine"],
         ]
@@ -537,8 +462,8 @@ def _command_section(invocations: Sequence[dict[str, Any]]) -> list[str]:
         versions.setdefault(text, []).append(str(i))
     return [
         "## Commands",
-        _table(["#", "time (UTC)", "command", "revision", "machine"], rows, names=5),
-        _list(f"Versions (# {', '.join(which)}): {text}" for text, which in versions.items()),
+        table(["#", "time (UTC)", "command", "revision", "machine"], rows, names=5),
+        bullets(f"Versions (# {', '.join(which)}): {text}" for text, which in versions.items()),
     ]
 
 
@@ -546,7 +471,7 @@ def _csv(stages: Sequence[StageResult]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["stage", "column", "trial", "seed", "return", "length"])
-    for stage in _evaluated(stages):
+    for stage in finished(stages):
         assert stage.metrics is not None
         seed = stage.metrics["evaluation"]["seed"]
         for column in (GREEDY, STICKY):
@@ -555,12 +480,6 @@ def _csv(stages: Sequence[StageResult]) -> str:
             for i, (value, length) in enumerate(trials):
                 writer.writerow([stage.name, column, i, seed + i, value, length])
     return text.getvalue()
-
-
-def _average(stage: StageResult) -> float:
-    """Spikes per neuron and decision over all hidden neurons."""
-    neurons = [torch.Size(shape).numel() for shape in stage.spec.shapes()]
-    return sum(n * r for n, r in zip(neurons, stage.rates, strict=True)) / sum(neurons)
 
 
 def _both(stage: StageResult) -> str:
@@ -587,33 +506,6 @@ def _duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]], names: int = 1) -> str:
-    """A Markdown table; all but its first columns, the names, are set to the right."""
-    marks = ["---" if i < names else "---:" for i in range(len(head))]
-    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (head, marks, *rows))
-
-
-def _list(lines: Iterable[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
-
-
-def _block(language: str, text: str) -> str:
-    return f"```{language}\n{text}\n```"
-
-
-def _code(text: str) -> str:
-    """Code in a table's cell, where a bar would end the cell."""
-    return "`" + text.replace("|", "\\|") + "`"
-
-
-def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _write(path: Path, text: str) -> None:
-    write_atomic(path, lambda file: file.write_text(text, encoding="utf-8") and None)
 
 
 def main(config: Config) -> None:

@@ -1,0 +1,97 @@
+"""What the stages of a run left in its directory: settings, training, evaluation."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from snn_rl import runs
+from snn_rl.agents.training import Counters, read_counters
+from snn_rl.checkpoint import load_tensors, read_json
+from snn_rl.figures import GREEDY
+from snn_rl.iir import ANN, SETTINGS
+from snn_rl.networks import NetworkSpec
+
+_STAGE = re.compile(r"T(\d+)(-carried|-direct|-direct-carried|-converted)?")
+_KINDS = (None, "-carried", "-direct", "-direct-carried", "-converted")
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What one stage left in its directory.
+
+    Attributes:
+        name: ann, T5, T1-direct, T100-converted, ...
+        settings: settings.json, flat.
+        counters: Where its training stands; None if it never trained.
+        metrics: metrics.json; None before the evaluation.
+        notes: What stands beside the network's weights; None before the end of its training.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    counters: Counters | None
+    metrics: dict[str, Any] | None
+    notes: dict[str, Any] | None
+
+    @property
+    def label(self) -> str:
+        """Its name in tables."""
+        return "ANN" if self.name == ANN else self.name
+
+    @property
+    def spec(self) -> NetworkSpec:
+        """Of its network, which must be finished."""
+        assert self.notes is not None
+        return NetworkSpec.from_dict(self.notes["network"]["spec"])
+
+    @property
+    def rates(self) -> list[float]:
+        """Spikes per neuron and decision of every hidden layer in the greedy games.
+
+        For the ANN: the fraction of non-zero activations.
+        """
+        assert self.metrics is not None
+        return [float(rate) for rate in self.metrics[GREEDY]["spike_rates"]]
+
+    @property
+    def mean_rate(self) -> float:
+        """Spikes per neuron and decision over all hidden neurons."""
+        neurons = [torch.Size(shape).numel() for shape in self.spec.shapes()]
+        return sum(n * r for n, r in zip(neurons, self.rates, strict=True)) / sum(neurons)
+
+
+def read_stages(directory: Path) -> list[StageResult]:
+    """The stages of a run, in the chain's order: ANN, T5 ... T1, then direct, then converted.
+
+    Raises:
+        UserError: A file of the run is damaged.
+    """
+    found = []
+    for path in directory.glob(f"*/{SETTINGS}"):
+        name = path.parent.name
+        match = _STAGE.fullmatch(name)
+        if name == ANN:
+            found.append(((-1, 0), path.parent))
+        elif match:
+            found.append(((_KINDS.index(match[2]), -int(match[1])), path.parent))
+    return [_read_stage(folder) for _, folder in sorted(found)]
+
+
+def finished(stages: Iterable[StageResult]) -> list[StageResult]:
+    """Those that have a network and an evaluation."""
+    return [stage for stage in stages if stage.metrics and stage.notes]
+
+
+def _read_stage(folder: Path) -> StageResult:
+    metrics, network = folder / runs.METRICS, folder / runs.NETWORK
+    return StageResult(
+        folder.name,
+        read_json(folder / SETTINGS),
+        read_counters(folder),
+        read_json(metrics) if metrics.exists() else None,
+        load_tensors(network)[1] if network.exists() else None,
+    )
