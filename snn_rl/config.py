@@ -17,7 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import MISSING, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from snn_rl.errors import UserError
@@ -114,7 +114,7 @@ class PlayConfig:
 class Config:
     """Everything a command can be told."""
 
-    env: str = MISSING
+    env: str = ""  # every command needs it but the report of a paper's figure
     T: int = 1
     seed: int = 0
     preset: str = "default"  # default | paper
@@ -123,6 +123,9 @@ class Config:
     direct: bool = False
     stages: str = "iir"  # iir | none
     run_dir: str | None = None
+    runs: str = "runs"  # the folder of all runs, for a paper's figure
+    paper: str | None = None  # iir
+    figure: int | None = None  # of that paper
     ann: str | None = None  # an ANN that is done: it only plays, to fill the replay buffer
     init: str | None = None  # a network that the ANN stage starts to learn from
     teacher: str | None = None  # an ANN, of more frames perhaps, that teaches every stage
@@ -155,7 +158,7 @@ def compose(overrides: Sequence[str], preset_names: Callable[[Config], list[str]
         preset_names: The presets (files in configs/settings) for what the overrides ask for.
 
     Raises:
-        UserError: An unknown key, a value of a wrong type, or no env.
+        UserError: An unknown key, or a value of a wrong type; what `preset_names` raises.
     """
     _check_keys(overrides)
     with _OneLine():
@@ -270,7 +273,5 @@ class _OneLine:
             lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
             where = getattr(cause, "full_key", None)
             if "Missing" in type(cause).__name__ or "MISSING" in lines[0] or "???" in lines[0]:
-                raise UserError(
-                    f"{where or 'env'} is missing: say for example env=CartPole-v1"
-                ) from None
+                raise UserError(f"{where} is missing: give it a value") from None
             raise UserError(f"{where + ': ' if where else ''}{lines[0]}") from None

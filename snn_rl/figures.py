@@ -6,7 +6,7 @@ stage retrained directly from the converted ANN, dots one that carries its membr
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,8 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from snn_rl.checkpoint import write_atomic
 
+Drawing = Callable[[Axes], None]  # what fills one panel
+
 GREEDY, STICKY = "greedy", "sticky"
 RUNNING = 20  # episodes
 
@@ -26,6 +28,12 @@ _ANN, _CONVERTED = "#555555", "#CC79A7"
 _BY_TIMESTEPS = ("#D55E00", "#E69F00", "#009E73", "#56B4E9", "#0072B2")  # T = 1, 2, ...
 _GRID = "#DDDDDD"
 _REST = "#BBBBBB"
+_PUBLISHED: dict[str, Any] = {
+    "color": "black",
+    "marker": "D",
+    "markersize": 7,
+    "markerfacecolor": "white",
+}
 
 
 def colour(stage: str) -> str:
@@ -104,14 +112,14 @@ def rewards(trials: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
     for i, (stage, columns) in enumerate(trials.items()):
         for column, offset, marker, filled in looks:
             returns = np.asarray(columns[column])
-            std = float(np.std(returns, ddof=1)) if len(returns) > 1 else 0.0
+            mean, std = mean_and_std(columns[column])
             beside = np.linspace(-0.09, 0.09, len(returns)) if len(returns) > 1 else [0.0]
             axes.plot(
                 i + offset + np.asarray(beside), returns, ".", color=colour(stage), alpha=0.3, mew=0
             )
             axes.errorbar(
                 i + offset,
-                float(np.mean(returns)),
+                mean,
                 std,
                 color=colour(stage),
                 marker=marker,
@@ -225,6 +233,199 @@ def energies(bars: Mapping[str, Mapping[str, tuple[float, float]]]) -> Figure:
     ]
     figure.legend(handles=keys, loc="outside upper center", ncols=4, frameon=False, fontsize=11)
     return figure
+
+
+def grid(panels: Mapping[str, Drawing], columns: int) -> Figure:
+    """Panels row by row, with one key for all of them above.
+
+    Args:
+        panels: What draws each of them, by title.
+        columns: Panels beside one another, at most; fewer if that fills the rows better.
+    """
+    rows = -(-len(panels) // columns)
+    columns = -(-len(panels) // rows)
+    figure = Figure(figsize=(max(7.6, 4.4 * columns), 0.7 + 3.7 * rows), layout="constrained")
+    places = list(figure.subplots(rows, columns, squeeze=False).flat)
+    keys: dict[str, Any] = {}
+    for axes, (title, draw) in zip(places, panels.items(), strict=False):
+        _style(axes)
+        draw(axes)
+        axes.set_title(title, fontsize=12, loc="left", fontweight="bold")
+        handles = zip(*axes.get_legend_handles_labels(), strict=True)
+        # matplotlib lists plain lines before error bars, which are what the eye looks for
+        for handle, text in sorted(handles, key=lambda entry: isinstance(entry[0], Line2D)):
+            keys.setdefault(text, handle)
+    for axes in places[len(panels) :]:
+        axes.set_axis_off()
+    figure.legend(
+        keys.values(),
+        keys.keys(),
+        loc="outside upper center",
+        ncols=columns + 1,  # what is wider than the figure would be cut off
+        frameon=False,
+        fontsize=11,
+    )
+    figure.get_layout_engine().set(wspace=0.04, hspace=0.05)  # type: ignore[union-attr, call-arg]
+    return figure
+
+
+def pooled_rewards(
+    axes: Axes,
+    trials: Mapping[str, Sequence[Sequence[float]]],
+    published: Mapping[str, tuple[float, float]],
+) -> None:
+    """Mean and standard deviation over the games of all runs, and the mean of every run.
+
+    Args:
+        axes: The panel.
+        trials: By stage, and for each run: the returns of its games.
+        published: (mean, standard deviation) of a paper, by stage, for those it prints.
+    """
+    for i, (stage, runs) in enumerate(trials.items()):
+        mean, std = mean_and_std([value for returns in runs for value in returns])
+        look: dict[str, Any] = {"elinewidth": 1.8, "capsize": 5, "capthick": 1.8}
+        axes.errorbar(
+            i - 0.2,
+            mean,
+            std,
+            color=colour(stage),
+            marker="o",
+            markersize=9,
+            label="ours, mean ± std over all games",
+            **look,
+        )
+        if len(runs) > 1:
+            means = [float(np.mean(returns)) for returns in runs]
+            axes.plot(
+                np.full(len(means), float(i)),
+                means,
+                linestyle="",
+                marker="o",
+                markersize=6,
+                markerfacecolor="white",
+                color=colour(stage),
+                label="ours, one run",
+            )
+        if stage in published:
+            mean, std = published[stage]
+            axes.errorbar(i + 0.2, mean, std, label="the paper", **_PUBLISHED, **look)
+    axes.set_xticks(range(len(trials)), [label(stage) for stage in trials])
+    axes.tick_params(axis="x", length=0)
+    axes.set_xlim(-0.6, len(trials) - 0.4)
+    axes.set_ylabel("return of a game", fontsize=12)
+
+
+def pooled_rates(
+    axes: Axes,
+    stage: str,
+    layers: Sequence[str],
+    rates: Sequence[Sequence[float]],
+    published: float | None,
+) -> None:
+    """Spikes per neuron and decision of every group of neurons: the mean over runs, and each run.
+
+    Args:
+        axes: The panel.
+        stage: Whose they are.
+        layers: Names of the groups.
+        rates: For each run: a number for each group.
+        published: A paper's number for the last group, or None.
+    """
+    axes.bar(range(len(layers)), np.mean(rates, axis=0), 0.62, **_bar(stage))
+    if len(rates) > 1:
+        for run in rates:
+            axes.plot(
+                range(len(layers)),
+                run,
+                linestyle="",
+                marker="o",
+                markersize=6,
+                markerfacecolor="white",
+                color=colour(stage),
+                label="ours, one run",
+            )
+    if published is not None:
+        axes.plot(len(layers) - 1, published, linestyle="", label="the paper", **_PUBLISHED)
+    axes.set_xticks(range(len(layers)), layers)
+    axes.tick_params(axis="x", length=0)
+    axes.set_ylabel("spikes per neuron and decision", fontsize=12)
+
+
+def training_curves(
+    axes: Axes, stage: str, runs: Sequence[Sequence[float]], limits: tuple[float, float]
+) -> None:
+    """Returns of training episodes in the order of their ends, and two means of each run.
+
+    Args:
+        axes: The panel.
+        stage: Whose they are.
+        runs: For each run: the returns of its episodes.
+        limits: Least and greatest return of all panels, which share their scale.
+    """
+    few = max(map(len, runs)) < 3 * RUNNING
+    for returns in runs:
+        episodes = np.arange(1, len(returns) + 1)
+        axes.plot(
+            episodes,
+            returns,
+            linestyle="",
+            marker=".",
+            color=colour(stage),
+            alpha=0.7 if few else 0.3,
+            markersize=9 if few else 5,
+            mew=0,
+            label="one episode",
+        )
+        axes.plot(
+            episodes,
+            running_mean(returns),
+            color=colour(stage),
+            linewidth=1.8,
+            label=f"mean of {RUNNING} episodes",
+        )
+        axes.plot(
+            episodes,
+            np.cumsum(returns) / episodes,
+            color="black",
+            linewidth=1.3,
+            linestyle=(0, (4, 2)),
+            label="mean of all episodes so far",
+        )
+    axes.set_xlim(0, 1.04 * max(map(len, runs)) + 0.5)
+    margin = 0.05 * (limits[1] - limits[0]) or 1.0
+    axes.set_ylim(limits[0] - margin, limits[1] + margin)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.set_xlabel("episode", fontsize=12)
+    axes.set_ylabel("return", fontsize=12)
+
+
+def evaluation_games(axes: Axes, stage: str, runs: Sequence[Sequence[float]]) -> None:
+    """Returns of the games of an evaluation, in order.
+
+    Args:
+        axes: The panel.
+        stage: Whose they are.
+        runs: For each run: the returns of its games.
+    """
+    for returns in runs:
+        axes.plot(
+            np.arange(1, len(returns) + 1),
+            returns,
+            marker="o",
+            markersize=5,
+            linewidth=1.0,
+            color=colour(stage),
+            label="one game of the evaluation",
+        )
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.set_xlabel("game", fontsize=12)
+    axes.set_ylabel("return", fontsize=12)
+
+
+def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
+    """Mean, and standard deviation (n - 1; 0 for a single value)."""
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
 def _bar(stage: str) -> dict[str, Any]:

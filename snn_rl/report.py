@@ -2,14 +2,22 @@
 
     python -m snn_rl.report env=CartPole-v1 seed=0
     python -m snn_rl.report env=CartPole-v1 run_dir=PATH
+    python -m snn_rl.report paper=iir figure=3
 
 Training writes it at its end; this command writes it anew from what lies in the run directory, at
 any time, while a training is at work there too. Stages that are not there yet are left out.
+
+With paper= it draws a figure of a paper instead, from the runs of all seeds of its games (CartPole
+and Pong) in runs/<env>/seed<k>, with its printed numbers beside ours: the returns (figure=3) and
+the training (figure=5: CartPole, figure=6: Pong) of [IIR], into runs/paper/iir-figure<n>/README.md.
 
 The settings that matter:
   env=ID         environment of the run
   seed=0         seed of the run
   run_dir=PATH   instead of runs/<env>/seed<k>
+  paper=iir      whose figure to draw, and
+  figure=3       which of them: 3, 5 or 6
+  runs=PATH      the folder of all runs, instead of runs
 """
 
 import csv
@@ -22,7 +30,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from snn_rl import figures, runs
+from snn_rl import figures, paper_figures, runs
 from snn_rl.checkpoint import read_json, write_text
 from snn_rl.config import Config, run_command
 from snn_rl.energy import FLOAT32, INT32, energy, skipping_energy
@@ -508,10 +516,26 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def presets(config: Config) -> list[str]:
+    """The preset files; a paper's figure, which is of several games, has none.
+
+    Raises:
+        UserError: Unknown environment, preset, paper or figure, or none of them.
+    """
+    return [] if paper_figures.chosen(config) else runs.presets(config)
+
+
 def main(config: Config) -> None:
-    """Writes the report and says where it is."""
-    print(write_report(runs.run_directory(config)))
+    """Writes the report, or a paper's figure, and says where it is."""
+    number = paper_figures.chosen(config)
+    if number is None:
+        print(write_report(runs.run_directory(config)))
+        return
+    path, missing = paper_figures.write_figure(number, Path(config.runs))
+    for line in missing:
+        print(f"left out: {line}")
+    print(path)
 
 
 if __name__ == "__main__":
-    run_command(main, runs.presets, __doc__)
+    run_command(main, presets, __doc__)

@@ -35,8 +35,10 @@ def presets(config: Config) -> list[str]:
     """The preset files for what the command line asks for.
 
     Raises:
-        UserError: Unknown environment or preset.
+        UserError: No environment, or an unknown one, or an unknown preset.
     """
+    if not config.env:
+        raise UserError("env is missing: say for example env=CartPole-v1")
     try:
         return preset_files(config.env, family(config.env), config.preset)
     except UnknownEnv as error:
