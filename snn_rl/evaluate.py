@@ -11,7 +11,8 @@ deviation, the 95 % interval of the mean, the number of different games, how man
 time limit (the step cap or the game's own), the spike rate of every layer, and the energy of a
 decision. The same numbers go to evaluation.json in the stage's directory.
 
-Which agent (say what you said to snn_rl.train):
+Which agent (say what you said to snn_rl.train; without a run of your own, one that ships with
+snn_rl is taken, where there is one, and what is written goes to runs/<env>/zoo/<stage>):
   env=ID  T=1  seed=0           its environment, timesteps and seed
   run_dir=PATH                  instead of runs/<env>/seed<k>
   direct=true, stages=none, carry_state=true
@@ -27,12 +28,13 @@ What the agent was trained with (frames it sees, step cap, network) is read from
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from snn_rl import runs
+from snn_rl import runs, zoo
 from snn_rl.checkpoint import read_json, write_json
 from snn_rl.checks import check_values
 from snn_rl.config import Config, compose, keys, run_command
@@ -43,11 +45,26 @@ from snn_rl.networks import NetworkSpec, SpikingNetwork
 from snn_rl.trials import Trials, evaluate_agent, load_agent
 
 EVALUATION = "evaluation.json"
+KIND_OF_CHAIN = ("direct", "stages", "carry_state", "T_start", "T_step")
 # the settings that say which agent is meant and where it runs
-WHICH_AGENT = (
-    *("env", "T", "seed", "run_dir", "direct", "stages", "carry_state", "T_start", "T_step"),
-    *("device", "threads"),
-)
+WHICH_AGENT = ("env", "T", "seed", "run_dir", *KIND_OF_CHAIN, "device", "threads")
+
+
+@dataclass(frozen=True)
+class FinishedStage:
+    """A stage that is done.
+
+    Attributes:
+        directory: Where it is, to be read.
+        output: Where to write what it does: the same, unless the agent ships with the package.
+    """
+
+    directory: Path
+    output: Path
+
+    def beside(self, name: str) -> "FinishedStage":
+        """Another stage of the same chain, by name."""
+        return FinishedStage(self.directory.parent / name, self.output.parent / name)
 
 
 def refuse_training_settings(config: Config, command: str, accepted: Sequence[str]) -> None:
@@ -73,8 +90,27 @@ def refuse_training_settings(config: Config, command: str, accepted: Sequence[st
             )
 
 
+def find_stage(config: Config) -> FinishedStage:
+    """The finished stage that is asked for, of the user's own run or of those that ship.
+
+    One that ships is taken, and a line says so, if neither run_dir nor another seed than the
+    default asks for a certain run, and that run has no such stage.
+
+    Raises:
+        UserError: There is none; see `stage_directory`.
+    """
+    name, run = runs.chain(config)[-1].name, runs.run_directory(config)
+    shipped = zoo.ROOT / config.env / name
+    asked_for = config.run_dir is not None or config.seed != Config.seed
+    if asked_for or is_done(run / name) or not is_done(shipped):
+        directory = stage_directory(config)
+        return FinishedStage(directory, directory)
+    print(f"{run} has no finished {name}: this is the one that ships with snn_rl, {shipped}")
+    return FinishedStage(shipped, run.parent / "zoo" / name)
+
+
 def stage_directory(config: Config) -> Path:
-    """Directory of the finished stage that env, T, seed, run_dir, direct and stages name.
+    """Directory of the finished stage of a run that env, T, seed, run_dir, direct, stages name.
 
     Raises:
         UserError: The run has no such stage, or it is another environment's.
@@ -82,10 +118,8 @@ def stage_directory(config: Config) -> Path:
     stage = runs.chain(config)[-1]
     directory = runs.run_directory(config) / stage.name
     if not is_done(directory):
-        raise UserError(
-            f"{directory.parent} has no finished {stage.name}: train it with "
-            f"`{_train_command(config)}`"
-        )
+        train = agent_command("train", config, ("seed", "run_dir", *KIND_OF_CHAIN))
+        raise UserError(f"{directory.parent} has no finished {stage.name}: train it with `{train}`")
     trained_on = read_json(directory / SETTINGS)["env"]
     if trained_on != config.env:
         raise UserError(f"{directory.parent} is a run of env={trained_on}, not of {config.env}")
@@ -164,22 +198,22 @@ def format_report(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def ann_results(directory: Path, trials: Trials, device: str) -> dict[str, Any]:
+def ann_results(ann: FinishedStage, trials: Trials, device: str) -> dict[str, Any]:
     """The ANN's results: read, if it has played these same trials before, otherwise played.
 
     Args:
-        directory: Of the ANN stage.
+        ann: The ANN stage.
         trials: The games.
         device: See `load_agent`.
     """
-    for name in (EVALUATION, runs.METRICS):
-        if (directory / name).exists():
-            before: dict[str, Any] = read_json(directory / name)
+    for path in (ann.output / EVALUATION, ann.directory / runs.METRICS):
+        if path.exists():
+            before: dict[str, Any] = read_json(path)
             if before.get("evaluation") == vars(trials):
-                print(f"the ANN has played these games before: {directory / name}")
+                print(f"the ANN has played these games before: {path}")
                 return before
-    results = evaluate_agent(load_agent(directory, device), trials)
-    write_json(directory / EVALUATION, results)
+    results = evaluate_agent(load_agent(ann.directory, device), trials)
+    write_json(ann.output / EVALUATION, results)
     return results
 
 
@@ -189,15 +223,15 @@ def main(config: Config) -> None:
     check_values(config)
     if config.threads:
         torch.set_num_threads(config.threads)
-    directory = stage_directory(config)
+    stage = find_stage(config)
     trials = Trials.chosen(config)
-    agent = load_agent(directory, config.device)
-    ann = ann_results(directory.parent / ANN, trials, config.device)
+    agent = load_agent(stage.directory, config.device)
+    ann = ann_results(stage.beside(ANN), trials, config.device)
     network = agent.q_net.network
     assert isinstance(network, SpikingNetwork)
     results = {
         "env": agent.env,
-        "run": str(directory.parent),
+        "run": str(stage.directory.parent),
         "stage": agent.stage,
         "cap": agent.cap,
         "layers": network.spec.names()[:-1],
@@ -209,13 +243,20 @@ def main(config: Config) -> None:
         results["energy"] = energy_ratios(
             network.spec, results["greedy"]["spike_rates"], ann["greedy"]["spike_rates"]
         )
-    write_json(directory / EVALUATION, results)
-    print(f"\n{format_report(results)}\n\nwritten to {directory / EVALUATION}")
+    write_json(stage.output / EVALUATION, results)
+    print(f"\n{format_report(results)}\n\nwritten to {stage.output / EVALUATION}")
 
 
-def _train_command(config: Config) -> str:
-    words = [f"python -m snn_rl.train env={config.env} T={config.T}"]
-    for key in ("seed", "run_dir", "direct", "stages", "carry_state", "T_start", "T_step"):
+def agent_command(command: str, config: Config, keys: Sequence[str] = KIND_OF_CHAIN) -> str:
+    """A command line for the agent that the settings mean.
+
+    Args:
+        command: train, evaluate, ...
+        config: The settings.
+        keys: Those that are named besides env and T, if they are not at their defaults.
+    """
+    words = [f"python -m snn_rl.{command} env={config.env} T={config.T}"]
+    for key in keys:
         value = getattr(config, key)
         if value != getattr(Config, key):
             words.append(f"{key}={str(value).lower() if isinstance(value, bool) else value}")

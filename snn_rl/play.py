@@ -7,7 +7,8 @@ Opens a window where there is a screen (q closes it); otherwise writes play.mp4 
 directory. overlay=true shows, beside the game, every layer's spikes and the Q-value of every
 action.
 
-Which agent (say what you said to snn_rl.train):
+Which agent (say what you said to snn_rl.train; without a run of your own, one that ships with
+snn_rl is taken, where there is one, and its video goes to runs/<env>/zoo/<stage>):
   env=ID  T=1  seed=0           its environment, timesteps and seed
   run_dir=PATH                  instead of runs/<env>/seed<k>
   direct=true, stages=none, carry_state=true
@@ -38,7 +39,7 @@ from snn_rl.config import Config, run_command
 from snn_rl.envs import CARTPOLE, family
 from snn_rl.envs.cartpole import draw
 from snn_rl.errors import UserError
-from snn_rl.evaluate import WHICH_AGENT, refuse_training_settings, stage_directory
+from snn_rl.evaluate import WHICH_AGENT, find_stage, refuse_training_settings
 from snn_rl.networks import SpikingNetwork, clear
 from snn_rl.trials import Agent, load_agent
 from snn_rl.video import Labels, Moment, Picture
@@ -189,7 +190,7 @@ def main(config: Config) -> None:
     check_values(config)
     if config.threads:
         torch.set_num_threads(config.threads)
-    directory = stage_directory(config)
+    stage = find_stage(config)
     play, overlay = config.play, config.overlay or config.play.overlay
     output = play.output
     if output == "auto":
@@ -200,13 +201,13 @@ def main(config: Config) -> None:
             "windows, as in opencv-python-headless); take play.output=mp4"
         )
     if output == "window":
-        agent = load_agent(directory, config.device)
+        agent = load_agent(stage.directory, config.device)
         game = Game(agent, config.eval.seed, config.eval.epsilon, play.max_steps)
         video.show(pictures(game, overlay), play.fps, f"{config.env} T={config.T}")
     else:
-        path = directory / f"play.{output}"
+        path = stage.output / f"play.{output}"
         game = record_video(
-            directory,
+            stage.directory,
             path,
             config.eval.seed,
             config.eval.epsilon,

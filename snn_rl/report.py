@@ -81,12 +81,12 @@ def write_report(directory: Path) -> Path:
     Raises:
         UserError: The directory is no run, or a file of it is damaged.
     """
-    if not (directory / "run.json").is_file():
+    if not (directory / runs.RUN).is_file():
         raise UserError(
             f"{directory} is not a run, it has no run.json; this trains one: "
             f"python -m snn_rl.train env=ID T=1 run_dir={directory}"
         )
-    invocations = read_json(directory / "run.json")
+    invocations = read_json(directory / runs.RUN)
     stages = read_stages(directory)
     drawn = _draw(directory, stages)
     write_text(directory / RETURNS, _csv(stages))
@@ -96,14 +96,14 @@ def write_report(directory: Path) -> Path:
         headline(stages),
         _unfinished(stages),
         _videos(directory, stages),
-        *_reward_section(stages, drawn),
+        *reward_section(stages, drawn.get("rewards", "")),
         *_learning_section(stages, drawn),
-        *_spike_section(stages, drawn),
-        *_energy_section(stages, drawn),
+        *spike_section(stages, drawn.get("spike_rates", "")),
+        *energy_section(stages, drawn.get("energy", "")),
         *_layer_section(stages),
         *_returns_section(stages),
         *_settings_section(stages, latest),
-        *_command_section(invocations),
+        *command_section(invocations),
     ]
     path = directory / REPORT
     write_text(path, "\n\n".join(part for part in parts if part) + "\n")
@@ -240,7 +240,13 @@ def _videos(directory: Path, stages: Sequence[StageResult]) -> str:
     return f"Video: {', '.join(links)}." if links else ""
 
 
-def _reward_section(stages: Sequence[StageResult], drawn: dict[str, str]) -> list[str]:
+def reward_section(stages: Sequence[StageResult], figure: str = "") -> list[str]:
+    """Returns of every evaluated stage, with what they mean.
+
+    Args:
+        stages: From `read_stages`.
+        figure: Markdown of a figure of them.
+    """
     rows, evaluations = [], []
     for stage in finished(stages):
         metrics = stage.metrics
@@ -295,7 +301,7 @@ def _reward_section(stages: Sequence[StageResult], drawn: dict[str, str]) -> lis
         "## Reward",
         table([*head, "sticky", "distinct", "capped"], rows),
         bullets(notes),
-        drawn["rewards"],
+        figure,
     ]
 
 
@@ -326,7 +332,8 @@ def _selection(stage: StageResult) -> str:
     )
 
 
-def _spike_section(stages: Sequence[StageResult], drawn: dict[str, str]) -> list[str]:
+def spike_section(stages: Sequence[StageResult], figure: str = "") -> list[str]:
+    """Spike rates of every evaluated stage, layer by layer; see `reward_section`."""
     done = finished(stages)
     if not _spiking(stages):
         return []
@@ -336,11 +343,12 @@ def _spike_section(stages: Sequence[StageResult], drawn: dict[str, str]) -> list
         table(["stage", *done[0].spec.names()[:-1], "all neurons"], rows),
         "Spikes per neuron and decision, summed over its timesteps, sampled along the greedy "
         "games. The ANN's row is the fraction of its activations that are not zero.",
-        drawn["spike_rates"],
+        figure,
     ]
 
 
-def _energy_section(stages: Sequence[StageResult], drawn: dict[str, str]) -> list[str]:
+def energy_section(stages: Sequence[StageResult], figure: str = "") -> list[str]:
+    """Energy of a decision of every evaluated stage, with what is assumed; see `reward_section`."""
     spiking, ann = _with_energy(stages), _ann(stages)
     if not spiking:
         return []
@@ -388,7 +396,7 @@ def _energy_section(stages: Sequence[StageResult], drawn: dict[str, str]) -> lis
         notes.append(
             f"Left out, because their input is not directly encoded: {', '.join(skipped)}."
         )
-    return ["## Energy", table(head, rows), bullets(notes), drawn["energy"]]
+    return ["## Energy", table(head, rows), bullets(notes), figure]
 
 
 def _layer_section(stages: Sequence[StageResult]) -> list[str]:
@@ -414,18 +422,23 @@ def _layer_section(stages: Sequence[StageResult]) -> list[str]:
     ]
 
 
-def _returns_section(stages: Sequence[StageResult]) -> list[str]:
+def returns_table(stages: Sequence[StageResult]) -> str:
+    """Every game of every evaluated stage."""
     rows = []
     for stage in finished(stages):
         assert stage.metrics is not None
         for column in (GREEDY, STICKY):
             returns = stage.metrics[column]["returns"]
             rows.append([stage.label, column, ", ".join(f"{value:g}" for value in returns)])
-    if not rows:
+    return table(["stage", "column", "return of every game"], rows, names=3)
+
+
+def _returns_section(stages: Sequence[StageResult]) -> list[str]:
+    if not finished(stages):
         return []
     return [
         "## Returns",
-        table(["stage", "column", "return of every game"], rows, names=3),
+        returns_table(stages),
         f"With seeds and lengths (in emulator frames on Atari, in steps on CartPole): "
         f"[{RETURNS}]({RETURNS}).",
     ]
@@ -453,7 +466,12 @@ def _settings_section(stages: Sequence[StageResult], latest: dict[str, Any]) -> 
     ]
 
 
-def _command_section(invocations: Sequence[dict[str, Any]]) -> list[str]:
+def command_section(invocations: Sequence[dict[str, Any]]) -> list[str]:
+    """The commands of a run, with their revisions and versions.
+
+    Args:
+        invocations: Its run.json.
+    """
     rows = [
         [
             i,

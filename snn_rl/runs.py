@@ -24,6 +24,7 @@ from snn_rl.iir import ANN, Stage, schedule
 
 NETWORK = "network.safetensors"
 METRICS = "metrics.json"
+RUN = "run.json"  # the commands that worked on a run, in its directory
 # Games that choose among the checkpoints of the ANN stage: their seeds, which evaluation may not
 # use, and the agent steps after which one is cut off, so that an endless rally costs little.
 SELECTION_SEED, SELECTION_SEEDS = 2_000_000, 10_000
@@ -134,11 +135,16 @@ def lock(directory: Path) -> Iterator[None]:
 
 
 def record_invocation(directory: Path, config: Config) -> None:
-    """Adds this command, its resolved settings and the versions it runs with to run.json."""
-    path = directory / "run.json"
+    """Adds this command, as `invocation` describes it, to the run's list of them."""
+    path = directory / RUN
     before = read_json(path) if path.exists() else []
+    write_json(path, [*before, invocation(config)])
+
+
+def invocation(config: Config) -> dict[str, Any]:
+    """This command, its resolved settings, and the versions and the machine it runs with."""
     module = Path(sys.argv[0]).stem
-    entry = {
+    return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join([f"python -m snn_rl.{module}", *sys.argv[1:]]),
         "versions": {
@@ -150,7 +156,6 @@ def record_invocation(directory: Path, config: Config) -> None:
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "settings": asdict(config),
     }
-    write_json(path, [*before, entry])
 
 
 def _flat(section: str, config: Any) -> dict[str, Any]:

@@ -61,7 +61,7 @@ from snn_rl.agents.training import (
     seed_everything,
     train_stage,
 )
-from snn_rl.checkpoint import load_network, read_json, save_network, write_json
+from snn_rl.checkpoint import load_network, read_json, save_network
 from snn_rl.checks import check_imported_networks, check_values
 from snn_rl.config import Config, run_command
 from snn_rl.convert import ConversionError, convert, format_table, layer_table
@@ -72,7 +72,7 @@ from snn_rl.memory import keep_freed_memory
 from snn_rl.networks import AnalogNetwork, Network, SpikingNetwork, State
 from snn_rl.play import record_video
 from snn_rl.report import write_report
-from snn_rl.trials import Trials, evaluate_agent, load_agent, summary
+from snn_rl.trials import Trials, evaluate_stage
 
 
 class ChainTrainer:
@@ -135,12 +135,7 @@ class ChainTrainer:
         trials = Trials.chosen(config)
         if path.exists() and read_json(path).get("evaluation") == vars(trials):
             return
-        agent = load_agent(path.parent, config.device)
-        results = evaluate_agent(agent, trials)
-        results |= {key: agent.notes[key] for key in ("steps", "updates", "wall_s")}
-        for column in ("greedy", "sticky"):
-            print(f"{stage.name} {column}: {summary(results[column])}", flush=True)
-        write_json(path, results)
+        evaluate_stage(path.parent, trials, config.device)
 
     def _lineage(self, stage: Stage) -> list[str]:
         names = [stage.name]

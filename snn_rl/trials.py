@@ -12,7 +12,7 @@ from tqdm import tqdm
 from snn_rl import runs
 from snn_rl.agents import Evaluation, SpikingQNetwork, evaluate
 from snn_rl.agents.policies import network_spec
-from snn_rl.checkpoint import load_network, read_json
+from snn_rl.checkpoint import load_network, read_json, write_json
 from snn_rl.config import Config
 from snn_rl.envs import make_env
 from snn_rl.errors import UserError
@@ -116,6 +116,25 @@ def load_agent(directory: Path, device: str = "auto") -> Agent:
     q_net.network.load_state_dict(network.state_dict())
     q_net.set_training_mode(False)
     return Agent(directory.name, q_net.to(get_device(device)), settings, notes)
+
+
+def evaluate_stage(directory: Path, trials: Trials, device: str = "auto") -> None:
+    """Plays the trials of a finished stage and writes what came of them to its metrics.json.
+
+    Args:
+        directory: Of the stage.
+        trials: The games.
+        device: See `load_agent`.
+
+    Raises:
+        UserError: See `load_agent`.
+    """
+    agent = load_agent(directory, device)
+    results = evaluate_agent(agent, trials)
+    results |= {key: agent.notes[key] for key in ("steps", "updates", "wall_s")}
+    for column in ("greedy", "sticky"):
+        print(f"{agent.stage} {column}: {summary(results[column])}", flush=True)
+    write_json(directory / runs.METRICS, results)
 
 
 def evaluate_agent(agent: Agent, trials: Trials) -> dict[str, Any]:

@@ -13,6 +13,11 @@ import pytest
 import snn_rl
 
 ROOT = Path(__file__).parents[1]
+# an agent that ships, of each kind of file
+PLANTED = {
+    f"snn_rl/zoo/SomeGame-v4/{name}"
+    for name in ("MODEL_CARD.md", "play.gif", "run.json", "T1/network.safetensors", "T1/game.json")
+}
 
 
 def run(*command: str, cwd: Path, **env: str) -> str:
@@ -36,6 +41,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
             copy.symlink_to(original.readlink())
         elif original.is_file():  # a file deleted but not yet committed is still listed
             copy.write_bytes(original.read_bytes())
+    for name in PLANTED:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text(name)
     target = tmp_path_factory.mktemp("wheel")
     pip = (sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation")
     run(*pip, "--no-index", "-w", str(target), str(source), cwd=target)
@@ -59,7 +67,9 @@ def test_the_wheel_holds_the_package_alone(wheel: Path) -> None:
     assert f"{metadata}/licenses/LICENSE" in names
     package = {name for name in names if name.startswith("snn_rl/")}
     sources = [*(ROOT / "snn_rl").rglob("*.py"), *(ROOT / "snn_rl").rglob("*.yaml")]
-    assert package == {path.relative_to(ROOT).as_posix() for path in sources}
+    sources += [path for path in (ROOT / "snn_rl" / "zoo").glob("*/**/*") if path.is_file()]
+    shipped = {path.relative_to(ROOT).as_posix() for path in sources} | PLANTED
+    assert package == {name for name in shipped if "__pycache__" not in name}
 
 
 def test_the_wheel_works_outside_the_checkout(unpacked: Path, tmp_path: Path) -> None:
@@ -78,6 +88,10 @@ def test_the_wheel_works_outside_the_checkout(unpacked: Path, tmp_path: Path) ->
     # the network comes from the family's YAML, the schema's default is another
     composed = run(sys.executable, "-c", script, cwd=tmp_path, **env)
     assert composed.split() == ["CartPole-v1", "2", "cartpole"]
+
+    script = "from snn_rl import zoo; print((zoo.ROOT / 'SomeGame-v4/MODEL_CARD.md').read_text())"
+    card = run(sys.executable, "-c", script, cwd=tmp_path, **env)
+    assert card.strip() == "snn_rl/zoo/SomeGame-v4/MODEL_CARD.md"
 
 
 @pytest.mark.parametrize("door", ["agents", "envs", "configs"])

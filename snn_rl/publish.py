@@ -1,0 +1,232 @@
+"""Publish a finished run's agents, as those that ship with snn_rl.
+
+    python -m snn_rl.publish env=PongNoFrameskip-v4 T=1 run_dir=PATH eval.seed=3000000
+
+Stores the ANN, the first spiking stage and those with T timesteps as float16, and evaluates each
+file as it is stored, on seeds that the run was not evaluated with. Written, beside the agents'
+settings and results, are a model card, a small gif of the last agent, and one whole game of each
+agent with T timesteps, which the tests hold it to. The environment's folder is replaced as a whole,
+at the end, or not at all.
+
+Which agents (say what you said to snn_rl.train):
+  env=ID  T=1  seed=0           environment, timesteps and seed
+  run_dir=PATH                  instead of runs/<env>/seed<k>
+  direct=true, stages=none, carry_state=true
+                                the agent of that kind of chain
+Where they go, and how they are evaluated:
+  zoo=PATH                      the folder <env> goes here instead of into snn_rl/zoo
+  episodes=20                   games of each column
+  eval.seed=N                   seed of the first game; games that the run has played are refused
+  eval.epsilon=0                probability of a random action
+  eval.sticky=0.25              sticky-action probability of the sticky column
+  device=auto  threads=0        auto, cpu or cuda; processor threads (0: all cores)
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from snn_rl import runs, zoo
+from snn_rl.card import GAME, write_card
+from snn_rl.checkpoint import load_network, read_json, save_network, write_json
+from snn_rl.checks import check_values
+from snn_rl.config import Config, run_command
+from snn_rl.errors import UserError
+from snn_rl.evaluate import (
+    EVALUATION,
+    WHICH_AGENT,
+    agent_command,
+    refuse_training_settings,
+    stage_directory,
+)
+from snn_rl.iir import DONE, SETTINGS, Stage, is_done
+from snn_rl.play import Game, record_video
+from snn_rl.trials import Trials, evaluate_stage, load_agent
+
+GIF = "play.gif"
+_GIF_BYTES, _GIF_DECISIONS, _GIF_FPS = 1_500_000, 200, 15
+_GAME_Q_VALUES = 20
+_ACCEPTED = (*WHICH_AGENT, "zoo", "episodes", "eval")
+_PATHS = ("run_dir", "ann", "init", "teacher", "zoo")  # settings that name a file or a folder
+
+
+def stages_to_ship(config: Config, run: Path) -> list[Stage]:
+    """The ANN, the first spiking stage if the run has it, and those with T timesteps.
+
+    An agent whose membranes live on goes out with the one of T = 1 that it came from.
+
+    Args:
+        config: The settings.
+        run: Directory of the run.
+    """
+    ann, first, *others = runs.chain(config)
+    chosen = [ann, *(stage for stage in (first, *others) if stage.timesteps == config.T)]
+    if first not in chosen and is_done(run / first.name):
+        chosen.insert(1, first)
+    return chosen
+
+
+def refuse_played_seeds(run: Path, trials: Trials) -> None:
+    """Refuses games that the run was evaluated with: it may have been chosen for them.
+
+    Raises:
+        UserError: It names the seeds.
+    """
+    end = trials.seed + trials.episodes
+    for path in sorted([*run.glob(f"*/{runs.METRICS}"), *run.glob(f"*/{EVALUATION}")]):
+        played = read_json(path)["evaluation"]
+        first, last = played["seed"], played["seed"] + played["episodes"] - 1
+        if first < end and trials.seed <= last:
+            raise UserError(
+                f"eval.seed={trials.seed}: the run has played the games of the seeds {first} to "
+                f"{last} ({path}), and may have been chosen for them; take others, for example "
+                "eval.seed=3000000"
+            )
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A new folder to fill, which then takes the target's place as a whole.
+
+    Raises:
+        UserError: No folder can be made there.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in target.parent.glob(f".{target.name}.*.tmp"):  # of a killed command
+            shutil.rmtree(leftover)
+        name = tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    except OSError as error:
+        raise UserError(f"cannot write to zoo={target.parent}: {error.strerror}") from None
+    aside = Path(name)
+    try:
+        new = aside / target.name
+        new.mkdir()
+        yield new
+        if target.exists():
+            target.rename(aside / "before")
+        new.rename(target)
+    finally:
+        shutil.rmtree(aside)
+
+
+def store_stage(source: Path, target: Path) -> None:
+    """Copies a finished stage: its settings, and its network with its notes, as float16.
+
+    Args:
+        source: Directory of the stage.
+        target: Directory of the copy.
+
+    Raises:
+        UserError: A file of the stage is missing or damaged.
+    """
+    network, notes = load_network(source / runs.NETWORK)
+    own = {key: note for key, note in notes.items() if key not in ("schema", "network")}
+    save_network(target / runs.NETWORK, network, own, torch.float16)
+    for name in (SETTINGS, DONE):
+        write_json(target / name, read_json(source / name))
+
+
+def portable(invocation: dict[str, Any]) -> dict[str, Any]:
+    """A command of a run, without the places of its files on the machine that it ran on.
+
+    Args:
+        invocation: From `runs.invocation`; of absolute paths, only the last name is kept.
+    """
+    words = []
+    for word in invocation["command"].split(" "):
+        key, _, value = word.partition("=")
+        words.append(f"{key}={_name(value)}" if key in _PATHS else word)
+    settings = invocation["settings"]
+    places = {key: _name(settings[key]) for key in _PATHS if settings.get(key)}
+    return {**invocation, "command": " ".join(words), "settings": settings | places}
+
+
+def play_game(directory: Path, seed: int, epsilon: float, device: str) -> dict[str, Any]:
+    """Plays one whole game, alone, with the spiking agent of a finished stage.
+
+    Args:
+        directory: Of the stage.
+        seed: Of the game.
+        epsilon: Probability of a random action.
+        device: See `load_agent`.
+
+    Returns:
+        "seed", "epsilon", "return", "decisions", and "q_values" of the first 20 decisions.
+    """
+    agent = load_agent(directory, device)
+    game = Game(agent, seed, epsilon, max_steps=agent.cap)
+    q_values: list[list[float]] = []
+    for moment in game:
+        if len(q_values) < _GAME_Q_VALUES:
+            q_values.append([float(q) for q in moment.q_values])
+    return {
+        "seed": seed,
+        "epsilon": epsilon,
+        "return": game.score,
+        "decisions": game.steps,
+        "q_values": q_values[: game.steps],  # the last moment decides nothing
+    }
+
+
+def record_gif(directory: Path, path: Path, seed: int, epsilon: float, device: str) -> None:
+    """Records the beginning of a game as a gif that is small enough to ship.
+
+    Args:
+        directory: Of a spiking stage.
+        path: The gif.
+        seed: Of the game.
+        epsilon: Probability of a random action.
+        device: See `load_agent`.
+    """
+    decisions = _GIF_DECISIONS
+    while True:
+        record_video(
+            directory, path, seed, epsilon, max_steps=decisions, fps=_GIF_FPS, device=device
+        )
+        if path.stat().st_size <= _GIF_BYTES or decisions == 1:
+            return
+        decisions //= 2
+
+
+def main(config: Config) -> None:
+    """Publishes the agents of one run."""
+    refuse_training_settings(config, "snn_rl.publish", _ACCEPTED)
+    check_values(config)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    source = stage_directory(config)
+    run, last = source.parent, source.name
+    trials, device = Trials.chosen(config), config.device
+    refuse_played_seeds(run, trials)
+    commands = [*read_json(run / runs.RUN), runs.invocation(config)]
+    target = (Path(config.zoo) if config.zoo else zoo.ROOT) / config.env
+    with replacing(target) as folder:
+        for stage in stages_to_ship(config, run):
+            directory = folder / stage.name
+            store_stage(run / stage.name, directory)
+            evaluate_stage(directory, trials, device)
+            if stage.timesteps == config.T:
+                game = play_game(directory, trials.seed, trials.epsilon, device)
+                write_json(directory / GAME, game)
+        write_json(folder / runs.RUN, [portable(command) for command in commands])
+        record_gif(folder / last, folder / GIF, trials.seed, trials.epsilon, device)
+        usage = [
+            f"{agent_command('play', config)} overlay=true",
+            agent_command("evaluate", config),
+        ]
+        write_card(folder, usage, GIF)
+    print(f"written to {target}")
+
+
+def _name(path: str) -> str:
+    return Path(path).name if Path(path).is_absolute() else path
+
+
+if __name__ == "__main__":
+    run_command(main, runs.presets, __doc__)

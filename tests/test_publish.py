@@ -1,0 +1,333 @@
+"""The publish command on a shrunken run, and the way back: playing what it published."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from snn_rl import evaluate, play, publish, runs, train, zoo
+from snn_rl.checkpoint import load_network, load_tensors, read_json, write_json
+from snn_rl.config import compose, run_command
+from snn_rl.trials import Trials, evaluate_agent, load_agent
+
+ENV = "CartPole-v1"
+CAP = 12
+STAGES = ("ann", "T3", "T1")
+PUBLISH = ("env=CartPole-v1", "T_start=3", "threads=1", "episodes=2", "device=cpu")
+FRESH = "eval.seed=3000000"
+
+
+def command(module, *arguments):
+    """Runs a command as its command line would, in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [module.__name__.replace(".", "/"), *arguments])
+        run_command(module.main, runs.presets, module.__doc__)
+
+
+def refused(capsys, module, *arguments):
+    """The one line with which the command refuses."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        command(module, *arguments)
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    return message
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    """A chain ANN -> T3 -> T2 -> T1 on a low cap; of the spiking stages, T3 and T1 ship."""
+    directory = tmp_path_factory.mktemp("runs") / "cartpole"
+    command(
+        train,
+        *("env=CartPole-v1", "T=1", "T_start=3", f"run_dir={directory}", "threads=1"),
+        *("rollout.frame_stack=2", f"rollout.cap={CAP}", "rollout.n_envs=2", "episodes=1"),
+        *("dqn.steps=60", "dqn.learning_starts=40", "iir.steps=20", "checkpoint_steps=100"),
+        *("iir.t1_steps=0", "dqn.selection_games=2", "iir.batch_size=8", "dqn.batch_size=8"),
+        *("video=false", "device=cpu"),
+    )
+    return directory
+
+
+@pytest.fixture(scope="module")
+def shipped(run_dir, tmp_path_factory):
+    """A zoo with the run's agents."""
+    root = tmp_path_factory.mktemp("zoo")
+    command(publish, *PUBLISH, f"run_dir={run_dir}", f"zoo={root}", FRESH)
+    return root
+
+
+@pytest.fixture
+def elsewhere(shipped, tmp_path, monkeypatch):
+    """An empty working directory, with the zoo in the package's place."""
+    monkeypatch.setattr(zoo, "ROOT", shipped)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    return tmp_path
+
+
+def contents(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_every_stage_is_stored_as_float16_with_its_settings(run_dir, shipped):
+    for name in STAGES:
+        source, target = run_dir / name, shipped / ENV / name
+        tensors, notes = load_tensors(target / runs.NETWORK)
+        before, own = load_tensors(source / runs.NETWORK)
+        assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
+        for key, tensor in before.items():
+            torch.testing.assert_close(tensors[key], tensor.half(), rtol=0, atol=0)
+        assert notes == own
+        assert read_json(target / "settings.json") == read_json(source / "settings.json")
+
+
+def test_the_stored_files_are_what_was_evaluated(shipped):
+    for name in STAGES:
+        metrics = read_json(shipped / ENV / name / runs.METRICS)
+        network, notes = load_network(shipped / ENV / name / runs.NETWORK)
+        assert metrics["evaluation"] == {
+            **{"episodes": 2, "seed": 3_000_000},
+            **{"epsilon": 0.0, "sticky": 0.25},
+        }
+        assert metrics["steps"] == notes["steps"]
+        assert len(metrics["greedy"]["spike_rates"]) == len(network.spec.layers)
+    again = evaluate_agent(load_agent(shipped / ENV / "T1", "cpu"), Trials(2, 3_000_000, 0.0, 0.25))
+    metrics = read_json(shipped / ENV / "T1" / runs.METRICS)
+    assert {key: metrics[key] for key in again} == again
+
+
+def test_the_game_is_the_agents_own(shipped):
+    record = read_json(shipped / ENV / "T1" / publish.GAME)
+    game = play.Game(load_agent(shipped / ENV / "T1", "cpu"), 3_000_000)
+    moments = list(game)[:-1]
+    assert (record["return"], record["decisions"]) == (game.score, game.steps)
+    assert len(record["q_values"]) == len(moments) <= CAP
+    np.testing.assert_allclose(record["q_values"], [m.q_values for m in moments], rtol=1e-6)
+
+
+def test_the_card_says_what_the_files_hold(shipped, monkeypatch):
+    folder = shipped / ENV
+    card = (folder / "MODEL_CARD.md").read_text()
+    for name, label in zip(STAGES, ("ANN", "T3", "T1"), strict=True):
+        metrics = read_json(folder / name / runs.METRICS)
+        for column in ("greedy", "sticky"):
+            outcome = metrics[column]
+            assert f"{outcome['mean']:.1f} ± {outcome['std']:.1f}" in card
+            returns = ", ".join(f"{r:g}" for r in outcome["returns"])
+            assert f"| {label} | {column} | {returns} |" in card
+        rates = " | ".join(f"{rate:.4f}" for rate in metrics["greedy"]["spike_rates"])
+        assert f"| {label} | {rates} |" in card
+        assert f"{label} {metrics['steps']:,} agent steps, {metrics['updates']:,} updates" in card
+    record = read_json(folder / "T1" / publish.GAME)
+    assert not (folder / "T3" / publish.GAME).exists()
+    assert f"to {record['return']:g} points in {record['decisions']:,} decisions" in card
+    assert "2 frames of 40x120 to 2 Q-values" in card
+    assert "Seeds from 3,000,000" in card
+    assert f"torch {torch.__version__}" in card
+    assert "`python -m snn_rl.train env=CartPole-v1 T=1 T_start=3 run_dir=cartpole" in card
+    assert "`python -m snn_rl.publish env=CartPole-v1" in card
+    assert "python -m snn_rl.play env=CartPole-v1 T=1 T_start=3 overlay=true" in card
+    assert "(play.gif)" in card
+    program = card.split("```python")[1].split("```")[0]
+    observations = torch.zeros(3, 2, 40, 120, dtype=torch.uint8)
+    names = {"observations": observations}
+    monkeypatch.setattr(zoo, "ROOT", shipped)
+    exec(program, names)
+    assert names["q_values"].shape == (3, 2)
+    with Image.open(folder / "play.gif") as gif:
+        assert gif.width <= 640
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (("T_start=3",), ["ann", "T3", "T1"]),
+        (("T_start=3", "T=3"), ["ann", "T3"]),
+        (("T_start=5",), ["ann", "T1"]),  # the run has no T5
+        (("T_start=3", "carry_state=true"), ["ann", "T3", "T1", "T1-carried"]),
+        (("direct=true", "carry_state=true"), ["ann", "T1-direct", "T1-direct-carried"]),
+        (("T=7", "stages=none"), ["ann", "T7-converted"]),
+    ],
+)
+def test_which_stages_ship(run_dir, arguments, names):
+    config = compose(["env=CartPole-v1", *arguments], runs.presets)
+    assert [stage.name for stage in publish.stages_to_ship(config, run_dir)] == names
+
+
+def test_nothing_says_where_the_files_lay(run_dir, shipped):
+    for name, data in contents(shipped / ENV).items():
+        assert str(run_dir.parent).encode() not in data, name
+        assert str(shipped).encode() not in data, name
+
+
+def test_publishing_again_replaces_the_folder_as_a_whole(run_dir, tmp_path):
+    arguments = (*PUBLISH, f"run_dir={run_dir}", f"zoo={tmp_path}", FRESH)
+    (tmp_path / ENV / "T4").mkdir(parents=True)
+    (tmp_path / f".{ENV}.abc.tmp").mkdir()  # a killed command's
+    command(publish, *arguments)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [ENV]
+    names = {path.name for path in (tmp_path / ENV).iterdir()}
+    assert names == {*STAGES, "MODEL_CARD.md", "play.gif", "run.json"}
+
+
+def test_a_publication_that_fails_leaves_the_one_before(run_dir, shipped, tmp_path, monkeypatch):
+    shutil.copytree(shipped / ENV, tmp_path / ENV)
+    before = contents(tmp_path)
+
+    def fail(*arguments):
+        raise RuntimeError("the last step fails")
+
+    monkeypatch.setattr(publish, "write_card", fail)
+    with pytest.raises(RuntimeError, match="the last step fails"):
+        command(publish, *PUBLISH, f"run_dir={run_dir}", f"zoo={tmp_path}", FRESH)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("path", "name"), [("/home/me/runs/b", "b"), ("runs/b", "runs/b"), ("../b", "../b")]
+)
+def test_of_absolute_paths_the_name_is_kept(path, name):
+    entry = {
+        "command": f"python -m snn_rl.train env=X run_dir={path} ann={path}/a iir.lr=1/2",
+        "settings": {"env": "X", "run_dir": path, "ann": f"{path}/a", "init": None, "zoo": None},
+    }
+    ann = "a" if path.startswith("/") else f"{path}/a"
+    assert publish.portable(entry) == {
+        "command": f"python -m snn_rl.train env=X run_dir={name} ann={ann} iir.lr=1/2",
+        "settings": {"env": "X", "run_dir": name, "ann": ann, "init": None, "zoo": None},
+    }
+
+
+def test_a_gif_that_is_too_large_is_recorded_shorter(shipped, tmp_path, monkeypatch):
+    tried = []
+
+    def record(directory, path, seed, epsilon, max_steps, **rest):
+        tried.append(max_steps)
+        path.write_bytes(bytes(20_000 * max_steps))
+
+    monkeypatch.setattr(publish, "record_video", record)
+    publish.record_gif(shipped / ENV / "T1", tmp_path / "play.gif", 0, 0.0, "cpu")
+    assert tried == [200, 100, 50]
+
+
+@pytest.mark.parametrize("extra", [(), ("T=3",)])
+def test_evaluate_takes_a_shipped_agent_and_leaves_it_alone(elsewhere, shipped, capsys, extra):
+    before = contents(shipped)
+    arguments = (*PUBLISH, *extra)
+    command(evaluate, *arguments)
+    text = capsys.readouterr().out
+    name = extra[0].replace("=", "") if extra else "T1"
+    assert f"has no finished {name}: this is the one that ships" in text
+    output = Path("runs") / ENV / "zoo" / name / evaluate.EVALUATION
+    assert f"written to {output}" in text
+    assert read_json(output)["run"] == str(shipped / ENV)
+    assert contents(shipped) == before
+    # what the zoo's own metrics know is not played again
+    command(evaluate, *arguments, FRESH)
+    text = capsys.readouterr().out
+    assert f"played these games before: {shipped / ENV / 'ann'}" in text
+    again = read_json(output)
+    metrics = read_json(shipped / ENV / name / runs.METRICS)
+    assert again["greedy"] == metrics["greedy"]
+    assert again["sticky"] == metrics["sticky"]
+
+
+def test_play_takes_a_shipped_agent(elsewhere, shipped, capsys):
+    before = contents(shipped)
+    command(play, "env=CartPole-v1", "T_start=3", FRESH, "threads=1", "device=cpu")
+    text = capsys.readouterr().out
+    assert "this is the one that ships" in text
+    record = read_json(shipped / ENV / "T1" / publish.GAME)
+    assert f"after {record['decisions']} steps, return {record['return']:g}" in text
+    assert (elsewhere / "runs" / ENV / "zoo" / "T1" / "play.mp4").stat().st_size > 0
+    assert contents(shipped) == before
+
+
+def test_a_run_of_ones_own_comes_first(elsewhere, run_dir, capsys):
+    shutil.copytree(run_dir, Path("runs") / ENV / "seed0")
+    command(evaluate, *PUBLISH)
+    text = capsys.readouterr().out
+    assert "ships" not in text
+    assert f"T1 of runs/{ENV}/seed0" in text
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize(
+    "arguments", [("seed=1",), ("run_dir=nowhere",), ("direct=true",), ("T=2",)]
+)
+def test_no_shipped_agent_stands_in_for_a_certain_run(capsys, arguments):
+    for module in (evaluate, play):
+        message = refused(capsys, module, "env=CartPole-v1", "T_start=3", *arguments)
+        assert "has no finished" in message
+        assert "python -m snn_rl.train env=CartPole-v1" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), ["eval.seed=1000000", "1000000 to 1000000", "T1/metrics.json"]),
+        (("eval.seed=999999",), ["eval.seed=999999", "take others"]),
+        (("eval.seed=2000000",), ["eval.seed=2000000", "choose the ANN's checkpoint"]),
+        ((FRESH, "T=2", "direct=true"), ["no finished T2-direct", "snn_rl.train env=CartPole-v1"]),
+        ((FRESH, "dqn.steps=7"), ["snn_rl.publish does not take dqn.steps"]),
+        ((FRESH, "episodes=0"), ["episodes=0"]),
+        ((FRESH, "env=CartPole-v0"), ["is a run of env=CartPole-v1"]),
+    ],
+)
+def test_what_cannot_be_published_is_one_line(run_dir, tmp_path, capsys, arguments, words):
+    message = refused(
+        capsys, publish, *PUBLISH, f"run_dir={run_dir}", f"zoo={tmp_path / 'zoo'}", *arguments
+    )
+    for word in words:
+        assert word in message
+    assert not (tmp_path / "zoo").exists()
+
+
+def test_a_place_that_is_no_folder_is_one_line(run_dir, tmp_path, capsys):
+    (tmp_path / "zoo").write_text("a file")
+    message = refused(
+        capsys, publish, *PUBLISH, f"run_dir={run_dir}", f"zoo={tmp_path / 'zoo'}", FRESH
+    )
+    assert "cannot write to zoo=" in message
+
+
+@pytest.mark.parametrize("damage", ["network", "run"])
+def test_a_damaged_run_is_one_line_and_publishes_nothing(run_dir, tmp_path, capsys, damage):
+    copy = tmp_path / "run"
+    shutil.copytree(run_dir, copy)
+    if damage == "network":
+        (copy / "ann" / runs.NETWORK).write_bytes(b"no network")
+    else:
+        (copy / runs.RUN).unlink()
+    message = refused(
+        capsys, publish, *PUBLISH, f"run_dir={copy}", f"zoo={tmp_path / 'zoo'}", FRESH
+    )
+    assert str(copy) in message
+    assert not list((tmp_path / "zoo").glob("*")) + list((tmp_path / "zoo").glob(".*"))
+
+
+def test_games_of_an_evaluation_are_played_ones_too(run_dir, tmp_path, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(run_dir, copy)
+    before = {"evaluation": {"episodes": 20, "seed": 2_999_990, "epsilon": 0.0, "sticky": 0.25}}
+    write_json(copy / "T2" / evaluate.EVALUATION, before)
+    message = refused(capsys, publish, *PUBLISH, f"run_dir={copy}", f"zoo={tmp_path}", FRESH)
+    assert "2999990 to 3000009" in message
+
+
+def test_help_names_every_setting_of_its_own(capsys):
+    command(publish, "--help")
+    text = capsys.readouterr().out
+    for key in ("env=", "T=", "run_dir=", "zoo=", "episodes=", "eval.seed=", "eval.sticky="):
+        assert key in text
