@@ -51,6 +51,17 @@ def test_q_values_are_the_networks_on_scaled_images(timesteps: int | None) -> No
     assert torch.equal(obs, kept), "observations belong to the caller"
 
 
+def test_only_the_newest_frames_are_seen() -> None:
+    q_net = make_policy(frames=2).q_net
+    assert q_net.network.spec.input_shape == (2, 40, 120)
+    obs = observations()
+    other = obs.clone()
+    other[:, 0] = 255 - other[:, 0]
+    with torch.no_grad():
+        assert torch.equal(q_net(obs), q_net(other))
+        assert not torch.equal(q_net(obs), q_net(other.flip(1)))
+
+
 def test_target_is_a_network_of_its_own_that_starts_equal() -> None:
     policy = make_policy(timesteps=2)
     own, target = (
