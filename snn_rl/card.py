@@ -104,6 +104,10 @@ def _training(stage: StageResult) -> str:
     settings, metrics = stage.settings, stage.metrics
     assert metrics is not None
     amount = f"{stage.label} {metrics['steps']:,} agent steps, {metrics['updates']:,} updates"
+    if stage.name == ANN and settings.get("ann"):
+        return f"{amount}, imported: its steps only fill the replay buffer"
+    if settings.get("teacher"):
+        amount += ", taught by another ANN"
     if stage.name == ANN:
         return (
             f"{amount}, epsilon {settings['dqn.epsilon_start']:g} to "
@@ -125,10 +129,13 @@ def _game(stage: StageResult, path: Path) -> str:
 
 def _python(env: str, stage: str) -> str:
     return f"""```python
+import torch
+
 from snn_rl import zoo
 from snn_rl.trials import load_agent
 
 q_net = load_agent(zoo.ROOT / "{env}" / "{stage}").q_net
 state = q_net.network.initial_state(len(observations))
-q_values, _, state = q_net.network.step(q_net.images(observations), state)
+with torch.no_grad():
+    q_values, _, state = q_net.network.step(q_net.images(observations), state)
 ```"""

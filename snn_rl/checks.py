@@ -51,7 +51,6 @@ _AT_LEAST_ONE = (
     "iir.gradient_steps",
     "iir.conversion_samples",
     "carry.steps",
-    "carry.window",
     "play.max_steps",
     "play.fps",
 )
@@ -74,6 +73,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "iir.percentile": (1e-6, 100.0),
     "carry.leak": (0.0, 1.0),
     "carry.burn_in": (0, 1_000),
+    "carry.window": (2, 1_000),
     "rollout.sticky": (0.0, 1.0),
     "eval.epsilon": (0.0, 1.0),
     "eval.sticky": (0.0, 1.0),
@@ -114,12 +114,31 @@ def check_values(config: Config) -> None:
         raise UserError(
             f"carry_state=true goes with iir.encoding=direct, not {config.iir.encoding}"
         )
+    played = config.dqn.learning_starts if config.ann else config.dqn.steps
+    rows = min(config.dqn.buffer_size, played) // config.rollout.n_envs - 1
+    length = config.carry.burn_in + config.carry.window
+    if config.carry_state and length > rows:
+        raise UserError(
+            f"carry.burn_in + carry.window = {length} frames in a row: the replay buffer holds "
+            f"{rows} of each environment (dqn.buffer_size and dqn.steps over rollout.n_envs)"
+        )
     for name in ("checkpoint_steps", "dqn.learning_starts"):
         if _get(config, name) <= config.rollout.n_envs:
             raise UserError(
                 f"{name}={_get(config, name)}: must be more than rollout.n_envs="
                 f"{config.rollout.n_envs}, the steps that are taken at once"
             )
+
+
+def refuse_settings_of_other_commands(config: Config) -> None:
+    """Refuses, for a training, what only other commands look at.
+
+    Raises:
+        UserError: It names the setting and its command.
+    """
+    for name, command in (("paper", "report"), ("figure", "report"), ("zoo", "publish")):
+        if _get(config, name) is not None:
+            raise UserError(f"{name}={_get(config, name)}: this is for snn_rl.{command}")
 
 
 def check_imported_networks(config: Config) -> None:

@@ -123,13 +123,13 @@ class Config:
     direct: bool = False
     stages: str = "iir"  # iir | none
     run_dir: str | None = None
-    runs: str = "runs"  # the folder of all runs, for a paper's figure
+    runs: str = "runs"  # the folder of all runs
     paper: str | None = None  # iir
     figure: int | None = None  # of that paper
     zoo: str | None = None  # where agents are published; None: among those that ship
     ann: str | None = None  # an ANN that is done: it only plays, to fill the replay buffer
     init: str | None = None  # a network that the ANN stage starts to learn from
-    teacher: str | None = None  # an ANN, of more frames perhaps, that teaches every stage
+    teacher: str | None = None  # an ANN, of more frames perhaps, that teaches this run's
     carry_state: bool = False  # go on from T=1: membranes live on from frame to frame
     network: str = "mnih"
     bias: bool = False

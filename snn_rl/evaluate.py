@@ -27,6 +27,7 @@ How it is evaluated:
 What the agent was trained with (frames it sees, step cap, network) is read from its run.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +111,7 @@ def find_stage(config: Config) -> FinishedStage:
 
 
 def stage_directory(config: Config) -> Path:
-    """Directory of the finished stage of a run that env, T, seed, run_dir, direct, stages name.
+    """Directory of the finished stage of a run that env, T, seed, run_dir, ... name.
 
     Raises:
         UserError: The run has no such stage, or it is another environment's.
@@ -206,13 +207,16 @@ def ann_results(ann: FinishedStage, trials: Trials, device: str) -> dict[str, An
         trials: The games.
         device: See `load_agent`.
     """
+    network = hashlib.sha256((ann.directory / runs.NETWORK).read_bytes()).hexdigest()
     for path in (ann.output / EVALUATION, ann.directory / runs.METRICS):
         if path.exists():
             before: dict[str, Any] = read_json(path)
-            if before.get("evaluation") == vars(trials):
+            known = before.get("network", network)  # a run's own network does not change
+            if before.get("evaluation") == vars(trials) and known == network:
                 print(f"the ANN has played these games before: {path}")
                 return before
     results = evaluate_agent(load_agent(ann.directory, device), trials)
+    results["network"] = network
     write_json(ann.output / EVALUATION, results)
     return results
 

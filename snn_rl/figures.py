@@ -47,7 +47,7 @@ def colour(stage: str) -> str:
 
 
 def label(stage: str) -> str:
-    """A stage's name as an axis shows it, on up to two lines."""
+    """A stage's name as an axis shows it, a line for each of its parts."""
     return stage.replace("ann", "ANN").replace("-", "\n")
 
 

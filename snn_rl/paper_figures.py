@@ -322,7 +322,7 @@ def _command(
             words += [word for word in given if word.split("=")[0].lstrip("+") not in _WHICH]
             break
     if steps is not None:
-        words.append(f"iir.steps={steps}")
+        words += [f"iir.steps={steps}", "iir.t1_steps=0"]
     if folder != Path(Config.runs):
         words.append(f"run_dir={folder / env / f'seed{seed}'}")
     return f"python -m snn_rl.train {shlex.join(words)}"
@@ -527,8 +527,8 @@ def _difference_section(figure: PaperFigure, found: Runs) -> list[str]:
 _REASONS: tuple[tuple[set[str], str], ...] = (
     (
         {"rollout.frame_stack", "rollout.frames"},
-        "The paper's agents see single frames of Pong, and differences of two on CartPole; ours a "
-        "stack of frames: one timestep has no memory, and a single frame shows no motion.",
+        "The paper's agents see single frames of Pong, and differences of two on CartPole. One "
+        "timestep has no memory, and a single frame shows no motion: our presets stack frames.",
     ),
     (
         {"dqn.n_steps"},

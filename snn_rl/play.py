@@ -40,7 +40,7 @@ from snn_rl.envs import CARTPOLE, family
 from snn_rl.envs.cartpole import draw
 from snn_rl.errors import UserError
 from snn_rl.evaluate import WHICH_AGENT, find_stage, refuse_training_settings
-from snn_rl.networks import SpikingNetwork, clear
+from snn_rl.networks import SpikingNetwork
 from snn_rl.trials import Agent, load_agent
 from snn_rl.video import Labels, Moment, Picture
 
@@ -86,13 +86,11 @@ class Game:
             while not self.over and self.steps < self.max_steps:
                 moment = self._decide(obs)
                 yield moment
-                stepped, rewards, dones, infos = self._env.step(np.array([moment.action]))
+                stepped, rewards, dones, _ = self._env.step(np.array([moment.action]))
                 obs = np.asarray(stepped)
                 self.score += float(rewards[0])
                 self.steps += 1
-                # an episode ends with each life, a game with the last
-                self.over = "episode" in infos[0]
-                self._state = clear(self._state, torch.as_tensor(dones))
+                self.over = bool(dones[0])
             # a finished game's own last picture is gone: its environment has started the next one
             yield replace(moment, score=self.score, step=self.steps)
         finally:

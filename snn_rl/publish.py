@@ -72,7 +72,7 @@ def stages_to_ship(config: Config, run: Path) -> list[Stage]:
 
 
 def refuse_played_seeds(run: Path, trials: Trials) -> None:
-    """Refuses games that the run was evaluated with: it may have been chosen for them.
+    """Refuses the games that the run was last evaluated with: it may have been chosen for them.
 
     Raises:
         UserError: It names the seeds.
@@ -110,7 +110,11 @@ def replacing(target: Path) -> Iterator[Path]:
         yield new
         if target.exists():
             target.rename(aside / "before")
-        new.rename(target)
+        try:
+            new.rename(target)
+        except OSError:
+            (aside / "before").rename(target)
+            raise
     finally:
         shutil.rmtree(aside)
 

@@ -326,7 +326,8 @@ def _selection(stage: StageResult) -> str:
     listed = ", ".join(f"{score:.2f} ({step:,})" for step, score in scores)
     return (
         f"The {stage.label} is its checkpoint at {step:,} agent steps: of {len(scores)}, the best "
-        f"in {stage.settings['dqn.selection_games']} greedy games of other seeds than the tables' "
+        f"in {stage.settings['dqn.selection_games']} games without exploration, sticky like the "
+        f"training's ({stage.settings['rollout.sticky']:g}), of other seeds than the tables' "
         f"(cut off at {runs.SELECTION_CAP:,} agent steps). "
         f"Their mean returns (agent steps): {listed}."
     )

@@ -65,7 +65,7 @@ class StageResult:
 
 
 def read_stages(directory: Path) -> list[StageResult]:
-    """The stages of a run, in the chain's order: ANN, T5 ... T1, then direct, then converted.
+    """The stages of a run, in the chain's order: ANN, T5 ... T1, carried, direct, converted.
 
     Raises:
         UserError: A file of the run is damaged.

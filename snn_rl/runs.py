@@ -47,8 +47,8 @@ def presets(config: Config) -> list[str]:
 
 
 def run_directory(config: Config) -> Path:
-    """Where this run lives: run_dir, or runs/<env>/seed<k>."""
-    return Path(config.run_dir or f"runs/{config.env}/seed{config.seed}")
+    """Where this run lives: run_dir, or <runs>/<env>/seed<k>."""
+    return Path(config.run_dir or f"{config.runs}/{config.env}/seed{config.seed}")
 
 
 def chain(config: Config) -> list[Stage]:
@@ -98,6 +98,14 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
         iir["iir.steps"] = stage_steps(config, stage)
         settings |= {"T": stage.timesteps, "source": stage.source, **iir}
     return settings
+
+
+def stage_number(stage: Stage) -> int:
+    """What tells a stage's random numbers from those of the others in its chain.
+
+    Stages of the same T in other chains share it: they are compared with one another.
+    """
+    return (stage.timesteps or 0) + 1_000_000 * stage.carry_state
 
 
 def stage_steps(config: Config, stage: Stage) -> int:

@@ -18,7 +18,8 @@ The settings that matter first (key=value, any order):
   init=FILE           train the ANN further from this network.safetensors
   direct=true         retrain at T at once, without the stages between
   T_start=5 T_step=1  where the spiking stages start, and by how much T falls
-  teacher=FILE        this ANN teaches every stage; it may see more frames than the agent
+  teacher=FILE        this ANN teaches the run's, and in its place the spiking stages; it may see
+                      more frames than they do
   carry_state=true    go on from T=1 to an agent whose membranes live on from frame to frame
   stages=none         convert only, without retraining (any T, for example T=100)
   episodes=20         games of each evaluation
@@ -62,7 +63,7 @@ from snn_rl.agents.training import (
     train_stage,
 )
 from snn_rl.checkpoint import load_network, read_json, save_network
-from snn_rl.checks import check_imported_networks, check_values
+from snn_rl.checks import check_imported_networks, check_values, refuse_settings_of_other_commands
 from snn_rl.config import Config, run_command
 from snn_rl.convert import ConversionError, convert, format_table, layer_table
 from snn_rl.envs import make_env
@@ -100,7 +101,7 @@ class ChainTrainer:
         if stage.source is not None:
             source = read_counters(self.directory / stage.source)
             rows_before = source.rows if source else 0
-        seed_everything(derive_seed(config.seed, stage.timesteps or 0))
+        seed_everything(derive_seed(config.seed, runs.stage_number(stage)))
         model = self._model(stage)
         counters = resume(model, directory, journal, rows_before)
         if counters is None:
@@ -116,7 +117,7 @@ class ChainTrainer:
             journal,
             runs.stage_steps(config, stage),
             config.checkpoint_steps,
-            (config.seed, stage.timesteps or 0),
+            (config.seed, runs.stage_number(stage)),
             stage.name,
             self._selection(stage),
         )
@@ -334,6 +335,7 @@ def main(config: Config) -> None:
     check_values(config)
     check_imported_networks(config)
     keep_freed_memory()
+    refuse_settings_of_other_commands(config)
     stages = runs.chain(config)
     directory = runs.run_directory(config)
     with runs.lock(directory):

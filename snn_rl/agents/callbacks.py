@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import numpy as np
-import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
 
@@ -79,13 +78,7 @@ class Progress(BaseCallback):
         if self.history:
             numbers["reward"] = float(np.mean([row[1] for row in self.history[-_RECENT:]]))
         if isinstance(model.network, SpikingNetwork):
-            obs = torch.as_tensor(np.asarray(model._last_obs), device=model.device)
-            with (
-                torch.no_grad(),
-                torch.random.fork_rng(),
-            ):  # Poisson input draws: looking must not change training
-                layers = model.network.step(model.q_net.images(obs), model.memory)[1]
-            rates = activity_rates(layers)
+            rates = activity_rates(model.activity())
             names = model.network.spec.names()
             numbers |= {f"spikes/{n}": r for n, r in zip(names, rates, strict=False)}
         return numbers

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from snn_rl.agents import objectives
-from snn_rl.agents.dqn import SpikingDQN
+from snn_rl.agents.dqn import SAVED, SpikingDQN
 from snn_rl.agents.policies import SpikingQNetwork
 from snn_rl.agents.sequences import SequenceReplayBuffer, SequenceSamples
 from snn_rl.networks import SpikingNetwork, State, clear
@@ -30,11 +30,15 @@ class CarriedDQN(SpikingDQN):
         **kwargs: `SpikingDQN`'s; policy_kwargs must ask for carry_state.
     """
 
+    saved = (*SAVED, "burn_in", "window")
+
     def __init__(self, *args: Any, burn_in: int = 8, window: int = 8, **kwargs: Any):
         if kwargs.get("n_steps", 1) != 1:
             raise ValueError(
                 f"CarriedDQN learns from 1-step targets, not n_steps={kwargs['n_steps']}"
             )
+        if not kwargs.get("policy_kwargs", {}).get("carry_state"):
+            raise ValueError("CarriedDQN needs policy_kwargs with carry_state=True")
         self.burn_in = burn_in
         self.window = window
         kwargs |= {
@@ -72,16 +76,20 @@ class CarriedDQN(SpikingDQN):
             memory = [torch.as_tensor(rest, device=self.device) for rest in state]
         if episode_start is not None:
             memory = clear(memory, torch.as_tensor(episode_start, device=self.device).bool())
-        actions, memory = self._decide(obs, memory)
+        actions, _, memory = self._decide(obs, memory)
         if not deterministic:
             self._explore(actions, self.exploration_rate)
         after = tuple(rest.cpu().numpy() for rest in memory)
         return (actions if vectorized else actions[0]), after
 
-    def _decide(self, obs: Tensor, memory: State) -> tuple[NDArray[Any], State]:
+    def _decide(self, obs: Tensor, memory: State) -> tuple[NDArray[Any], list[Tensor], State]:
         with torch.no_grad():
-            q_values, _, memory = self.network.step(self.q_net.images(obs), memory)
-        return q_values.argmax(1).cpu().numpy(), memory
+            q_values, layers, memory = self.network.step(self.q_net.images(obs), memory)
+        return q_values.argmax(1).cpu().numpy(), layers, memory
+
+    def activity(self) -> list[Tensor]:
+        """See `SpikingDQN.activity`; its frame is in the memory already."""
+        return self._layers
 
     def _explore(self, actions: NDArray[Any], epsilon: float) -> None:
         """Replaces actions by random ones, in every game for itself."""
@@ -105,7 +113,7 @@ class CarriedDQN(SpikingDQN):
         self.replay_buffer.remember(self.memory)
         obs = torch.as_tensor(self._last_obs, device=self.device)
         # it remembers what it saw, whoever chose the action
-        actions, self.memory = self._decide(obs, self.memory)
+        actions, self._layers, self.memory = self._decide(obs, self.memory)
         self._explore(
             actions, 1.0 if self.num_timesteps < learning_starts else self.exploration_rate
         )

@@ -19,12 +19,12 @@ from snn_rl.agents.policies import SpikingDQNPolicy, SpikingQNetwork, images
 from snn_rl.agents.replay import load_buffer, save_buffer
 from snn_rl.checkpoint import load_tensors, save_tensors
 from snn_rl.errors import UserError
-from snn_rl.networks import AnalogNetwork, Network, SpikingNetwork, State
+from snn_rl.networks import AnalogNetwork, Network, SpikingNetwork
 
 SelfSpikingDQN = TypeVar("SelfSpikingDQN", bound="SpikingDQN")
 
 # Constructor arguments that `save` keeps, besides the policy's.
-_SAVED = (
+SAVED: tuple[str, ...] = (
     "buffer_size",
     "learning_starts",
     "batch_size",
@@ -68,6 +68,7 @@ class SpikingDQN(DQN):
     """
 
     policy_aliases = {"SpikingDQNPolicy": SpikingDQNPolicy}  # noqa: RUF012
+    saved = SAVED
     policy: SpikingDQNPolicy
     q_net: SpikingQNetwork  # type: ignore[assignment]
     q_net_target: SpikingQNetwork  # type: ignore[assignment]
@@ -92,7 +93,6 @@ class SpikingDQN(DQN):
         self.sharpness = sharpness
         self.bf16 = bf16
         self.last_loss = float("nan")
-        self.memory: State = []  # of the games at hand; stays empty unless a subclass carries it
         super().__init__(policy, env, learning_rate, **kwargs)
         if self.teacher is not None:
             self.teacher.to(self.device)
@@ -101,6 +101,13 @@ class SpikingDQN(DQN):
     def network(self) -> AnalogNetwork | SpikingNetwork:
         """The learning network itself."""
         return self.q_net.network
+
+    def activity(self) -> list[Tensor]:
+        """The hidden layers' activity behind the newest decision, each [T, n_envs, ...]."""
+        obs = torch.as_tensor(np.asarray(self._last_obs), device=self.device)
+        # Poisson input draws: looking must not change training
+        with torch.no_grad(), torch.random.fork_rng():
+            return self.network.activity(self.q_net.images(obs))[1]
 
     def load_network(self, network: AnalogNetwork | SpikingNetwork) -> None:
         """Takes over another network's parameters, into the target too.
@@ -220,7 +227,7 @@ class SpikingDQN(DQN):
         """
         if exclude or include or isinstance(path, io.BufferedIOBase):
             raise ValueError("SpikingDQN.save takes a path, and neither exclude nor include")
-        settings = {name: getattr(self, name) for name in _SAVED}
+        settings = {name: getattr(self, name) for name in self.saved}
         settings["learning_rate"] = self.lr_schedule(1.0)
         settings["train_freq"] = self.train_freq.frequency  # type: ignore[union-attr]
         meta = {

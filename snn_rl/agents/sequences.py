@@ -11,6 +11,8 @@ from torch import Tensor
 
 from snn_rl.networks import State
 
+_LARGEST = float(np.finfo(np.float16).max)
+
 
 class SequenceSamples(NamedTuple):
     """N sequences of L consecutive rows.
@@ -72,7 +74,7 @@ class SequenceReplayBuffer(ReplayBuffer):
             slots = -(-self.buffer_size // self.window)
             self._states = [np.zeros((slots, *rest.shape), np.float16) for rest in state]
         for stored, rest in zip(self._states, state, strict=True):
-            stored[self.pos // self.window] = rest.cpu().numpy()
+            stored[self.pos // self.window] = rest.clamp(-_LARGEST, _LARGEST).cpu().numpy()
 
     def forget(self) -> None:
         """Empties all stored memories."""

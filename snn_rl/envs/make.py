@@ -83,16 +83,15 @@ def make_env(
 ) -> VecEnv:
     """Makes a vectorized environment with images [channels, height, width], uint8.
 
-    Atari goes through Stable-Baselines3's AtariWrapper (no-op starts, skip 4, 84x84 grey, an
-    episode ends with each life). A Monitor sits inside it, so `info["episode"]` comes with the end
-    of a whole game alone, with its unclipped return. Episodes end with lives in evaluation too: the
-    wrapper presses FIRE where one begins, and an agent that never had to would wait for ever.
+    Atari goes through Stable-Baselines3's AtariWrapper (no-op starts, skip 4, 84x84 grey). A
+    Monitor sits inside it, so the returns in `info["episode"]` are unclipped whole games. Lives
+    begin as in training, see `FireOnLifeLoss`.
 
     Args:
         env_id: CartPole-v0/v1 (seen as pixels) or <Game>NoFrameskip-v4.
         n_envs: Environments side by side; the i-th is seeded with seed + i.
         seed: Of the environments.
-        training: Atari only: clip rewards to their sign.
+        training: Atari only: clip rewards to their sign and end an episode at each life lost.
         frame_stack: Frames per observation.
         frames: "stack", or "difference": the newest frame and its change (2 channels).
         sticky: Probability that an action is replaced by the one before: ALE's
@@ -115,7 +114,9 @@ def make_env(
         }
 
         def wrapper(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-            return AtariWrapper(env, clip_reward=training)
+            if not training and "FIRE" in env.unwrapped.get_action_meanings():  # type: ignore[attr-defined]
+                env = FireOnLifeLoss(env)
+            return AtariWrapper(env, terminal_on_life_loss=training, clip_reward=training)
 
     else:
         limit = gym.spec(env_id).max_episode_steps or cap
@@ -135,6 +136,40 @@ def make_env(
     elif frame_stack > 1:
         venv = VecFrameStack(venv, frame_stack)
     return VecTransposeImage(venv)
+
+
+class FireOnLifeLoss(gym.Wrapper[Any, Any, Any, Any]):
+    """Begins every life of a whole game as Stable-Baselines3's wrappers begin one in training.
+
+    They end an episode with each life, let a decision pass and press FIRE for another. An agent
+    trained so never had to press it, and in games that wait for FIRE would wait for ever.
+
+    Args:
+        env: Single emulator frames.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]):
+        super().__init__(env)
+        fire = env.unwrapped.get_action_meanings().index("FIRE")  # type: ignore[attr-defined]
+        self._opening = [0] * FRAME_SKIP + [fire] * FRAME_SKIP
+        self._waiting: list[int] = []
+        self._lives = 0
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Starts a game."""
+        obs, info = self.env.reset(**kwargs)
+        self._waiting, self._lives = [], info["lives"]
+        return obs, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Takes the action, or what opens a life."""
+        if self._waiting:
+            action = self._waiting.pop(0)
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        if info["lives"] < self._lives:
+            self._waiting = list(self._opening)
+        self._lives = info["lives"]
+        return obs, reward, terminated, truncated, info
 
 
 class VecFrameDifference(VecEnvWrapper):

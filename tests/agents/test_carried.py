@@ -1,6 +1,7 @@
 """The agent that carries its membranes, against one that is stepped by hand."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -141,9 +142,25 @@ def test_predict_carries_the_membranes_and_empties_them_at_episode_starts(
     assert one.shape == ()
 
 
+def test_it_comes_back_as_it_was(make_catch: MakeCatch, tmp_path: Path) -> None:
+    model = make_model(make_catch(), gamma=0.9)
+    model.save(tmp_path / "agent")
+    loaded = CarriedDQN.load(tmp_path / "agent", make_catch())
+    assert (loaded.burn_in, loaded.window, loaded.gamma) == (3, 4, 0.9)
+    assert isinstance(loaded.replay_buffer, SequenceReplayBuffer)
+    assert loaded.replay_buffer.length == 7
+    before, after = model.tensors(), loaded.tensors()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
 def test_stable_baselines_evaluation_works_on_it(make_catch: MakeCatch) -> None:
     mean, _ = evaluate_policy(make_model(make_catch()), make_catch(), n_eval_episodes=4)
     assert -1 <= mean <= 1
+
+
+def test_a_network_that_carries_nothing_is_refused(make_catch: MakeCatch) -> None:
+    with pytest.raises(ValueError, match="carry_state=True"):
+        CarriedDQN("SpikingDQNPolicy", make_catch(), policy_kwargs={"timesteps": 1})
 
 
 def test_longer_returns_are_refused(make_catch: MakeCatch) -> None:
