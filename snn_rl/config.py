@@ -86,7 +86,7 @@ class CarryConfig:
     """The stage whose membranes live on from frame to frame; the rest is as in `IIRConfig`."""
 
     steps: int = 50_000
-    leak: float = 0.5  # that it begins with, in every layer
+    leak: float = 0.0  # that it begins with, in every layer; 0: as T=1, without any memory
     burn_in: int = 8  # frames of a sequence that only bring its membranes up to date
     window: int = 8  # frames behind them that are learnt from
 
