@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from snn_rl.encoding import ENCODINGS
-from snn_rl.networks import AnalogNetwork, Network, SpikingNetwork, State
+from snn_rl.networks import AnalogNetwork, SpikingNetwork, State
 
 POSITIVE, ALL = "positive", "all"
 PERCENTILES_OVER = (POSITIVE, ALL)
@@ -144,18 +144,15 @@ def convert(
     return spiking
 
 
-@torch.no_grad()
-def spike_rates(network: Network, data: Tensor) -> list[float]:
+def spike_rates(layers: Sequence[Tensor]) -> list[float]:
     """Spikes per neuron and decision of every hidden layer.
 
     For an analog network: the fraction of non-zero activations, which is what an engine that
     skips zeros has to work on.
+
+    Args:
+        layers: The layers' activity, each [T, N, ...], see `Network.activity`.
     """
-    return activity_rates(network.activity(data)[1])
-
-
-def activity_rates(layers: Sequence[Tensor]) -> list[float]:
-    """`spike_rates` of activity that is at hand, each layer [T, N, ...]."""
     return [float((layer != 0).float().sum(0).mean()) for layer in layers]
 
 
@@ -170,7 +167,7 @@ def layer_table(network: SpikingNetwork, data: Tensor, state: State) -> list[Lay
     """
     rows = []
     layers = network.step(data, state)[1]
-    parts = zip(network.spec.names(), network.neurons, layers, activity_rates(layers), strict=False)
+    parts = zip(network.spec.names(), network.neurons, layers, spike_rates(layers), strict=False)
     for name, neuron, layer, rate in parts:
         dead = float((layer.flatten(0, 1).amax(0) == 0).float().mean())
         rows.append(LayerReport(name, float(neuron.v_threshold), rate, dead))

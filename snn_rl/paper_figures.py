@@ -5,7 +5,6 @@
 """
 
 import csv
-import difflib
 import io
 import os
 import re
@@ -143,9 +142,7 @@ def chosen(config: Config) -> int | None:
             return None
         raise UserError(f"figure={config.figure} of which paper? Say paper={PAPERS[0]}")
     if config.paper not in PAPERS:
-        near = difflib.get_close_matches(config.paper.lower(), PAPERS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"must be {_listed(PAPERS, 'or')}"
-        raise UserError(f"unknown paper={config.paper}: {hint}")
+        raise UserError(f"unknown paper={config.paper}: must be {_listed(PAPERS, 'or')}")
     if config.figure is None:
         raise UserError(f"which figure of paper={config.paper}? Say figure={known}")
     if config.figure not in FIGURES:
@@ -215,7 +212,7 @@ def read_runs(folder: Path, env: str) -> list[Run]:
     found = []
     for seed, directory in sorted(seeds.items()):
         stages = {stage.name: stage for stage in finished(read_stages(directory))}
-        found.append(Run(env, seed, directory, read_json(directory / "run.json"), stages))
+        found.append(Run(env, seed, directory, read_json(directory / runs.RUN), stages))
     layers = {tuple(s.spec.names()) for run in found for s in run.stages.values()}
     if len(layers) > 1:
         raise UserError(

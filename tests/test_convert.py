@@ -259,7 +259,7 @@ def test_table_counts_spikes_by_hand(timesteps):
         assert row.v_threshold == neuron.v_threshold.item()
         assert row.spike_rate == pytest.approx(counts.sum() / counts.size)
         assert row.dead == pytest.approx((counts.max(0) == 0).mean())
-    assert spike_rates(spiking, x) == [row.spike_rate for row in rows]
+    assert spike_rates(layers) == [row.spike_rate for row in rows]
     text = format_table(rows)
     assert len(text.splitlines()) == 4
     assert all(row.name in text and f"{row.v_threshold:.4f}" in text for row in rows)
@@ -270,7 +270,7 @@ def test_rates_of_the_analog_network_are_its_non_zero_fractions():
     with torch.no_grad():
         _, layers = analog.activity(x)
     expected = [np.count_nonzero(layer.numpy()) / layer.numel() for layer in layers]
-    assert spike_rates(analog, x) == pytest.approx(expected)
+    assert spike_rates(layers) == pytest.approx(expected)
 
 
 def test_a_layer_that_never_fires_is_a_warning_with_its_name():

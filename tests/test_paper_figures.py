@@ -284,7 +284,7 @@ def test_a_damaged_file_is_named(tmp_path, file):
     ("arguments", "message"),
     [
         (["paper=iir", "figure=3"], "no finished run of CartPole-v1 or PongNoFrameskip-v4 in "),
-        (["paper=iri", "figure=3"], "unknown paper=iri: did you mean iir?"),
+        (["paper=iri", "figure=3"], "unknown paper=iri: must be iir"),
         (["paper=nature", "figure=3"], "unknown paper=nature: must be iir"),
         (["paper=iir"], "which figure of paper=iir? Say figure=3, 5 or 6"),
         (["paper=iir", "figure=4"], "figure=4 is not drawn here: must be 3, 5 or 6"),

@@ -292,7 +292,13 @@ def test_training_goes_on_from_a_given_network(uninterrupted: Path, tmp_path: Pa
     assert not torch.equal(one["head.weight"], other["head.weight"])
 
 
-CARRIED = ["rollout.frame_stack=1", "T_start=1", "carry_state=true", "carry.steps=200", "carry.leak=0.5"]
+CARRIED = [
+    "rollout.frame_stack=1",
+    "T_start=1",
+    "carry_state=true",
+    "carry.steps=200",
+    "carry.leak=0.5",
+]
 
 
 def test_a_single_frame_chain_with_a_teacher_of_more_frames_survives_kills(

@@ -7,7 +7,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
 
 from snn_rl.agents.dqn import SpikingDQN
-from snn_rl.convert import activity_rates
+from snn_rl.convert import spike_rates
 from snn_rl.networks import SpikingNetwork
 
 _RECENT = 100
@@ -78,7 +78,7 @@ class Progress(BaseCallback):
         if self.history:
             numbers["reward"] = float(np.mean([row[1] for row in self.history[-_RECENT:]]))
         if isinstance(model.network, SpikingNetwork):
-            rates = activity_rates(model.activity())
+            rates = spike_rates(model.activity())
             names = model.network.spec.names()
             numbers |= {f"spikes/{n}": r for n, r in zip(names, rates, strict=False)}
         return numbers

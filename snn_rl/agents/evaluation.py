@@ -10,7 +10,7 @@ import torch
 from stable_baselines3.common.vec_env import VecEnv
 
 from snn_rl.agents.policies import SpikingQNetwork
-from snn_rl.convert import activity_rates
+from snn_rl.convert import spike_rates
 from snn_rl.networks import clear
 
 _RATE_EVERY = 10  # steps between two looks at the spikes
@@ -106,7 +106,7 @@ def evaluate(
             actions = q_values.argmax(1).cpu().numpy()
             if step % _RATE_EVERY == 0:
                 alive = [i for i in range(count) if ends[i] is None]
-                rates.append(activity_rates([layer[:, alive] for layer in layers]))
+                rates.append(spike_rates([layer[:, alive] for layer in layers]))
                 weights.append(len(alive))
             for i in range(count):
                 if epsilon > 0 and rng[i].random() < epsilon:

@@ -192,7 +192,9 @@ def test_spike_rates_are_those_of_the_states_played(timesteps: int | None) -> No
     # games of one step: each has a single state, and counts as much as any other
     result = trials(5, q_net=q_net, side_by_side=4, length=lambda _: 1)
     states = torch.as_tensor(FakeGames(5, SEED, varied).reset())
-    assert result.spike_rates == pytest.approx(spike_rates(q_net.network, q_net.images(states)))
+    with torch.no_grad():
+        _, layers = q_net.network.activity(q_net.images(states))
+    assert result.spike_rates == pytest.approx(spike_rates(layers))
     assert len(result.spike_rates) == len(q_net.network.spec.layers)
     assert max(result.spike_rates) > 0
 
