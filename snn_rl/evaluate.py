@@ -91,6 +91,23 @@ def refuse_training_settings(config: Config, command: str, accepted: Sequence[st
             )
 
 
+def prepare(config: Config, command: str, accepted: Sequence[str]) -> None:
+    """What a command on a finished run does first: checks its settings, and sets the threads.
+
+    Args:
+        config: The resolved settings.
+        command: See `refuse_training_settings`.
+        accepted: See `refuse_training_settings`.
+
+    Raises:
+        UserError: A setting is refused.
+    """
+    refuse_training_settings(config, command, accepted)
+    check_values(config)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+
+
 def find_stage(config: Config) -> FinishedStage:
     """The finished stage that is asked for, of the user's own run or of those that ship.
 
@@ -223,10 +240,7 @@ def ann_results(ann: FinishedStage, trials: Trials, device: str) -> dict[str, An
 
 def main(config: Config) -> None:
     """Evaluates the ANN and the stage that is asked for."""
-    refuse_training_settings(config, "snn_rl.evaluate", (*WHICH_AGENT, "episodes", "eval"))
-    check_values(config)
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    prepare(config, "snn_rl.evaluate", (*WHICH_AGENT, "episodes", "eval"))
     stage = find_stage(config)
     trials = Trials.chosen(config)
     agent = load_agent(stage.directory, config.device)

@@ -295,17 +295,7 @@ def pooled_rewards(
             **look,
         )
         if len(runs) > 1:
-            means = [float(np.mean(returns)) for returns in runs]
-            axes.plot(
-                np.full(len(means), float(i)),
-                means,
-                linestyle="",
-                marker="o",
-                markersize=6,
-                markerfacecolor="white",
-                color=colour(stage),
-                label="ours, one run",
-            )
+            _run_dots(axes, [i] * len(runs), [float(np.mean(returns)) for returns in runs], stage)
         if stage in published:
             mean, std = published[stage]
             axes.errorbar(i + 0.2, mean, std, label="the paper", **_PUBLISHED, **look)
@@ -334,16 +324,7 @@ def pooled_rates(
     axes.bar(range(len(layers)), np.mean(rates, axis=0), 0.62, **_bar(stage))
     if len(rates) > 1:
         for run in rates:
-            axes.plot(
-                range(len(layers)),
-                run,
-                linestyle="",
-                marker="o",
-                markersize=6,
-                markerfacecolor="white",
-                color=colour(stage),
-                label="ours, one run",
-            )
+            _run_dots(axes, range(len(layers)), run, stage)
     if published is not None:
         axes.plot(len(layers) - 1, published, linestyle="", label="the paper", **_PUBLISHED)
     axes.set_xticks(range(len(layers)), layers)
@@ -426,6 +407,19 @@ def evaluation_games(axes: Axes, stage: str, runs: Sequence[Sequence[float]]) ->
 def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
     """Mean, and standard deviation (n - 1; 0 for a single value)."""
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def _run_dots(axes: Axes, x: Sequence[int], y: Sequence[float], stage: str) -> None:
+    axes.plot(
+        x,
+        y,
+        linestyle="",
+        marker="o",
+        markersize=6,
+        markerfacecolor="white",
+        color=colour(stage),
+        label="ours, one run",
+    )
 
 
 def _bar(stage: str) -> dict[str, Any]:

@@ -73,8 +73,7 @@ def schedule(
     if stages != "iir":
         raise UserError(f"stages={stages}: must be iir or none")
     if direct:
-        chain.append(Stage(f"T{T}-direct", T, ANN))
-        return chain + _carried(chain[-1].name) * carry_state
+        return _with_carried([*chain, Stage(f"T{T}-direct", T, ANN)], carry_state)
     if T > T_start:
         raise UserError(
             f"T={T} is above T_start={T_start}: the chain starts at T_start and goes down; raise "
@@ -87,11 +86,14 @@ def schedule(
         )
     for timesteps in range(T_start, T - 1, -T_step):
         chain.append(Stage(f"T{timesteps}", timesteps, chain[-1].name))
-    return chain + _carried(chain[-1].name) * carry_state
+    return _with_carried(chain, carry_state)
 
 
-def _carried(source: str) -> list[Stage]:
-    return [Stage(f"{source}{CARRIED}", 1, source, carry_state=True)]
+def _with_carried(chain: list[Stage], carry_state: bool) -> list[Stage]:
+    if not carry_state:
+        return chain
+    source = chain[-1].name
+    return [*chain, Stage(f"{source}{CARRIED}", 1, source, carry_state=True)]
 
 
 def is_done(directory: Path) -> bool:

@@ -34,12 +34,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from snn_rl import runs, video
-from snn_rl.checks import check_values
 from snn_rl.config import Config, run_command
 from snn_rl.envs import CARTPOLE, family
 from snn_rl.envs.cartpole import draw
 from snn_rl.errors import UserError
-from snn_rl.evaluate import WHICH_AGENT, find_stage, refuse_training_settings
+from snn_rl.evaluate import WHICH_AGENT, find_stage, prepare
 from snn_rl.networks import SpikingNetwork
 from snn_rl.trials import Agent, load_agent
 from snn_rl.video import Labels, Moment, Picture
@@ -184,10 +183,7 @@ def record_video(
 
 def main(config: Config) -> None:
     """Plays one game."""
-    refuse_training_settings(config, "snn_rl.play", _ACCEPTED)
-    check_values(config)
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    prepare(config, "snn_rl.play", _ACCEPTED)
     stage = find_stage(config)
     play, overlay = config.play, config.overlay or config.play.overlay
     output = play.output

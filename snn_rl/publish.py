@@ -34,14 +34,13 @@ import torch
 from snn_rl import runs, zoo
 from snn_rl.card import GAME, write_card
 from snn_rl.checkpoint import load_network, read_json, save_network, write_json
-from snn_rl.checks import check_values
 from snn_rl.config import Config, run_command
 from snn_rl.errors import UserError
 from snn_rl.evaluate import (
     EVALUATION,
     WHICH_AGENT,
     agent_command,
-    refuse_training_settings,
+    prepare,
     stage_directory,
 )
 from snn_rl.iir import DONE, SETTINGS, Stage, is_done
@@ -108,12 +107,14 @@ def replacing(target: Path) -> Iterator[Path]:
         new = aside / target.name
         new.mkdir()
         yield new
+        before = aside / "before"
         if target.exists():
-            target.rename(aside / "before")
+            target.rename(before)
         try:
             new.rename(target)
         except OSError:
-            (aside / "before").rename(target)
+            if before.exists():
+                before.rename(target)
             raise
     finally:
         shutil.rmtree(aside)
@@ -200,10 +201,7 @@ def record_gif(directory: Path, path: Path, seed: int, epsilon: float, device: s
 
 def main(config: Config) -> None:
     """Publishes the agents of one run."""
-    refuse_training_settings(config, "snn_rl.publish", _ACCEPTED)
-    check_values(config)
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    prepare(config, "snn_rl.publish", _ACCEPTED)
     source = stage_directory(config)
     run, last = source.parent, source.name
     trials, device = Trials.chosen(config), config.device

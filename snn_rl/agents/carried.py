@@ -9,7 +9,6 @@ from stable_baselines3.common.noise import ActionNoise
 from torch import Tensor
 from torch.nn import functional as F
 
-from snn_rl.agents import objectives
 from snn_rl.agents.dqn import SAVED, SpikingDQN
 from snn_rl.agents.policies import SpikingQNetwork
 from snn_rl.agents.sequences import SequenceReplayBuffer, SequenceSamples
@@ -133,15 +132,11 @@ class CarriedDQN(SpikingDQN):
 
     # --- learning ------------------------------------------------------------------------------
 
-    def _loss(self, batch: SequenceSamples) -> Tensor:
-        q_values = self._unroll(self.q_net, batch)
-        terms = []
-        if self.objective != objectives.DISTILL:
-            terms.append(self._td_loss(q_values, batch))
-        if self.objective != objectives.TD:
-            labels = self._labels(batch.observations[self.burn_in :].flatten(0, 1))
-            terms.append(objectives.distill_loss(q_values.flatten(0, 1), labels, self.sharpness))
-        return torch.stack(terms).sum()
+    def _learnt_from(self, batch: SequenceSamples) -> Tensor:
+        return batch.observations[self.burn_in :].flatten(0, 1)
+
+    def _q_values(self, batch: SequenceSamples) -> Tensor:
+        return self._unroll(self.q_net, batch)
 
     def _unroll(self, q_net: SpikingQNetwork, batch: SequenceSamples) -> Tensor:
         """Q-values [window, N, actions] behind the burn-in."""

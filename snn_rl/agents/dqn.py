@@ -147,18 +147,29 @@ class SpikingDQN(DQN):
         self.logger.record("train/loss", self.last_loss)
 
     def _loss(self, batch: Any) -> Tensor:
-        q_values = self.q_net(batch.observations)
+        q_values = self._q_values(batch)
         terms = []
         if self.objective != objectives.DISTILL:
-            terms.append(
-                objectives.td_loss(
-                    q_values, batch, self.q_net, self.q_net_target, self.gamma, self.double
-                )
-            )
+            terms.append(self._td_loss(q_values, batch))
         if self.objective != objectives.TD:
-            labels = self._labels(batch.observations)
-            terms.append(objectives.distill_loss(q_values, labels, self.sharpness))
+            labels = self._labels(self._learnt_from(batch))
+            terms.append(objectives.distill_loss(q_values.flatten(0, -2), labels, self.sharpness))
         return torch.stack(terms).sum()
+
+    def _learnt_from(self, batch: Any) -> Tensor:
+        """The batch's observations that the loss is about, [N, ...]."""
+        observations: Tensor = batch.observations
+        return observations
+
+    def _q_values(self, batch: Any) -> Tensor:
+        """Q-values of those observations, [..., actions]."""
+        q_values: Tensor = self.q_net(batch.observations)
+        return q_values
+
+    def _td_loss(self, q_values: Tensor, batch: Any) -> Tensor:
+        return objectives.td_loss(
+            q_values, batch, self.q_net, self.q_net_target, self.gamma, self.double
+        )
 
     @torch.no_grad()
     def _labels(self, observations: Tensor) -> Tensor:
