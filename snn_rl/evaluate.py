@@ -48,7 +48,7 @@ from snn_rl.trials import Trials, evaluate_agent, load_agent
 EVALUATION = "evaluation.json"
 KIND_OF_CHAIN = ("direct", "stages", "carry_state", "T_start", "T_step")
 # the settings that say which agent is meant and where it runs
-WHICH_AGENT = ("env", "T", "seed", "run_dir", *KIND_OF_CHAIN, "device", "threads")
+WHICH_AGENT = ("env", "T", "seed", "run_dir", "runs", *KIND_OF_CHAIN, "device", "threads")
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def stage_directory(config: Config) -> Path:
     stage = runs.chain(config)[-1]
     directory = runs.run_directory(config) / stage.name
     if not is_done(directory):
-        train = agent_command("train", config, ("seed", "run_dir", *KIND_OF_CHAIN))
+        train = agent_command("train", config, ("seed", "run_dir", "runs", *KIND_OF_CHAIN))
         raise UserError(f"{directory.parent} has no finished {stage.name}: train it with `{train}`")
     trained_on = read_json(directory / SETTINGS)["env"]
     if trained_on != config.env:

@@ -141,7 +141,8 @@ def make_env(
 class FireOnLifeLoss(gym.Wrapper[Any, Any, Any, Any]):
     """Begins every life of a whole game as Stable-Baselines3's wrappers begin one in training.
 
-    They end an episode with each life, let a decision pass and press FIRE for another. An agent
+    They end an episode with each life, let a decision pass and press FIRE for another (and take a
+    third action, which is left to the agent here). An agent
     trained so never had to press it, and in games that wait for FIRE would wait for ever.
 
     Args:
