@@ -69,11 +69,18 @@ def _facts(stages: Sequence[StageResult]) -> list[list[str]]:
         ["environment", f"{last['env']}, {_wrappers(last)}"],
         ["network", _network(stages[-1])],
         ["training", "; ".join(_training(stage) for stage in stages)],
-        ["sticky actions in training", f"{last['rollout.sticky']:g}"],
+        ["sticky actions in training", _sticky(stages)],
         ["seed", str(last["seed"])],
         ["all settings", "`settings.json` beside each file"],
         ["licence", "MIT, as the code"],
     ]
+
+
+def _sticky(stages: Sequence[StageResult]) -> str:
+    of_stages = {stage.label: f"{stage.settings['rollout.sticky']:g}" for stage in stages}
+    if len(set(of_stages.values())) == 1:
+        return next(iter(of_stages.values()))
+    return ", ".join(f"{label}: {sticky}" for label, sticky in of_stages.items())
 
 
 def _wrappers(settings: dict[str, Any]) -> str:

@@ -69,6 +69,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "iir.t1_steps": (0, 10**9),
     "iir.lr": (0.0, 10.0),
     "iir.epsilon": (0.0, 1.0),
+    "iir.sticky": (0.0, 1.0),
     "iir.sharpness": (1e-6, 1e6),
     "iir.percentile": (1e-6, 100.0),
     "carry.leak": (0.0, 1.0),
@@ -97,7 +98,7 @@ def check_values(config: Config) -> None:
             raise UserError(f"{name}={value}: must be 1 or more")
     for name, (low, high) in _RANGES.items():
         value = _get(config, name)
-        if not low <= value <= high:
+        if value is not None and not low <= value <= high:
             raise UserError(f"{name}={value}: must be between {low:g} and {high:g}")
     first, last = runs.SELECTION_SEED, runs.SELECTION_SEED + runs.SELECTION_SEEDS - 1
     if config.eval.seed <= last and first <= config.eval.seed + config.episodes - 1:

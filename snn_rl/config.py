@@ -73,6 +73,7 @@ class IIRConfig:
     train_freq: int = 1
     gradient_steps: int = 1
     epsilon: float = 0.02
+    sticky: float | None = None  # in place of rollout.sticky; None: as that
     sharpness: float = 3.0
     percentile: float = 90.0
     percentile_over: str = "positive"  # positive | all

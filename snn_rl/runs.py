@@ -83,6 +83,7 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "checkpoint_steps": config.checkpoint_steps,
         **_flat("rollout", config.rollout),
+        "rollout.sticky": stage_sticky(config, stage),
         **_flat("dqn", config.dqn),
     }
     files = {"teacher": config.teacher}
@@ -95,6 +96,7 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
     if stage.name != ANN:
         iir = _flat("iir", config.iir)
         del iir["iir.t1_steps"]
+        del iir["iir.sticky"]
         iir["iir.steps"] = stage_steps(config, stage)
         settings |= {"T": stage.timesteps, "source": stage.source, **iir}
     return settings
@@ -120,6 +122,14 @@ def stage_steps(config: Config, stage: Stage) -> int:
     if stage.timesteps == 1 and config.iir.t1_steps:
         return config.iir.t1_steps
     return config.iir.steps
+
+
+def stage_sticky(config: Config, stage: Stage) -> float:
+    """Sticky-action probability of the games that a stage plays to learn from."""
+    # an imported network plays for the spiking stages behind it
+    if config.iir.sticky is None or (stage.name == ANN and not config.ann):
+        return config.rollout.sticky
+    return config.iir.sticky
 
 
 @contextmanager

@@ -29,6 +29,8 @@ The settings that matter first (key=value, any order):
                          kept (0: the last)
   dqn.target_return=X    a mean return in those games that ends it
   iir.steps=N         length of each spiking stage
+  iir.t1_steps=N      length of the T=1 stage
+  iir.sticky=P        sticky-action probability of the games that the spiking stages learn from
   iir.objective=X     distill (the ANN teaches), td (Q-learning), or distill+td
 
 All of them, with their defaults: snn_rl/config.py; what a game family changes:
@@ -112,7 +114,7 @@ class ChainTrainer:
         train_stage(
             model,
             counters,
-            self._training_env,
+            partial(self._training_env, stage),
             directory,
             journal,
             runs.stage_steps(config, stage),
@@ -162,14 +164,14 @@ class ChainTrainer:
         start = min(config.dqn.epsilon_steps, config.dqn.steps)
         return Selection(score, start, config.dqn.target_return)
 
-    def _training_env(self, seed: int) -> VecEnv:
+    def _training_env(self, stage: Stage, seed: int) -> VecEnv:
         rollout = self.config.rollout
         return self._env(
             rollout.n_envs,
             seed,
             training=True,
             cap=rollout.cap,
-            sticky=rollout.sticky,
+            sticky=runs.stage_sticky(self.config, stage),
             frame_stack=self.teacher.spec.input_shape[0] if self.teacher else None,
         )
 
@@ -259,7 +261,7 @@ class ChainTrainer:
             # one pass over the weights instead of a dozen
             "optimizer_kwargs": {"fused": True} if optimizer == "Adam" else None,
         }
-        env = self._training_env(0)  # for its spaces: every segment makes its own
+        env = self._training_env(stage, 0)  # for its spaces: every segment makes its own
         model = algorithm(SpikingDQNPolicy, env, policy_kwargs=policy_kwargs, **settings)
         env.close()
         return model

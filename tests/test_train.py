@@ -161,6 +161,18 @@ def test_another_seed_gives_another_run(uninterrupted: Path, tmp_path: Path) -> 
     assert not torch.equal(one[name], other[name])
 
 
+def test_sticky_actions_of_the_spiking_stages_leave_the_ann_as_it_is(
+    uninterrupted: Path, tmp_path: Path
+) -> None:
+    run(tmp_path, "iir.sticky=0.5")
+    before, after = results(uninterrupted), results(tmp_path)
+    name = "network.safetensors/synapses.0.weight"
+    assert torch.equal(before[f"ann/{name}"], after[f"ann/{name}"])
+    assert not torch.equal(before[f"T2/{name}"], after[f"T2/{name}"])
+    settings = [json.loads((tmp_path / stage / "settings.json").read_text()) for stage in STAGES]
+    assert [each["rollout.sticky"] for each in settings] == [0.0, 0.5, 0.5]
+
+
 def test_ten_kills_leave_the_result_bit_identical(uninterrupted: Path, tmp_path: Path) -> None:
     rng = random.Random(0)
     run_dir = tmp_path / "killed"
@@ -227,6 +239,7 @@ def test_changed_training_settings_are_refused_and_evaluation_settings_are_not(
         (["dqn.batch_size=0"], ["dqn.batch_size=0", "1 or more"]),
         (["iir.objective=magic"], ["iir.objective", "td", "distill"]),
         (["iir.percentile=101"], ["iir.percentile", "100"]),
+        (["iir.sticky=2"], ["iir.sticky=2", "between 0 and 1"]),
         (["eval.seed=1999981", "episodes=20"], ["eval.seed=1999981", "2000000"]),
         (["eval.seed=2009999"], ["eval.seed=2009999", "2009999"]),
         (["dqn.target_return=3", "dqn.selection_games=0"], ["target_return=3", "selection_games"]),
