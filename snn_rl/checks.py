@@ -66,6 +66,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "dqn.epsilon_start": (0.0, 1.0),
     "dqn.epsilon_end": (0.0, 1.0),
     "dqn.selection_games": (0, runs.SELECTION_SEEDS),
+    "iir.selection_games": (0, runs.SELECTION_SEEDS),
     "iir.t1_steps": (0, 10**9),
     "iir.lr": (0.0, 10.0),
     "iir.epsilon": (0.0, 1.0),
@@ -123,7 +124,7 @@ def check_values(config: Config) -> None:
             f"carry.burn_in + carry.window = {length} frames in a row: the replay buffer holds "
             f"{rows} of each environment (dqn.buffer_size and dqn.steps over rollout.n_envs)"
         )
-    for name in ("checkpoint_steps", "dqn.learning_starts"):
+    for name in ("checkpoint_steps", "iir.selection_steps", "dqn.learning_starts"):
         if _get(config, name) <= config.rollout.n_envs:
             raise UserError(
                 f"{name}={_get(config, name)}: must be more than rollout.n_envs="

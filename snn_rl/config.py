@@ -74,6 +74,9 @@ class IIRConfig:
     gradient_steps: int = 1
     epsilon: float = 0.02
     sticky: float | None = None  # in place of rollout.sticky; None: as that
+    # Stages longer than selection_steps choose too, every so many steps of their second half.
+    selection_games: int = 0
+    selection_steps: int = 10_000
     sharpness: float = 3.0
     percentile: float = 90.0
     percentile_over: str = "positive"  # positive | all

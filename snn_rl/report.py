@@ -320,14 +320,17 @@ def _learning_section(stages: Sequence[StageResult], drawn: dict[str, str]) -> l
 
 def _selection(stage: StageResult) -> str:
     assert stage.notes is not None
-    scores = stage.notes["scores"]
+    settings, scores = stage.settings, stage.notes["scores"]
     best = max(score for _, score in scores)
     step = next(step for step, score in scores if score == best)
+    # runs of older versions have it in their settings alone
+    games = {"games": settings["dqn.selection_games"], "sticky": settings["rollout.sticky"]}
+    games = stage.notes.get("selection", games)
     listed = ", ".join(f"{score:.2f} ({step:,})" for step, score in scores)
     return (
         f"The {stage.label} is its checkpoint at {step:,} agent steps: of {len(scores)}, the best "
-        f"in {stage.settings['dqn.selection_games']} games without exploration, sticky like the "
-        f"training's ({stage.settings['rollout.sticky']:g}), of other seeds than the tables' "
+        f"in {games['games']} games without exploration (sticky actions: {games['sticky']:g}), of "
+        "other seeds than the tables' "
         f"(cut off at {runs.SELECTION_CAP:,} agent steps). "
         f"Their mean returns (agent steps): {listed}."
     )

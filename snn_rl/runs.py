@@ -81,7 +81,7 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
         "bias": config.bias,
         "bf16": uses_bf16(config),
         "threads": torch.get_num_threads(),
-        "checkpoint_steps": config.checkpoint_steps,
+        "checkpoint_steps": checkpoint_steps(config, stage),
         **_flat("rollout", config.rollout),
         "rollout.sticky": stage_sticky(config, stage),
         **_flat("dqn", config.dqn),
@@ -96,7 +96,8 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
     if stage.name != ANN:
         iir = _flat("iir", config.iir)
         del iir["iir.t1_steps"]
-        del iir["iir.sticky"]
+        del iir["iir.sticky"], iir["iir.selection_steps"]
+        iir["iir.selection_games"] = selection_games(config, stage) or None
         iir["iir.steps"] = stage_steps(config, stage)
         settings |= {"T": stage.timesteps, "source": stage.source, **iir}
     return settings
@@ -122,6 +123,24 @@ def stage_steps(config: Config, stage: Stage) -> int:
     if stage.timesteps == 1 and config.iir.t1_steps:
         return config.iir.t1_steps
     return config.iir.steps
+
+
+def selection_games(config: Config, stage: Stage) -> int:
+    """Games that every checkpoint of a stage plays, for the best to be kept; 0: the last is."""
+    if not stage.trained:
+        return 0
+    if stage.name == ANN:
+        return 0 if config.ann else config.dqn.selection_games
+    # one checkpoint leaves nothing to choose
+    chooses = stage_steps(config, stage) > config.iir.selection_steps
+    return config.iir.selection_games if chooses else 0
+
+
+def checkpoint_steps(config: Config, stage: Stage) -> int:
+    """Agent steps from one checkpoint of a stage to the next."""
+    if stage.name != ANN and selection_games(config, stage):
+        return config.iir.selection_steps
+    return config.checkpoint_steps
 
 
 def stage_sticky(config: Config, stage: Stage) -> float:

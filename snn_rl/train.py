@@ -31,6 +31,7 @@ The settings that matter first (key=value, any order):
   iir.steps=N         length of each spiking stage
   iir.t1_steps=N      length of the T=1 stage
   iir.sticky=P        sticky-action probability of the games that the spiking stages learn from
+  iir.selection_games=N  games that the checkpoints of a long spiking stage play, to keep the best
   iir.objective=X     distill (the ANN teaches), td (Q-learning), or distill+td
 
 All of them, with their defaults: snn_rl/config.py; what a game family changes:
@@ -118,7 +119,7 @@ class ChainTrainer:
             directory,
             journal,
             runs.stage_steps(config, stage),
-            config.checkpoint_steps,
+            runs.checkpoint_steps(config, stage),
             (config.seed, runs.stage_number(stage)),
             stage.name,
             self._selection(stage),
@@ -130,6 +131,11 @@ class ChainTrainer:
             notes["layers"] = [vars(row) for row in table]
         notes |= {"steps": counters.steps, "updates": counters.updates, "wall_s": counters.wall_s}
         notes["scores"] = counters.scores
+        if counters.scores:
+            notes["selection"] = {
+                "games": runs.selection_games(config, stage),
+                "sticky": config.rollout.sticky,
+            }
         save_network(directory / runs.NETWORK, model.network, notes)
 
     def evaluate(self, stage: Stage) -> None:
@@ -147,8 +153,8 @@ class ChainTrainer:
         return names
 
     def _selection(self, stage: Stage) -> Selection | None:
-        config, games = self.config, self.config.dqn.selection_games
-        if stage.name != ANN or config.ann or not games:
+        config, games = self.config, runs.selection_games(self.config, stage)
+        if not games:
             return None
         make_games = partial(
             self._env,
@@ -160,6 +166,8 @@ class ChainTrainer:
         def score(q_net: SpikingQNetwork) -> float:
             return evaluate(q_net, make_games, games, runs.SELECTION_SEED, side_by_side=20).mean
 
+        if stage.name != ANN:
+            return Selection(score, runs.stage_steps(config, stage) // 2)
         # while it still explores it is not what it will be; the last one is looked at in any case
         start = min(config.dqn.epsilon_steps, config.dqn.steps)
         return Selection(score, start, config.dqn.target_return)

@@ -39,5 +39,6 @@ def test_the_papers_settings_do_not_choose_among_checkpoints(env: str) -> None:
     own = compose([f"env={env}"], runs.presets)
     assert own.dqn.selection_games > 0 and own.dqn.target_return is not None
     paper = compose([f"env={env}", "preset=paper"], runs.presets)
-    assert paper.dqn.selection_games == 0 and paper.dqn.target_return is None
+    assert paper.iir.selection_games == paper.dqn.selection_games == 0
+    assert paper.dqn.target_return is None
     check_values(paper)

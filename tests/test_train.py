@@ -161,16 +161,25 @@ def test_another_seed_gives_another_run(uninterrupted: Path, tmp_path: Path) -> 
     assert not torch.equal(one[name], other[name])
 
 
-def test_sticky_actions_of_the_spiking_stages_leave_the_ann_as_it_is(
+def test_the_spiking_stages_have_games_of_their_own_to_learn_from_and_to_be_chosen_by(
     uninterrupted: Path, tmp_path: Path
 ) -> None:
-    run(tmp_path, "iir.sticky=0.5")
+    arguments = ["iir.sticky=0.5", "iir.selection_games=3", "iir.selection_steps=40"]
+    run(tmp_path, *arguments, "iir.steps=40", "iir.t1_steps=160")
     before, after = results(uninterrupted), results(tmp_path)
     name = "network.safetensors/synapses.0.weight"
     assert torch.equal(before[f"ann/{name}"], after[f"ann/{name}"])
     assert not torch.equal(before[f"T2/{name}"], after[f"T2/{name}"])
     settings = [json.loads((tmp_path / stage / "settings.json").read_text()) for stage in STAGES]
     assert [each["rollout.sticky"] for each in settings] == [0.0, 0.5, 0.5]
+    assert [each["iir.selection_games"] for each in settings[1:]] == [None, 3]
+    _, notes = load_tensors(tmp_path / "T2" / "network.safetensors")
+    assert notes["scores"] == [] and "selection" not in notes
+    chosen, notes = load_tensors(tmp_path / "T1" / "network.safetensors")
+    assert [step for step, _ in notes["scores"]] == [80, 120, 160]
+    assert notes["selection"] == {"games": 3, "sticky": 0.0}
+    best, _ = load_tensors(tmp_path / "T1" / "best.safetensors")
+    assert all(torch.equal(tensor, best[key]) for key, tensor in chosen.items())
 
 
 def test_ten_kills_leave_the_result_bit_identical(uninterrupted: Path, tmp_path: Path) -> None:
@@ -240,6 +249,7 @@ def test_changed_training_settings_are_refused_and_evaluation_settings_are_not(
         (["iir.objective=magic"], ["iir.objective", "td", "distill"]),
         (["iir.percentile=101"], ["iir.percentile", "100"]),
         (["iir.sticky=2"], ["iir.sticky=2", "between 0 and 1"]),
+        (["iir.selection_steps=1"], ["iir.selection_steps=1", "rollout.n_envs=2"]),
         (["eval.seed=1999981", "episodes=20"], ["eval.seed=1999981", "2000000"]),
         (["eval.seed=2009999"], ["eval.seed=2009999", "2009999"]),
         (["dqn.target_return=3", "dqn.selection_games=0"], ["target_return=3", "selection_games"]),
