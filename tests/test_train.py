@@ -12,11 +12,13 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.vec_env import VecEnv
 
 from snn_rl import runs, train
 from snn_rl.checkpoint import load_network, load_tensors, save_network
@@ -162,14 +164,23 @@ def test_another_seed_gives_another_run(uninterrupted: Path, tmp_path: Path) -> 
 
 
 def test_the_spiking_stages_have_games_of_their_own_to_learn_from_and_to_be_chosen_by(
-    uninterrupted: Path, tmp_path: Path
+    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    made, make_env = [], train.make_env
+
+    def spy(*args: Any, **settings: Any) -> VecEnv:
+        made.append((settings["training"], settings["sticky"]))
+        return make_env(*args, **settings)
+
+    monkeypatch.setattr(train, "make_env", spy)
     arguments = ["iir.sticky=0.5", "iir.selection_games=3", "iir.selection_steps=40"]
     run(tmp_path, *arguments, "iir.steps=40", "iir.t1_steps=160")
-    before, after = results(uninterrupted), results(tmp_path)
+    played = [sticky for training, sticky in made if training]
+    learnt = played.index(0.5)  # where the spiking stages begin
+    assert set(played[:learnt]) == {0.0} and set(played[learnt:]) == {0.5}
+    assert {sticky for training, sticky in made if not training} == {0.0}
     name = "network.safetensors/synapses.0.weight"
-    assert torch.equal(before[f"ann/{name}"], after[f"ann/{name}"])
-    assert not torch.equal(before[f"T2/{name}"], after[f"T2/{name}"])
+    assert torch.equal(results(uninterrupted)[f"ann/{name}"], results(tmp_path)[f"ann/{name}"])
     settings = [json.loads((tmp_path / stage / "settings.json").read_text()) for stage in STAGES]
     assert [each["rollout.sticky"] for each in settings] == [0.0, 0.5, 0.5]
     assert [each["iir.selection_games"] for each in settings[1:]] == [None, 3]
