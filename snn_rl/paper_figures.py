@@ -539,6 +539,11 @@ _REASONS: tuple[tuple[set[str], str], ...] = (
         "rarely the best. The paper mentions no choice.",
     ),
     (
+        {"iir.selection_games"},
+        "A long spiking stage keeps the checkpoint that does best too: greedy games of networks "
+        "that hardly differ end in very different ways.",
+    ),
+    (
         {"iir.objective"},
         "The spiking stages are taught by the ANN (`iir.objective=distill`) where the paper has "
         "Q-learning: it takes a fraction of the games. docs/results/objectives.md measures both.",
