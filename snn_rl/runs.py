@@ -95,8 +95,9 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
         settings |= _flat("carry", config.carry)
     if stage.name != ANN:
         iir = _flat("iir", config.iir)
-        del iir["iir.t1_steps"]
-        del iir["iir.sticky"], iir["iir.selection_steps"]
+        # they are in iir.steps, rollout.sticky and checkpoint_steps, as far as they say something
+        del iir["iir.t1_steps"], iir["iir.sticky"], iir["iir.selection_steps"]
+        # None where nothing is chosen, as if there were no such setting: see iir.check_settings
         iir["iir.selection_games"] = selection_games(config, stage) or None
         iir["iir.steps"] = stage_steps(config, stage)
         settings |= {"T": stage.timesteps, "source": stage.source, **iir}
