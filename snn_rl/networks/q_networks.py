@@ -1,6 +1,6 @@
 """The Q-networks of [IIR] A.5."""
 
-from snn_rl.networks.layers import Conv, Dense, NetworkSpec
+from snn_rl.networks.spec import Conv, Dense, NetworkSpec
 
 
 def cartpole(input_shape: tuple[int, int, int], actions: int, bias: bool = False) -> NetworkSpec:
