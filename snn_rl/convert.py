@@ -100,7 +100,7 @@ def fuse_batch_norm(analog: AnalogNetwork) -> AnalogNetwork:
     if not analog.spec.batch_norm:
         return analog
     spec = replace(analog.spec, batch_norm=False, bias=True)
-    fused = AnalogNetwork(spec).to(analog.head.weight.device)
+    fused = AnalogNetwork(spec).to(analog.head.weight)
     fused.dropout = analog.dropout
     ours, theirs = [*fused.synapses, fused.head], [*analog.synapses, analog.head]
     for target, source in zip(ours, theirs, strict=True):

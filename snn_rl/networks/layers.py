@@ -240,8 +240,10 @@ class SpikingNetwork(Network):
             index: From 0.
             current: [T or 1, N, ...]; a single one flows at every timestep.
         """
-        current = current.float().expand(self.timesteps, *current.shape[1:])
-        spikes: Tensor = self.neurons[index](current)[0]
+        neuron = self.neurons[index]
+        # autocast has rounded the current; the membrane is not to be
+        full = current.to(neuron.v_threshold.dtype)
+        spikes: Tensor = neuron(full.expand(self.timesteps, *current.shape[1:]))[0]
         return spikes
 
     def initial_state(self, count: int) -> State:
@@ -272,14 +274,15 @@ class SpikingNetwork(Network):
             Outputs [images, N, outputs], the hidden layers' spikes, each [images, N, ...], and the
             membranes after the last image.
         """
-        layers, rests = [], []
+        layers: list[Tensor] = []
+        rests = []
 
         def fire(index: int, current: Tensor) -> Tensor:
-            spikes: Tensor
-            spikes, rest = self.neurons[index](current.float(), state[index], keep)
+            neuron = self.neurons[index]
+            spikes, rest = neuron(current.to(neuron.v_threshold.dtype), state[index], keep)
             layers.append(spikes)
             rests.append(rest)
-            return spikes
+            return layers[-1]
 
         last = self.propagate(x, fire)
         outputs = _outputs(self.head, last.flatten(0, 1).flatten(1))
@@ -291,13 +294,13 @@ class SpikingNetwork(Network):
             neuron.clamp_()
 
 
-def _outputs(head: nn.Module, x: Tensor) -> Tensor:
-    """The head in float32 even under autocast.
+def _outputs(head: nn.Linear, x: Tensor) -> Tensor:
+    """The head in full precision even under autocast.
 
     bfloat16 would round Q-values that differ by less than a hundredth to the same number.
     """
     with torch.autocast(x.device.type, enabled=False):
-        out: Tensor = head(x.float())
+        out: Tensor = head(x.to(head.weight.dtype))
     return out
 
 
