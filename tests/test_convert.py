@@ -344,9 +344,9 @@ def test_a_block_s_shortcuts_carry_what_a_spike_stands_for():
             (rate * spiking.neurons[layer].v_threshold - activations[layer][0]).abs().max()
         )
 
-    assert min(activations[layer].max() for layer in (2, 4)) > 0.5
+    assert min(activations[layer].max() for layer in (2, 4)) > 0.25
     assert error(2) < 0.02
     assert error(4) < 0.02
     with torch.no_grad():
         spiking.synapses[3].weight.fill_(0.5 * spiking.neurons[0].v_threshold)
-    assert error(2) > 0.1
+    assert error(2) > 0.05
