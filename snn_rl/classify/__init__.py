@@ -1,0 +1,1 @@
+"""Image classification on the same spiking core as the agents."""
