@@ -10,6 +10,7 @@ from snn_rl.errors import UserError
 
 ANN = "ann"
 CARRIED = "-carried"
+PRUNED = "-pruned"
 DONE = "done.json"
 SETTINGS = "settings.json"  # what a stage is trained with, in its directory
 
@@ -24,6 +25,7 @@ class Stage:
         source: Name of the stage it is initialized from, or None for the first.
         trained: False for conversion only.
         carry_state: Membranes live on from image to image.
+        pruned: Its smallest weights are removed before it is retrained.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Stage:
     source: str | None
     trained: bool = True
     carry_state: bool = False
+    pruned: bool = False
 
 
 def schedule(
@@ -40,6 +43,7 @@ def schedule(
     direct: bool = False,
     stages: str = "iir",
     carry_state: bool = False,
+    prune: bool = False,
 ) -> list[Stage]:
     """The stages from the ANN down to T timesteps.
 
@@ -52,6 +56,7 @@ def schedule(
         direct: Retrain at T at once, initialized from the converted ANN.
         stages: "iir", or "none" for conversion without any retraining (any T).
         carry_state: Go on from T = 1 to an agent whose membranes live on from image to image.
+        prune: Go on to a network without its smallest weights ([IIR] section 5.3).
 
     Returns:
         The ANN stage and the spiking ones behind it, in order.
@@ -67,13 +72,15 @@ def schedule(
         raise UserError(
             "carry_state=true goes on from a trained T=1 agent: say T=1, and stages=iir"
         )
+    if prune and (carry_state or stages == "none"):
+        raise UserError("pruning retrains a spiking stage: stages=iir, without carry_state")
     chain = [Stage(ANN, None, None)]
     if stages == "none":
         return [*chain, Stage(f"T{T}-converted", T, ANN, trained=False)]
     if stages != "iir":
         raise UserError(f"stages={stages}: must be iir or none")
     if direct:
-        return _with_carried([*chain, Stage(f"T{T}-direct", T, ANN)], carry_state)
+        return _extended([*chain, Stage(f"T{T}-direct", T, ANN)], carry_state, prune)
     if T > T_start:
         raise UserError(
             f"T={T} is above T_start={T_start}: the chain starts at T_start and goes down; raise "
@@ -86,14 +93,16 @@ def schedule(
         )
     for timesteps in range(T_start, T - 1, -T_step):
         chain.append(Stage(f"T{timesteps}", timesteps, chain[-1].name))
-    return _with_carried(chain, carry_state)
+    return _extended(chain, carry_state, prune)
 
 
-def _with_carried(chain: list[Stage], carry_state: bool) -> list[Stage]:
-    if not carry_state:
-        return chain
-    source = chain[-1].name
-    return [*chain, Stage(f"{source}{CARRIED}", 1, source, carry_state=True)]
+def _extended(chain: list[Stage], carry_state: bool, prune: bool) -> list[Stage]:
+    last = chain[-1]
+    if carry_state:
+        chain.append(Stage(f"{last.name}{CARRIED}", 1, last.name, carry_state=True))
+    if prune:
+        chain.append(Stage(f"{last.name}{PRUNED}", last.timesteps, last.name, pruned=True))
+    return chain
 
 
 def is_done(directory: Path) -> bool:

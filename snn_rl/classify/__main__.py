@@ -19,6 +19,7 @@ The settings that matter first (key=value, any order):
   run_dir=PATH        instead of runs/<dataset>-<net>/seed<k>
   preset=paper        the paper's settings instead of the short ones
   ann=FILE            start from this network.safetensors instead of training an ANN
+  prune=0.9           go on from the last T to a network with a tenth of its weights
   batch_norm=true     batch-norm in the ANN; conversion fuses it
   pooling=avg         avg or max
   limit=N             only as many training images, of all classes alike

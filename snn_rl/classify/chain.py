@@ -27,6 +27,7 @@ from snn_rl.networks import (
     NetworkSpec,
     SpikingNetwork,
 )
+from snn_rl.prune import magnitude_masks
 from snn_rl.seeding import derive_seed, seed_everything
 
 POOLINGS = {"avg": AvgPool, "max": MaxPool}
@@ -34,7 +35,14 @@ POOLINGS = {"avg": AvgPool, "max": MaxPool}
 
 def chain(config: ClassifyConfig) -> list[Stage]:
     """The stages that the settings ask for."""
-    return schedule(config.T, config.T_start, config.T_step, config.direct, config.stages)
+    return schedule(
+        config.T,
+        config.T_start,
+        config.T_step,
+        config.direct,
+        config.stages,
+        prune=config.prune > 0,
+    )
 
 
 def run_directory(config: ClassifyConfig) -> Path:
@@ -66,6 +74,8 @@ def stage_settings(config: ClassifyConfig, stage: Stage) -> dict[str, Any]:
     iir = runs.flat("iir", config.iir)
     del iir["iir.t1_epochs"]  # it is in iir.epochs
     iir["iir.epochs"] = stage_epochs(config, stage)
+    if stage.pruned:
+        settings["prune"] = config.prune
     return settings | {"T": stage.timesteps, "source": stage.source} | iir
 
 
@@ -99,12 +109,13 @@ class ChainFitter:
     def fit(self, stage: Stage) -> None:
         """Trains one stage, or goes on with it, and writes its network."""
         config, directory = self.config, self.directory / stage.name
-        seed = (config.seed, stage.timesteps or 0)
+        seed = (config.seed, (stage.timesteps or 0) + 1_000_000 * stage.pruned)
         seed_everything(derive_seed(*seed))
         network = self._initial_network(stage)
         network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         notes: dict[str, Any] = {"dataset": config.dataset, "net": config.net, "stage": stage.name}
         notes |= {"seed": config.seed, "epochs": stage_epochs(config, stage)}
+        masks = magnitude_masks(network, config.prune) if stage.pruned else {}
         if notes["epochs"]:
             settings = config.fit if stage.name == ANN else config.iir
             counters = fit(
@@ -116,6 +127,7 @@ class ChainFitter:
                 seed,
                 stage.name,
                 self._teacher(stage),
+                masks,
             )
             notes |= {"updates": counters.updates, "wall_s": counters.wall_s}
             notes["history"] = counters.history

@@ -41,6 +41,7 @@ _AT_LEAST: dict[str, float] = {
 }
 _ABOVE_ZERO = ("fit.lr", "iir.lr", "iir.temperature", "iir.percentile")
 _FRACTIONS = (
+    "prune",
     "fit.dropout",
     "fit.label_smoothing",
     "iir.dropout",
@@ -74,6 +75,8 @@ def check_values(config: ClassifyConfig) -> None:
             raise UserError(f"{name}={_get(config, name)}: must lie in 0 to 1")
     if config.fit.dropout == 1 or config.iir.dropout == 1:
         raise UserError("a dropout of 1 leaves nothing: it must be below 1")
+    if config.prune == 1:
+        raise UserError("prune=1.0 leaves nothing: it must be below 1")
     if config.iir.percentile > 100:
         raise UserError(f"iir.percentile={config.iir.percentile}: must be 100 or less")
     if config.limit is not None and config.limit < 1:

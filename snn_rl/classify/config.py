@@ -59,6 +59,7 @@ class ClassifyConfig:
     stages: str = "iir"  # iir | none
     run_dir: str | None = None
     runs: str = "runs"
+    prune: float = 0.0  # go on to a network without this fraction of its weights
     ann: str | None = None  # start from this network instead of training one
     batch_norm: bool = True
     pooling: str = "avg"  # avg | max

@@ -7,7 +7,7 @@ epoch), so an interrupted epoch is simply begun again.
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from snn_rl.convert import spike_rates
 from snn_rl.errors import UserError
 from snn_rl.moments import load_moments, moments
 from snn_rl.networks import Network, SpikingNetwork
+from snn_rl.prune import apply_masks_
 from snn_rl.seeding import derive_seed, seed_everything
 
 STATE = "state.safetensors"
@@ -122,6 +123,7 @@ def fit(
     seed: tuple[int, ...],
     name: str,
     teacher: Network | None = None,
+    masks: Mapping[str, Tensor] | None = None,
 ) -> Counters:
     """Trains a network, or goes on with what `directory` holds of it.
 
@@ -134,6 +136,7 @@ def fit(
         seed: Of the run and the stage.
         name: For the progress bar.
         teacher: Needed where `recipe.distill` is not 0.
+        masks: Of the weights that stay, see `snn_rl.prune`; None: all.
 
     Raises:
         UserError: The state in `directory` is damaged.
@@ -141,6 +144,8 @@ def fit(
     directory.mkdir(parents=True, exist_ok=True)
     remove_temporaries(directory)
     network.dropout = recipe.dropout
+    masks = masks or {}
+    apply_masks_(network, masks)
     counters = _resume(network, optimizer, directory / STATE)
     per_epoch = len(split) // recipe.batch_size
     if per_epoch < 1:
@@ -168,6 +173,7 @@ def fit(
                 optimizer.step()
                 if isinstance(network, SpikingNetwork):
                     network.clamp_()
+                apply_masks_(network, masks)
                 counters.updates += 1
                 seen += len(labels)
                 loss_sum += float(loss.detach()) * len(labels)

@@ -27,6 +27,7 @@ from snn_rl.networks import (
     NetworkSpec,
     SpikingNetwork,
 )
+from snn_rl.prune import magnitude_masks
 
 SPEC = NetworkSpec(
     (3, 8, 8), (Conv(6, 3, 1, 1), AvgPool(2), Dropout(), Dense(16)), 4, batch_norm=True
@@ -157,6 +158,16 @@ def test_a_killed_fit_ends_in_the_same_bits(tmp_path, monkeypatch, spiking):
     resumed = run(tmp_path / "killed")
     assert len(calls) == 6 + 2 * 4  # the first epoch was not made again
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in expected.items())
+
+
+def test_removed_weights_stay_gone(tmp_path):
+    network = analog()
+    masks = magnitude_masks(network, 0.8)
+    fit(network, sgd(network), stripes(), recipe(2), tmp_path, (0,), "pruned", masks=masks)
+    parameters = dict(network.named_parameters())
+    for name, mask in masks.items():
+        assert float(mask.mean()) == pytest.approx(0.2, abs=0.01)
+        assert torch.equal(parameters[name] != 0, mask.bool())
 
 
 def test_too_few_images_for_a_batch(tmp_path):

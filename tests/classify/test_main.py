@@ -142,11 +142,13 @@ def test_a_killed_run_ends_in_the_same_bits(data, finished, tmp_path, count, mom
 def test_conversion_alone_and_direct_share_the_ann(data, finished, tmp_path):
     file = finished / "ann" / "network.safetensors"
     run(data, tmp_path, f"ann={file}", "stages=none", "T=6")
-    run(data, tmp_path, f"ann={file}", "direct=true")
+    run(data, tmp_path, f"ann={file}", "direct=true", "prune=0.9")
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {
-        *("ann", "T6-converted", "T1-direct")
+        *("ann", "T6-converted", "T1-direct", "T1-direct-pruned")
     }
     assert "T6-converted" in (tmp_path / "report.md").read_text()
+    pruned, _ = load_network(tmp_path / "T1-direct-pruned" / "network.safetensors")
+    assert float((pruned.synapses[0].weight == 0).float().mean()) == pytest.approx(0.9, abs=0.01)
 
 
 def test_other_settings_for_a_finished_stage_are_refused(capsys, data, finished):
@@ -170,6 +172,8 @@ def test_other_settings_for_a_finished_stage_are_refused(capsys, data, finished)
         ("iir.distill=1.5", "iir.distill=1.5: must lie in 0 to 1"),
         ("iir.percentile=101", "iir.percentile=101.0: must be 100 or less"),
         ("limit=0", "limit"),
+        ("prune=1", "prune=1.0 leaves nothing"),
+        ("prune=0.5 stages=none", "pruning retrains"),
         ("ann=nothing.safetensors", "no such file"),
         ("preset=fast", "preset=fast"),
         ("fit.epoch=3", "did you mean fit.epochs"),
