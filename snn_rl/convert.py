@@ -158,12 +158,13 @@ def clip_thresholds(
     found = []
 
     def fire(index: int, current: Tensor) -> Tensor:
-        values = current[current > 0] if over == POSITIVE else current
-        if not values.numel():
+        positive = current[current > 0]
+        if not positive.numel():
             raise ConversionError(
                 f"layer {analog.spec.names()[index]}: no entry of its input current is positive"
             )
-        alpha, beta = find_scales(percentiles(values), clips[index], timesteps)
+        values = percentiles(positive if over == POSITIVE else current)
+        alpha, beta = find_scales(values, clips[index], timesteps)
         found.append((alpha * clips[index], alpha * beta * clips[index]))
         return analog.fire(index, current)
 

@@ -27,18 +27,18 @@ from snn_rl.seeding import derive_seed, seed_everything
 STATE = "state.safetensors"
 
 
-def steps(progress: float, milestones: Sequence[float], decay: float) -> float:
+def steps(progress: float, milestones: Sequence[float], decay: float = 0.2) -> float:
     """Times `decay` after each milestone: 1/5 in [IIR] A.2.2, 1/10 in [ULL] IV-A."""
     return float(decay ** sum(progress >= milestone for milestone in milestones))
 
 
-def cosine(progress: float, milestones: Sequence[float], decay: float) -> float:
+def cosine(progress: float, milestones: Sequence[float], decay: float = 0.2) -> float:
     """Half a cosine from 1 to 0."""
     return (1 + math.cos(math.pi * progress)) / 2
 
 
 def onecycle(
-    progress: float, milestones: Sequence[float], decay: float, rise: float = 0.25
+    progress: float, milestones: Sequence[float], decay: float = 0.2, rise: float = 0.25
 ) -> float:
     """Up in a line from 0 to 1, then down a cosine to 0 (Smith and Topin, 2019)."""
     if progress < rise:
