@@ -6,6 +6,7 @@ import shutil
 import tarfile
 import tempfile
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 
 from snn_rl.classify.cifar import CIFARS
@@ -32,14 +33,14 @@ def download_cifar(name: str, path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".download-", dir=path) as temporary:
             archive = Path(temporary) / "archive.tar.gz"
-            with urllib.request.urlopen(cifar.archive, timeout=60) as source:
-                with archive.open("wb") as target:
-                    shutil.copyfileobj(source, target)
+            source = urllib.request.urlopen(cifar.archive, timeout=60)
+            with source, archive.open("wb") as target:
+                shutil.copyfileobj(source, target)
             with archive.open("rb") as file:
                 if hashlib.file_digest(file, "md5").hexdigest() != cifar.md5:
                     raise UserError(f"{cifar.archive} came with a wrong md5 checksum: try again")
             with tarfile.open(archive) as tar:
                 tar.extractall(temporary, filter="data")
             os.replace(Path(temporary) / folder, path / folder)
-    except (OSError, tarfile.TarError) as error:
+    except (OSError, HTTPException, tarfile.TarError) as error:
         raise UserError(f"cannot download {cifar.archive} to {path}: {error}") from None

@@ -7,10 +7,9 @@ epoch), so an interrupted epoch is simply begun again.
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +20,12 @@ from snn_rl.checkpoint import load_tensors, remove_temporaries, save_tensors
 from snn_rl.classify.datasets import Split
 from snn_rl.convert import spike_rates
 from snn_rl.errors import UserError
+from snn_rl.moments import load_moments, moments
 from snn_rl.networks import Network
 from snn_rl.seeding import derive_seed, seed_everything
 
 STATE = "state.safetensors"
+_NETWORK = "network."
 
 
 def steps(progress: float, milestones: Sequence[float], decay: float = 0.2) -> float:
@@ -217,34 +218,19 @@ def _loss(
 
 
 def _state(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
-    for index, entry in optimizer.state_dict()["state"].items():
-        for key, value in entry.items():
-            tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value)
-    return tensors
+    weights = {f"{_NETWORK}{name}": tensor for name, tensor in network.state_dict().items()}
+    return weights | moments(optimizer)
 
 
 def _resume(network: nn.Module, optimizer: torch.optim.Optimizer, path: Path) -> Counters:
     if not path.exists():
         return Counters()
     tensors, meta = load_tensors(path)
-    prefix = "network."
+    weights = {n.removeprefix(_NETWORK): t for n, t in tensors.items() if n.startswith(_NETWORK)}
     try:
-        weights = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
         network.load_state_dict(weights)
-        optimizer.load_state_dict(
-            {**optimizer.state_dict(), "state": _entries(tensors, "optimizer.")}
-        )
+        load_moments(optimizer, tensors)
         return Counters(**meta["counters"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is not the state of this stage ({reason})") from None
-
-
-def _entries(tensors: Mapping[str, Tensor], prefix: str) -> dict[int, dict[str, Any]]:
-    entries: dict[int, dict[str, Any]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith(prefix):
-            index, key = name.removeprefix(prefix).split(".")
-            entries.setdefault(int(index), {})[key] = tensor
-    return entries

@@ -139,8 +139,8 @@ def random_box(width: int, height: int, random: np.random.Generator) -> tuple[in
         ratio = math.exp(random.uniform(math.log(RATIO[0]), math.log(RATIO[1])))
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
-            left, top = random.integers(width - w + 1), random.integers(height - h + 1)
-            return int(left), int(top), int(left) + w, int(top) + h
+            left, top = random.integers([width - w + 1, height - h + 1]).tolist()
+            return left, top, left + w, top + h
     w, h = min(width, round(height * RATIO[1])), min(height, round(width / RATIO[0]))
     left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
