@@ -195,7 +195,7 @@ def test_both_forms_share_their_parameters_names_and_shapes():
 CLIPPED = replace(SPEC, clip=True)
 
 
-@pytest.mark.parametrize("clips", [None, (0.5, 0.75, 0.25)])
+@pytest.mark.parametrize("clips", [None, (0.5, 0.375, 0.125)])
 def test_analog_equals_a_relu_stack(clips):
     network, x = AnalogNetwork(CLIPPED if clips else SPEC), images(2)
     on_grid_(network)
