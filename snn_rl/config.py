@@ -197,16 +197,21 @@ def preset_files(env_id: str, family: str, preset: str) -> list[str]:
     """The files in configs/settings that apply, general first.
 
     Raises:
-        UserError: No such preset.
+        UserError: No such preset of this family.
     """
     folder = resources.files("snn_rl.configs") / "settings"
     known = [entry.name.removesuffix(".yaml") for entry in folder.iterdir()]
     wanted = [family, env_id]
     if preset != "default":
-        extra = f"{preset}_{family}"
-        if extra not in known:
-            raise UserError(f"preset={preset}: must be default or paper")
-        wanted.append(extra)
+        ending = f"_{family}"
+        presets = sorted(name.removesuffix(ending) for name in known if name.endswith(ending))
+        if preset not in presets:
+            near = difflib.get_close_matches(preset, presets, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(
+                f"preset={preset}: must be one of {', '.join(['default', *presets])}{hint}"
+            )
+        wanted += [f"{preset}{ending}", f"{preset}_{env_id}"]
     return [name for name in wanted if name in known]
 
 

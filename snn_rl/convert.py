@@ -14,11 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from snn_rl.alpha_beta import find_scales, percentiles
 from snn_rl.encoding import ENCODINGS
 from snn_rl.networks import AnalogNetwork, SpikingNetwork, State
 
 POSITIVE, ALL = "positive", "all"
 PERCENTILES_OVER = (POSITIVE, ALL)
+
+# How thresholds are found: searched behind spiking layers, or from the clips of the analog network
+PERCENTILE, CLIP, ALPHA_BETA = "percentile", "clip", "alpha_beta"
+CONVERSIONS = (PERCENTILE, CLIP, ALPHA_BETA)
 
 
 class ConversionError(ValueError):
@@ -102,6 +107,8 @@ def fuse_batch_norm(analog: AnalogNetwork) -> AnalogNetwork:
     spec = replace(analog.spec, batch_norm=False, bias=True)
     fused = AnalogNetwork(spec).to(analog.head.weight)
     fused.dropout = analog.dropout
+    if fused.mu is not None and analog.mu is not None:
+        fused.mu.copy_(analog.mu)
     ours, theirs = [*fused.synapses, fused.head], [*analog.synapses, analog.head]
     for target, source in zip(ours, theirs, strict=True):
         state = _without_batch_norm(source).state_dict()
@@ -122,6 +129,50 @@ def _without_batch_norm(layer: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
+def clip_thresholds(
+    analog: AnalogNetwork, timesteps: int, data: Tensor, scale: bool = True, over: str = POSITIVE
+) -> list[tuple[float, float]]:
+    """What every hidden layer's clip says of its spiking neurons.
+
+    Source: [ULL] III-B, on the inputs that the layers have in the analog network.
+
+    Args:
+        analog: With clips and without batch-norm.
+        timesteps: T of the spiking network.
+        data: Images [N, channels, height, width], float.
+        scale: False leaves out the search: alpha = beta = 1.
+        over: Which inputs the percentiles of the search are taken over. "all" is the letter of
+            [ULL]; of the default, "positive", no percentile is lost to what has no activity.
+
+    Returns:
+        Of every layer its threshold, alpha * mu, and what a spike stands for, beta times that.
+
+    Raises:
+        ConversionError: The network has no clips.
+    """
+    if analog.mu is None:
+        raise ConversionError("the network has no clips (clip=true) to take thresholds from")
+    clips = analog.mu.tolist()
+    if not scale:
+        return [(mu, mu) for mu in clips]
+    found = []
+
+    def fire(index: int, current: Tensor) -> Tensor:
+        positive = current[current > 0]
+        if not positive.numel():
+            raise ConversionError(
+                f"layer {analog.spec.names()[index]}: no entry of its input current is positive"
+            )
+        values = percentiles(positive if over == POSITIVE else current)
+        alpha, beta = find_scales(values, clips[index], timesteps)
+        found.append((alpha * clips[index], alpha * beta * clips[index]))
+        return analog.fire(index, current)
+
+    analog.propagate(data.unsqueeze(0), fire)
+    return found
+
+
+@torch.no_grad()
 def convert(
     analog: nn.Module,
     timesteps: int,
@@ -130,12 +181,14 @@ def convert(
     over: str = POSITIVE,
     surrogate: str = "linear",
     encoding: str = "direct",
+    thresholds: str = PERCENTILE,
 ) -> SpikingNetwork:
     """Turns a trained analog network into a spiking one with the same weights.
 
     A unit spike of layer l stands for v_l of the analog activation, so layer l + 1's weights
     (not its bias) are multiplied by v_l: currents stay in the analog units, biases are right when
-    they are added at every timestep, and Q-values come out at the analog network's scale.
+    they are added at every timestep, and Q-values come out at the analog network's scale. With
+    alpha and beta it stands for beta * v_l instead, and that is what is multiplied.
 
     Args:
         analog: The trained network; it is left as it is.
@@ -145,35 +198,48 @@ def convert(
         over: Which entries the percentile is taken over, see `find_threshold`.
         surrogate: Surrogate gradient of the result.
         encoding: Input encoding of the result.
+        thresholds: "percentile" searches them layer by layer; "clip" and "alpha_beta" take them
+            from the analog network's clips, see `clip_thresholds`.
 
     Returns:
         The spiking network.
 
     Raises:
-        ConversionError: The module is of an unknown kind, or a layer finds no positive threshold.
+        ConversionError: The module is of an unknown kind, or a layer finds no positive threshold,
+            or it has no clips to take one from.
     """
     if not isinstance(analog, AnalogNetwork):
         raise ConversionError(
             f"cannot convert a {type(analog).__name__}: build it as an AnalogNetwork from its spec"
         )
     analog = fuse_batch_norm(analog)
-    spiking = SpikingNetwork(analog.spec, timesteps, surrogate, encoding).to(data.device)
-    missing, unexpected = spiking.load_state_dict(analog.state_dict(), strict=False)
+    spec = replace(analog.spec, clip=False)
+    spiking = SpikingNetwork(spec, timesteps, surrogate, encoding).to(data.device)
+    weights = {name: weight for name, weight in analog.state_dict().items() if name != "mu"}
+    missing, unexpected = spiking.load_state_dict(weights, strict=False)
     strange = [key for key in missing if not key.startswith("neurons.")] + list(unexpected)
     if strange:
         raise ConversionError(f"weights that do not fit the description: {', '.join(strange)}")
 
-    names = analog.spec.names()
+    names = spec.names()
+    clips = (
+        None
+        if thresholds == PERCENTILE
+        else clip_thresholds(analog, timesteps, data, thresholds == ALPHA_BETA, over)
+    )
 
     def fire(index: int, current: Tensor) -> Tensor:
-        # under direct encoding the first layer's current comes once, and is the same at every t
-        try:
-            v_threshold = find_threshold(current, q, over)
-        except ConversionError as error:
-            raise ConversionError(f"layer {names[index]}: {error}") from None
+        if clips is not None:
+            v_threshold, amplitude = clips[index]
+        else:
+            # under direct encoding the first layer's current comes once, the same at every t
+            try:
+                v_threshold = amplitude = find_threshold(current, q, over)
+            except ConversionError as error:
+                raise ConversionError(f"layer {names[index]}: {error}") from None
         spiking.neurons[index].v_threshold.fill_(v_threshold)
         for follower in spiking.followers(index):
-            follower.weight.mul_(v_threshold)  # type: ignore[operator]
+            follower.weight.mul_(amplitude)  # type: ignore[operator]
         return spiking.fire(index, current)
 
     spiking.propagate(ENCODINGS[encoding](data, timesteps), fire)

@@ -33,8 +33,9 @@ def exponential(z: Tensor, alpha: float = 0.3, beta: float = 1.0) -> Tensor:
 def boxcar(z: Tensor) -> Tensor:
     """Boxcar ds/dz = 1 for |z| <= 1, which is 0 <= u <= 2 v_threshold.
 
-    Source: [ULL], there d(v s)/du = 1 on spikes of amplitude v; on unit spikes that is
-    ds/du = 1 / v, hence ds/dz = 1.
+    Source: [ULL] III-B, v_threshold being its alpha * mu. There d(v s)/du = 1 on spikes of
+    amplitude v; on unit spikes that is ds/du = 1 / v, hence ds/dz = 1. (With its amplitude beta * v
+    the paper still writes 1; here the beta in the next layer's weights makes it beta.)
     """
     return (z.abs() <= 1.0).to(z.dtype)
 

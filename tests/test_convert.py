@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,8 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from snn_rl.alpha_beta import find_scales, percentiles
 from snn_rl.convert import (
     ConversionError,
+    clip_thresholds,
     convert,
     find_threshold,
     format_table,
@@ -25,6 +28,7 @@ from snn_rl.networks import (
     Block,
     Conv,
     Dense,
+    MaxPool,
     NetworkSpec,
 )
 
@@ -350,3 +354,138 @@ def test_a_block_s_shortcuts_carry_what_a_spike_stands_for():
     with torch.no_grad():
         spiking.synapses[3].weight.fill_(0.5 * spiking.neurons[0].v_threshold)
     assert error(2) > 0.05
+
+
+# --- clips, alpha and beta ([ULL]) ---------------------------------------------------------------
+
+CLIPPED = NetworkSpec(
+    (2, 12, 12),
+    (Conv(6, 3, 1, 1), MaxPool(2), Block(6), Block(8, 2), Dense(16)),
+    3,
+    clip=True,
+)
+
+
+def clipped() -> AnalogNetwork:
+    """Every layer is clipped where a few hundredths of its neurons are."""
+    torch.manual_seed(5)
+    network = AnalogNetwork(CLIPPED)
+    with torch.no_grad():
+        for i in range(len(network.mu)):
+            activity = network.activity(seen())[1][i]
+            network.mu[i] = torch.quantile(activity[activity > 0], 0.95)
+    return network
+
+
+def seen() -> Tensor:
+    return torch.rand(16, 2, 12, 12, generator=torch.Generator().manual_seed(6))
+
+
+def staircase(x: Tensor, top: float, amplitude: float, timesteps: int) -> Tensor:
+    """Mean over time of what a neuron says: [ULL] eq. 5 with the amplitude of eq. 8.
+
+    It fires strictly above its threshold, so that on the edge of a step the lower one holds.
+    """
+    return amplitude / timesteps * ((x * timesteps / top).ceil() - 1).clamp(0, timesteps)
+
+
+@pytest.mark.parametrize("timesteps", [1, 2, 3])
+@pytest.mark.parametrize("thresholds", ["clip", "alpha_beta"])
+@torch.no_grad()
+def test_one_layer_becomes_the_paper_s_staircase(thresholds, timesteps):
+    torch.manual_seed(1)
+    spec = NetworkSpec((1, 4, 4), (Dense(40),), 3, clip=True)
+    analog, x = AnalogNetwork(spec), torch.rand(20, 1, 4, 4)
+    analog.mu.fill_(0.4)
+    current = analog.synapses[0](x.flatten(1))
+    top = amplitude = float(analog.mu)
+    if thresholds == "alpha_beta":
+        alpha, beta = find_scales(percentiles(current[current > 0]), top, timesteps)
+        top, amplitude = alpha * top, alpha * beta * top
+        assert alpha < 1 < beta
+    spiking = convert(analog, timesteps, x, thresholds=thresholds)
+    expected = analog.head(staircase(current, top, amplitude, timesteps))
+    torch.testing.assert_close(spiking(x), expected)
+    assert float(spiking.neurons[0].v_threshold) == pytest.approx(top)
+
+
+@torch.no_grad()
+def test_amplitudes_reach_all_followers_through_max_pooling_and_shortcuts():
+    """The network again with spikes scaled where they arrive, in the analog weights."""
+    analog, x = clipped(), seen()
+    spiking = convert(analog, 2, x, thresholds="alpha_beta")
+    found = clip_thresholds(analog, 2, x)
+    assert all(threshold < amplitude for threshold, amplitude in found)
+    rests: dict[int, Tensor] = {}
+
+    def neuron(i: int, current: Tensor) -> Tensor:
+        u = rests.get(i, 0) + current
+        spikes = (u > spiking.neurons[i].v_threshold).float()
+        rests[i] = u - spiking.neurons[i].v_threshold * spikes
+        return found[i][1] * spikes
+
+    total = torch.zeros(len(x), 3)
+    synapses = analog.synapses
+    for _ in range(2):
+        first = F.max_pool2d(neuron(0, synapses[0](x)), 2)
+        inner = neuron(1, synapses[1](first))
+        block = neuron(2, synapses[2](inner) + first)
+        inner = neuron(3, synapses[4](block))
+        block = neuron(4, synapses[5](inner) + synapses[6](block))
+        total += analog.head(neuron(5, synapses[7](block.flatten(1))))
+    out, layers = spiking.activity(x)
+    torch.testing.assert_close(out, total / 2, rtol=1e-4, atol=1e-5)
+    assert all(0 < rate for rate in spike_rates(layers))
+    thresholds = [float(neuron.v_threshold) for neuron in spiking.neurons]
+    assert thresholds == pytest.approx([threshold for threshold, _ in found])
+
+
+@torch.no_grad()
+def test_alpha_and_beta_keep_a_layer_s_mean_that_few_timesteps_lose():
+    analog, x = clipped(), seen()
+    mean = float(analog.activity(x)[1][0].mean())
+
+    def said(thresholds: str) -> float:
+        spiking = convert(analog, 2, x, thresholds=thresholds)
+        scaled = clip_thresholds(analog, 2, x, scale=thresholds == "alpha_beta")
+        return float(spiking.activity(x)[1][0].mean()) * scaled[0][1]
+
+    assert said("alpha_beta") == pytest.approx(mean, rel=0.05)
+    assert said("clip") < 0.8 * mean
+
+
+def test_the_clips_alone_are_thresholds_and_the_percentile_needs_none():
+    analog, x = clipped(), seen()
+    spiking = convert(analog, 2, x, thresholds="clip")
+    assert [float(n.v_threshold) for n in spiking.neurons] == pytest.approx(analog.mu.tolist())
+    searched = convert(analog, 2, x)
+    plain = AnalogNetwork(replace(CLIPPED, clip=False))
+    plain.load_state_dict({k: v for k, v in analog.state_dict().items() if k != "mu"})
+    assert torch.equal(searched(x), convert(plain, 2, x)(x))
+    assert not spiking.spec.clip
+
+
+@pytest.mark.parametrize("thresholds", ["clip", "alpha_beta"])
+def test_without_clips_there_is_nothing_to_take_thresholds_from(thresholds):
+    with pytest.raises(ConversionError, match="no clips"):
+        convert(network(), 2, images(), thresholds=thresholds)
+
+
+@pytest.mark.parametrize("over", ["positive", "all"])
+def test_a_layer_without_activity_has_no_scales(over):
+    analog = clipped()
+    with torch.no_grad():
+        analog.synapses[0].weight.abs_().neg_()
+    with pytest.raises(ConversionError, match=r"layer conv1: no entry .* positive"):
+        convert(analog, 2, seen(), over=over, thresholds="alpha_beta")
+
+
+def test_clips_survive_the_fusion_of_batch_norm():
+    torch.manual_seed(3)
+    analog = AnalogNetwork(replace(DEEP, clip=True)).eval()
+    analog.mu.data.fill_(0.05)
+    x = torch.rand(4, 2, 12, 12)
+    fused = fuse_batch_norm(analog)
+    assert fused.spec.clip
+    torch.testing.assert_close(fused(x), analog(x), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(fused(x), AnalogNetwork(replace(DEEP, clip=True)).eval()(x))

@@ -17,16 +17,18 @@ The settings that matter first (key=value, any order):
   stages=none         convert only, without retraining (any T, for example T=100)
   seed=0              of everything random
   run_dir=PATH        instead of runs/<dataset>-<net>/seed<k>
-  preset=paper        the paper's settings instead of the short ones
+  preset=paper        the paper's settings ([IIR]) instead of the short ones; ull: those of [ULL]
   ann=FILE            start from this network.safetensors instead of training an ANN
   prune=0.9           go on from the last T to a network with a tenth of its weights
   batch_norm=true     batch-norm in the ANN; conversion fuses it
   pooling=avg         avg or max
+  clip=true           clip the ANN's ReLUs, each at a threshold that is trained
   limit=N             only as many training images, of all classes alike
   threads=0           processor threads (0: all cores)
   fit.epochs=N        length of the ANN stage, in passes over the training images
   iir.epochs=N        length of each spiking stage
   iir.t1_epochs=N     length of the T=1 stage
+  iir.thresholds=NAME how conversion finds thresholds: percentile, clip or alpha_beta
   iir.distill=X       weight of the ANN's outputs against the labels in the spiking stages, 0 to 1
 
 All of them, with their defaults: snn_rl/classify/config.py. Sweeps: -m seed=0,1,2 (Hydra).

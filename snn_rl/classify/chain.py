@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,10 @@ def run_directory(config: ClassifyConfig) -> Path:
 
 def network_spec(config: ClassifyConfig, dataset: Dataset) -> NetworkSpec:
     """The network that the settings ask for, for these images."""
-    return IMAGE_NETWORKS[config.net](
+    spec = IMAGE_NETWORKS[config.net](
         dataset.image_shape, dataset.classes, config.batch_norm, POOLINGS[config.pooling]
     )
+    return replace(spec, clip=config.clip)
 
 
 def stage_settings(config: ClassifyConfig, stage: Stage) -> dict[str, Any]:
@@ -63,6 +65,7 @@ def stage_settings(config: ClassifyConfig, stage: Stage) -> dict[str, Any]:
         name: getattr(config, name)
         for name in ("dataset", "net", "seed", "batch_norm", "pooling", "image_size", "limit")
     }
+    settings["clip"] = config.clip
     settings |= {
         "bf16": runs.uses_bf16(config.precision, config.device),
         "threads": torch.get_num_threads(),
@@ -162,7 +165,8 @@ class ChainFitter:
             if not isinstance(found, AnalogNetwork) or found.spec != spec:
                 raise UserError(
                     f"ann={config.ann} is not the analog network that dataset={config.dataset} "
-                    f"net={config.net} batch_norm={config.batch_norm} describe"
+                    f"net={config.net} batch_norm={config.batch_norm} pooling={config.pooling} "
+                    f"clip={config.clip} describe"
                 )
             return found
         source, _ = load_network(self.directory / stage.source / runs.NETWORK)
@@ -182,6 +186,7 @@ class ChainFitter:
                 iir.percentile_over,
                 iir.surrogate,
                 iir.encoding,
+                iir.thresholds,
             )
         except ConversionError as error:
             raise UserError(f"conversion failed: {error}") from None
@@ -207,7 +212,9 @@ class ChainFitter:
         shape = SCHEDULES[settings.schedule]
         return Recipe(
             epochs=stage_epochs(self.config, stage),
-            rate=lambda progress: settings.lr * shape(progress, settings.milestones),
+            rate=lambda progress: (
+                settings.lr * shape(progress, settings.milestones, settings.decay)
+            ),
             batch_size=settings.batch_size,
             dropout=settings.dropout,
             label_smoothing=settings.label_smoothing,

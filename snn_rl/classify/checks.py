@@ -9,7 +9,7 @@ from snn_rl.classify.chain import POOLINGS, chain
 from snn_rl.classify.config import ClassifyConfig
 from snn_rl.classify.datasets import DATASETS
 from snn_rl.classify.fitting import SCHEDULES
-from snn_rl.convert import PERCENTILES_OVER
+from snn_rl.convert import CONVERSIONS, PERCENTILE, PERCENTILES_OVER
 from snn_rl.encoding import ENCODINGS
 from snn_rl.errors import UserError
 from snn_rl.networks import IMAGE_NETWORKS
@@ -23,6 +23,7 @@ _CHOICES: dict[str, Collection[str]] = {
     "precision": ("auto", "float32", "bfloat16"),
     "fit.schedule": SCHEDULES,
     "iir.schedule": SCHEDULES,
+    "iir.thresholds": CONVERSIONS,
     "iir.percentile_over": PERCENTILES_OVER,
     "iir.surrogate": SURROGATES,
     "iir.encoding": ENCODINGS,
@@ -39,9 +40,14 @@ _AT_LEAST: dict[str, float] = {
     "iir.weight_decay": 0,
     "iir.conversion_samples": 1,
 }
-_ABOVE_ZERO = ("fit.lr", "iir.lr", "iir.temperature", "iir.percentile")
+_ABOVE_ZERO = (
+    *("fit.lr", "iir.lr", "fit.decay", "iir.decay"),
+    *("iir.temperature", "iir.percentile"),
+)
 _FRACTIONS = (
     "prune",
+    "fit.decay",
+    "iir.decay",
     "fit.dropout",
     "fit.label_smoothing",
     "iir.dropout",
@@ -79,6 +85,10 @@ def check_values(config: ClassifyConfig) -> None:
         raise UserError("prune=1.0 leaves nothing: it must be below 1")
     if config.iir.percentile > 100:
         raise UserError(f"iir.percentile={config.iir.percentile}: must be 100 or less")
+    if config.iir.thresholds != PERCENTILE and not config.clip:
+        raise UserError(
+            f"iir.thresholds={config.iir.thresholds} needs clip=true: it takes them from the clips"
+        )
     if config.limit is not None and config.limit < 1:
         raise UserError(f"limit={config.limit}: must be 1 or more")
     if config.ann is not None and not Path(config.ann).is_file():

@@ -17,8 +17,9 @@ class FitConfig:
     batch_size: int = 128
     weight_decay: float = 5e-4
     schedule: str = "onecycle"  # steps | cosine | onecycle
-    # steps: fractions of the epochs after which lr is divided by 5
+    # steps: fractions of the epochs after which lr is multiplied by decay
     milestones: list[float] = field(default_factory=lambda: [0.45, 0.7, 0.9])
+    decay: float = 0.2
     dropout: float = 0.2
     label_smoothing: float = 0.05
 
@@ -36,6 +37,7 @@ class SpikingFitConfig(FitConfig):
     label_smoothing: float = 0.0
     distill: float = 1.0  # weight of the ANN's outputs against the labels'
     temperature: float = 2.0  # of that distillation
+    thresholds: str = "percentile"  # percentile | clip | alpha_beta
     percentile: float = 90.0
     percentile_over: str = "positive"  # positive | all
     surrogate: str = "linear"
@@ -52,7 +54,7 @@ class ClassifyConfig:
     net: str = "vgg6"
     T: int = 1
     seed: int = 0
-    preset: str = "default"  # default | paper
+    preset: str = "default"  # default | paper | ull
     T_start: int = 5
     T_step: int = 1
     direct: bool = False
@@ -63,6 +65,7 @@ class ClassifyConfig:
     ann: str | None = None  # start from this network instead of training one
     batch_norm: bool = True
     pooling: str = "avg"  # avg | max
+    clip: bool = False  # the ReLUs of the ANN, each at a threshold that is trained
     image_size: int | None = None  # ImageNet's, which are cut to it; None: 224
     limit: int | None = None  # as many training images, of all classes alike; None: all
     precision: str = "auto"  # auto | float32 | bfloat16

@@ -21,7 +21,7 @@ from snn_rl.classify.datasets import Split
 from snn_rl.convert import spike_rates
 from snn_rl.errors import UserError
 from snn_rl.moments import load_moments, moments
-from snn_rl.networks import Network, SpikingNetwork
+from snn_rl.networks import Network
 from snn_rl.prune import apply_masks_
 from snn_rl.seeding import derive_seed, seed_everything
 
@@ -29,25 +29,27 @@ STATE = "state.safetensors"
 _NETWORK = "network."
 
 
-def steps(progress: float, milestones: Sequence[float]) -> float:
-    """Divided by 5 after each milestone ([IIR] A.2.2)."""
-    return float(0.2 ** sum(progress >= milestone for milestone in milestones))
+def steps(progress: float, milestones: Sequence[float], decay: float = 0.2) -> float:
+    """Times `decay` after each milestone: 1/5 in [IIR] A.2.2, 1/10 in [ULL] IV-A."""
+    return float(decay ** sum(progress >= milestone for milestone in milestones))
 
 
-def cosine(progress: float, milestones: Sequence[float]) -> float:
+def cosine(progress: float, milestones: Sequence[float], decay: float = 0.2) -> float:
     """Half a cosine from 1 to 0."""
     return (1 + math.cos(math.pi * progress)) / 2
 
 
-def onecycle(progress: float, milestones: Sequence[float], rise: float = 0.25) -> float:
+def onecycle(
+    progress: float, milestones: Sequence[float], decay: float = 0.2, rise: float = 0.25
+) -> float:
     """Up in a line from 0 to 1, then down a cosine to 0 (Smith and Topin, 2019)."""
     if progress < rise:
         return progress / rise
-    return cosine((progress - rise) / (1 - rise), milestones)
+    return cosine((progress - rise) / (1 - rise), milestones, decay)
 
 
 # Fraction of the learning rate, by the fraction of the training that is done
-SCHEDULES: dict[str, Callable[[float, Sequence[float]], float]] = {
+SCHEDULES: dict[str, Callable[[float, Sequence[float], float], float]] = {
     "steps": steps,
     "cosine": cosine,
     "onecycle": onecycle,
@@ -171,8 +173,7 @@ def fit(
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
-                if isinstance(network, SpikingNetwork):
-                    network.clamp_()
+                network.clamp_()
                 apply_masks_(network, masks)
                 counters.updates += 1
                 seen += len(labels)

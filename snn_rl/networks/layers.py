@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from snn_rl.encoding import ENCODINGS
-from snn_rl.lif import LIF
+from snn_rl.lif import LIF, MIN_THRESHOLD
 from snn_rl.networks.spec import AvgPool, Block, Connection, Conv, Dense, Dropout, NetworkSpec
 from snn_rl.surrogate import SURROGATES
 
@@ -16,6 +16,10 @@ Fire = Callable[[int, Tensor], Tensor]
 
 # What a network remembers from image to image: of every hidden layer, [N, ...]; [] is nothing
 State = list[Tensor]
+
+# Where clips start. [ULL] does not print it; He-initialized layers pass on activities of about 1,
+# so that this one cuts off hardly anything before training has moved it.
+INITIAL_CLIP = 4.0
 
 
 def clear(state: State, ended: Tensor) -> State:
@@ -150,21 +154,54 @@ class Network(nn.Module):
         """
         return *self.activity(x), state
 
+    def clamp_(self) -> None:
+        """Puts parameters back into their ranges; call it after every optimizer step."""
+
 
 class AnalogNetwork(Network):
-    """The ordinary network: ReLU after every hidden layer."""
+    """The ordinary network: ReLU after every hidden layer, clipped where the spec says so.
+
+    Attributes:
+        mu: With a clip, the largest activity of every hidden layer, [hidden layers]; else None.
+    """
+
+    mu: nn.Parameter | None
+
+    def __init__(self, spec: NetworkSpec):
+        super().__init__(spec)
+        count = len(spec.shapes())
+        self.mu = nn.Parameter(torch.full((count,), INITIAL_CLIP)) if spec.clip else None
 
     def activity(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """See `Network.activity`; T = 1 and the activity is the ReLU's output."""
         layers = []
 
-        def fire(_: int, current: Tensor) -> Tensor:
-            activity = F.relu(current)
+        def fire(index: int, current: Tensor) -> Tensor:
+            activity = self.fire(index, current)
             layers.append(activity)
             return activity
 
         last = self.propagate(x.unsqueeze(0), fire)
         return _outputs(self.head, last[0].flatten(1)), layers
+
+    def fire(self, index: int, current: Tensor) -> Tensor:
+        """Activity of hidden layer `index`: clip(current, 0, mu), or the plain ReLU.
+
+        Source: [ULL] eq. 1. Where a neuron is clipped, the gradient goes to mu instead of to the
+        current.
+
+        Args:
+            index: From 0.
+            current: Any shape.
+        """
+        activity = F.relu(current)
+        return activity if self.mu is None else activity.clamp(max=self.mu[index])
+
+    @torch.no_grad()
+    def clamp_(self) -> None:
+        """Keeps the clips above zero: at or below it nothing of a layer would be left."""
+        if self.mu is not None:
+            self.mu.clamp_(min=MIN_THRESHOLD)
 
 
 class SpikingNetwork(Network):
@@ -197,6 +234,8 @@ class SpikingNetwork(Network):
     ):
         if spec.batch_norm:
             raise ValueError("batch-norm has no place in a spiking network: fuse it first")
+        if spec.clip:
+            raise ValueError("a clip has no place in a spiking network: its thresholds clip")
         super().__init__(spec)
         if not isinstance(timesteps, int) or timesteps < 1:
             raise ValueError(f"timesteps must be a whole number, at least 1, not {timesteps}")

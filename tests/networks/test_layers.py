@@ -1,5 +1,6 @@
 """Descriptions and their two forms, against a network that steps time outermost."""
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -191,20 +192,50 @@ def test_both_forms_share_their_parameters_names_and_shapes():
     assert not list(SpikingNetwork(SPEC, 3).buffers())
 
 
-def test_analog_equals_a_relu_stack():
-    network, x = AnalogNetwork(SPEC), images(2)
+CLIPPED = replace(SPEC, clip=True)
+
+
+@pytest.mark.parametrize("clips", [None, (0.5, 0.375, 0.125)])
+def test_analog_equals_a_relu_stack(clips):
+    network, x = AnalogNetwork(CLIPPED if clips else SPEC), images(2)
     on_grid_(network)
+    if network.mu is not None:
+        network.mu.data.copy_(torch.tensor(clips))
     arrays = {name: p.detach().double().numpy() for name, p in network.state_dict().items()}
     out, layers = network.activity(x)
     assert torch.equal(network(x), out)
     for n, h in enumerate(x.double().numpy()):
         for i, layer in enumerate(SPEC.layers):
             current = weigh(layer, arrays[f"synapses.{i}.weight"], arrays[f"synapses.{i}.bias"], h)
-            h = np.maximum(current, 0)
+            h = np.clip(current, 0, clips[i] if clips else None)
+            assert clips is None or h.max() == clips[i]
             assert layers[i].shape == (1, len(x), *h.shape)
             np.testing.assert_allclose(layers[i][0, n].detach().numpy(), h, rtol=1e-5, atol=1e-5)
         q = weigh(None, arrays["head.weight"], arrays["head.bias"], h)
         assert out[n].tolist() == pytest.approx(q.tolist(), abs=1e-4)
+
+
+def test_a_clipped_neuron_s_gradient_goes_to_the_clip():
+    """[ULL] eq. 1 in closed form, with another weight on every neuron; the kinks go downwards."""
+    network = AnalogNetwork(CLIPPED)
+    network.mu.data.copy_(torch.tensor([9.0, 2.0, 9.0]))
+    current = torch.tensor([-1.0, 0.0, 0.5, 2.0, 2.5, 8.0], requires_grad=True)
+    (network.fire(1, current) * torch.arange(1.0, 7.0)).sum().backward()
+    assert current.grad.tolist() == [0, 0, 3, 4, 0, 0]
+    assert network.mu.grad.tolist() == [0, 5 + 6, 0]
+
+
+def test_clips_stay_above_zero():
+    network = AnalogNetwork(CLIPPED)
+    network.mu.data.copy_(torch.tensor([-1.0, 0.0, 3.0]))
+    network.clamp_()
+    assert network.mu.tolist() == pytest.approx([MIN_THRESHOLD, MIN_THRESHOLD, 3.0])
+    AnalogNetwork(SPEC).clamp_()
+
+
+def test_a_spiking_network_has_no_clips():
+    with pytest.raises(ValueError, match="clip"):
+        SpikingNetwork(CLIPPED, 2)
 
 
 def test_clamp_reaches_every_layer():
@@ -220,6 +251,7 @@ def test_clamp_reaches_every_layer():
 
 def test_description_survives_plain_types():
     assert NetworkSpec.from_dict(SPEC.to_dict()) == SPEC
+    assert NetworkSpec.from_dict(CLIPPED.to_dict()) == CLIPPED
     plain = (dict, list, str, int, bool)
     stack = [SPEC.to_dict()]
     while stack:
