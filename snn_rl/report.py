@@ -248,6 +248,14 @@ def reward_section(stages: Sequence[StageResult], figure: str = "") -> list[str]
         figure: Markdown of a figure of them.
     """
     rows, evaluations = [], []
+    compared = any((s.metrics or {})[GREEDY].get("agreement") for s in finished(stages))
+
+    def agreements(metrics: dict[str, Any], column: str) -> list[str]:
+        if not compared:  # runs of older versions have none
+            return []
+        agreement = metrics[column].get("agreement")
+        return ["–" if agreement is None else f"{100 * agreement:.1f} %"]
+
     for stage in finished(stages):
         metrics = stage.metrics
         assert metrics is not None
@@ -261,9 +269,11 @@ def reward_section(stages: Sequence[StageResult], figure: str = "") -> list[str]
                 _score(metrics[GREEDY], interval=True),
                 metrics[GREEDY]["distinct"],
                 metrics[GREEDY]["capped"],
+                *agreements(metrics, GREEDY),
                 _score(metrics[STICKY], interval=True),
                 metrics[STICKY]["distinct"],
                 metrics[STICKY]["capped"],
+                *agreements(metrics, STICKY),
             ]
         )
         if metrics["evaluation"] not in evaluations:
@@ -280,6 +290,7 @@ def reward_section(stages: Sequence[StageResult], figure: str = "") -> list[str]
         "distinct",
         "capped",
     ]
+    agreement = ["agreement"] if compared else []
     notes = [
         "Mean ± standard deviation (n - 1) of the return of whole, unclipped games, and the 95 % "
         "interval of the mean (bootstrap over the games).",
@@ -288,6 +299,11 @@ def reward_section(stages: Sequence[StageResult], figure: str = "") -> list[str]
         "*Capped* counts games that the step cap ended; on CartPole the cap is the game's own "
         "limit, and reaching it is the best result there is.",
     ]
+    if compared:
+        notes.append(
+            "*Agreement*: in how many of the situations of its own games the agent does what the "
+            "run's ANN would do there (looked at in every tenth step)."
+        )
     for evaluation in evaluations:
         notes.append(
             f"Seeds from {evaluation['seed']:,}; random actions {evaluation['epsilon']:g} in both "
@@ -299,7 +315,7 @@ def reward_section(stages: Sequence[StageResult], figure: str = "") -> list[str]
         notes.append("The ANN was imported; its steps only fill the replay buffer.")
     return [
         "## Reward",
-        table([*head, "sticky", "distinct", "capped"], rows),
+        table([*head, *agreement, "sticky", "distinct", "capped", *agreement], rows),
         bullets(notes),
         figure,
     ]

@@ -10,7 +10,7 @@ from snn_rl.networks.layers import (
     State,
     clear,
 )
-from snn_rl.networks.q_networks import Q_NETWORKS
+from snn_rl.networks.q_networks import Q_NETWORKS, layers_name, q_network
 
 __all__ = [
     "Q_NETWORKS",
@@ -22,4 +22,6 @@ __all__ = [
     "SpikingNetwork",
     "State",
     "clear",
+    "layers_name",
+    "q_network",
 ]

@@ -1,0 +1,472 @@
+"""Other people's weights, read without running anything of theirs.
+
+PyTorch files and Stable-Baselines3's zips hold pickles, and a pickle is a program. None is ever
+unpickled here: `pickletools` lists a state dict's opcodes without executing them, and the few that
+build a dictionary of tensors are interpreted below. Every other one, every name that is not one of
+PyTorch's own storages, and everything that asks for more memory than its file backs is refused.
+"""
+
+import io
+import json
+import math
+import pickletools
+import re
+import struct
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from torch import Tensor
+
+from snn_rl.errors import UserError
+
+MAX_BYTES = 2**28  # of a file, and of all its tensors: forty times the Atari network
+_MAX_TEXT = 2**24  # of a JSON text, or of the pickle that lists a state dict's tensors
+_MAX_HEADER = 2**20  # of a safetensors file
+_MAX_ENTRIES = 10_000  # of an archive, and tensors of a state dict
+_MAX_RATIO = 200  # of a compressed entry; weights hardly shrink at all
+_MAX_DIMS = 8
+_DIRECTORY_ENTRY = b"PK\x01\x02"
+_WRAPPERS = ("state_dict", "model_state_dict")  # what training scripts put beside their optimizer
+
+# What zipfile and zlib raise, between them, on a damaged archive
+_ZIP_DAMAGE = (
+    OSError,
+    ValueError,
+    LookupError,
+    EOFError,
+    RuntimeError,  # NotImplementedError too
+    OverflowError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+_STORAGES = {
+    "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+_DICT = "collections.OrderedDict"
+_TENSOR = "torch._utils._rebuild_tensor_v2"
+_PARAMETER = "torch._utils._rebuild_parameter"
+_KNOWN = {_DICT, _TENSOR, _PARAMETER, *(f"torch.{name}" for name in _STORAGES)}
+
+
+def read_bytes(path: Path) -> bytes:
+    """The whole of a file of weights.
+
+    Raises:
+        UserError: It is missing, or far larger than any network that could be imported.
+    """
+    if not path.is_file():
+        raise UserError(f"no such file: {path}")
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise UserError(f"{path} has {size:,} bytes; a network to import has at most {MAX_BYTES:,}")
+    return path.read_bytes()
+
+
+def parse_json(text: bytes | str, name: str) -> Any:
+    """JSON without repeated keys.
+
+    Args:
+        text: At most 16 MiB.
+        name: What it is called in errors.
+
+    Raises:
+        UserError: It is too long, too deep, no JSON, or has a key twice.
+    """
+    if len(text) > _MAX_TEXT:
+        raise UserError(f"{name} is {len(text):,} bytes of JSON; at most {_MAX_TEXT:,} are read")
+    try:
+        return json.loads(text, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{name} is damaged: {error}") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {twice[:100]!r} stands in it twice")
+    return result
+
+
+class Archive:
+    """A zip archive that is read in bounds; nothing is ever extracted to the disk.
+
+    Args:
+        data: The archive.
+        name: What it is called in errors.
+
+    Raises:
+        UserError: It is damaged, names a path outside itself, has a name twice, or is larger
+            inside than any network.
+    """
+
+    def __init__(self, data: bytes, name: str):
+        self.name = name
+        # the list of entries is read whole when an archive is opened: it is bounded first
+        if data.count(_DIRECTORY_ENTRY) > _MAX_ENTRIES:
+            raise UserError(f"{name} lists more than {_MAX_ENTRIES:,} entries")
+        try:
+            self._zip = zipfile.ZipFile(io.BytesIO(data))
+        except _ZIP_DAMAGE as error:
+            raise UserError(f"{name} is damaged or not a zip archive ({error})") from None
+        self._entries: dict[str, zipfile.ZipInfo] = {}
+        for entry in self._zip.infolist():
+            shown = repr(entry.filename[:100])
+            parts = re.split(r"[/\\]", entry.filename)
+            if ".." in parts or parts[0] == "" or ":" in parts[0]:
+                raise UserError(f"{name} names a path outside itself, {shown}: it is not trusted")
+            if entry.filename in self._entries:
+                raise UserError(f"{name} holds {shown} twice")
+            if entry.file_size > _MAX_RATIO * entry.compress_size + 1024:
+                raise UserError(f"{name} packs {entry.file_size:,} bytes of {shown} into a few")
+            self._entries[entry.filename] = entry
+        total = sum(entry.file_size for entry in self._entries.values())
+        if total > MAX_BYTES:
+            raise UserError(f"{name} unpacks to {total:,} bytes; at most {MAX_BYTES:,} are read")
+
+    def __contains__(self, entry: str) -> bool:
+        return entry in self._entries
+
+    def names(self) -> list[str]:
+        """Its entries."""
+        return list(self._entries)
+
+    def size(self, entry: str) -> int:
+        """Bytes of an entry."""
+        return self._entries[entry].file_size
+
+    def read(self, entry: str, limit: int = MAX_BYTES) -> bytes:
+        """One entry, its checksum tested.
+
+        Raises:
+            UserError: It is missing, damaged or longer than `limit`.
+        """
+        shown = f"{entry} in {self.name}"
+        if entry not in self._entries:
+            raise UserError(f"{self.name} is not whole: it lacks {entry}")
+        info = self._entries[entry]
+        if info.file_size > limit:
+            raise UserError(f"{shown} has {info.file_size:,} bytes; at most {limit:,} are read")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise UserError(f"{shown} is compressed in a way that is not read")
+        try:
+            with self._zip.open(info) as file:
+                return file.read(limit)
+        except _ZIP_DAMAGE as error:
+            raise UserError(f"{shown} is damaged ({error})") from None
+
+
+def torch_state_dict(data: bytes, name: str) -> dict[str, Tensor]:
+    """The tensors of a file that `torch.save(network.state_dict(), path)` wrote, in its order.
+
+    Args:
+        data: The file (PyTorch's zip format, since 1.6).
+        name: What it is called in errors.
+
+    Raises:
+        UserError: It is damaged, or holds anything but tensors.
+    """
+    archive = Archive(data, name)
+    (pickled, *more) = [e for e in archive.names() if e.endswith("data.pkl")] or [""]
+    if not pickled or more:
+        raise UserError(f"{name} is not a PyTorch state dict: it has no data.pkl, or several")
+    folder = pickled.removesuffix("data.pkl")
+    if f"{folder}byteorder" in archive and archive.read(f"{folder}byteorder", 16) != b"little":
+        raise UserError(f"{name} was written by a big-endian machine")
+    try:
+        content = _interpret(archive.read(pickled, _MAX_TEXT))
+    except _Refused as refused:
+        raise UserError(f"{name} is not a plain state dict: {refused}") from None
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+        raise UserError(f"{name} is damaged: {error!r}") from None
+    return _materialize(_unwrap(content, name), archive, folder, name)
+
+
+def safetensors_state_dict(data: bytes, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a safetensors file, by name as people count (2 before 10), and its metadata.
+
+    Args:
+        data: The file.
+        name: What it is called in errors.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    length = int.from_bytes(data[:8], "little")
+    if length > min(_MAX_HEADER, len(data) - 8):
+        raise UserError(f"{name} is damaged or not a safetensors file (header of {length:,} bytes)")
+    header = parse_json(data[8 : 8 + length], f"the header of {name}")
+    if not isinstance(header, dict):
+        raise UserError(f"{name} is damaged: its header is no table of tensors")
+    try:
+        tensors = load_safetensors(data)
+    except (SafetensorError, ValueError, KeyError, OverflowError, RuntimeError) as error:
+        raise UserError(f"{name} is damaged or not a safetensors file ({error})") from None
+    order = sorted(tensors, key=_counted)
+    return {key: tensors[key] for key in order}, header.get("__metadata__") or {}
+
+
+def _counted(name: str) -> list[tuple[int, str]]:
+    """A key that sorts names with the numbers in them as numbers."""
+    parts = re.split(r"(\d+)", name)
+    return [(len(part.lstrip("0")), part) if part.isdigit() else (0, part) for part in parts]
+
+
+# --- the pickle of a state dict ------------------------------------------------------------------
+
+
+class _Refused(Exception):
+    """Something that a state dict does not hold; the message says what."""
+
+
+@dataclass(frozen=True)
+class _Name:
+    """A global name, which is never looked up."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class _Storage:
+    """The numbers behind one tensor or several."""
+
+    dtype: torch.dtype
+    key: str
+    count: int
+
+
+@dataclass(frozen=True)
+class _Strided:
+    """A tensor as its pickle describes it."""
+
+    storage: _Storage
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+_MARK = object()
+_CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_VALUES = (
+    "BININT",
+    "BININT1",
+    "BININT2",
+    "LONG1",
+    "BINFLOAT",
+    "BINUNICODE",
+    "SHORT_BINUNICODE",
+)
+
+
+def _interpret(pickled: bytes) -> Any:
+    """What a pickle of dictionaries, numbers, strings and tensors describes."""
+    stack: list[Any] = []
+    memo: dict[int, Any] = {}
+
+    def since_mark() -> list[Any]:
+        last = max(i for i, item in enumerate(stack) if item is _MARK)
+        items = stack[last + 1 :]
+        del stack[last:]
+        return items
+
+    operations: Iterable[tuple[Any, Any, Any]] = pickletools.genops(pickled)
+    for opcode, argument, _ in operations:
+        match opcode.name:
+            case "PROTO" | "FRAME":
+                pass
+            case "MARK":
+                stack.append(_MARK)
+            case "NONE" | "NEWTRUE" | "NEWFALSE":
+                stack.append(_CONSTANTS[opcode.name])
+            case name if name in _VALUES:
+                stack.append(argument)
+            case "EMPTY_DICT":
+                stack.append({})
+            case "EMPTY_LIST":
+                stack.append([])
+            case "EMPTY_TUPLE":
+                stack.append(())
+            case "TUPLE":
+                stack.append(tuple(since_mark()))
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                count = int(opcode.name[-1])
+                stack[-count:] = [tuple(stack[-count:])]
+            case "BINPUT" | "LONG_BINPUT":
+                memo[argument] = stack[-1]
+            case "MEMOIZE":
+                memo[len(memo)] = stack[-1]
+            case "BINGET" | "LONG_BINGET":
+                stack.append(memo[argument])
+            case "GLOBAL":
+                stack.append(_name(argument.replace(" ", ".", 1)))
+            case "STACK_GLOBAL":
+                stack[-2:] = [_name(f"{stack[-2]}.{stack[-1]}")]
+            case "BINPERSID":
+                stack.append(_storage(stack.pop()))
+            case "REDUCE":
+                arguments = stack.pop()
+                stack.append(_call(stack.pop(), arguments))
+            case "BUILD":  # of an OrderedDict: the versions of its modules
+                stack.pop()
+                if not isinstance(stack[-1], dict):
+                    raise _Refused("it sets attributes of something other than a dictionary")
+            case "SETITEM":
+                value = stack.pop()
+                _update(stack[-2], [stack.pop(), value])
+            case "SETITEMS":
+                items = since_mark()
+                _update(stack[-1], items)
+            case "APPEND":
+                value = stack.pop()
+                stack[-1].append(value)
+            case "APPENDS":
+                items = since_mark()
+                stack[-1].extend(items)
+            case "STOP":
+                return stack.pop()
+            case other:
+                raise _Refused(f"it uses the pickle opcode {other}")
+    raise ValueError("the pickle has no end")
+
+
+def _name(path: str) -> _Name:
+    if path not in _KNOWN:
+        raise _Refused(f"it wants {path[:100]}, which no state dict needs; nothing was run")
+    return _Name(path)
+
+
+def _storage(reference: Any) -> _Storage:
+    kind, name, key, _, count = reference
+    if kind != "storage" or not isinstance(key, str) or not _whole(count):
+        raise ValueError("a reference to something that is no storage")
+    return _Storage(_STORAGES[name.path.removeprefix("torch.")], key, count)
+
+
+def _call(function: Any, arguments: Any) -> Any:
+    """The result of one of the three calls that a state dict consists of."""
+    match function, arguments:
+        case _Name(path), () if path == _DICT:
+            return {}
+        case _Name(path), (_Strided() as tensor, *_) if path == _PARAMETER:
+            return tensor
+        case _Name(path), (_Storage() as storage, offset, tuple(size), tuple(stride), *_) if (
+            path == _TENSOR
+        ):
+            return _strided(storage, offset, size, stride)
+    raise _Refused("it calls something with arguments that no state dict has")
+
+
+def _strided(storage: _Storage, offset: Any, size: Any, stride: Any) -> _Strided:
+    numbers = [offset, *size, *stride]
+    if len(size) != len(stride) or len(size) > _MAX_DIMS or not all(map(_whole, numbers)):
+        raise _Refused("it has a tensor whose shape is none")
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    # the second keeps out strides of 0, which make one number a tensor of any size
+    if (math.prod(size) and last >= storage.count) or math.prod(size) > storage.count:
+        raise _Refused(
+            f"it has a tensor of {'x'.join(str(n)[:20] for n in size)} numbers on "
+            f"{str(storage.count)[:20]} stored ones"
+        )
+    return _Strided(storage, offset, size, stride)
+
+
+def _whole(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**62
+
+
+def _update(target: Any, flat: list[Any]) -> None:
+    if not isinstance(target, dict) or len(flat) % 2:
+        raise ValueError("items for something other than a dictionary")
+    for key, value in zip(flat[::2], flat[1::2], strict=True):
+        if not isinstance(key, str | int):
+            raise _Refused("it has a dictionary whose keys are neither names nor numbers")
+        if key in target:
+            raise _Refused(f"it has {str(key)[:100]!r} twice")
+        target[key] = value
+
+
+def _unwrap(content: Any, name: str) -> dict[str, _Strided]:
+    """The tensors by name: the dictionary itself, or the one in it that is called state_dict."""
+    if isinstance(content, dict):
+        inner = [content[key] for key in _WRAPPERS if isinstance(content.get(key), dict)]
+        content = inner[0] if inner else content
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"{name} is not a state dict: it holds no dictionary of tensors")
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, _Strided):
+            raise UserError(
+                f"{name} is not a state dict: {str(key)[:100]} is a {type(value).__name__}, not a "
+                "tensor. Save the network's alone: torch.save(network.state_dict(), path)"
+            )
+    return content
+
+
+def _materialize(
+    content: dict[str, _Strided], archive: Archive, folder: str, name: str
+) -> dict[str, Tensor]:
+    if len(content) > _MAX_ENTRIES:
+        raise UserError(f"{name} holds {len(content):,} tensors; at most {_MAX_ENTRIES:,} are read")
+    total = sum(math.prod(t.size) * t.storage.dtype.itemsize for t in content.values())
+    if total > MAX_BYTES:
+        raise UserError(f"{name} describes {total:,} bytes; at most {MAX_BYTES:,} are read")
+    stored: dict[str, bytes] = {}
+    tensors = {}
+    for key, tensor in content.items():
+        storage = tensor.storage
+        if storage.key not in stored:
+            stored[storage.key] = archive.read(f"{folder}data/{storage.key}")
+        raw = stored[storage.key]
+        if len(raw) != storage.count * storage.dtype.itemsize:
+            raise UserError(
+                f"{name} is damaged: {key[:100]} should lie on {storage.count:,} numbers, and "
+                f"{len(raw):,} bytes are there"
+            )
+        flat = _from_bytes(raw, storage.dtype)
+        tensors[key] = torch.as_strided(flat, tensor.size, tensor.stride, tensor.offset).clone(
+            memory_format=torch.contiguous_format
+        )
+    return tensors
+
+
+def _from_bytes(raw: bytes, dtype: torch.dtype) -> Tensor:
+    if not raw:
+        return torch.empty(0, dtype=dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is not writable, and is never written
+        return torch.frombuffer(raw, dtype=dtype)
+
+
+def check_weights(tensors: Iterable[tuple[str, Tensor]], name: str) -> None:
+    """Refuses weights that are no numbers to compute with.
+
+    Args:
+        tensors: (name, tensor).
+        name: What their file is called in errors.
+
+    Raises:
+        UserError: One is not of a floating-point type, or holds NaN or infinity.
+    """
+    for key, tensor in tensors:
+        if not tensor.is_floating_point():
+            raise UserError(f"{name}: {key[:100]} is {tensor.dtype}, not floating point")
+        if not bool(torch.isfinite(tensor.float()).all()):
+            raise UserError(f"{name}: {key[:100]} holds NaN or infinity")
