@@ -3,8 +3,8 @@
 Three lines take one to a single timestep (the environment is Stable-Baselines3's, uint8 images):
 
     teacher = load_any(Path("dqn_pong.zip"))
-    student = convert(teacher, 5, play(teacher, env, 2_000))  # snn_rl.convert, snn_rl.agents
-    agent = iir(student, teacher, env)                        # snn_rl.agents
+    student = convert(teacher, 5, observe(teacher, env))  # snn_rl.convert, snn_rl.agents
+    agent = iir(student, teacher, env)                    # snn_rl.agents
 
 Nothing of a file is ever executed, see `snn_rl.state_dict`. What comes out is an `AnalogNetwork`,
 as if it had been trained here: it takes images in [0, 1].

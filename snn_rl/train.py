@@ -43,7 +43,6 @@ snn_rl/configs/settings/. Sweeps: -m seed=0,1,2 (Hydra).
 """
 
 import gc
-import math
 import warnings
 from functools import partial
 from pathlib import Path
@@ -60,6 +59,7 @@ from snn_rl.agents import CarriedDQN, SpikingDQN, SpikingDQNPolicy, SpikingQNetw
 from snn_rl.agents.dqn import OPTIMIZERS
 from snn_rl.agents.objectives import DISTILL, TD
 from snn_rl.agents.replay import Journal
+from snn_rl.agents.retraining import cosine
 from snn_rl.agents.training import (
     Counters,
     Selection,
@@ -335,11 +335,6 @@ def _teacher(network: Network) -> Network:
 def linear(start: float, end: float) -> Schedule:
     """Learning rate from start to end, over the remaining progress from 1 to 0."""
     return lambda remaining: end + (start - end) * remaining
-
-
-def cosine(start: float) -> Schedule:
-    """Half a cosine from start to 0, over the remaining progress from 1 to 0."""
-    return lambda remaining: start * (1 - math.cos(math.pi * remaining)) / 2
 
 
 def main(config: Config) -> None:
