@@ -18,14 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from snn_rl.archive import Archive, parse_json, read_bytes
 from snn_rl.checkpoint import load_network
 from snn_rl.errors import UserError
 from snn_rl.networks import AnalogNetwork, Conv, Dense, NetworkSpec, SpikingNetwork
 from snn_rl.state_dict import (
-    Archive,
     check_weights,
-    parse_json,
-    read_bytes,
     safetensors_state_dict,
     torch_state_dict,
 )

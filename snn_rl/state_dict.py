@@ -6,18 +6,12 @@ build a dictionary of tensors are interpreted below. Every other one, every name
 PyTorch's own storages, and everything that asks for more memory than its file backs is refused.
 """
 
-import io
-import json
 import math
 import pickletools
 import re
-import struct
 import warnings
-import zipfile
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,29 +19,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
+from snn_rl.archive import MAX_BYTES, MAX_ENTRIES, Archive, parse_json
 from snn_rl.errors import UserError
 
-MAX_BYTES = 2**28  # of a file, and of all its tensors: forty times the Atari network
-_MAX_TEXT = 2**24  # of a JSON text, or of the pickle that lists a state dict's tensors
+_MAX_PICKLE = 2**22  # that lists a state dict's tensors
 _MAX_HEADER = 2**20  # of a safetensors file
-_MAX_ENTRIES = 10_000  # of an archive, and tensors of a state dict
-_MAX_RATIO = 200  # of a compressed entry; weights hardly shrink at all
 _MAX_DIMS = 8
-_DIRECTORY_ENTRY = b"PK\x01\x02"
 _WRAPPERS = ("state_dict", "model_state_dict")  # what training scripts put beside their optimizer
 
-# What zipfile and zlib raise, between them, on a damaged archive
-_ZIP_DAMAGE = (
-    OSError,
-    ValueError,
-    LookupError,
-    EOFError,
-    RuntimeError,  # NotImplementedError too
-    OverflowError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 _STORAGES = {
     "FloatStorage": torch.float32,
     "DoubleStorage": torch.float64,
@@ -64,115 +43,6 @@ _DICT = "collections.OrderedDict"
 _TENSOR = "torch._utils._rebuild_tensor_v2"
 _PARAMETER = "torch._utils._rebuild_parameter"
 _KNOWN = {_DICT, _TENSOR, _PARAMETER, *(f"torch.{name}" for name in _STORAGES)}
-
-
-def read_bytes(path: Path) -> bytes:
-    """The whole of a file of weights.
-
-    Raises:
-        UserError: It is missing, or far larger than any network that could be imported.
-    """
-    if not path.is_file():
-        raise UserError(f"no such file: {path}")
-    size = path.stat().st_size
-    if size > MAX_BYTES:
-        raise UserError(f"{path} has {size:,} bytes; a network to import has at most {MAX_BYTES:,}")
-    return path.read_bytes()
-
-
-def parse_json(text: bytes | str, name: str) -> Any:
-    """JSON without repeated keys.
-
-    Args:
-        text: At most 16 MiB.
-        name: What it is called in errors.
-
-    Raises:
-        UserError: It is too long, too deep, no JSON, or has a key twice.
-    """
-    if len(text) > _MAX_TEXT:
-        raise UserError(f"{name} is {len(text):,} bytes of JSON; at most {_MAX_TEXT:,} are read")
-    try:
-        return json.loads(text, object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{name} is damaged: {error}") from None
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {twice[:100]!r} stands in it twice")
-    return result
-
-
-class Archive:
-    """A zip archive that is read in bounds; nothing is ever extracted to the disk.
-
-    Args:
-        data: The archive.
-        name: What it is called in errors.
-
-    Raises:
-        UserError: It is damaged, names a path outside itself, has a name twice, or is larger
-            inside than any network.
-    """
-
-    def __init__(self, data: bytes, name: str):
-        self.name = name
-        # the list of entries is read whole when an archive is opened: it is bounded first
-        if data.count(_DIRECTORY_ENTRY) > _MAX_ENTRIES:
-            raise UserError(f"{name} lists more than {_MAX_ENTRIES:,} entries")
-        try:
-            self._zip = zipfile.ZipFile(io.BytesIO(data))
-        except _ZIP_DAMAGE as error:
-            raise UserError(f"{name} is damaged or not a zip archive ({error})") from None
-        self._entries: dict[str, zipfile.ZipInfo] = {}
-        for entry in self._zip.infolist():
-            shown = repr(entry.filename[:100])
-            parts = re.split(r"[/\\]", entry.filename)
-            if ".." in parts or parts[0] == "" or ":" in parts[0]:
-                raise UserError(f"{name} names a path outside itself, {shown}: it is not trusted")
-            if entry.filename in self._entries:
-                raise UserError(f"{name} holds {shown} twice")
-            if entry.file_size > _MAX_RATIO * entry.compress_size + 1024:
-                raise UserError(f"{name} packs {entry.file_size:,} bytes of {shown} into a few")
-            self._entries[entry.filename] = entry
-        total = sum(entry.file_size for entry in self._entries.values())
-        if total > MAX_BYTES:
-            raise UserError(f"{name} unpacks to {total:,} bytes; at most {MAX_BYTES:,} are read")
-
-    def __contains__(self, entry: str) -> bool:
-        return entry in self._entries
-
-    def names(self) -> list[str]:
-        """Its entries."""
-        return list(self._entries)
-
-    def size(self, entry: str) -> int:
-        """Bytes of an entry."""
-        return self._entries[entry].file_size
-
-    def read(self, entry: str, limit: int = MAX_BYTES) -> bytes:
-        """One entry, its checksum tested.
-
-        Raises:
-            UserError: It is missing, damaged or longer than `limit`.
-        """
-        shown = f"{entry} in {self.name}"
-        if entry not in self._entries:
-            raise UserError(f"{self.name} is not whole: it lacks {entry}")
-        info = self._entries[entry]
-        if info.file_size > limit:
-            raise UserError(f"{shown} has {info.file_size:,} bytes; at most {limit:,} are read")
-        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise UserError(f"{shown} is compressed in a way that is not read")
-        try:
-            with self._zip.open(info) as file:
-                return file.read(limit)
-        except _ZIP_DAMAGE as error:
-            raise UserError(f"{shown} is damaged ({error})") from None
 
 
 def torch_state_dict(data: bytes, name: str) -> dict[str, Tensor]:
@@ -193,7 +63,7 @@ def torch_state_dict(data: bytes, name: str) -> dict[str, Tensor]:
     if f"{folder}byteorder" in archive and archive.read(f"{folder}byteorder", 16) != b"little":
         raise UserError(f"{name} was written by a big-endian machine")
     try:
-        content = _interpret(archive.read(pickled, _MAX_TEXT))
+        content = _interpret(archive.read(pickled, _MAX_PICKLE))
     except _Refused as refused:
         raise UserError(f"{name} is not a plain state dict: {refused}") from None
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
@@ -423,8 +293,8 @@ def _unwrap(content: Any, name: str) -> dict[str, _Strided]:
 def _materialize(
     content: dict[str, _Strided], archive: Archive, folder: str, name: str
 ) -> dict[str, Tensor]:
-    if len(content) > _MAX_ENTRIES:
-        raise UserError(f"{name} holds {len(content):,} tensors; at most {_MAX_ENTRIES:,} are read")
+    if len(content) > MAX_ENTRIES:
+        raise UserError(f"{name} holds {len(content):,} tensors; at most {MAX_ENTRIES:,} are read")
     total = sum(math.prod(t.size) * t.storage.dtype.itemsize for t in content.values())
     if total > MAX_BYTES:
         raise UserError(f"{name} describes {total:,} bytes; at most {MAX_BYTES:,} are read")
