@@ -142,7 +142,7 @@ class Archive:
             raise UserError(f"{shown} is compressed in a way that is not read")
         try:
             with self._zip.open(info) as file:
-                return file.read(limit)
+                return file.read(info.file_size)
         except _DAMAGE as error:
             raise UserError(f"{shown} is damaged ({error})") from None
 

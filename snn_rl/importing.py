@@ -79,7 +79,7 @@ def load_any(
     data = read_bytes(path)
     if data[:4] == b"PK\x03\x04":
         archive = Archive(data, name)
-        if "policy.pth" in archive:
+        if "policy.pth" in archive or "data" in archive:
             return _from_sb3(archive, image, name)
         return from_state_dict(torch_state_dict(data, name), image, strides, pixel_max, name)
     if data[8:9] == b"{":
@@ -128,11 +128,12 @@ def from_state_dict(
     kernels = tuple(weight.shape[2] for _, weight, _ in convs)
     chosen = tuple(strides) if strides is not None else _STRIDES.get(kernels, ())
     if len(chosen) != len(convs) or any(step < 1 for step in chosen):
-        given = "strides has" if strides is not None else "known are"
+        wrong = "their strides are not known"
+        if strides is not None:
+            wrong = f"strides=[{_list(chosen)}] does not fit them"
         raise UserError(
-            f"{name} has {len(convs)} convolutions (kernels {_list(kernels)}); {given} strides "
-            f"{_list(chosen) or 'of other networks only'}: say one for each, for example "
-            "strides=[4,2,1]"
+            f"{name} has {len(convs)} convolutions (kernels {_list(kernels)}), and {wrong}: say a "
+            "stride of 1 or more for each, for example strides=[4,2,1]"
         )
     height, width = image or ATARI_IMAGE
     if convs:

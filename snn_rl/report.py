@@ -248,7 +248,8 @@ def reward_section(stages: Sequence[StageResult], figure: str = "") -> list[str]
         figure: Markdown of a figure of them.
     """
     rows, evaluations = [], []
-    compared = any((s.metrics or {})[GREEDY].get("agreement") for s in finished(stages))
+    done = finished(stages)
+    compared = any((s.metrics or {})[GREEDY].get("agreement") is not None for s in done)
 
     def agreements(metrics: dict[str, Any], column: str) -> list[str]:
         if not compared:  # runs of older versions have none
@@ -256,7 +257,7 @@ def reward_section(stages: Sequence[StageResult], figure: str = "") -> list[str]
         agreement = metrics[column].get("agreement")
         return ["–" if agreement is None else f"{100 * agreement:.1f} %"]
 
-    for stage in finished(stages):
+    for stage in done:
         metrics = stage.metrics
         assert metrics is not None
         rows.append(

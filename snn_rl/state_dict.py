@@ -23,6 +23,7 @@ from snn_rl.archive import MAX_BYTES, MAX_ENTRIES, Archive, parse_json
 from snn_rl.errors import UserError
 
 _MAX_PICKLE = 2**22  # that lists a state dict's tensors
+_MAX_OPERATIONS = 200_000  # of that pickle; the Atari network takes 300
 _MAX_HEADER = 2**20  # of a safetensors file
 _MAX_DIMS = 8
 _WRAPPERS = ("state_dict", "model_state_dict")  # what training scripts put beside their optimizer
@@ -134,7 +135,6 @@ class _Strided:
     stride: tuple[int, ...]
 
 
-_MARK = object()
 _CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _VALUES = (
     "BININT",
@@ -150,21 +150,24 @@ _VALUES = (
 def _interpret(pickled: bytes) -> Any:
     """What a pickle of dictionaries, numbers, strings and tensors describes."""
     stack: list[Any] = []
+    marked: list[list[Any]] = []  # what lay below each mark
     memo: dict[int, Any] = {}
 
     def since_mark() -> list[Any]:
-        last = max(i for i, item in enumerate(stack) if item is _MARK)
-        items = stack[last + 1 :]
-        del stack[last:]
+        nonlocal stack
+        items, stack = stack, marked.pop()
         return items
 
     operations: Iterable[tuple[Any, Any, Any]] = pickletools.genops(pickled)
-    for opcode, argument, _ in operations:
+    for count, (opcode, argument, _) in enumerate(operations):
+        if count > _MAX_OPERATIONS:
+            raise _Refused(f"its pickle has more than {_MAX_OPERATIONS:,} steps")
         match opcode.name:
             case "PROTO" | "FRAME":
                 pass
             case "MARK":
-                stack.append(_MARK)
+                marked.append(stack)
+                stack = []
             case "NONE" | "NEWTRUE" | "NEWFALSE":
                 stack.append(_CONSTANTS[opcode.name])
             case name if name in _VALUES:
@@ -176,10 +179,11 @@ def _interpret(pickled: bytes) -> Any:
             case "EMPTY_TUPLE":
                 stack.append(())
             case "TUPLE":
-                stack.append(tuple(since_mark()))
+                items = since_mark()
+                stack.append(tuple(items))
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                count = int(opcode.name[-1])
-                stack[-count:] = [tuple(stack[-count:])]
+                last = int(opcode.name[-1])
+                stack[-last:] = [tuple(stack[-last:])]
             case "BINPUT" | "LONG_BINPUT":
                 memo[argument] = stack[-1]
             case "MEMOIZE":
