@@ -23,7 +23,7 @@ from snn_rl.convert import layer_table
 from snn_rl.errors import UserError
 from snn_rl.figures import colour, running_mean
 from snn_rl.networks import AnalogNetwork, Conv, Dense, NetworkSpec, SpikingNetwork
-from snn_rl.report import write_report
+from snn_rl.report import reward_section, write_report
 from snn_rl.results import read_stages
 
 SPEC = NetworkSpec((2, 11, 9), (Conv(4, 3, 2), Conv(3, 2, 1), Dense(7)), 5)
