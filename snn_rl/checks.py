@@ -185,7 +185,10 @@ def import_networks(config: Config) -> tuple[Config, dict[str, AnalogNetwork]]:
                 f"{frames if other and spec.outputs == needed.outputs else ''}"
             )
         else:
-            config = replace(config, network=layers_name(spec.layers), bias=spec.bias)
+            try:
+                config = replace(config, network=layers_name(spec.layers), bias=spec.bias)
+            except ValueError as error:
+                raise UserError(f"{key}={file} cannot be used: {error}") from None
         networks[key] = network
     return config, networks
 

@@ -7,10 +7,12 @@ weights, so that every current, and every bias, stays in the analog network's un
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from snn_rl.encoding import ENCODINGS
 from snn_rl.networks import AnalogNetwork, SpikingNetwork, State
@@ -87,6 +89,39 @@ def find_threshold(current: Tensor, q: float = 90.0, over: str = POSITIVE) -> fl
 
 
 @torch.no_grad()
+def fuse_batch_norm(analog: AnalogNetwork) -> AnalogNetwork:
+    """The same function without batch-norm: its running statistics go into weights and biases.
+
+    Source: [IIR] A.2.2, after Rueckauer et al. (2017).
+
+    Args:
+        analog: It is left as it is; without batch-norm it comes back itself.
+    """
+    if not analog.spec.batch_norm:
+        return analog
+    spec = replace(analog.spec, batch_norm=False, bias=True)
+    fused = AnalogNetwork(spec).to(analog.head.weight)
+    fused.dropout = analog.dropout
+    ours, theirs = [*fused.synapses, fused.head], [*analog.synapses, analog.head]
+    for target, source in zip(ours, theirs, strict=True):
+        state = _without_batch_norm(source).state_dict()
+        if isinstance(target, nn.Conv2d | nn.Linear):
+            assert target.bias is not None
+            state.setdefault("bias", torch.zeros_like(target.bias))
+        target.load_state_dict(state)
+    return fused
+
+
+def _without_batch_norm(layer: nn.Module) -> nn.Module:
+    if not isinstance(layer, nn.Sequential):
+        return layer
+    conv, norm = layer
+    assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+    # `eval` on copies: fusion uses the running statistics, and the caller's network may be training
+    return fuse_conv_bn_eval(deepcopy(conv).eval(), deepcopy(norm).eval())
+
+
+@torch.no_grad()
 def convert(
     analog: nn.Module,
     timesteps: int,
@@ -121,26 +156,27 @@ def convert(
         raise ConversionError(
             f"cannot convert a {type(analog).__name__}: build it as an AnalogNetwork from its spec"
         )
+    analog = fuse_batch_norm(analog)
     spiking = SpikingNetwork(analog.spec, timesteps, surrogate, encoding).to(data.device)
     missing, unexpected = spiking.load_state_dict(analog.state_dict(), strict=False)
     strange = [key for key in missing if not key.startswith("neurons.")] + list(unexpected)
     if strange:
         raise ConversionError(f"weights that do not fit the description: {', '.join(strange)}")
 
-    spikes = ENCODINGS[encoding](data, timesteps)
-    followers = [*spiking.synapses[1:], spiking.head]
-    parts = zip(analog.spec.names(), spiking.synapses, spiking.neurons, followers, strict=False)
-    for name, synapse, neuron, follower in parts:
-        current = spiking.current(synapse, spikes)
-        # under direct encoding the first layer's current is the same at every t
-        distinct = current[:1] if spikes.shape[0] == 1 else current
+    names = analog.spec.names()
+
+    def fire(index: int, current: Tensor) -> Tensor:
+        # under direct encoding the first layer's current comes once, and is the same at every t
         try:
-            v_threshold = find_threshold(distinct, q, over)
+            v_threshold = find_threshold(current, q, over)
         except ConversionError as error:
-            raise ConversionError(f"layer {name}: {error}") from None
-        neuron.v_threshold.fill_(v_threshold)
-        follower.weight.mul_(v_threshold)
-        spikes = neuron(current)[0]
+            raise ConversionError(f"layer {names[index]}: {error}") from None
+        spiking.neurons[index].v_threshold.fill_(v_threshold)
+        for follower in spiking.followers(index):
+            follower.weight.mul_(v_threshold)  # type: ignore[operator]
+        return spiking.fire(index, current)
+
+    spiking.propagate(ENCODINGS[encoding](data, timesteps), fire)
     return spiking
 
 

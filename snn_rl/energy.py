@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
-from snn_rl.networks import Conv, NetworkSpec
+from snn_rl.networks import NetworkSpec
 
 # Energy per operation in pJ (45 nm CMOS, Horowitz 2014, as [IIR] and [ULL] quote it)
 FLOAT32 = (4.6, 0.9)
@@ -34,16 +32,7 @@ class Energy:
 
 def macs(spec: NetworkSpec) -> list[int]:
     """Multiply-accumulates of every weight layer, head included ([IIR] A.4)."""
-    counts = []
-    shape: tuple[int, ...] = spec.input_shape
-    for layer, out in zip(spec.layers, spec.shapes(), strict=True):
-        fan_in = (
-            shape[0] * layer.kernel**2 if isinstance(layer, Conv) else torch.Size(shape).numel()
-        )
-        counts.append(fan_in * torch.Size(out).numel())
-        shape = out
-    counts.append(torch.Size(shape).numel() * spec.outputs)
-    return counts
+    return [connection.macs for connection in spec.connections()]
 
 
 def energy(
@@ -62,13 +51,20 @@ def energy(
             instead of by the spikes that enter it. The head fires nothing; it keeps the spikes
             that enter it.
     """
-    counts = macs(spec)
     mac, ac = costs
-    entering = list(spike_rates)
-    if own_layer:
-        entering = [*spike_rates[1:], spike_rates[-1]]
-    accumulations = sum(n * rate for n, rate in zip(counts[1:], entering, strict=True))
-    return Energy(sum(counts) * mac, counts[0] * mac + accumulations * ac)
+    connections = spec.connections()
+    if len(spike_rates) != connections[-1].target:
+        raise ValueError(
+            f"{len(spike_rates)} spike rates for {connections[-1].target} hidden layers"
+        )
+    first = sum(c.macs for c in connections if c.source is None)
+    accumulations = 0.0
+    for connection in connections:
+        if connection.source is not None:
+            fires = own_layer and connection.target < len(spike_rates)
+            layer = connection.target if fires else connection.source
+            accumulations += connection.macs * spike_rates[layer]
+    return Energy(sum(macs(spec)) * mac, first * mac + accumulations * ac)
 
 
 def skipping_energy(

@@ -63,10 +63,8 @@ from snn_rl.agents.retraining import cosine
 from snn_rl.agents.training import (
     Counters,
     Selection,
-    derive_seed,
     read_counters,
     resume,
-    seed_everything,
     train_stage,
 )
 from snn_rl.checkpoint import load_network, read_json, save_network
@@ -80,6 +78,7 @@ from snn_rl.memory import keep_freed_memory
 from snn_rl.networks import AnalogNetwork, Network, SpikingNetwork, State
 from snn_rl.play import record_video
 from snn_rl.report import write_report
+from snn_rl.seeding import derive_seed, seed_everything
 from snn_rl.trials import Trials, evaluate_stage
 
 
@@ -220,7 +219,7 @@ class ChainTrainer:
             "double": dqn.double,
             "target_update_interval": dqn.target_update_interval,
             "buffer_size": dqn.buffer_size,
-            "bf16": runs.uses_bf16(config),
+            "bf16": runs.uses_bf16(config.precision, config.device),
             "device": config.device,
         }
         if is_ann and config.ann is None:

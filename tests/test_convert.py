@@ -14,11 +14,19 @@ from snn_rl.convert import (
     convert,
     find_threshold,
     format_table,
+    fuse_batch_norm,
     layer_table,
     percentile,
     spike_rates,
 )
-from snn_rl.networks import AnalogNetwork, Conv, Dense, NetworkSpec
+from snn_rl.networks import (
+    AnalogNetwork,
+    AvgPool,
+    Block,
+    Conv,
+    Dense,
+    NetworkSpec,
+)
 
 SPEC = NetworkSpec((2, 20, 20), (Conv(8, 4, 2), Conv(16, 3, 1), Dense(32)), 4, bias=True)
 
@@ -289,3 +297,56 @@ def test_a_layer_that_never_fires_is_a_warning_with_its_name():
 @pytest.mark.filterwarnings("error")
 def test_a_lively_network_is_no_warning():
     assert all(row.dead < 1 for row in layer_table(convert(network(), 3, images()), images(), []))
+
+
+DEEP = NetworkSpec(
+    (2, 12, 12),
+    (Conv(4, 3, 1, 1), AvgPool(2), Block(4), Block(6, 2), Dense(8)),
+    3,
+    batch_norm=True,
+)
+
+
+def trained_norms() -> AnalogNetwork:
+    """A network whose batch-norms have seen images, in float64."""
+    torch.manual_seed(3)
+    network = AnalogNetwork(DEEP).double()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 2.0)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+    network.train()
+    for _ in range(5):
+        network(torch.rand(16, 2, 12, 12, dtype=torch.float64))
+    return network.eval()
+
+
+def test_batch_norm_fuses_exactly():
+    network, x = trained_norms(), torch.rand(4, 2, 12, 12, dtype=torch.float64)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    fused = fuse_batch_norm(network)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
+    torch.testing.assert_close(fused.double()(x), network(x), rtol=1e-6, atol=1e-6)
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_a_block_s_shortcuts_carry_what_a_spike_stands_for():
+    """At large T rates times thresholds approach the activations, behind identity and 1x1 alike."""
+    network = trained_norms().float()
+    x = torch.rand(6, 2, 12, 12)
+    spiking = convert(network, 400, x, q=100.0)
+    activations = fuse_batch_norm(network).activity(x)[1]
+
+    def error(layer: int) -> float:
+        rate = spiking.activity(x)[1][layer].mean(0)
+        return float(
+            (rate * spiking.neurons[layer].v_threshold - activations[layer][0]).abs().max()
+        )
+
+    assert min(activations[layer].max() for layer in (2, 4)) > 0.25
+    assert error(2) < 0.02
+    assert error(4) < 0.02
+    with torch.no_grad():
+        spiking.synapses[3].weight.fill_(0.5 * spiking.neurons[0].v_threshold)
+    assert error(2) > 0.05

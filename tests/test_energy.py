@@ -77,5 +77,5 @@ def test_own_layer_counts_by_the_layer_s_own_spikes():
 
 @pytest.mark.parametrize("count", [3, 5])
 def test_one_rate_per_hidden_layer(count):
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="spike rates for 4 hidden layers"):
         energy(SINGLE, [0.1] * count)

@@ -1,8 +1,6 @@
 """One description of a layer stack, and its two forms: analog (ReLU) and spiking (LIF)."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,121 +8,11 @@ from torch.nn import functional as F
 
 from snn_rl.encoding import ENCODINGS
 from snn_rl.lif import LIF
+from snn_rl.networks.spec import AvgPool, Block, Connection, Conv, Dense, Dropout, NetworkSpec
 from snn_rl.surrogate import SURROGATES
 
-
-@dataclass(frozen=True)
-class Conv:
-    """A square convolution followed by an activation."""
-
-    channels: int
-    kernel: int
-    stride: int = 1
-
-
-@dataclass(frozen=True)
-class Dense:
-    """A fully connected layer followed by an activation."""
-
-    units: int
-
-
-@dataclass(frozen=True)
-class NetworkSpec:
-    """A layer stack: convolutions, then dense layers, then a linear head without activation.
-
-    Attributes:
-        input_shape: (channels, height, width) of one image.
-        layers: Hidden layers from input to output.
-        outputs: Units of the head (number of actions, or of classes).
-        bias: Whether every layer, the head included, has a bias.
-    """
-
-    input_shape: tuple[int, int, int]
-    layers: tuple[Conv | Dense, ...]
-    outputs: int
-    bias: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """This description as plain JSON types."""
-        return {
-            "input_shape": list(self.input_shape),
-            "layers": [{"kind": type(x).__name__.lower(), **asdict(x)} for x in self.layers],
-            "outputs": self.outputs,
-            "bias": self.bias,
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "NetworkSpec":
-        """The inverse of `to_dict`.
-
-        Raises:
-            ValueError: `data` is not such a description.
-        """
-        kinds: dict[str, type[Conv] | type[Dense]] = {"conv": Conv, "dense": Dense}
-        try:
-            layers = []
-            for entry in data["layers"]:
-                fields = {key: int(value) for key, value in entry.items() if key != "kind"}
-                layers.append(kinds[entry["kind"]](**fields))
-            channels, height, width = (int(n) for n in data["input_shape"])
-            shape = (channels, height, width)
-            return cls(shape, tuple(layers), int(data["outputs"]), bool(data["bias"]))
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise ValueError(f"not a network description ({error!r})") from error
-
-    def shapes(self) -> list[tuple[int, ...]]:
-        """Output shape of every hidden layer, without the batch dimension.
-
-        Raises:
-            ValueError: An image is too small for the stack, or a convolution follows a dense layer.
-        """
-        shape: tuple[int, ...] = self.input_shape
-        result: list[tuple[int, ...]] = []
-        for i, layer in enumerate(self.layers):
-            if min(asdict(layer).values()) < 1:
-                raise ValueError(f"layer {i}: every number in {layer} must be at least 1")
-            if isinstance(layer, Dense):
-                shape = (layer.units,)
-            elif len(shape) != 3:
-                raise ValueError(f"layer {i} is a convolution behind a dense layer")
-            else:
-                height, width = ((n - layer.kernel) // layer.stride + 1 for n in shape[1:])
-                if min(height, width) < 1:
-                    raise ValueError(
-                        f"images of {self.input_shape} are too small for layer {i}, "
-                        f"a {layer.kernel}x{layer.kernel} convolution"
-                    )
-                shape = (layer.channels, height, width)
-            result.append(shape)
-        return result
-
-    def names(self) -> list[str]:
-        """A short name for every weight layer: conv1, conv2, ..., fc1, ..., head."""
-        counts = {"conv": 0, "fc": 0}
-        names = []
-        for layer in self.layers:
-            kind = "conv" if isinstance(layer, Conv) else "fc"
-            counts[kind] += 1
-            names.append(f"{kind}{counts[kind]}")
-        return [*names, "head"]
-
-    def build_synapses(self) -> tuple[nn.ModuleList, nn.Linear]:
-        """Freshly initialised weight layers: the hidden ones, and the head."""
-        shape: tuple[int, ...] = self.input_shape
-        synapses = nn.ModuleList()
-        for layer, out in zip(self.layers, self.shapes(), strict=True):
-            if isinstance(layer, Conv):
-                synapses.append(
-                    nn.Conv2d(shape[0], layer.channels, layer.kernel, layer.stride, bias=self.bias)
-                )
-            else:
-                fan_in = int(torch.Size(shape).numel())
-                synapses.append(nn.Linear(fan_in, layer.units, bias=self.bias))
-            shape = out
-        head = nn.Linear(int(torch.Size(shape).numel()), self.outputs, bias=self.bias)
-        return synapses, head
-
+# Turns the current of hidden layer k, [T or 1, N, ...], into its activity, [T, N, ...]
+Fire = Callable[[int, Tensor], Tensor]
 
 # What a network remembers from image to image: of every hidden layer, [N, ...]; [] is nothing
 State = list[Tensor]
@@ -141,17 +29,95 @@ def clear(state: State, ended: Tensor) -> State:
     return [rest * keep.view(-1, *[1] * (rest.dim() - 1)) for rest in state]
 
 
+class Scale(nn.Module):
+    """The identity times a number: 1, until conversion folds a threshold into it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(1.0), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape."""
+        return x * self.weight
+
+
+def _synapse(connection: Connection, bias: bool, batch_norm: bool) -> nn.Module:
+    layer, inputs = connection.layer, connection.input_shape
+    if isinstance(layer, Dense):
+        return nn.Linear(int(torch.Size(inputs).numel()), layer.units, bias=bias)
+    if not isinstance(layer, Conv):
+        return Scale()
+    shape = (inputs[0], layer.channels, layer.kernel, layer.stride, layer.padding)
+    if batch_norm:
+        return nn.Sequential(nn.Conv2d(*shape, bias=False), nn.BatchNorm2d(layer.channels))
+    return nn.Conv2d(*shape, bias=bias)
+
+
 class Network(nn.Module):
     """What both forms share: the description and the weight layers, under the same names.
 
     Args:
         spec: The description.
+
+    Attributes:
+        synapses: Every weight layer but the head, in the order of `NetworkSpec.connections`.
+        head: The last weight layer.
+        dropout: Probability with which activity is dropped at the description's `Dropout`s, in
+            training mode. One mask serves all timesteps ([STDB] section 4, [IIR] A.2.2).
     """
+
+    head: nn.Linear
 
     def __init__(self, spec: NetworkSpec):
         super().__init__()
         self.spec = spec
-        self.synapses, self.head = spec.build_synapses()
+        self.dropout = 0.0
+        self.connections = spec.connections()
+        *hidden, head = (_synapse(c, spec.bias, spec.batch_norm) for c in self.connections)
+        self.synapses = nn.ModuleList(hidden)
+        # the head is Dense, and what is built of that is an nn.Linear
+        self.head = head  # type: ignore[assignment]
+
+    def propagate(self, x: Tensor, fire: Fire) -> Tensor:
+        """Carries activity through all layers up to the head's input.
+
+        Args:
+            x: [T or 1, N, channels, height, width]; a single leading entry is an input that does
+                not change with time. Time is folded into the batch for every weight layer.
+            fire: What the neurons do.
+
+        Returns:
+            [T, N, ...].
+        """
+        synapses = iter(self.synapses)
+        neurons = 0
+        for layer in self.spec.layers:
+            if isinstance(layer, Conv | Dense):
+                x = fire(neurons, _folded(next(synapses), x))
+                neurons += 1
+            elif isinstance(layer, Block):
+                inner = fire(neurons, _folded(next(synapses), x))
+                current = _folded(next(synapses), inner)
+                x = fire(neurons + 1, current + _folded(next(synapses), x))
+                neurons += 2
+            elif isinstance(layer, Dropout):
+                x = self._drop(x)
+            elif isinstance(layer, AvgPool):
+                x = F.avg_pool2d(x.flatten(0, 1), layer.kernel).unflatten(0, x.shape[:2])
+            else:
+                x = F.max_pool2d(x.flatten(0, 1), layer.kernel).unflatten(0, x.shape[:2])
+        return x
+
+    def _drop(self, x: Tensor) -> Tensor:
+        if not self.training or not self.dropout:
+            return x
+        return x * F.dropout(torch.ones_like(x[:1]), self.dropout)
+
+    def followers(self, index: int) -> list[nn.Module]:
+        """The weight layers that the activity of hidden layer `index` enters."""
+        layers = [*self.synapses, self.head]
+        pairs = zip(layers, self.connections, strict=True)
+        return [layer for layer, connection in pairs if connection.source == index]
 
     def activity(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Output [N, outputs] and the hidden layers' activity, each [T, N, ...].
@@ -191,10 +157,14 @@ class AnalogNetwork(Network):
     def activity(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """See `Network.activity`; T = 1 and the activity is the ReLU's output."""
         layers = []
-        for layer in self.synapses:
-            x = F.relu(_apply(layer, x))
-            layers.append(x.unsqueeze(0))
-        return _outputs(self.head, x.flatten(1)), layers
+
+        def fire(_: int, current: Tensor) -> Tensor:
+            activity = F.relu(current)
+            layers.append(activity)
+            return activity
+
+        last = self.propagate(x.unsqueeze(0), fire)
+        return _outputs(self.head, last[0].flatten(1)), layers
 
 
 class SpikingNetwork(Network):
@@ -225,6 +195,8 @@ class SpikingNetwork(Network):
         encoding: str = "direct",
         carry_state: bool = False,
     ):
+        if spec.batch_norm:
+            raise ValueError("batch-norm has no place in a spiking network: fuse it first")
         super().__init__(spec)
         if not isinstance(timesteps, int) or timesteps < 1:
             raise ValueError(f"timesteps must be a whole number, at least 1, not {timesteps}")
@@ -242,7 +214,7 @@ class SpikingNetwork(Network):
         self.encoding = encoding
         # a ModuleList does not say what it holds
         self.neurons = nn.ModuleList(  # type: ignore[assignment]
-            LIF(surrogate=surrogate) for _ in spec.layers
+            LIF(surrogate=surrogate) for _ in spec.shapes()
         )
         if timesteps == 1 and not carry_state:
             # without a timestep before it there is nothing to leak, and no gradient to train it by
@@ -251,12 +223,28 @@ class SpikingNetwork(Network):
 
     def activity(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """See `Network.activity`; the activity is the spikes of T timesteps."""
-        spikes = ENCODINGS[self.encoding](x, self.timesteps)
         layers: list[Tensor] = []
-        for layer, neuron in zip(self.synapses, self.neurons, strict=True):
-            spikes = neuron(self.current(layer, spikes))[0]
+
+        def fire(index: int, current: Tensor) -> Tensor:
+            spikes = self.fire(index, current)
             layers.append(spikes)
-        return _outputs(self.head, spikes.flatten(2).mean(0)), layers
+            return spikes
+
+        last = self.propagate(ENCODINGS[self.encoding](x, self.timesteps), fire)
+        return _outputs(self.head, last.flatten(2).mean(0)), layers
+
+    def fire(self, index: int, current: Tensor) -> Tensor:
+        """Spikes [T, N, ...] of hidden layer `index`, from empty membranes.
+
+        Args:
+            index: From 0.
+            current: [T or 1, N, ...]; a single one flows at every timestep.
+        """
+        neuron = self.neurons[index]
+        # autocast has rounded the current; the membrane is not to be
+        full = current.to(neuron.v_threshold.dtype)
+        spikes: Tensor = neuron(full.expand(self.timesteps, *current.shape[1:]))[0]
+        return spikes
 
     def initial_state(self, count: int) -> State:
         """See `Network.initial_state`."""
@@ -286,23 +274,19 @@ class SpikingNetwork(Network):
             Outputs [images, N, outputs], the hidden layers' spikes, each [images, N, ...], and the
             membranes after the last image.
         """
-        steps, layers, rests = x, [], []
-        for layer, neuron, rest in zip(self.synapses, self.neurons, state, strict=True):
-            folded = _apply(layer, steps.flatten(0, 1)).float()
-            steps, after = neuron(folded.unflatten(0, x.shape[:2]), rest, keep)
-            layers.append(steps)
-            rests.append(after)
-        outputs = _outputs(self.head, steps.flatten(0, 1).flatten(1))
+        layers: list[Tensor] = []
+        rests = []
+
+        def fire(index: int, current: Tensor) -> Tensor:
+            neuron = self.neurons[index]
+            spikes, rest = neuron(current.to(neuron.v_threshold.dtype), state[index], keep)
+            layers.append(spikes)
+            rests.append(rest)
+            return layers[-1]
+
+        last = self.propagate(x, fire)
+        outputs = _outputs(self.head, last.flatten(0, 1).flatten(1))
         return outputs.unflatten(0, x.shape[:2]), layers, rests
-
-    def current(self, layer: nn.Module, spikes: Tensor) -> Tensor:
-        """Input current [T, N, ...] that spikes [T or 1, N, ...] cause behind a weight layer.
-
-        A single leading entry is an input that does not change with time (direct encoding).
-        """
-        folded = _apply(layer, spikes.flatten(0, 1)).float()
-        current: Tensor = folded.unflatten(0, spikes.shape[:2])
-        return current.expand(self.timesteps, *current.shape[1:])
 
     def clamp_(self) -> None:
         """Puts thresholds and leaks back into their ranges, see `LIF.clamp_`."""
@@ -310,16 +294,19 @@ class SpikingNetwork(Network):
             neuron.clamp_()
 
 
-def _outputs(head: nn.Module, x: Tensor) -> Tensor:
-    """The head in float32 even under autocast.
+def _outputs(head: nn.Linear, x: Tensor) -> Tensor:
+    """The head in full precision even under autocast.
 
     bfloat16 would round Q-values that differ by less than a hundredth to the same number.
     """
     with torch.autocast(x.device.type, enabled=False):
-        out: Tensor = head(x.float())
+        out: Tensor = head(x.to(head.weight.dtype))
     return out
 
 
-def _apply(layer: nn.Module, x: Tensor) -> Tensor:
-    out: Tensor = layer(x.flatten(1) if isinstance(layer, nn.Linear) else x)
-    return out
+def _folded(layer: nn.Module, x: Tensor) -> Tensor:
+    """Current [T, N, ...] that activity [T, N, ...] causes behind a weight layer."""
+    folded = x.flatten(0, 1)
+    out: Tensor = layer(folded.flatten(1) if isinstance(layer, nn.Linear) else folded)
+    current: Tensor = out.unflatten(0, x.shape[:2])
+    return current

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from snn_rl.networks.layers import Conv, Dense, NetworkSpec
+from snn_rl.networks.spec import Conv, Dense, NetworkSpec
 
 
 def cartpole(input_shape: tuple[int, int, int], actions: int, bias: bool = False) -> NetworkSpec:
@@ -61,12 +61,22 @@ def q_network(
     return spec
 
 
-def layers_name(layers: Sequence[Conv | Dense]) -> str:
-    """What `q_network` knows these hidden layers by."""
+def layers_name(layers: Sequence[object]) -> str:
+    """What `q_network` knows these hidden layers by.
+
+    Raises:
+        ValueError: They are not convolutions without padding and dense layers alone.
+    """
     for name, build in Q_NETWORKS.items():
         if build((1, 84, 84), 1).layers == tuple(layers):
             return name
-    return "-".join(
-        f"{x.channels}c{x.kernel}s{x.stride}" if isinstance(x, Conv) else str(x.units)
-        for x in layers
-    )
+    words = []
+    for layer in layers:
+        match layer:
+            case Conv(channels, kernel, stride, 0):
+                words.append(f"{channels}c{kernel}s{stride}")
+            case Dense(units):
+                words.append(str(units))
+            case _:
+                raise ValueError(f"a Q-network has no layer like {layer}")
+    return "-".join(words)

@@ -6,6 +6,7 @@ import torch
 from snn_rl.networks import (
     Q_NETWORKS,
     AnalogNetwork,
+    AvgPool,
     Conv,
     Dense,
     SpikingNetwork,
@@ -111,3 +112,9 @@ def test_known_layers_go_by_their_name(name):
 def test_what_are_no_layers_is_refused(name, words):
     with pytest.raises(ValueError, match=words):
         q_network(name, (1, 40, 30), 4)
+
+
+@pytest.mark.parametrize("layer", [AvgPool(2), Conv(3, 5, 2, padding=1)])
+def test_other_layers_have_no_name(layer):
+    with pytest.raises(ValueError, match="no layer like"):
+        layers_name((Conv(3, 5, 2), layer))

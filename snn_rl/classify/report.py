@@ -1,0 +1,87 @@
+"""The report of a classification run, from what its stages left in their directories."""
+
+from pathlib import Path
+from typing import Any
+
+from snn_rl import runs
+from snn_rl.checkpoint import load_network, read_json, write_text
+from snn_rl.energy import FLOAT32, energy
+from snn_rl.iir import ANN, SETTINGS
+from snn_rl.markdown import block, table
+from snn_rl.networks import Network, SpikingNetwork
+
+REPORT = "report.md"
+
+
+def write_report(directory: Path) -> Path:
+    """Writes report.md of a run and returns its path.
+
+    Args:
+        directory: Of the run; stages that are not scored yet are left out.
+    """
+    stages = {
+        path.parent.name: path.parent
+        for path in directory.glob(f"*/{runs.METRICS}")
+        if (path.parent / runs.NETWORK).exists()
+    }
+    order = sorted(stages, key=lambda name: (name != ANN, -_timesteps(stages[name]), name))
+    rows, rates = [], []
+    for name in order:
+        network, notes = load_network(stages[name] / runs.NETWORK)
+        metrics = read_json(stages[name] / runs.METRICS)
+        rows.append(_row(name, network, notes, metrics))
+        rates.append([name, *(f"{rate:.3f}" for rate in metrics["spike_rates"])])
+    invocations = read_json(directory / runs.RUN)
+    first = invocations[-1]
+    settings = first["settings"]
+    text = [
+        f"# {settings['net']} on {settings['dataset']}, seed {settings['seed']}",
+        block("text", "\n".join(dict.fromkeys(entry["command"] for entry in invocations))),
+        table(
+            ["stage", "accuracy", "epochs", "updates", "minutes", "spikes / neuron", "energy"],
+            rows,
+        ),
+        "Accuracy: of the last network of each stage on all test images, once; energy: how many "
+        "times more the dense ANN needs (MAC 4.6 pJ, AC 0.9 pJ, direct encoding, the first layer "
+        "analog; accumulations by the spikes that enter a layer, and of a spike that is averaged "
+        "with its neighbours one quarter, as the papers count).",
+        "## Spikes per neuron and image\n\n"
+        "Of the ANN: the fraction of activations that are not zero.\n\n"
+        + table(["stage", *network.spec.names()[:-1]], rates),
+        "## Where it was run\n\n"
+        + ", ".join(f"{key} {value}" for key, value in first["versions"].items())
+        + f"; revision {first['revision']}; {first['machine']}.",
+    ]
+    path = directory / REPORT
+    write_text(path, "\n\n".join(text) + "\n")
+    return path
+
+
+def _timesteps(directory: Path) -> int:
+    return int(read_json(directory / SETTINGS).get("T") or 0)
+
+
+def _row(name: str, network: Network, notes: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
+    ratio = "1"
+    if isinstance(network, SpikingNetwork):
+        ratio = "-"
+        if network.encoding == "direct":
+            ratio = f"{energy(network.spec, metrics['spike_rates'], FLOAT32).ratio:.2f}"
+    sizes = [float(_count(shape)) for shape in network.spec.shapes()]
+    total = sum(n * rate for n, rate in zip(sizes, metrics["spike_rates"], strict=True))
+    return [
+        "ANN" if name == ANN else name,
+        f"{metrics['accuracy']:.2%}",
+        str(notes["epochs"]),
+        str(notes.get("updates", 0)),
+        f"{notes.get('wall_s', 0) / 60:.0f}",
+        f"{total / sum(sizes):.3f}",
+        ratio,
+    ]
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    count = 1
+    for n in shape:
+        count *= n
+    return count
