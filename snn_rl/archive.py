@@ -132,9 +132,9 @@ class Archive:
         Raises:
             UserError: It is missing, damaged or longer than `limit`.
         """
-        shown = f"{entry} in {self.name}"
+        shown = f"{entry[:100]!r} in {self.name}"
         if entry not in self._entries:
-            raise UserError(f"{self.name} is not whole: it lacks {entry}")
+            raise UserError(f"{self.name} is not whole: it lacks {entry[:100]!r}")
         info = self._entries[entry]
         if info.file_size > limit:
             raise UserError(f"{shown} has {info.file_size:,} bytes; at most {limit:,} are read")

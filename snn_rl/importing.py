@@ -192,7 +192,7 @@ def _layers(tensors: Mapping[str, Tensor], name: str) -> list[_Layer]:
     for key, tensor in tensors.items():
         if key.endswith("bias"):
             continue
-        prefix, shown = key.removesuffix("weight"), key[:100]
+        prefix, shown = key.removesuffix("weight"), repr(key[:100])
         if prefix == key:
             raise UserError(
                 f"{name} is no plain stack of layers: {shown} is neither a weight nor a bias"
@@ -209,7 +209,7 @@ def _layers(tensors: Mapping[str, Tensor], name: str) -> list[_Layer]:
             raise UserError(f"{name}: the bias of {shown} is of another size than its outputs")
         found.append((shown, tensor, bias))
     if biases:
-        raise UserError(f"{name}: {next(iter(biases))[:100]}bias has no weight")
+        raise UserError(f"{name}: {(next(iter(biases)) + 'bias')[:100]!r} has no weight")
     if not found or len(found) > _MAX_LAYERS:
         raise UserError(f"{name} holds {len(found)} layers; needed are 1 to {_MAX_LAYERS}")
     return found
@@ -259,15 +259,15 @@ def _from_sb3(archive: Archive, image: tuple[int, int] | None, name: str) -> Ana
     if strange or not any(".cnn." in key for key in layers):
         raise UserError(
             f"{name} cannot be imported: it is no DQN of Stable-Baselines3 with CnnPolicy and its "
-            f"NatureCNN ({strange[0][:100] if strange else 'it has no convolutions'})"
+            f"NatureCNN ({repr(strange[0][:100]) if strange else 'it has no convolutions'})"
         )
     kwargs = _entry(data, "policy_kwargs")
     activation = str(kwargs.get("activation_fn", "ReLU"))
     has_hidden = sum(key.startswith("q_net.q_net.") for key in layers) > 2
     if has_hidden and not re.search(r"\bReLU\b", activation):
         raise UserError(
-            f"{name} cannot be imported: its hidden layers have activation_fn={activation[:100]}, "
-            "and spikes stand for ReLU's"
+            f"{name} cannot be imported: its hidden layers have activation_fn="
+            f"{activation[:100]!r}, and spikes stand for ReLU's"
         )
     channels = next(t.shape[1] for key, t in layers.items() if t.dim() == 4)
     shape = _entry(data, "observation_space").get("_shape")

@@ -23,7 +23,7 @@ from snn_rl.archive import MAX_BYTES, MAX_ENTRIES, Archive, parse_json
 from snn_rl.errors import UserError
 
 _MAX_PICKLE = 2**22  # that lists a state dict's tensors
-_MAX_OPERATIONS = 200_000  # of that pickle; the Atari network takes 300
+_MAX_OPERATIONS = 100_000  # of that pickle; the Atari network takes 300
 _MAX_HEADER = 2**20  # of a safetensors file
 _MAX_DIMS = 8
 _WRAPPERS = ("state_dict", "model_state_dict")  # what training scripts put beside their optimizer
@@ -170,7 +170,7 @@ def _interpret(pickled: bytes) -> Any:
                 stack = []
             case "NONE" | "NEWTRUE" | "NEWFALSE":
                 stack.append(_CONSTANTS[opcode.name])
-            case name if name in _VALUES:
+            case kind if kind in _VALUES:
                 stack.append(argument)
             case "EMPTY_DICT":
                 stack.append({})
@@ -193,7 +193,10 @@ def _interpret(pickled: bytes) -> Any:
             case "GLOBAL":
                 stack.append(_name(argument.replace(" ", ".", 1)))
             case "STACK_GLOBAL":
-                stack[-2:] = [_name(f"{stack[-2]}.{stack[-1]}")]
+                module, name = stack[-2:]
+                if not isinstance(module, str) or not isinstance(name, str):
+                    raise ValueError("a global name that is no string")
+                stack[-2:] = [_name(f"{module}.{name}")]
             case "BINPERSID":
                 stack.append(_storage(stack.pop()))
             case "REDUCE":
@@ -224,7 +227,7 @@ def _interpret(pickled: bytes) -> Any:
 
 def _name(path: str) -> _Name:
     if path not in _KNOWN:
-        raise _Refused(f"it wants {path[:100]}, which no state dict needs; nothing was run")
+        raise _Refused(f"it wants {path[:100]!r}, which no state dict needs; nothing was run")
     return _Name(path)
 
 
@@ -288,8 +291,8 @@ def _unwrap(content: Any, name: str) -> dict[str, _Strided]:
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, _Strided):
             raise UserError(
-                f"{name} is not a state dict: {str(key)[:100]} is a {type(value).__name__}, not a "
-                "tensor. Save the network's alone: torch.save(network.state_dict(), path)"
+                f"{name} is not a state dict: {str(key)[:100]!r} is a {type(value).__name__}, "
+                "not a tensor. Save the network's alone: torch.save(network.state_dict(), path)"
             )
     return content
 
@@ -311,7 +314,7 @@ def _materialize(
         raw = stored[storage.key]
         if len(raw) != storage.count * storage.dtype.itemsize:
             raise UserError(
-                f"{name} is damaged: {key[:100]} should lie on {storage.count:,} numbers, and "
+                f"{name} is damaged: {key[:100]!r} should lie on {storage.count:,} numbers, and "
                 f"{len(raw):,} bytes are there"
             )
         flat = _from_bytes(raw, storage.dtype)
@@ -341,6 +344,6 @@ def check_weights(tensors: Iterable[tuple[str, Tensor]], name: str) -> None:
     """
     for key, tensor in tensors:
         if not tensor.is_floating_point():
-            raise UserError(f"{name}: {key[:100]} is {tensor.dtype}, not floating point")
+            raise UserError(f"{name}: {key[:100]!r} is {tensor.dtype}, not floating point")
         if not bool(torch.isfinite(tensor.float()).all()):
-            raise UserError(f"{name}: {key[:100]} holds NaN or infinity")
+            raise UserError(f"{name}: {key[:100]!r} holds NaN or infinity")
