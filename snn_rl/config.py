@@ -138,8 +138,12 @@ class Config:
     ann: str | None = None  # an ANN that is done: it only plays, to fill the replay buffer
     init: str | None = None  # a network that the ANN stage starts to learn from
     teacher: str | None = None  # an ANN, of more frames perhaps, that teaches this run's
+    # What a state dict does not say: its convolutions' strides, if they are not the Mnih nets', and
+    # the largest pixel value it was trained on (1: images are divided by 255).
+    strides: list[int] | None = None
+    pixel_max: float = 1.0
     carry_state: bool = False  # go on from T=1: membranes live on from frame to frame
-    network: str = "mnih"
+    network: str = "mnih"  # or cartpole, or layers as in 16c8s4-32c4s2-256; ann= brings its own
     bias: bool = False
     precision: str = "auto"  # auto | float32 | bfloat16
     device: str = "auto"

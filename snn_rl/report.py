@@ -251,7 +251,16 @@ def reward_section(stages: Sequence[StageResult], figure: str = "") -> list[str]
         figure: Markdown of a figure of them.
     """
     rows, evaluations = [], []
-    for stage in finished(stages):
+    done = finished(stages)
+    compared = any((s.metrics or {})[GREEDY].get("agreement") is not None for s in done)
+
+    def agreements(metrics: dict[str, Any], column: str) -> list[str]:
+        if not compared:  # runs of older versions have none
+            return []
+        agreement = metrics[column].get("agreement")
+        return ["–" if agreement is None else f"{100 * agreement:.1f} %"]
+
+    for stage in done:
         metrics = stage.metrics
         assert metrics is not None
         rows.append(
@@ -264,9 +273,11 @@ def reward_section(stages: Sequence[StageResult], figure: str = "") -> list[str]
                 _score(metrics[GREEDY], interval=True),
                 metrics[GREEDY]["distinct"],
                 metrics[GREEDY]["capped"],
+                *agreements(metrics, GREEDY),
                 _score(metrics[STICKY], interval=True),
                 metrics[STICKY]["distinct"],
                 metrics[STICKY]["capped"],
+                *agreements(metrics, STICKY),
             ]
         )
         if metrics["evaluation"] not in evaluations:
@@ -283,6 +294,7 @@ def reward_section(stages: Sequence[StageResult], figure: str = "") -> list[str]
         "distinct",
         "capped",
     ]
+    agreement = ["agreement"] if compared else []
     notes = [
         "Mean ± standard deviation (n - 1) of the return of whole, unclipped games, and the 95 % "
         "interval of the mean (bootstrap over the games).",
@@ -291,6 +303,11 @@ def reward_section(stages: Sequence[StageResult], figure: str = "") -> list[str]
         "*Capped* counts games that the step cap ended; on CartPole the cap is the game's own "
         "limit, and reaching it is the best result there is.",
     ]
+    if compared:
+        notes.append(
+            "*Agreement*: in how many of the situations of its own games the agent does what the "
+            "run's ANN would do there (looked at in every tenth step)."
+        )
     for evaluation in evaluations:
         notes.append(
             f"Seeds from {evaluation['seed']:,}; random actions {evaluation['epsilon']:g} in both "
@@ -302,7 +319,7 @@ def reward_section(stages: Sequence[StageResult], figure: str = "") -> list[str]
         notes.append("The ANN was imported; its steps only fill the replay buffer.")
     return [
         "## Reward",
-        table([*head, "sticky", "distinct", "capped"], rows),
+        table([*head, *agreement, "sticky", "distinct", "capped", *agreement], rows),
         bullets(notes),
         figure,
     ]

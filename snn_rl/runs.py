@@ -91,6 +91,10 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
         files |= {"ann": config.ann, "init": config.init}
     for key, file in files.items():
         settings[key] = file and file_hash(file)
+    if any(files.values()):
+        # None at their defaults, as if there were no such settings: see iir.check_settings
+        settings |= {"strides": config.strides, "pixel_max": config.pixel_max}
+        settings["pixel_max"] = None if config.pixel_max == 1.0 else config.pixel_max
     if stage.carry_state:
         settings |= flat("carry", config.carry)
     if stage.name != ANN:

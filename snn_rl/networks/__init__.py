@@ -8,7 +8,7 @@ from snn_rl.networks.layers import (
     State,
     clear,
 )
-from snn_rl.networks.q_networks import Q_NETWORKS
+from snn_rl.networks.q_networks import Q_NETWORKS, layers_name, q_network
 from snn_rl.networks.spec import (
     AvgPool,
     Block,
@@ -36,4 +36,6 @@ __all__ = [
     "SpikingNetwork",
     "State",
     "clear",
+    "layers_name",
+    "q_network",
 ]
