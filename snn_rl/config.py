@@ -204,7 +204,9 @@ def preset_files(env_id: str, family: str, preset: str) -> list[str]:
     if preset != "default":
         extra = f"{preset}_{family}"
         if extra not in known:
-            raise UserError(f"preset={preset}: must be default or paper")
+            end = f"_{family}"
+            names = sorted(name.removesuffix(end) for name in known if name.endswith(end))
+            raise UserError(f"preset={preset}: must be {' or '.join(['default', *names])}")
         wanted.append(extra)
     return [name for name in wanted if name in known]
 

@@ -18,6 +18,7 @@ from snn_rl.classify.scoring import Score, score
 from snn_rl.convert import ConversionError, convert, format_table, fuse_batch_norm, layer_table
 from snn_rl.errors import UserError
 from snn_rl.iir import ANN, Stage, schedule
+from snn_rl.memory import PeakMemory
 from snn_rl.networks import (
     IMAGE_NETWORKS,
     AnalogNetwork,
@@ -30,6 +31,16 @@ from snn_rl.networks import (
 from snn_rl.seeding import derive_seed, seed_everything
 
 POOLINGS = {"avg": AvgPool, "max": MaxPool}
+
+# Settings that came later, and what runs that do not know them were run with
+_LATER: dict[str, Any] = {
+    "pixels": "standard",
+    "iir.conversion_timesteps": 0,
+    "iir.block_thresholds": "search",
+    "iir.threshold_scale": 1.0,
+    "iir.train_threshold": True,
+    "iir.window": 0,
+}
 
 
 def chain(config: ClassifyConfig) -> list[Stage]:
@@ -51,9 +62,23 @@ def network_spec(config: ClassifyConfig, dataset: Dataset) -> NetworkSpec:
 
 def stage_settings(config: ClassifyConfig, stage: Stage) -> dict[str, Any]:
     """Everything that the stage's result depends on, flat, as plain JSON types."""
+    settings = _all_settings(config, stage).items()
+    return {key: value for key, value in settings if _LATER.get(key) != value}
+
+
+def _all_settings(config: ClassifyConfig, stage: Stage) -> dict[str, Any]:
     settings: dict[str, Any] = {
         name: getattr(config, name)
-        for name in ("dataset", "net", "seed", "batch_norm", "pooling", "image_size", "limit")
+        for name in (
+            "dataset",
+            "net",
+            "seed",
+            "batch_norm",
+            "pooling",
+            "image_size",
+            "limit",
+            "pixels",
+        )
     }
     settings |= {
         "bf16": runs.uses_bf16(config.precision, config.device),
@@ -106,6 +131,7 @@ class ChainFitter:
         notes: dict[str, Any] = {"dataset": config.dataset, "net": config.net, "stage": stage.name}
         notes |= {"seed": config.seed, "epochs": stage_epochs(config, stage)}
         if notes["epochs"]:
+            peak = PeakMemory(self.device)
             settings = config.fit if stage.name == ANN else config.iir
             counters = fit(
                 network,
@@ -118,7 +144,8 @@ class ChainFitter:
                 self._teacher(stage),
             )
             notes |= {"updates": counters.updates, "wall_s": counters.wall_s}
-            notes["history"] = counters.history
+            notes |= {"history": counters.history, "memory": peak.read()}
+            notes["images"] = counters.updates * settings.batch_size
         if isinstance(network, SpikingNetwork):
             with evaluating(network):
                 table = layer_table(network, self._samples(), [])
@@ -129,12 +156,16 @@ class ChainFitter:
     def score(self, stage: Stage) -> Score:
         """The finished stage's accuracy on the test images, measured once and kept."""
         path = self.directory / stage.name / runs.METRICS
+        limit = self.config.test_limit
         if path.exists():
-            return Score(**read_json(path))
+            before = Score(**read_json(path))
+            if before.images == (limit or len(self.dataset.test)):
+                return before
         network, _ = load_network(path.parent / runs.NETWORK)
         network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         seed_everything(derive_seed(self.config.seed, 1_000_000))  # for Poisson input
-        result = score(network, self.dataset.test, self.config.fit.batch_size, stage.name)
+        settings = self.config.fit if stage.name == ANN else self.config.iir
+        result = score(network, self.dataset.test, settings.batch_size, stage.name, limit)
         write_json(path, vars(result))
         return result
 
@@ -159,10 +190,10 @@ class ChainFitter:
             assert stage.timesteps is not None
             fewer = SpikingNetwork(source.spec, stage.timesteps, iir.surrogate, iir.encoding)
             fewer.load_state_dict(source.state_dict())
-            return fewer
+            return self._frozen(fewer)
         source.to(self.device).eval()
         try:
-            return convert(
+            converted = convert(
                 source,
                 stage.timesteps or 1,
                 self._samples(),
@@ -170,9 +201,20 @@ class ChainFitter:
                 iir.percentile_over,
                 iir.surrogate,
                 iir.encoding,
+                iir.conversion_timesteps,
+                iir.block_thresholds,
+                iir.threshold_scale,
             )
         except ConversionError as error:
             raise UserError(f"conversion failed: {error}") from None
+        return self._frozen(converted)
+
+    def _frozen(self, network: SpikingNetwork) -> SpikingNetwork:
+        """Without gradients of thresholds and leaks, where they are not to be trained."""
+        if not self.config.iir.train_threshold:
+            for neuron in network.neurons:
+                neuron.requires_grad_(False)
+        return network
 
     def _samples(self) -> Tensor:
         """Training images for the threshold search, the same at every call."""
@@ -202,6 +244,7 @@ class ChainFitter:
             distill=0.0 if stage.name == ANN else iir.distill,
             temperature=iir.temperature,
             bf16=self.bf16,
+            window=iir.window,
         )
 
     def _optimizer(self, stage: Stage, network: Network) -> torch.optim.Optimizer:

@@ -41,6 +41,11 @@ class SpikingFitConfig(FitConfig):
     surrogate: str = "linear"
     encoding: str = "direct"
     conversion_samples: int = 256
+    conversion_timesteps: int = 0  # that the threshold search looks at, the first ones; 0: T
+    block_thresholds: str = "search"  # search | unity (inside residual blocks)
+    threshold_scale: float = 1.0  # of all thresholds, after the search
+    train_threshold: bool = True  # false: thresholds and leaks stay as conversion has set them
+    window: int = 0  # timesteps that gradients reach back at most (truncated BPTT); 0: T
 
 
 @dataclass
@@ -63,6 +68,8 @@ class ClassifyConfig:
     batch_norm: bool = True
     pooling: str = "avg"  # avg | max
     image_size: int | None = None  # ImageNet's, which are cut to it; None: 224
+    pixels: str = "standard"  # standard | symmetric (-1 to 1, as Poisson input needs them)
+    test_limit: int | None = None  # as many test images, of all classes alike; None: all
     limit: int | None = None  # as many training images, of all classes alike; None: all
     precision: str = "auto"  # auto | float32 | bfloat16
     device: str = "auto"
