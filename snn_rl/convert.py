@@ -283,7 +283,7 @@ def layer_table(network: SpikingNetwork, data: Tensor, state: State) -> list[Lay
     else:
         counts = network.count(data)[1]
     for name, neuron, count in zip(network.spec.names(), network.neurons, counts, strict=False):
-        rate = float(count.mean())
+        rate = float(count.sum(dtype=torch.float64)) / count.numel()
         dead = float((count.amax(0) == 0).float().mean())
         rows.append(LayerReport(name, float(neuron.v_threshold), rate, dead))
         if dead == 1.0:

@@ -274,7 +274,8 @@ class SpikingNetwork(Network):
 
         Membranes, the head's sum and dropout masks go on from window to window; their history
         does not, so that gradients reach back to the beginning of a window and no further:
-        truncated BPTT ([STDB] section 2.2).
+        truncated BPTT ([STDB] section 2.2). The head's own weights see the spikes of all timesteps
+        so far.
 
         Args:
             x: Images [N, channels, height, width], float.
