@@ -160,7 +160,8 @@ def convert(
         over: Which entries the percentile is taken over, see `find_threshold`.
         surrogate: Surrogate gradient of the result.
         encoding: Input encoding of the result.
-        search_timesteps: The search looks at the first few timesteps only; 0: at all of them.
+        search_timesteps: That the threshold search looks at, more or fewer than T: few bound its
+            time, and where T is small the largest input shows only later; 0: T.
         block_thresholds: "search" as everywhere, or "unity" inside residual blocks ([STDB] 4.2):
             a block's neurons fire at what one spike that enters the block stands for, which is 1
             where weights are not scaled.
@@ -185,7 +186,7 @@ def convert(
     if strange:
         raise ConversionError(f"weights that do not fit the description: {', '.join(strange)}")
 
-    steps = min(search_timesteps or timesteps, timesteps)
+    steps = search_timesteps or timesteps
     unity = _inside_blocks(analog.spec) if block_thresholds == UNITY else set()
     names = analog.spec.names()
 

@@ -138,12 +138,14 @@ def test_thresholds_are_searched_in_order_with_spiking_predecessors(timesteps, q
             u = u - scale * inputs[-1]
 
 
-def test_the_search_can_look_at_the_first_timesteps_only():
+def test_the_search_can_look_at_other_timesteps_than_t():
     few, many = convert(network(), 5, images(8)), convert(network(), 50, images(8))
     limited = convert(network(), 50, images(8), search_timesteps=5)
-    assert limited.timesteps == 50
-    found = [[n.v_threshold.item() for n in net.neurons] for net in (few, many, limited)]
+    longer = convert(network(), 5, images(8), search_timesteps=50)
+    assert (limited.timesteps, longer.timesteps) == (50, 5)
+    found = [[n.v_threshold.item() for n in net.neurons] for net in (few, many, limited, longer)]
     assert found[2] == pytest.approx(found[0], rel=1e-6)
+    assert found[3] == pytest.approx(found[1], rel=1e-6)
     assert found[2][1:] != pytest.approx(found[1][1:], rel=1e-3)
 
 

@@ -41,7 +41,7 @@ class SpikingFitConfig(FitConfig):
     surrogate: str = "linear"
     encoding: str = "direct"
     conversion_samples: int = 256
-    conversion_timesteps: int = 0  # that the threshold search looks at, the first ones; 0: T
+    conversion_timesteps: int = 0  # that the threshold search looks at; 0: T
     block_thresholds: str = "search"  # search | unity (inside residual blocks)
     threshold_scale: float = 1.0  # of all thresholds, after the search
     train_threshold: bool = True  # false: thresholds and leaks stay as conversion has set them

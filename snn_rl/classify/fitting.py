@@ -236,7 +236,7 @@ def backward(
         for outputs, layers in parts:
             logits, loss = outputs, _loss(outputs, labels, targets, recipe)
             with torch.autocast(images.device.type, enabled=False):
-                (loss / count).backward()  # type: ignore[no-untyped-call]
+                (loss / count).backward()
             totals = [a + b for a, b in zip(totals, spike_rates(layers), strict=True)]
     return float(loss.detach()), logits.detach(), totals
 

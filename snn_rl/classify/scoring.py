@@ -64,12 +64,14 @@ def score(
         means = [float(count.mean(dtype=torch.float64)) for count in counts]
         rates += torch.tensor(means, dtype=torch.float64) * len(labels)
         intensity += float(images.abs().clamp(max=1).mean()) * len(labels)
-    poisson = isinstance(network, SpikingNetwork) and network.encoding == "poisson"
+    input_rate = None
+    if isinstance(network, SpikingNetwork) and network.encoding == "poisson":
+        input_rate = network.timesteps * intensity / total
     return Score(
         correct / total,
         total,
         (rates / total).tolist(),
-        network.timesteps * intensity / total if poisson else None,
+        input_rate,
         (time.monotonic() - started) / total,
         peak.read(),
     )

@@ -143,9 +143,9 @@ def test_the_preset_is_the_paper_s():
 
 def run(monkeypatch: pytest.MonkeyPatch, run_dir: Path, *extra: str) -> None:
     settings = [
-        *("dataset=cifar10", "preset=stdb", "T=4", "net=vgg5", "threads=1", f"run_dir={run_dir}"),
+        *("dataset=cifar10", "preset=stdb", "T=30", "net=vgg5", "threads=1", f"run_dir={run_dir}"),
         *("fit.epochs=1", "fit.batch_size=10", "iir.epochs=1", "iir.batch_size=10"),
-        *("iir.conversion_samples=10", "iir.window=2", "precision=float32", "test_limit=10"),
+        *("iir.conversion_samples=10", "iir.window=15", "precision=float32", "test_limit=10"),
     ]
     monkeypatch.setattr(command, "open_dataset", lambda *_: dataset(20, 30, side=8))
     monkeypatch.setattr(sys, "argv", ["classify", *settings, *extra])
@@ -159,7 +159,7 @@ def finished(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_the_chain_keeps_the_balanced_thresholds_and_counts_what_it_costs(finished, monkeypatch):
-    stage = finished / "T4-direct"
+    stage = finished / "T30-direct"
     network, notes = load_network(stage / "network.safetensors")
     assert isinstance(network, SpikingNetwork)
     run(
@@ -168,7 +168,7 @@ def test_the_chain_keeps_the_balanced_thresholds_and_counts_what_it_costs(finish
         "stages=none",
         f"ann={finished}/ann/network.safetensors",
     )
-    converted, _ = load_network(finished.parent / "converted/T4-converted/network.safetensors")
+    converted, _ = load_network(finished.parent / "converted/T30-converted/network.safetensors")
     assert isinstance(converted, SpikingNetwork)
     for a, b in zip(network.neurons, converted.neurons, strict=True):
         assert a.v_threshold == b.v_threshold
@@ -180,9 +180,9 @@ def test_the_chain_keeps_the_balanced_thresholds_and_counts_what_it_costs(finish
     sizes = [torch.Size(shape).numel() for shape in network.spec.shapes()]
     spikes = sum(n * rate for n, rate in zip(sizes, metrics["spike_rates"], strict=True))
     report = (finished / "report.md").read_text()
-    row = next(r for r in report.splitlines() if re.match(r"\| *T4-direct *\| *4 *\|", r))
+    row = next(r for r in report.splitlines() if re.match(r"\| *T30-direct *\| *30 *\|", r))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[2:4] == [f"{spikes:.0f}", f"{4 * spikes:.3g}"]
+    assert cells[2:4] == [f"{spikes:.0f}", f"{30 * spikes:.3g}"]
     assert all(float(cell) > 0 for cell in cells[4:] if cell != "-")
     assert notes["images"] == 20
 
