@@ -42,10 +42,11 @@ def write_report(directory: Path) -> Path:
             ["stage", "accuracy", "epochs", "updates", "minutes", "spikes / neuron", "energy"],
             rows,
         ),
-        "Accuracy: of the last network of each stage on all test images, once; energy: how many "
-        "times more the dense ANN needs (MAC 4.6 pJ, AC 0.9 pJ; under direct encoding the first "
-        "layer analog, under Poisson its spikes counted too; accumulations by the spikes that enter a layer, and of a spike that is averaged "
-        "with its neighbours one quarter, as the papers count).",
+        f"Accuracy: of the last network of each stage on {metrics['images']} test images, once; "
+        "energy: how many times more the dense ANN needs (MAC 4.6 pJ, AC 0.9 pJ; under direct "
+        "encoding the first layer analog, under Poisson encoding its input spikes counted; "
+        "accumulations by the spikes that enter a layer, and of a spike that is averaged with its "
+        "neighbours one quarter, as the papers count).",
         "## Spikes per neuron and image\n\n"
         "Of the ANN: the fraction of activations that are not zero.\n\n"
         + table(["stage", *network.spec.names()[:-1]], rates),
@@ -55,8 +56,10 @@ def write_report(directory: Path) -> Path:
         "machine below and whatever else ran there; memory: the most in use, of the whole process "
         "where there is no GPU.\n\n"
         + table(
-            ["stage", "T", "spikes", "energy-delay product"]
-            + ["training ms", "training MiB", "inference ms", "inference MiB"],
+            [
+                *("stage", "T", "spikes", "energy-delay product"),
+                *("training ms", "training MiB", "inference ms", "inference MiB"),
+            ],
             costs,
         ),
         "## Where it was run\n\n"

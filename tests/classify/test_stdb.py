@@ -180,6 +180,7 @@ def test_the_chain_keeps_the_balanced_thresholds_and_counts_what_it_costs(finish
     sizes = [torch.Size(shape).numel() for shape in network.spec.shapes()]
     spikes = sum(n * rate for n, rate in zip(sizes, metrics["spike_rates"], strict=True))
     report = (finished / "report.md").read_text()
+    assert "on 10 test images" in report
     row = next(r for r in report.splitlines() if re.match(r"\| *T30-direct *\| *30 *\|", r))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[2:4] == [f"{spikes:.0f}", f"{30 * spikes:.3g}"]
