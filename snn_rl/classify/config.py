@@ -57,7 +57,7 @@ class ClassifyConfig:
     net: str = "vgg6"
     T: int = 1
     seed: int = 0
-    preset: str = "default"  # default | paper
+    preset: str = "default"  # default | paper | stdb
     T_start: int = 5
     T_step: int = 1
     direct: bool = False
