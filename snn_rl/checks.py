@@ -16,7 +16,7 @@ from snn_rl.envs import FRAMES, STACK, make_env
 from snn_rl.errors import UserError
 from snn_rl.importing import load_any
 from snn_rl.networks import AnalogNetwork, NetworkSpec, layers_name
-from snn_rl.surrogate import SURROGATES
+from snn_rl.surrogate import NAMES, TIMED
 from snn_rl.video import opencv
 
 _CHOICES: dict[str, Collection[str]] = {
@@ -27,7 +27,7 @@ _CHOICES: dict[str, Collection[str]] = {
     "iir.optimizer": OPTIMIZERS,
     "iir.objective": OBJECTIVES,
     "iir.percentile_over": PERCENTILES_OVER,
-    "iir.surrogate": SURROGATES,
+    "iir.surrogate": NAMES,
     "iir.encoding": ENCODINGS,
     "play.output": ("auto", "window", "mp4", "gif"),
 }
@@ -117,6 +117,8 @@ def check_values(config: Config) -> None:
         raise UserError(
             f"carry_state=true goes with iir.encoding=direct, not {config.iir.encoding}"
         )
+    if config.carry_state and config.iir.surrogate in TIMED:
+        raise UserError(f"carry_state=true does not go with iir.surrogate={config.iir.surrogate}")
     played = config.dqn.learning_starts if config.ann else config.dqn.steps
     rows = min(config.dqn.buffer_size, played) // config.rollout.n_envs - 1
     length = config.carry.burn_in + config.carry.window

@@ -6,7 +6,7 @@ weights, so that every current, and every bias, stays in the analog network's un
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 
@@ -16,10 +16,22 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from snn_rl.alpha_beta import find_scales, percentiles
 from snn_rl.encoding import ENCODINGS
-from snn_rl.networks import AnalogNetwork, SpikingNetwork, State
+from snn_rl.lif import Memory
+from snn_rl.networks import (
+    WINDOW,
+    AnalogNetwork,
+    Block,
+    Conv,
+    Dense,
+    NetworkSpec,
+    SpikingNetwork,
+    State,
+)
 
 POSITIVE, ALL = "positive", "all"
 PERCENTILES_OVER = (POSITIVE, ALL)
+SEARCH, UNITY = "search", "unity"
+BLOCK_THRESHOLDS = (SEARCH, UNITY)
 
 # How thresholds are found: searched behind spiking layers, or from the clips of the analog network
 PERCENTILE, CLIP, ALPHA_BETA = "percentile", "clip", "alpha_beta"
@@ -59,7 +71,7 @@ def percentile(values: Tensor, q: float) -> Tensor:
     return torch.kthvalue(flat, rank).values
 
 
-def find_threshold(current: Tensor, q: float = 90.0, over: str = POSITIVE) -> float:
+def find_threshold(current: Iterable[Tensor], q: float = 90.0, over: str = POSITIVE) -> float:
     """The firing threshold of one layer: the largest of its timesteps' current percentiles.
 
     Source: [IIR] section 4 takes the 90th percentile over all entries (`over="all"`); 100 is the
@@ -68,7 +80,7 @@ def find_threshold(current: Tensor, q: float = 90.0, over: str = POSITIVE) -> fl
     over the positive entries.
 
     Args:
-        current: Weighted input I, [T, N, ...].
+        current: Weighted input I, [T, N, ...], or [N, ...] of one timestep after the other.
         q: Percentile in (0, 100].
         over: "positive" or "all".
 
@@ -182,6 +194,9 @@ def convert(
     surrogate: str = "linear",
     encoding: str = "direct",
     thresholds: str = PERCENTILE,
+    search_timesteps: int = 0,
+    block_thresholds: str = SEARCH,
+    scale: float = 1.0,
 ) -> SpikingNetwork:
     """Turns a trained analog network into a spiking one with the same weights.
 
@@ -200,6 +215,14 @@ def convert(
         encoding: Input encoding of the result.
         thresholds: "percentile" searches them layer by layer; "clip" and "alpha_beta" take them
             from the analog network's clips, see `clip_thresholds`.
+        search_timesteps: That the threshold search looks at, more or fewer than T: few bound its
+            time, and where T is small the largest input shows only later; 0: T.
+        block_thresholds: "search" as everywhere, or "unity" inside residual blocks ([STDB] 4.2):
+            a block's neurons fire at what one spike that enters the block stands for, which is 1
+            where weights are not scaled.
+        scale: Every threshold is multiplied by it after the search, and the weights are not: more
+            spikes at few timesteps ([STDB] Table 1, "adjusted thresholds"). Activity grows by
+            1 / scale from layer to layer, so it is meant for networks without biases.
 
     Returns:
         The spiking network.
@@ -221,6 +244,8 @@ def convert(
     if strange:
         raise ConversionError(f"weights that do not fit the description: {', '.join(strange)}")
 
+    steps = search_timesteps or timesteps
+    unity = _inside_blocks(spec) if block_thresholds == UNITY else set()
     names = spec.names()
     clips = (
         None
@@ -228,11 +253,14 @@ def convert(
         else clip_thresholds(analog, timesteps, data, thresholds == ALPHA_BETA, over)
     )
 
-    def fire(index: int, current: Tensor) -> Tensor:
+    def settle(index: int, current: Iterable[Tensor]) -> None:
         if clips is not None:
             v_threshold, amplitude = clips[index]
+        elif index in unity:
+            v_threshold = amplitude = (
+                float(spiking.neurons[index - 1].v_threshold) if index else 1.0
+            )
         else:
-            # under direct encoding the first layer's current comes once, the same at every t
             try:
                 v_threshold = amplitude = find_threshold(current, q, over)
             except ConversionError as error:
@@ -240,10 +268,60 @@ def convert(
         spiking.neurons[index].v_threshold.fill_(v_threshold)
         for follower in spiking.followers(index):
             follower.weight.mul_(amplitude)  # type: ignore[operator]
-        return spiking.fire(index, current)
 
-    spiking.propagate(ENCODINGS[encoding](data, timesteps), fire)
+    def fire(index: int, current: Tensor) -> Tensor:
+        # under direct encoding the first layer's current comes once, and is the same at every t
+        settle(index, current)
+        return spiking.fire_window(index, current, steps, None)[0]
+
+    if steps <= WINDOW:
+        spiking.propagate(ENCODINGS[encoding](data, steps), fire)
+    else:
+        for index in range(len(spiking.neurons)):
+            settle(index, _currents(spiking, data, index, steps))
+    for neuron in spiking.neurons:
+        neuron.v_threshold.mul_(scale)
     return spiking
+
+
+def _inside_blocks(spec: NetworkSpec) -> set[int]:
+    """The hidden layers of residual blocks; the layer in front of such a one has its index - 1."""
+    found: set[int] = set()
+    neurons = 0
+    for layer in spec.layers:
+        if isinstance(layer, Block):
+            found |= {neurons, neurons + 1}
+        neurons += 2 if isinstance(layer, Block) else isinstance(layer, Conv | Dense)
+    return found
+
+
+class _Reached(Exception):
+    """Stops propagation at the layer whose current is wanted."""
+
+    def __init__(self, current: Tensor):
+        super().__init__()
+        self.current = current
+
+
+def _currents(spiking: SpikingNetwork, data: Tensor, index: int, steps: int) -> Iterator[Tensor]:
+    """The current [N, ...] of a hidden layer at every timestep, in memory for a few of them.
+
+    The layers in front of it spike; all of it is simulated from the start ([STDB] algorithm 1).
+    """
+    memories: list[Memory | None] = [None] * index
+
+    def fire(layer: int, current: Tensor) -> Tensor:
+        if layer == index:
+            raise _Reached(current)
+        spikes, memories[layer] = spiking.fire_window(layer, current, size, memories[layer])
+        return spikes
+
+    for start in range(0, steps, WINDOW):
+        size = min(WINDOW, steps - start)
+        try:
+            spiking.propagate(ENCODINGS[spiking.encoding](data, size), fire)
+        except _Reached as reached:
+            yield from reached.current
 
 
 def spike_rates(layers: Sequence[Tensor]) -> list[float]:
@@ -255,7 +333,7 @@ def spike_rates(layers: Sequence[Tensor]) -> list[float]:
     Args:
         layers: The layers' activity, each [T, N, ...], see `Network.activity`.
     """
-    return [float((layer != 0).float().sum(0).mean()) for layer in layers]
+    return [int(layer.count_nonzero()) / layer[0].numel() for layer in layers]
 
 
 @torch.no_grad()
@@ -268,10 +346,13 @@ def layer_table(network: SpikingNetwork, data: Tensor, state: State) -> list[Lay
         state: What the network remembers before these images, see `Network.initial_state`.
     """
     rows = []
-    layers = network.step(data, state)[1]
-    parts = zip(network.spec.names(), network.neurons, layers, spike_rates(layers), strict=False)
-    for name, neuron, layer, rate in parts:
-        dead = float((layer.flatten(0, 1).amax(0) == 0).float().mean())
+    if state:
+        counts = [layer.sum(0) for layer in network.step(data, state)[1]]
+    else:
+        counts = network.count(data)[1]
+    for name, neuron, count in zip(network.spec.names(), network.neurons, counts, strict=False):
+        rate = float(count.sum(dtype=torch.float64)) / count.numel()
+        dead = float((count.amax(0) == 0).float().mean())
         rows.append(LayerReport(name, float(neuron.v_threshold), rate, dead))
         if dead == 1.0:
             warnings.warn(

@@ -106,8 +106,14 @@ def test_a_negative_percentile_over_all_entries_is_refused_and_the_layer_named(l
     assert convert(analog, 3, images()).neurons[layer].v_threshold > 0
 
 
+def test_the_hundredth_percentile_is_threshold_balancing():
+    """[STDB]: the largest input of a batch over all timesteps."""
+    current = torch.randn(6, 5, 40, generator=torch.Generator().manual_seed(2))
+    assert find_threshold(current, 100.0) == current.max().item()
+
+
 @pytest.mark.parametrize("q", [90.0, 100.0])
-@pytest.mark.parametrize("timesteps", [1, 4])
+@pytest.mark.parametrize("timesteps", [1, 4, 60])  # 60: in windows, from the start for each layer
 def test_thresholds_are_searched_in_order_with_spiking_predecessors(timesteps, q):
     """A second implementation, step by step, with unit spikes scaled where they arrive."""
     analog, x = network(), images(8)
@@ -134,6 +140,17 @@ def test_thresholds_are_searched_in_order_with_spiking_predecessors(timesteps, q
             u = u + c
             inputs.append((u > scale).float())
             u = u - scale * inputs[-1]
+
+
+def test_the_search_can_look_at_other_timesteps_than_t():
+    few, many = convert(network(), 5, images(8)), convert(network(), 50, images(8))
+    limited = convert(network(), 50, images(8), search_timesteps=5)
+    longer = convert(network(), 5, images(8), search_timesteps=50)
+    assert (limited.timesteps, longer.timesteps) == (50, 5)
+    found = [[n.v_threshold.item() for n in net.neurons] for net in (few, many, limited, longer)]
+    assert found[2] == pytest.approx(found[0], rel=1e-6)
+    assert found[3] == pytest.approx(found[1], rel=1e-6)
+    assert found[2][1:] != pytest.approx(found[1][1:], rel=1e-3)
 
 
 def test_thresholds_behind_the_first_layer_depend_on_the_timesteps():
@@ -489,3 +506,60 @@ def test_clips_survive_the_fusion_of_batch_norm():
     assert fused.spec.clip
     torch.testing.assert_close(fused(x), analog(x), rtol=1e-4, atol=1e-5)
     assert not torch.allclose(fused(x), AnalogNetwork(replace(DEEP, clip=True)).eval()(x))
+
+
+RESIDUAL = NetworkSpec((2, 8, 8), (Conv(4, 3, 1, 1), AvgPool(2), Block(4), Block(6, 2)), 3)
+
+
+def unit_spikes(
+    analog: AnalogNetwork, thresholds: list[float], x: Tensor, timesteps: int
+) -> list[list[Tensor]]:
+    """[STDB]'s network: the analog weights as they are, spikes of 1, its thresholds.
+
+    Returns:
+        Spikes of every hidden layer at every timestep.
+    """
+    first, a1, a2, _, b1, b2, around = analog.synapses
+    rest: list[Tensor | float] = [0.0] * 5
+    trains: list[list[Tensor]] = [[] for _ in range(5)]
+
+    def fire(i: int, current: Tensor) -> Tensor:
+        u = rest[i] + current
+        s = (u > thresholds[i]).to(u.dtype)
+        rest[i] = u - thresholds[i] * s
+        trains[i].append(s)
+        return s
+
+    for _ in range(timesteps):
+        s = F.avg_pool2d(fire(0, first(x)), 2)
+        s = fire(2, a2(fire(1, a1(s))) + s)
+        fire(4, b2(fire(3, b1(s))) + around(s))
+    return trains
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.7])
+@torch.no_grad()
+def test_unity_in_blocks_and_scaled_thresholds_fire_as_with_unit_spikes(scale):
+    torch.manual_seed(0)
+    analog = AnalogNetwork(RESIDUAL).double()
+    for layer in analog.synapses:
+        layer.weight.mul_(3.0 if isinstance(layer, nn.Conv2d) else 1.0)
+    x = torch.rand(5, 2, 8, 8, dtype=torch.float64)
+    spiking = convert(
+        analog.float(), 12, x.float(), q=100.0, block_thresholds="unity", scale=scale
+    ).double()
+    analog.double()
+    balanced = float(analog.synapses[0](x).max())
+    assert spiking.neurons[0].v_threshold.item() == pytest.approx(scale * balanced, rel=1e-5)
+    stored = spiking.neurons[0].v_threshold.item()
+    expected = unit_spikes(analog, [stored, *[scale] * 4], x, 12)
+    layers = spiking.activity(x)[1]
+    for layer, train in zip(layers, expected, strict=True):
+        assert 0.005 < layer.mean() < 0.995
+        # the folded weights are rounded, so a membrane on the threshold may fall to either side
+        assert (layer != torch.stack(train)).double().mean() < 2e-3
+    searched = convert(analog.float(), 12, x.float(), q=100.0, scale=scale)
+    assert any(
+        abs(a.v_threshold.item() - b.v_threshold.item()) > 0.1
+        for a, b in zip(searched.neurons[1:], spiking.neurons[1:], strict=True)
+    )

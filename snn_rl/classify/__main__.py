@@ -17,18 +17,22 @@ The settings that matter first (key=value, any order):
   stages=none         convert only, without retraining (any T, for example T=100)
   seed=0              of everything random
   run_dir=PATH        instead of runs/<dataset>-<net>/seed<k>
-  preset=paper        the paper's settings ([IIR]) instead of the short ones; ull: those of [ULL]
+  preset=NAME         a paper's settings instead of the short ones: paper ([IIR]), stdb or ull
   ann=FILE            start from this network.safetensors instead of training an ANN
   prune=0.9           go on from the last T to a network with a tenth of its weights
   batch_norm=true     batch-norm in the ANN; conversion fuses it
   pooling=avg         avg or max
   clip=true           clip the ANN's ReLUs, each at a threshold that is trained
+  pixels=standard     standard, or symmetric: from -1 to 1, as Poisson input needs them
   limit=N             only as many training images, of all classes alike
+  test_limit=N        only as many test images, likewise
   threads=0           processor threads (0: all cores)
   fit.epochs=N        length of the ANN stage, in passes over the training images
   iir.epochs=N        length of each spiking stage
   iir.t1_epochs=N     length of the T=1 stage
   iir.thresholds=NAME how conversion finds thresholds: percentile, clip or alpha_beta
+  iir.encoding=poisson iir.surrogate=stdb iir.window=25
+                      spikes as input, the spike-time surrogate, truncated BPTT; see preset=stdb
   iir.distill=X       weight of the ANN's outputs against the labels in the spiking stages, 0 to 1
 
 All of them, with their defaults: snn_rl/classify/config.py. Sweeps: -m seed=0,1,2 (Hydra).
@@ -44,7 +48,7 @@ from snn_rl import runs
 from snn_rl.classify.chain import ChainFitter, chain, run_directory, stage_settings
 from snn_rl.classify.checks import check_values
 from snn_rl.classify.config import ClassifyConfig
-from snn_rl.classify.datasets import open_dataset
+from snn_rl.classify.datasets import PIXELS, open_dataset
 from snn_rl.classify.report import write_report
 from snn_rl.config import preset_files, run_command_as
 from snn_rl.iir import run_chain
@@ -65,7 +69,9 @@ def main(config: ClassifyConfig) -> None:
     keep_freed_memory()
     stages = chain(config)
     folder = config.data or str(Path(os.environ.get("SNN_RL_DATA", "data")) / config.dataset)
-    dataset = open_dataset(config.dataset, Path(folder), config.image_size, config.limit)
+    dataset = PIXELS[config.pixels](
+        open_dataset(config.dataset, Path(folder), config.image_size, config.limit)
+    )
     directory = run_directory(config)
     with runs.lock(directory):
         fitter = ChainFitter(config, dataset, directory)

@@ -19,6 +19,7 @@ from snn_rl.classify.scoring import Score, score
 from snn_rl.convert import ConversionError, convert, format_table, fuse_batch_norm, layer_table
 from snn_rl.errors import UserError
 from snn_rl.iir import ANN, Stage, schedule
+from snn_rl.memory import PeakMemory
 from snn_rl.networks import (
     IMAGE_NETWORKS,
     AnalogNetwork,
@@ -63,9 +64,18 @@ def stage_settings(config: ClassifyConfig, stage: Stage) -> dict[str, Any]:
     """Everything that the stage's result depends on, flat, as plain JSON types."""
     settings: dict[str, Any] = {
         name: getattr(config, name)
-        for name in ("dataset", "net", "seed", "batch_norm", "pooling", "image_size", "limit")
+        for name in (
+            "dataset",
+            "net",
+            "seed",
+            "batch_norm",
+            "pooling",
+            "image_size",
+            "limit",
+            "clip",
+            "pixels",
+        )
     }
-    settings["clip"] = config.clip
     settings |= {
         "bf16": runs.uses_bf16(config.precision, config.device),
         "threads": torch.get_num_threads(),
@@ -120,6 +130,7 @@ class ChainFitter:
         notes |= {"seed": config.seed, "epochs": stage_epochs(config, stage)}
         masks = magnitude_masks(network, config.prune) if stage.pruned else {}
         if notes["epochs"]:
+            peak = PeakMemory(self.device)
             settings = config.fit if stage.name == ANN else config.iir
             counters = fit(
                 network,
@@ -133,7 +144,8 @@ class ChainFitter:
                 masks,
             )
             notes |= {"updates": counters.updates, "wall_s": counters.wall_s}
-            notes["history"] = counters.history
+            notes |= {"history": counters.history, "memory": peak.read()}
+            notes["images"] = counters.updates * settings.batch_size
         if isinstance(network, SpikingNetwork):
             with evaluating(network):
                 table = layer_table(network, self._samples(), [])
@@ -144,12 +156,16 @@ class ChainFitter:
     def score(self, stage: Stage) -> Score:
         """The finished stage's accuracy on the test images, measured once and kept."""
         path = self.directory / stage.name / runs.METRICS
+        limit = self.config.test_limit
         if path.exists():
-            return Score(**read_json(path))
+            before = Score(**read_json(path))
+            if before.images == (limit or len(self.dataset.test)):
+                return before
         network, _ = load_network(path.parent / runs.NETWORK)
         network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         seed_everything(derive_seed(self.config.seed, 1_000_000))  # for Poisson input
-        result = score(network, self.dataset.test, self.config.fit.batch_size, stage.name)
+        settings = self.config.fit if stage.name == ANN else self.config.iir
+        result = score(network, self.dataset.test, settings.batch_size, stage.name, limit)
         write_json(path, vars(result))
         return result
 
@@ -175,10 +191,10 @@ class ChainFitter:
             assert stage.timesteps is not None
             fewer = SpikingNetwork(source.spec, stage.timesteps, iir.surrogate, iir.encoding)
             fewer.load_state_dict(source.state_dict())
-            return fewer
+            return self._frozen(fewer)
         source.to(self.device).eval()
         try:
-            return convert(
+            converted = convert(
                 source,
                 stage.timesteps or 1,
                 self._samples(),
@@ -187,9 +203,20 @@ class ChainFitter:
                 iir.surrogate,
                 iir.encoding,
                 iir.thresholds,
+                iir.conversion_timesteps,
+                iir.block_thresholds,
+                iir.threshold_scale,
             )
         except ConversionError as error:
             raise UserError(f"conversion failed: {error}") from None
+        return self._frozen(converted)
+
+    def _frozen(self, network: SpikingNetwork) -> SpikingNetwork:
+        """Without gradients of thresholds and leaks, where they are not to be trained."""
+        if not self.config.iir.train_threshold:
+            for neuron in network.neurons:
+                neuron.requires_grad_(False)
+        return network
 
     def _samples(self) -> Tensor:
         """Training images for the threshold search, the same at every call."""
@@ -221,6 +248,7 @@ class ChainFitter:
             distill=0.0 if stage.name == ANN else iir.distill,
             temperature=iir.temperature,
             bf16=self.bf16,
+            window=iir.window,
         )
 
     def _optimizer(self, stage: Stage, network: Network) -> torch.optim.Optimizer:

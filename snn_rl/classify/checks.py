@@ -7,25 +7,27 @@ from typing import Any
 
 from snn_rl.classify.chain import POOLINGS, chain
 from snn_rl.classify.config import ClassifyConfig
-from snn_rl.classify.datasets import DATASETS
+from snn_rl.classify.datasets import DATASETS, PIXELS
 from snn_rl.classify.fitting import SCHEDULES
-from snn_rl.convert import CONVERSIONS, PERCENTILE, PERCENTILES_OVER
+from snn_rl.convert import BLOCK_THRESHOLDS, CONVERSIONS, PERCENTILE, PERCENTILES_OVER
 from snn_rl.encoding import ENCODINGS
 from snn_rl.errors import UserError
 from snn_rl.networks import IMAGE_NETWORKS
-from snn_rl.surrogate import SURROGATES
+from snn_rl.surrogate import NAMES
 
 _CHOICES: dict[str, Collection[str]] = {
     "dataset": DATASETS,
     "net": IMAGE_NETWORKS,
     "pooling": POOLINGS,
+    "pixels": PIXELS,
     "device": ("auto", "cpu", "cuda"),
     "precision": ("auto", "float32", "bfloat16"),
     "fit.schedule": SCHEDULES,
     "iir.schedule": SCHEDULES,
     "iir.thresholds": CONVERSIONS,
     "iir.percentile_over": PERCENTILES_OVER,
-    "iir.surrogate": SURROGATES,
+    "iir.block_thresholds": BLOCK_THRESHOLDS,
+    "iir.surrogate": NAMES,
     "iir.encoding": ENCODINGS,
 }
 _AT_LEAST: dict[str, float] = {
@@ -39,10 +41,12 @@ _AT_LEAST: dict[str, float] = {
     "iir.batch_size": 1,
     "iir.weight_decay": 0,
     "iir.conversion_samples": 1,
+    "iir.conversion_timesteps": 0,
+    "iir.window": 0,
 }
 _ABOVE_ZERO = (
     *("fit.lr", "iir.lr", "fit.decay", "iir.decay"),
-    *("iir.temperature", "iir.percentile"),
+    *("iir.temperature", "iir.percentile", "iir.threshold_scale"),
 )
 _FRACTIONS = (
     "prune",
@@ -91,6 +95,8 @@ def check_values(config: ClassifyConfig) -> None:
         )
     if config.limit is not None and config.limit < 1:
         raise UserError(f"limit={config.limit}: must be 1 or more")
+    if config.test_limit is not None and config.test_limit < 1:
+        raise UserError(f"test_limit={config.test_limit}: must be 1 or more")
     if config.ann is not None and not Path(config.ann).is_file():
         raise UserError(f"ann={config.ann}: no such file")
     chain(config)

@@ -43,6 +43,11 @@ class SpikingFitConfig(FitConfig):
     surrogate: str = "linear"
     encoding: str = "direct"
     conversion_samples: int = 256
+    conversion_timesteps: int = 0  # that the threshold search looks at; 0: T
+    block_thresholds: str = "search"  # search | unity (inside residual blocks)
+    threshold_scale: float = 1.0  # of all thresholds, after the search
+    train_threshold: bool = True  # false: thresholds and leaks stay as conversion has set them
+    window: int = 0  # timesteps that gradients reach back at most (truncated BPTT); 0: T
 
 
 @dataclass
@@ -54,7 +59,7 @@ class ClassifyConfig:
     net: str = "vgg6"
     T: int = 1
     seed: int = 0
-    preset: str = "default"  # default | paper | ull
+    preset: str = "default"  # default | paper | stdb | ull
     T_start: int = 5
     T_step: int = 1
     direct: bool = False
@@ -67,6 +72,8 @@ class ClassifyConfig:
     pooling: str = "avg"  # avg | max
     clip: bool = False  # the ReLUs of the ANN, each at a threshold that is trained
     image_size: int | None = None  # ImageNet's, which are cut to it; None: 224
+    pixels: str = "standard"  # standard | symmetric (-1 to 1, as Poisson input needs them)
+    test_limit: int | None = None  # as many test images, of all classes alike; None: all
     limit: int | None = None  # as many training images, of all classes alike; None: all
     precision: str = "auto"  # auto | float32 | bfloat16
     device: str = "auto"

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from snn_rl.classify.cifar import CIFARS, SIDE, open_cifar
 from snn_rl.classify.imagenet import open_imagenet
-from snn_rl.classify.splits import Dataset, Split
+from snn_rl.classify.splits import PIXELS, Dataset, Split
 from snn_rl.errors import UserError
 
-__all__ = ["DATASETS", "Dataset", "Split", "open_dataset"]
+__all__ = ["DATASETS", "PIXELS", "Dataset", "Split", "open_dataset"]
 
 DATASETS = ("cifar10", "cifar100", "imagenet")
 

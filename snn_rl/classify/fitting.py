@@ -21,7 +21,7 @@ from snn_rl.classify.datasets import Split
 from snn_rl.convert import spike_rates
 from snn_rl.errors import UserError
 from snn_rl.moments import load_moments, moments
-from snn_rl.networks import Network
+from snn_rl.networks import Network, SpikingNetwork
 from snn_rl.prune import apply_masks_
 from snn_rl.seeding import derive_seed, seed_everything
 
@@ -69,6 +69,7 @@ class Recipe:
         distill: Weight of the teacher's outputs against the labels, in [0, 1].
         temperature: Of the distillation.
         bf16: Whether to compute in bfloat16 where it is accurate enough (autocast).
+        window: Timesteps that gradients reach back at most (truncated BPTT); 0: all of them.
     """
 
     epochs: int
@@ -79,6 +80,7 @@ class Recipe:
     distill: float = 0.0
     temperature: float = 1.0
     bf16: bool = False
+    window: int = 0
 
 
 @dataclass
@@ -169,18 +171,17 @@ def fit(
                 lr = recipe.rate(counters.updates / total)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
-                loss, logits, layers = _loss(network, images, labels, recipe, teacher)
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                loss, logits, rates = backward(network, images, labels, recipe, teacher)
                 optimizer.step()
                 network.clamp_()
                 apply_masks_(network, masks)
                 counters.updates += 1
                 seen += len(labels)
-                loss_sum += float(loss.detach()) * len(labels)
+                loss_sum += loss * len(labels)
                 correct += int((logits.argmax(1) == labels).sum())
                 if counters.updates % 10 == 0:
-                    rate = sum(spike_rates(layers)) / len(layers)
+                    rate = sum(rates) / len(rates)
                     progress.set_postfix(
                         loss=f"{loss_sum / seen:.3f}",
                         accuracy=f"{correct / seen:.1%}",
@@ -206,21 +207,56 @@ def fit(
     return counters
 
 
-def _loss(
+def backward(
     network: Network, images: Tensor, labels: Tensor, recipe: Recipe, teacher: Network | None
-) -> tuple[Tensor, Tensor, list[Tensor]]:
+) -> tuple[float, Tensor, list[float]]:
+    """Adds the gradients of one batch to the network's parameters.
+
+    With a window, there is a loss at the end of every window, of the outputs by the timesteps so
+    far, and the gradients are those of its mean over the windows ([STDB] section 2.2 adds them up:
+    a constant apart, which Adam does not see).
+
+    Args:
+        network: In training mode.
+        images: [N, channels, height, width].
+        labels: [N].
+        recipe: What the loss is.
+        teacher: Needed where `recipe.distill` is not 0.
+
+    Returns:
+        The loss at the end, the outputs [N, classes], and every hidden layer's spike rate.
+    """
+    count = 1
+    if isinstance(network, SpikingNetwork) and 0 < recipe.window < network.timesteps:
+        count = -(-network.timesteps // recipe.window)
+    totals = [0.0] * len(network.spec.shapes())
     with torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.bf16):
-        logits, layers = network.activity(images)
-        loss = torch.zeros((), device=images.device)
-        if recipe.distill < 1.0:
-            labelled = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-            loss = loss + (1 - recipe.distill) * labelled
+        targets = None
         if recipe.distill > 0.0:
             assert teacher is not None
             with torch.no_grad():
                 targets = teacher(images)
-            loss = loss + recipe.distill * distillation(logits, targets, recipe.temperature)
-    return loss, logits.detach(), [layer.detach() for layer in layers]
+        if count > 1:
+            assert isinstance(network, SpikingNetwork)
+            parts = network.windows(images, recipe.window)
+        else:
+            parts = iter([network.activity(images)])
+        for outputs, layers in parts:
+            logits, loss = outputs, _loss(outputs, labels, targets, recipe)
+            with torch.autocast(images.device.type, enabled=False):
+                (loss / count).backward()
+            totals = [a + b for a, b in zip(totals, spike_rates(layers), strict=True)]
+    return float(loss.detach()), logits.detach(), totals
+
+
+def _loss(logits: Tensor, labels: Tensor, targets: Tensor | None, recipe: Recipe) -> Tensor:
+    loss = torch.zeros((), device=logits.device)
+    if recipe.distill < 1.0:
+        labelled = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+        loss = loss + (1 - recipe.distill) * labelled
+    if targets is not None:
+        loss = loss + recipe.distill * distillation(logits, targets, recipe.temperature)
+    return loss
 
 
 def _state(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

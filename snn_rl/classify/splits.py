@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
@@ -26,6 +26,10 @@ class Split(ABC):
 
     def __init__(self, labels: Tensor, mean: Tensor, std: Tensor) -> None:
         self.labels = labels
+        self.normalise_by(mean, std)
+
+    def normalise_by(self, mean: Tensor, std: Tensor) -> None:
+        """Takes another mean and standard deviation of the channels, [3] each, from here on."""
         self._scale = 1 / (255 * std)
         self._shift = -mean / std
 
@@ -39,6 +43,7 @@ class Split(ABC):
         generator: Generator | None = None,
         augment: bool = False,
         drop_last: bool = False,
+        limit: int | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """All images once, in batches.
 
@@ -51,6 +56,7 @@ class Split(ABC):
             generator: A CPU generator that shuffles and augments; None: in order, as they are.
             augment: Random crops and flips of the images; needs a generator.
             drop_last: Leaves out a last batch that is not full.
+            limit: Only as many images, see `first_balanced`; without a generator.
 
         Yields:
             Images float32 [B, 3, H, W], normalised, in channels_last memory format, and labels
@@ -69,9 +75,11 @@ class Split(ABC):
                 f"no batch of {batch_size} images is full: there are {len(self)}; use a smaller "
                 "batch or more images"
             )
-        order = torch.arange(len(self)) if generator is None else self._order(generator)
+        if limit is not None and generator is not None:
+            raise ValueError("a limit takes the images in order: give no generator")
+        order = first_balanced(self.labels, limit) if generator is None else self._order(generator)
         draws = self._draw(generator) if augment and generator is not None else None
-        kept = len(self) // batch_size * batch_size if drop_last else len(self)
+        kept = len(order) // batch_size * batch_size if drop_last else len(order)
         rows = order[:kept].split(batch_size)
         return self._read(rows, None if draws is None else draws[:kept].split(batch_size))
 
@@ -180,6 +188,25 @@ class Dataset:
     test_is_train: bool = False
 
 
+def standard(dataset: Dataset) -> Dataset:
+    """Every channel with mean 0 and standard deviation 1 over the training images, as opened."""
+    return dataset
+
+
+def symmetric(dataset: Dataset) -> Dataset:
+    """The same images with pixels from -1 to 1, so that Poisson input can have their rates.
+
+    Black is -1 and white 1; `standard` pixels reach 2 and beyond, where a rate is cut off at 1.
+    """
+    half = torch.full_like(dataset.mean, 0.5)
+    for split in (dataset.train, dataset.test):
+        split.normalise_by(half, half)
+    return replace(dataset, mean=half, std=half)
+
+
+PIXELS = {"standard": standard, "symmetric": symmetric}
+
+
 def first_balanced(labels: Tensor, limit: int | None) -> Tensor:
     """The first `limit` images in a fixed order that takes one of each class in turn.
 
@@ -200,7 +227,7 @@ def first_balanced(labels: Tensor, limit: int | None) -> Tensor:
     if limit is None:
         return torch.arange(len(labels))
     if not 1 <= limit <= len(labels):
-        raise UserError(f"limit={limit}: has to be from 1 to {len(labels)}, the training images")
+        raise UserError(f"limit={limit}: has to be from 1 to {len(labels)}, the images there are")
     by_class = labels.argsort(stable=True)
     counts = labels.bincount()
     starts = counts.cumsum(0) - counts

@@ -2,6 +2,7 @@
 
 from snn_rl.networks.image_networks import IMAGE_NETWORKS
 from snn_rl.networks.layers import (
+    WINDOW,
     AnalogNetwork,
     Network,
     SpikingNetwork,
@@ -23,6 +24,7 @@ from snn_rl.networks.spec import (
 __all__ = [
     "IMAGE_NETWORKS",
     "Q_NETWORKS",
+    "WINDOW",
     "AnalogNetwork",
     "AvgPool",
     "Block",

@@ -12,7 +12,16 @@ from torch import Tensor
 
 from snn_rl.encoding import poisson
 from snn_rl.lif import MIN_THRESHOLD
-from snn_rl.networks import AnalogNetwork, Conv, Dense, NetworkSpec, SpikingNetwork, clear
+from snn_rl.networks import (
+    WINDOW,
+    AnalogNetwork,
+    Conv,
+    Dense,
+    Dropout,
+    NetworkSpec,
+    SpikingNetwork,
+    clear,
+)
 
 SPEC = NetworkSpec((2, 10, 9), (Conv(4, 3, 2), Conv(3, 2), Dense(7)), 3, bias=True)
 Array = NDArray[np.float64]
@@ -428,3 +437,102 @@ def test_a_carried_leak_learns():
 def test_what_cannot_carry_is_refused(options):
     with pytest.raises(ValueError, match="carry_state"):
         SpikingNetwork(SPEC, carry_state=True, **options)
+
+
+def test_spike_times_are_not_carried_from_image_to_image():
+    with pytest.raises(ValueError, match="stdb"):
+        SpikingNetwork(SPEC, 1, "stdb", carry_state=True)
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 100])
+def test_windows_equal_the_whole(size):
+    network, x = spiking(7), images()
+    outputs, layers = network.activity(x)
+    parts = list(network.windows(x, size))
+    assert torch.equal(parts[-1][0], outputs)
+    for index, layer in enumerate(layers):
+        assert torch.equal(torch.cat([part[1][index] for part in parts]), layer)
+    first = spiking(min(size, 7))
+    assert torch.equal(parts[0][0], first(x))
+
+
+def test_counting_spikes_is_the_whole_s_sum_in_bounded_memory(monkeypatch):
+    network, x = spiking(2 * WINDOW + 3), images()
+    outputs, layers = network.activity(x)
+    longest = 0
+
+    class Watching(torch.nn.Module):
+        def forward(self, folded: Tensor) -> Tensor:
+            nonlocal longest
+            longest = max(longest, len(folded) // len(x))
+            return inner(folded)
+
+    inner = network.synapses[1]
+    monkeypatch.setitem(network.synapses._modules, "1", Watching())
+    counted, counts = network.count(x)
+    assert longest == WINDOW
+    assert torch.equal(counted, outputs)
+    assert all(torch.equal(a, b.sum(0)) for a, b in zip(counts, layers, strict=True))
+
+
+def test_counts_of_the_analog_network_are_its_active_neurons():
+    network = AnalogNetwork(SPEC)
+    outputs, layers = network.activity(images())
+    counted, counts = network.count(images())
+    assert torch.equal(counted, outputs)
+    assert all(torch.equal(a, (b[0] > 0).float()) for a, b in zip(counts, layers, strict=True))
+
+
+def truncated(network: SpikingNetwork, x: Tensor, size: int, weights: Tensor) -> Tensor:
+    """The stepped network by spike time, cut from its past every few steps; the windows' losses."""
+    count = len(network.neurons)
+    rest: list[Any] = [0.0] * count
+    last: list[Any] = [torch.tensor(-torch.inf)] * count
+    total, loss = torch.zeros(len(x), network.head.in_features), torch.zeros(())
+    for t in range(network.timesteps):
+        if t % size == 0 and t:
+            rest, total = [r.detach() for r in rest], total.detach()
+        s = x
+        for i, (layer, neuron) in enumerate(zip(network.synapses, network.neurons, strict=True)):
+            flat = s.flatten(1) if isinstance(layer, torch.nn.Linear) else s
+            u = neuron.leak * rest[i] + layer(flat)
+            fired = u > neuron.v_threshold
+            last[i] = torch.where(fired, float(t), last[i])
+            above = u - neuron.v_threshold
+            slope = 0.3 * torch.exp(-0.01 * (t - last[i]))
+            s = fired.float() + slope * (above - above.detach())
+            rest[i] = u - neuron.v_threshold * s.detach()
+        total = total + s.flatten(1)
+        if (t + 1) % size == 0 or t + 1 == network.timesteps:
+            loss = loss + (network.head(total / (t + 1)) * weights).sum()
+    return loss
+
+
+@pytest.mark.parametrize("size", [2, 3, 8])
+def test_gradients_of_windows_are_truncated_where_they_begin(size):
+    network, x = spiking(8, surrogate="stdb"), images()
+    weights = torch.linspace(-1, 1, len(x) * SPEC.outputs).reshape(len(x), -1)
+    parameters = dict(network.named_parameters())
+    loss = sum(((out * weights).sum() for out, _ in network.windows(x, size)), torch.zeros(()))
+    actual = torch.autograd.grad(loss, list(parameters.values()))
+    reference = truncated(network, x, size, weights)
+    expected = torch.autograd.grad(reference, list(parameters.values()))
+    torch.testing.assert_close(loss, reference)
+    for name, a, b in zip(parameters, actual, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+        assert a.abs().sum() > 0, name
+
+
+def test_one_dropout_mask_serves_all_windows():
+    spec = NetworkSpec((1, 6, 6), (Conv(4, 3), Dropout(), Dense(5)), 2, bias=True)
+    network = SpikingNetwork(spec, 12)
+    network.dropout = 0.5
+    with torch.no_grad():
+        network.synapses[0].weight.fill_(1.0)  # fires always
+        network.synapses[1].weight.copy_(torch.rand(5, 64))
+    seen = []
+    network.synapses[1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    list(network.train().windows(torch.ones(3, 1, 6, 6), 1))
+    assert len(seen) == 12
+    assert all(torch.equal(entry, seen[0]) for entry in seen[1:])
+    assert 0 < float((seen[0] == 0).float().mean()) < 1
