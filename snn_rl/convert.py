@@ -197,6 +197,7 @@ def convert(
     search_timesteps: int = 0,
     block_thresholds: str = SEARCH,
     scale: float = 1.0,
+    given: Sequence[float] | None = None,
 ) -> SpikingNetwork:
     """Turns a trained analog network into a spiking one with the same weights.
 
@@ -223,6 +224,8 @@ def convert(
         scale: Every threshold is multiplied by it after the search, and the weights are not: more
             spikes at few timesteps ([STDB] Table 1, "adjusted thresholds"). Activity grows by
             1 / scale from layer to layer, so it is meant for networks without biases.
+        given: The thresholds themselves, one per hidden layer, in place of any search: those that
+            another network was trained to ([IIR] section 5.3).
 
     Returns:
         The spiking network.
@@ -247,6 +250,10 @@ def convert(
     steps = search_timesteps or timesteps
     unity = _inside_blocks(spec) if block_thresholds == UNITY else set()
     names = spec.names()
+    if given is not None and len(given) != len(spiking.neurons):
+        raise ConversionError(
+            f"{len(given)} thresholds were given for {len(spiking.neurons)} hidden layers"
+        )
     clips = (
         None
         if thresholds == PERCENTILE
@@ -254,7 +261,9 @@ def convert(
     )
 
     def settle(index: int, current: Iterable[Tensor]) -> None:
-        if clips is not None:
+        if given is not None:
+            v_threshold = amplitude = given[index]
+        elif clips is not None:
             v_threshold, amplitude = clips[index]
         elif index in unity:
             v_threshold = amplitude = (

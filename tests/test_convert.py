@@ -563,3 +563,16 @@ def test_unity_in_blocks_and_scaled_thresholds_fire_as_with_unit_spikes(scale):
         abs(a.v_threshold.item() - b.v_threshold.item()) > 0.1
         for a, b in zip(searched.neurons[1:], spiking.neurons[1:], strict=True)
     )
+
+
+def test_thresholds_can_be_given():
+    analog, x = network(), images()
+    found = convert(analog, 1, x)
+    thresholds = [2.0 * float(neuron.v_threshold) for neuron in found.neurons]
+    spiking = convert(analog, 1, x, given=thresholds)
+    assert [float(neuron.v_threshold) for neuron in spiking.neurons] == pytest.approx(thresholds)
+    torch.testing.assert_close(
+        spiking.head.weight, analog.head.weight * spiking.neurons[-1].v_threshold
+    )
+    with pytest.raises(ConversionError, match="2 thresholds were given for 3 hidden layers"):
+        convert(analog, 1, x, given=thresholds[:2])

@@ -87,6 +87,8 @@ def stage_settings(config: ClassifyConfig, stage: Stage) -> dict[str, Any]:
     iir = runs.flat("iir", config.iir)
     del iir["iir.t1_epochs"]  # it is in iir.epochs
     iir["iir.epochs"] = stage_epochs(config, stage)
+    if config.iir.thresholds_from:
+        iir["iir.thresholds_from"] = runs.file_hash(config.iir.thresholds_from)
     if stage.pruned:
         settings["prune"] = config.prune
     return settings | {"T": stage.timesteps, "source": stage.source} | iir
@@ -206,6 +208,7 @@ class ChainFitter:
                 iir.conversion_timesteps,
                 iir.block_thresholds,
                 iir.threshold_scale,
+                given=_thresholds(iir.thresholds_from),
             )
         except ConversionError as error:
             raise UserError(f"conversion failed: {error}") from None
@@ -260,6 +263,15 @@ class ChainFitter:
             )
         iir = self.config.iir
         return torch.optim.Adam(trained, iir.lr, weight_decay=iir.weight_decay, fused=True)
+
+
+def _thresholds(file: str | None) -> list[float] | None:
+    if file is None:
+        return None
+    network, _ = load_network(Path(file))
+    if not isinstance(network, SpikingNetwork):
+        raise UserError(f"iir.thresholds_from={file} is an ANN: it has no thresholds")
+    return [float(neuron.v_threshold.detach()) for neuron in network.neurons]
 
 
 @contextmanager

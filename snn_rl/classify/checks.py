@@ -97,8 +97,9 @@ def check_values(config: ClassifyConfig) -> None:
         raise UserError(f"limit={config.limit}: must be 1 or more")
     if config.test_limit is not None and config.test_limit < 1:
         raise UserError(f"test_limit={config.test_limit}: must be 1 or more")
-    if config.ann is not None and not Path(config.ann).is_file():
-        raise UserError(f"ann={config.ann}: no such file")
+    for name, file in (("ann", config.ann), ("iir.thresholds_from", config.iir.thresholds_from)):
+        if file is not None and not Path(file).is_file():
+            raise UserError(f"{name}={file}: no such file")
     chain(config)
 
 

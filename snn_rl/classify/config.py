@@ -38,6 +38,7 @@ class SpikingFitConfig(FitConfig):
     distill: float = 1.0  # weight of the ANN's outputs against the labels'
     temperature: float = 2.0  # of that distillation
     thresholds: str = "percentile"  # percentile | clip | alpha_beta
+    thresholds_from: str | None = None  # this spiking network's, in place of any search
     percentile: float = 90.0
     percentile_over: str = "positive"  # positive | all
     surrogate: str = "linear"
