@@ -28,6 +28,7 @@ from snn_rl.state_dict import check_weights
 SCHEMA = 1
 _META = "snn_rl"
 _DIGEST = "sha256"
+_COUNT = ".num_batches_tracked"
 _MAX_TEXT = 2**26  # of JSON: a training's notes list every episode
 
 
@@ -185,7 +186,9 @@ def load_network(path: Path) -> tuple[AnalogNetwork | SpikingNetwork, dict[str, 
             no finite numbers.
     """
     tensors, meta = load_tensors(path)
-    check_weights(tensors.items(), str(path))
+    # batch-norm also counts its batches, in whole numbers
+    weights = {name: t for name, t in tensors.items() if not name.endswith(_COUNT)}
+    check_weights(weights.items(), str(path))
     network: AnalogNetwork | SpikingNetwork
     try:
         description = meta["network"]
@@ -203,8 +206,8 @@ def load_network(path: Path) -> tuple[AnalogNetwork | SpikingNetwork, dict[str, 
                     description["encoding"],
                     bool(description.get("carry_state", False)),
                 )
-        weights = {name: tensor.float() for name, tensor in tensors.items()}
-        network.load_state_dict(weights, assign=True)
+        full = {name: weight.float() for name, weight in weights.items()}
+        network.load_state_dict({**tensors, **full}, assign=True)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} does not hold the network it describes ({reason})") from None

@@ -15,6 +15,8 @@ The settings that matter first (key=value, any order):
   T_start=5 T_step=1  where the spiking stages start, and by how much T falls
   direct=true         retrain at T at once, without the stages between
   stages=none         convert only, without retraining (any T, for example T=100)
+  scratch=true        a spiking network without an ANN before it (iir.distill=0); with T=1 one
+                      of binary activations
   seed=0              of everything random
   run_dir=PATH        instead of runs/<dataset>-<net>/seed<k>
   preset=NAME         a paper's settings instead of the short ones: paper ([IIR]), stdb or ull

@@ -32,11 +32,14 @@ from snn_rl.networks import (
 from snn_rl.prune import magnitude_masks
 from snn_rl.seeding import derive_seed, seed_everything
 
+SCRATCH = "-scratch"
 POOLINGS = {"avg": AvgPool, "max": MaxPool}
 
 
 def chain(config: ClassifyConfig) -> list[Stage]:
     """The stages that the settings ask for."""
+    if config.scratch:
+        return [Stage(f"T{config.T}{SCRATCH}", config.T, None)]
     return schedule(
         config.T,
         config.T_start,
@@ -172,33 +175,41 @@ class ChainFitter:
         return result
 
     def _initial_network(self, stage: Stage) -> AnalogNetwork | SpikingNetwork:
-        config = self.config
         if stage.source is None:
-            spec = network_spec(config, self.dataset)
-            if config.ann is None:
-                network = AnalogNetwork(spec)
-                initialize(network)
-                return network
-            found, _ = load_network(Path(config.ann))
-            if not isinstance(found, AnalogNetwork) or found.spec != spec:
-                raise UserError(
-                    f"ann={config.ann} is not the analog network that dataset={config.dataset} "
-                    f"net={config.net} batch_norm={config.batch_norm} pooling={config.pooling} "
-                    f"clip={config.clip} describe"
-                )
-            return found
+            analog = self._analog_network()
+            return self._converted(analog, stage.timesteps) if stage.timesteps else analog
         source, _ = load_network(self.directory / stage.source / runs.NETWORK)
-        iir = config.iir
-        if isinstance(source, SpikingNetwork):
-            assert stage.timesteps is not None
-            fewer = SpikingNetwork(source.spec, stage.timesteps, iir.surrogate, iir.encoding)
-            fewer.load_state_dict(source.state_dict())
-            return self._frozen(fewer)
-        source.to(self.device).eval()
+        if isinstance(source, AnalogNetwork):
+            return self._converted(source, stage.timesteps or 1)
+        assert stage.timesteps is not None
+        iir = self.config.iir
+        fewer = SpikingNetwork(source.spec, stage.timesteps, iir.surrogate, iir.encoding)
+        fewer.load_state_dict(source.state_dict())
+        return self._frozen(fewer)
+
+    def _analog_network(self) -> AnalogNetwork:
+        """The imported ANN, or an untrained one."""
+        config = self.config
+        spec = network_spec(config, self.dataset)
+        if config.ann is None:
+            network = AnalogNetwork(spec)
+            initialize(network)
+            return network
+        found, _ = load_network(Path(config.ann))
+        if not isinstance(found, AnalogNetwork) or found.spec != spec:
+            raise UserError(
+                f"ann={config.ann} is not the analog network that dataset={config.dataset} "
+                f"net={config.net} batch_norm={config.batch_norm} pooling={config.pooling} "
+                f"clip={config.clip} describe"
+            )
+        return found
+
+    def _converted(self, analog: AnalogNetwork, timesteps: int) -> SpikingNetwork:
+        iir = self.config.iir
         try:
             converted = convert(
-                source,
-                stage.timesteps or 1,
+                analog.to(self.device).eval(),
+                timesteps,
                 self._samples(),
                 iir.percentile,
                 iir.percentile_over,

@@ -100,6 +100,10 @@ def check_values(config: ClassifyConfig) -> None:
     for name, file in (("ann", config.ann), ("iir.thresholds_from", config.iir.thresholds_from)):
         if file is not None and not Path(file).is_file():
             raise UserError(f"{name}={file}: no such file")
+    if config.scratch and config.iir.distill:
+        raise UserError("scratch=true has no ANN to teach it: say iir.distill=0")
+    if config.scratch and (config.prune or config.direct or config.stages != "iir" or config.ann):
+        raise UserError("scratch=true is one stage: without ann, direct, stages and prune")
     chain(config)
 
 

@@ -65,6 +65,8 @@ class ClassifyConfig:
     T_step: int = 1
     direct: bool = False
     stages: str = "iir"  # iir | none
+    # Train a spiking network without any ANN before it; with T=1 its activations are binary.
+    scratch: bool = False
     run_dir: str | None = None
     runs: str = "runs"
     prune: float = 0.0  # go on to a network without this fraction of its weights

@@ -151,6 +151,15 @@ def test_conversion_alone_and_direct_share_the_ann(data, finished, tmp_path):
     assert float((pruned.synapses[0].weight == 0).float().mean()) == pytest.approx(0.9, abs=0.01)
 
 
+def test_a_network_of_binary_activations_needs_no_ann(data, tmp_path):
+    run(data, tmp_path, "scratch=true", "iir.distill=0", "iir.epochs=2")
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["T1-scratch"]
+    network, notes = load_network(tmp_path / "T1-scratch" / "network.safetensors")
+    assert isinstance(network, SpikingNetwork)
+    assert notes["updates"] == 2 * 2
+    assert "| T1-scratch |" in (tmp_path / "report.md").read_text()
+
+
 def test_other_settings_for_a_finished_stage_are_refused(capsys, data, finished):
     line = refuse(capsys, data, finished, "fit.lr=0.01")
     assert "fit.lr was 0.05, now 0.01" in line
@@ -172,6 +181,9 @@ def test_other_settings_for_a_finished_stage_are_refused(capsys, data, finished)
         ("iir.distill=1.5", "iir.distill=1.5: must lie in 0 to 1"),
         ("iir.percentile=101", "iir.percentile=101.0: must be 100 or less"),
         ("limit=0", "limit"),
+        ("scratch=true", "say iir.distill=0"),
+        ("scratch=true iir.distill=0 direct=true", "scratch=true is one stage"),
+        ("iir.thresholds_from=nothing.safetensors", "no such file"),
         ("prune=1", "prune=1.0 leaves nothing"),
         ("prune=0.5 stages=none", "pruning retrains"),
         ("ann=nothing.safetensors", "no such file"),
