@@ -453,7 +453,7 @@ def test_amplitudes_reach_all_followers_through_max_pooling_and_shortcuts():
     out, layers = spiking.activity(x)
     torch.testing.assert_close(out, total / 2, rtol=1e-4, atol=1e-5)
     assert all(0 < rate for rate in spike_rates(layers))
-    thresholds = [float(neuron.v_threshold) for neuron in spiking.neurons]
+    thresholds = [neuron.v_threshold.item() for neuron in spiking.neurons]
     assert thresholds == pytest.approx([threshold for threshold, _ in found])
 
 
@@ -474,7 +474,7 @@ def test_alpha_and_beta_keep_a_layer_s_mean_that_few_timesteps_lose():
 def test_the_clips_alone_are_thresholds_and_the_percentile_needs_none():
     analog, x = clipped(), seen()
     spiking = convert(analog, 2, x, thresholds="clip")
-    assert [float(n.v_threshold) for n in spiking.neurons] == pytest.approx(analog.mu.tolist())
+    assert [n.v_threshold.item() for n in spiking.neurons] == pytest.approx(analog.mu.tolist())
     searched = convert(analog, 2, x)
     plain = AnalogNetwork(replace(CLIPPED, clip=False))
     plain.load_state_dict({k: v for k, v in analog.state_dict().items() if k != "mu"})
