@@ -116,6 +116,8 @@ def check_values(config: Config) -> None:
         raise UserError(
             f"carry_state=true goes with iir.encoding=direct, not {config.iir.encoding}"
         )
+    if config.exact and config.iir.encoding != "direct":
+        raise UserError(f"exact=true goes with iir.encoding=direct, not {config.iir.encoding}")
     played = config.dqn.learning_starts if config.ann else config.dqn.steps
     rows = min(config.dqn.buffer_size, played) // config.rollout.n_envs - 1
     length = config.carry.burn_in + config.carry.window

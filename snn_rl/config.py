@@ -135,6 +135,7 @@ class Config:
     init: str | None = None  # a network that the ANN stage starts to learn from
     teacher: str | None = None  # an ANN, of more frames perhaps, that teaches this run's
     carry_state: bool = False  # go on from T=1: membranes live on from frame to frame
+    exact: bool = False  # end with the T=1 network on an integer grid
     network: str = "mnih"
     bias: bool = False
     precision: str = "auto"  # auto | float32 | bfloat16

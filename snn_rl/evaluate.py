@@ -15,7 +15,7 @@ Which agent (say what you said to snn_rl.train; without a run of your own, one t
 snn_rl is taken, where there is one, and what is written goes to runs/<env>/zoo/<stage>):
   env=ID  T=1  seed=0           its environment, timesteps and seed
   run_dir=PATH                  instead of runs/<env>/seed<k>
-  direct=true, stages=none, carry_state=true
+  direct=true, stages=none, carry_state=true, exact=true
                                 the agent of that kind of chain
 How it is evaluated:
   episodes=20                   games of each column
@@ -46,7 +46,7 @@ from snn_rl.networks import NetworkSpec, SpikingNetwork
 from snn_rl.trials import Trials, evaluate_agent, load_agent
 
 EVALUATION = "evaluation.json"
-KIND_OF_CHAIN = ("direct", "stages", "carry_state", "T_start", "T_step")
+KIND_OF_CHAIN = ("direct", "stages", "carry_state", "exact", "T_start", "T_step")
 # the settings that say which agent is meant and where it runs
 WHICH_AGENT = ("env", "T", "seed", "run_dir", "runs", *KIND_OF_CHAIN, "device", "threads")
 

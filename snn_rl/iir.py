@@ -10,6 +10,7 @@ from snn_rl.errors import UserError
 
 ANN = "ann"
 CARRIED = "-carried"
+EXACT = "-exact"
 DONE = "done.json"
 SETTINGS = "settings.json"  # what a stage is trained with, in its directory
 
@@ -19,11 +20,12 @@ class Stage:
     """One link of the chain.
 
     Attributes:
-        name: Its directory: ann, T5, T1, T1-direct, T100-converted, ...
+        name: Its directory: ann, T5, T1, T1-direct, T1-exact, T100-converted, ...
         timesteps: T, or None for the analog network.
         source: Name of the stage it is initialized from, or None for the first.
         trained: False for conversion only.
         carry_state: Membranes live on from image to image.
+        exact: Its source's network on the grid of `snn_rl.exact`; not trained.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Stage:
     source: str | None
     trained: bool = True
     carry_state: bool = False
+    exact: bool = False
 
 
 def schedule(
@@ -40,6 +43,7 @@ def schedule(
     direct: bool = False,
     stages: str = "iir",
     carry_state: bool = False,
+    exact: bool = False,
 ) -> list[Stage]:
     """The stages from the ANN down to T timesteps.
 
@@ -52,6 +56,7 @@ def schedule(
         direct: Retrain at T at once, initialized from the converted ANN.
         stages: "iir", or "none" for conversion without any retraining (any T).
         carry_state: Go on from T = 1 to an agent whose membranes live on from image to image.
+        exact: End with the T = 1 network on an integer grid, see `snn_rl.exact`.
 
     Returns:
         The ANN stage and the spiking ones behind it, in order.
@@ -67,13 +72,18 @@ def schedule(
         raise UserError(
             "carry_state=true goes on from a trained T=1 agent: say T=1, and stages=iir"
         )
+    if exact and (T != 1 or stages == "none" or carry_state):
+        raise UserError(
+            "exact=true puts a trained T=1 agent on the grid: say T=1, stages=iir and "
+            "carry_state=false"
+        )
     chain = [Stage(ANN, None, None)]
     if stages == "none":
         return [*chain, Stage(f"T{T}-converted", T, ANN, trained=False)]
     if stages != "iir":
         raise UserError(f"stages={stages}: must be iir or none")
     if direct:
-        return _with_carried([*chain, Stage(f"T{T}-direct", T, ANN)], carry_state)
+        return _with_last([*chain, Stage(f"T{T}-direct", T, ANN)], carry_state, exact)
     if T > T_start:
         raise UserError(
             f"T={T} is above T_start={T_start}: the chain starts at T_start and goes down; raise "
@@ -86,14 +96,16 @@ def schedule(
         )
     for timesteps in range(T_start, T - 1, -T_step):
         chain.append(Stage(f"T{timesteps}", timesteps, chain[-1].name))
-    return _with_carried(chain, carry_state)
+    return _with_last(chain, carry_state, exact)
 
 
-def _with_carried(chain: list[Stage], carry_state: bool) -> list[Stage]:
-    if not carry_state:
-        return chain
+def _with_last(chain: list[Stage], carry_state: bool, exact: bool) -> list[Stage]:
     source = chain[-1].name
-    return [*chain, Stage(f"{source}{CARRIED}", 1, source, carry_state=True)]
+    if carry_state:
+        return [*chain, Stage(f"{source}{CARRIED}", 1, source, carry_state=True)]
+    if exact:
+        return [*chain, Stage(f"{source}{EXACT}", 1, source, trained=False, exact=True)]
+    return chain
 
 
 def is_done(directory: Path) -> bool:

@@ -60,6 +60,7 @@ def chain(config: Config) -> list[Stage]:
         config.direct,
         config.stages,
         config.carry_state,
+        config.exact,
     )
 
 
@@ -93,6 +94,8 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
         settings[key] = file and hashlib.sha256(Path(file).read_bytes()).hexdigest()
     if stage.carry_state:
         settings |= _flat("carry", config.carry)
+    if stage.exact:
+        settings["exact"] = True
     if stage.name != ANN:
         iir = _flat("iir", config.iir)
         # they are in iir.steps, rollout.sticky and checkpoint_steps, as far as they say something
