@@ -29,11 +29,13 @@ _CHOICES: dict[str, Collection[str]] = {
     "iir.percentile_over": PERCENTILES_OVER,
     "iir.surrogate": SURROGATES,
     "iir.encoding": ENCODINGS,
+    "format": ("onnx", "nir", "torch"),
     "play.output": ("auto", "window", "mp4", "gif"),
 }
 
 _AT_LEAST_ONE = (
     "episodes",
+    "check_frames",
     "rollout.n_envs",
     "rollout.frame_stack",
     "rollout.cap",
@@ -140,8 +142,11 @@ def refuse_settings_of_other_commands(config: Config) -> None:
     Raises:
         UserError: It names the setting and its command.
     """
-    for name, command in (("paper", "report"), ("figure", "report"), ("zoo", "publish")):
-        if _get(config, name) is not None:
+    for name, command in (
+        *(("paper", "report"), ("figure", "report"), ("zoo", "publish")),
+        *(("format", "export"), ("output", "export"), ("check_frames", "export")),
+    ):
+        if _get(config, name) != getattr(Config, name):
             raise UserError(f"{name}={_get(config, name)}: this is for snn_rl.{command}")
 
 

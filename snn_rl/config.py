@@ -144,6 +144,9 @@ class Config:
     checkpoint_steps: int = 50_000
     episodes: int = 20
     video: bool = True
+    format: str = "onnx"  # onnx | nir | torch: of an exported file
+    output: str | None = None  # the exported file; None: in the stage's directory
+    check_frames: int = 500  # of real games, that an exported file is checked on
     overlay: bool = False  # the short way to say play.overlay
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     dqn: DQNConfig = field(default_factory=DQNConfig)

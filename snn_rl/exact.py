@@ -6,9 +6,8 @@ is an integer times a power of two, its layer's unit, and so is every threshold;
 are pixels from 0 to 255 or spikes. Every partial sum of a layer is then an integer below 2^24 times
 its unit, which float32 holds exactly, whatever the order.
 
-Weights behind the first layer have 12 bits, sign included: 11 bits are what a float16, and the
-tensor cores of a GPU (TF32), hold exactly too. The first layer has 8, for engines that multiply
-unsigned by signed bytes.
+Weights have up to 12 bits, sign included: a float16, and the tensor cores of a GPU (TF32), hold
+those exactly too. The sums decide how many a layer gets: of 256 pixels, 11.
 """
 
 import math
@@ -21,7 +20,7 @@ from snn_rl.networks import SpikingNetwork
 
 PIXEL = 255  # the largest
 LIMIT = 2**24  # the integers below it are float32's own
-FIRST_BITS, BITS = 8, 12
+BITS = 12
 
 
 @dataclass(frozen=True)
@@ -46,19 +45,17 @@ class GridLayer:
 
 
 @torch.no_grad()
-def quantize(
-    network: SpikingNetwork, first_bits: int = FIRST_BITS, bits: int = BITS
-) -> SpikingNetwork:
+def quantize(network: SpikingNetwork, bits: int = BITS, first_bits: int = BITS) -> SpikingNetwork:
     """Rounds a T = 1 network to the grid.
 
-    Every layer's unit is the smallest power of two at which its weights have the given bits and
-    its partial sums stay below 2^24. The images' division by 255 goes into the first weights. A
-    threshold is rounded down, which changes nothing: no sum lies between two integers.
+    Every layer's unit is the smallest power of two at which its weights have no more than the given
+    bits and its partial sums stay below 2^24. The images' division by 255 goes into the first
+    weights. A threshold is rounded down, which changes nothing: no sum lies between two integers.
 
     Args:
         network: T = 1, direct encoding, convolutions and dense layers; it is left as it is.
-        first_bits: Of the first layer's weights, sign included.
-        bits: Of the other layers'.
+        bits: Of weights, sign included, at most.
+        first_bits: Of the first layer's (8 for engines that multiply bytes).
 
     Returns:
         A network that takes raw pixels, with `exact` set.

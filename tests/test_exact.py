@@ -1,4 +1,4 @@
-"""The integer grid: what it rounds, what it proves, and that every order of a sum gives its bits."""
+"""The integer grid: what it rounds and proves, and that any order of a sum gives its bits."""
 
 import math
 
@@ -51,7 +51,7 @@ def in_float64(network, x):
 @pytest.mark.parametrize("bias", [False, True])
 def test_weights_are_the_nearest_integers_of_a_power_of_two(bias):
     network = random_network(NetworkSpec(SPEC.input_shape, SPEC.layers, 5, bias))
-    exact = quantize(network)
+    exact = quantize(network, first_bits=8)
     before, after = ([*n.synapses, n.head] for n in (network, exact))
     for i, (grid, old, new) in enumerate(zip(integers(exact), before, after, strict=True)):
         assert math.log2(grid.unit).is_integer()
@@ -119,12 +119,12 @@ def test_batches_and_layouts_give_the_same_bits_as_exact_arithmetic(batch, layou
 
 def test_it_is_near_the_network_that_it_rounds():
     network = random_network()
-    exact, frames = quantize(network), pixels(32)
+    exact, frames = quantize(network, first_bits=8), pixels(32)
     ours, theirs = exact.activity(exact.images(frames)), network.activity(network.images(frames))
     assert torch.equal(exact.images(frames), frames.float())
     # of 8 bits; what it flips flips more behind it
     assert (ours[1][0] != theirs[1][0]).float().mean() < 0.01
-    finer = quantize(network, first_bits=11, bits=13)
+    finer = quantize(network)
     error = (finer(finer.images(frames)) - theirs[0]).abs().mean()
     assert error < (ours[0] - theirs[0]).abs().mean()
 

@@ -317,8 +317,11 @@ def _outputs(head: nn.Module, x: Tensor) -> Tensor:
 
     bfloat16 would round Q-values that differ by less than a hundredth to the same number.
     """
+    out: Tensor
+    if not torch.is_autocast_enabled(x.device.type):
+        return head(x.float())  # type: ignore[no-any-return]
     with torch.autocast(x.device.type, enabled=False):
-        out: Tensor = head(x.float())
+        out = head(x.float())
     return out
 
 
