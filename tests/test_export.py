@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import itertools
 import re
 import subprocess
 import sys
@@ -16,9 +17,10 @@ import torch
 from stable_baselines3.common.atari_wrappers import NoopResetEnv
 
 from snn_rl import export, runs, train, zoo
-from snn_rl.config import run_command
+from snn_rl.config import compose, run_command
 from snn_rl.envs import make_env
 from snn_rl.errors import UserError
+from snn_rl.evaluate import find_stage
 from snn_rl.exact import integers, quantize
 from snn_rl.formats import nir_graph, onnx_graph, program, simulators
 from snn_rl.networks import AnalogNetwork, AvgPool, Conv, Dense, NetworkSpec, SpikingNetwork
@@ -54,7 +56,7 @@ def pixels(count=16, spec=SPEC):
 
 @pytest.fixture(scope="module")
 def pong(tmp_path_factory):
-    """A folder of runs with the shipped Pong agent, exact, as an ONNX file, and what was printed."""
+    """The shipped Pong agent, exact, in a folder with its ONNX file, and what was printed."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         text = io.StringIO()
@@ -83,6 +85,17 @@ def test_an_exact_agent_has_the_same_bits_in_onnxruntime_in_every_batch_and_layo
     for batch in (1, 32, 64):
         parts = [session.run(None, {"pixels": part.numpy()})[0] for part in frames.split(batch)]
         np.testing.assert_array_equal(np.concatenate(parts), expected)
+
+
+def test_the_exact_agent_of_one_that_ships_has_its_ann_beside_it(tmp_path):
+    config = compose(["env=CartPole-v1", "T=1", "exact=true", f"runs={tmp_path}"], runs.presets)
+    stage, own = find_stage(config), tmp_path / "CartPole-v1" / "zoo"
+    shipped = load_agent(zoo.ROOT / "CartPole-v1" / "T1", "cpu").q_net.network
+    made = load_agent(stage.directory, "cpu").q_net.network
+    assert stage.directory == stage.output == own / "T1-exact"
+    assert torch.equal(made.head.weight, quantize(shipped).head.weight)
+    ann = stage.beside("ann")
+    assert (ann.directory, ann.output) == (zoo.ROOT / "CartPole-v1" / "ann", own / "ann")
 
 
 def test_an_exact_network_that_gives_other_bits_is_an_error():
@@ -139,7 +152,8 @@ def test_onnx_has_bias_padding_leak_and_reset(timesteps, tmp_path):
     for mine, theirs in zip(layers, spikes, strict=True):
         assert mine.shape == theirs.shape and 0.01 < theirs.mean() < 0.99
         assert (mine == theirs).float().mean() > 0.999
-    same = torch.stack([(a == b).flatten(2).all(2).all(0) for a, b in zip(layers, spikes)]).all(0)
+    pairs = zip(layers, spikes, strict=True)
+    same = torch.stack([(a == b).flatten(2).all(2).all(0) for a, b in pairs]).all(0)
     assert same.float().mean() > 0.8
     torch.testing.assert_close(outputs[same], expected[same].detach())
     model = onnx.load(path)
@@ -205,7 +219,7 @@ def test_a_nir_file_holds_the_network(exact, tmp_path):
     graph = nir_graph.read(tmp_path / "network.nir")
     chain = ["input", "conv1", "conv1_spikes", "conv2", "conv2_spikes", "fc1_flatten", "fc1"]
     chain += ["fc1_spikes", "head", "output"]
-    assert graph.edges == list(zip(chain[:-1], chain[1:], strict=True))
+    assert graph.edges == list(itertools.pairwise(chain))
     first = network.synapses[0].weight.detach() / (1 if exact else 255)
     np.testing.assert_allclose(graph.nodes["conv1"].weight, first, rtol=1e-6)
     assert tuple(graph.nodes["conv1"].padding) == (1, 1)
@@ -291,7 +305,7 @@ def test_the_example_sees_what_the_agent_was_trained_on(noops):
     env.override_num_noops = noops
     obs, rng, score = venv.reset(), np.random.default_rng(noops), 0.0
     for _ in range(150):
-        np.testing.assert_array_equal(game.stack, obs[0])
+        np.testing.assert_array_equal(game.pixels, obs)
         action = int(rng.integers(6))
         game.see(game.skip(action))
         obs, rewards, _, _ = venv.step([action])
