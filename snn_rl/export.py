@@ -26,7 +26,6 @@ How it is exported:
   threads=0                     processor threads (0: all cores)
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +37,7 @@ from snn_rl import __version__, runs
 from snn_rl.config import Config, run_command
 from snn_rl.errors import UserError
 from snn_rl.evaluate import WHICH_AGENT, find_stage, prepare
-from snn_rl.formats import nir_graph, onnx_graph, program, simulators
+from snn_rl.formats import Engine, nir_graph, onnx_graph, program, simulators
 from snn_rl.networks import SpikingNetwork
 from snn_rl.trials import Agent, load_agent
 
@@ -48,10 +47,6 @@ _ACCEPTED = (
     *(name for name in WHICH_AGENT if name != "device"),
     *("format", "output", "check_frames", "eval.seed"),
 )
-
-# Pixels [N, channels, height, width], uint8, to Q-values [N, actions] and every hidden layer's
-# spikes [T, N, ...]; no layers where an engine does not show them.
-Engine = Callable[[Tensor], tuple[Tensor, list[Tensor]]]
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,17 @@ What they need is optional, and imported when it is used.
 """
 
 import importlib
+from collections.abc import Callable
 from types import ModuleType
+
+from torch import Tensor
 
 from snn_rl.errors import UserError
 from snn_rl.networks import Network, SpikingNetwork
+
+# Pixels [N, channels, height, width], uint8, to Q-values [N, actions] and every hidden layer's
+# spikes [T, N, ...]; no layers where an engine does not show them.
+Engine = Callable[[Tensor], tuple[Tensor, list[Tensor]]]
 
 
 def optional(name: str, extra: str) -> ModuleType:

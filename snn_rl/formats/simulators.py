@@ -10,20 +10,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from snn_rl.formats import Engine
 from snn_rl.formats.nir_graph import DT, spikes_name
 from snn_rl.networks import NetworkSpec
 
 if TYPE_CHECKING:
     import nir
 
-Engine = Callable[[Tensor], tuple[Tensor, list[Tensor]]]
-
 
 def installed(graph: "nir.NIRGraph", spec: NetworkSpec) -> dict[str, Engine]:
     """The simulators that are there, each with the graph in it, by name.
 
-    An engine takes pixels, uint8 [N, channels, height, width], and gives Q-values [N, actions] and
-    every hidden layer's spikes [1, N, ...]; every image finds empty membranes.
+    Every image finds empty membranes.
 
     Args:
         graph: From `nir_graph` or `read`.
