@@ -22,6 +22,7 @@ from torch import Tensor
 
 from snn_rl.archive import parse_json
 from snn_rl.errors import UserError
+from snn_rl.exact import integers
 from snn_rl.networks import AnalogNetwork, NetworkSpec, SpikingNetwork
 from snn_rl.state_dict import check_weights
 
@@ -163,7 +164,8 @@ def save_network(
         path: A .safetensors file.
         network: Analog or spiking.
         meta: More to note beside it.
-        dtype: Stores the weights in this type (float16 halves a file that ships).
+        dtype: Stores the weights in this type (float16 halves a file that ships). An exact network
+            keeps the type of the tensors that it cannot hold exactly.
     """
     description: dict[str, Any] = {"spec": network.spec.to_dict(), "timesteps": None}
     if isinstance(network, SpikingNetwork):
@@ -174,7 +176,13 @@ def save_network(
         }
         if network.carry_state:
             description["carry_state"] = True
+        if network.exact:
+            description["exact"] = True
     tensors = {name: t.to(dtype or t.dtype) for name, t in network.state_dict().items()}
+    if description.get("exact"):
+        for name, t in network.state_dict().items():
+            if not torch.equal(tensors[name].to(t.dtype), t):
+                tensors[name] = t
     save_tensors(path, tensors, {**(meta or {}), "network": description})
 
 
@@ -205,9 +213,12 @@ def load_network(path: Path) -> tuple[AnalogNetwork | SpikingNetwork, dict[str, 
                     description["surrogate"],
                     description["encoding"],
                     bool(description.get("carry_state", False)),
+                    bool(description.get("exact", False)),
                 )
         full = {name: weight.float() for name, weight in weights.items()}
         network.load_state_dict({**tensors, **full}, assign=True)
+        if isinstance(network, SpikingNetwork) and network.exact:
+            integers(network)  # refuses what is not on the grid
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} does not hold the network it describes ({reason})") from None

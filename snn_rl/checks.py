@@ -29,11 +29,13 @@ _CHOICES: dict[str, Collection[str]] = {
     "iir.percentile_over": PERCENTILES_OVER,
     "iir.surrogate": NAMES,
     "iir.encoding": ENCODINGS,
+    "format": ("onnx", "nir", "torch"),
     "play.output": ("auto", "window", "mp4", "gif"),
 }
 
 _AT_LEAST_ONE = (
     "episodes",
+    "check_frames",
     "rollout.n_envs",
     "rollout.frame_stack",
     "rollout.cap",
@@ -119,6 +121,8 @@ def check_values(config: Config) -> None:
         )
     if config.carry_state and config.iir.surrogate in TIMED:
         raise UserError(f"carry_state=true does not go with iir.surrogate={config.iir.surrogate}")
+    if config.exact and config.iir.encoding != "direct":
+        raise UserError(f"exact=true goes with iir.encoding=direct, not {config.iir.encoding}")
     played = config.dqn.learning_starts if config.ann else config.dqn.steps
     rows = min(config.dqn.buffer_size, played) // config.rollout.n_envs - 1
     length = config.carry.burn_in + config.carry.window
@@ -141,8 +145,11 @@ def refuse_settings_of_other_commands(config: Config) -> None:
     Raises:
         UserError: It names the setting and its command.
     """
-    for name, command in (("paper", "report"), ("figure", "report"), ("zoo", "publish")):
-        if _get(config, name) is not None:
+    for name, command in (
+        *(("paper", "report"), ("figure", "report"), ("zoo", "publish")),
+        *(("format", "export"), ("output", "export"), ("check_frames", "export")),
+    ):
+        if _get(config, name) != getattr(Config, name):
             raise UserError(f"{name}={_get(config, name)}: this is for snn_rl.{command}")
 
 

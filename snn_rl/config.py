@@ -143,6 +143,7 @@ class Config:
     strides: list[int] | None = None
     pixel_max: float = 1.0
     carry_state: bool = False  # go on from T=1: membranes live on from frame to frame
+    exact: bool = False  # end with the T=1 network on an integer grid
     network: str = "mnih"  # or cartpole, or layers as in 16c8s4-32c4s2-256; ann= brings its own
     bias: bool = False
     precision: str = "auto"  # auto | float32 | bfloat16
@@ -151,6 +152,9 @@ class Config:
     checkpoint_steps: int = 50_000
     episodes: int = 20
     video: bool = True
+    format: str = "onnx"  # onnx | nir | torch: of an exported file
+    output: str | None = None  # the exported file; None: in the stage's directory
+    check_frames: int = 500  # of real games, that an exported file is checked on
     overlay: bool = False  # the short way to say play.overlay
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     dqn: DQNConfig = field(default_factory=DQNConfig)

@@ -15,7 +15,7 @@ Which agent (say what you said to snn_rl.train; without a run of your own, one t
 snn_rl is taken, where there is one, and what is written goes to runs/<env>/zoo/<stage>):
   env=ID  T=1  seed=0           its environment, timesteps and seed
   run_dir=PATH                  instead of runs/<env>/seed<k>
-  direct=true, stages=none, carry_state=true
+  direct=true, stages=none, carry_state=true, exact=true
                                 the agent of that kind of chain
 How it is evaluated:
   episodes=20                   games of each column
@@ -36,17 +36,18 @@ from typing import Any
 import torch
 
 from snn_rl import runs, zoo
-from snn_rl.checkpoint import read_json, write_json
+from snn_rl.checkpoint import load_network, read_json, save_network, write_json
 from snn_rl.checks import check_values
 from snn_rl.config import Config, compose, keys, run_command
 from snn_rl.energy import INT32, energy, skipping_energy
 from snn_rl.errors import UserError
-from snn_rl.iir import ANN, SETTINGS, is_done
+from snn_rl.exact import quantize
+from snn_rl.iir import ANN, DONE, SETTINGS, is_done
 from snn_rl.networks import NetworkSpec, SpikingNetwork
 from snn_rl.trials import Trials, evaluate_agent, load_agent
 
 EVALUATION = "evaluation.json"
-KIND_OF_CHAIN = ("direct", "stages", "carry_state", "T_start", "T_step")
+KIND_OF_CHAIN = ("direct", "stages", "carry_state", "exact", "T_start", "T_step")
 # the settings that say which agent is meant and where it runs
 WHICH_AGENT = ("env", "T", "seed", "run_dir", "runs", *KIND_OF_CHAIN, "device", "threads")
 
@@ -58,14 +59,17 @@ class FinishedStage:
     Attributes:
         directory: Where it is, to be read.
         output: Where to write what it does: the same, unless the agent ships with the package.
+        chain: Where the other stages of its chain are, if not beside it.
     """
 
     directory: Path
     output: Path
+    chain: Path | None = None
 
     def beside(self, name: str) -> "FinishedStage":
         """Another stage of the same chain, by name."""
-        return FinishedStage(self.directory.parent / name, self.output.parent / name)
+        chain = self.chain or self.directory.parent
+        return FinishedStage(chain / name, self.output.parent / name)
 
 
 def refuse_training_settings(config: Config, command: str, accepted: Sequence[str]) -> None:
@@ -112,19 +116,44 @@ def find_stage(config: Config) -> FinishedStage:
     """The finished stage that is asked for, of the user's own run or of those that ship.
 
     One that ships is taken, and a line says so, if neither run_dir nor another seed than the
-    default asks for a certain run, and that run has no such stage.
+    default asks for a certain run, and that run has no such stage. Of one that ships, the exact
+    stage is made on the spot.
 
     Raises:
         UserError: There is none; see `stage_directory`.
     """
-    name, run = runs.chain(config)[-1].name, runs.run_directory(config)
-    shipped = zoo.ROOT / config.env / name
+    stage, run = runs.chain(config)[-1], runs.run_directory(config)
+    name, folder = stage.name, zoo.ROOT / config.env
+    shipped = folder / (stage.source if stage.exact and stage.source else name)
     asked_for = config.run_dir is not None or config.seed != Config.seed
     if asked_for or is_done(run / name) or not is_done(shipped):
         directory = stage_directory(config)
         return FinishedStage(directory, directory)
     print(f"{run} has no finished {name}: this is the one that ships with snn_rl, {shipped}")
-    return FinishedStage(shipped, run.parent / "zoo" / name)
+    output = run.parent / "zoo" / name
+    if not stage.exact:
+        return FinishedStage(shipped, output)
+    put_on_grid(shipped, output)
+    return FinishedStage(output, output, folder)
+
+
+def put_on_grid(source: Path, target: Path) -> None:
+    """Makes the exact stage of a finished T=1 stage.
+
+    Args:
+        source: Directory of the T=1 stage.
+        target: Directory of the exact one.
+
+    Raises:
+        UserError: A file is damaged, or cannot be written.
+    """
+    network, notes = load_network(source / runs.NETWORK)
+    assert isinstance(network, SpikingNetwork)
+    own = {key: note for key, note in notes.items() if key not in ("schema", "network")}
+    save_network(target / runs.NETWORK, quantize(network), own)
+    settings = read_json(source / SETTINGS) | {"exact": True, "source": source.name}
+    write_json(target / SETTINGS, settings)
+    write_json(target / DONE, {"stage": target.name})
 
 
 def stage_directory(config: Config) -> Path:

@@ -426,6 +426,8 @@ def _bar(stage: str) -> dict[str, Any]:
     hatch = "///" if stage.endswith(("-direct", "-skips zeros")) else None
     if stage.endswith("-carried"):
         hatch = "..."
+    if stage.endswith("-exact"):
+        hatch = "++"
     return {"facecolor": colour(stage), "edgecolor": "white", "hatch": hatch}
 
 

@@ -31,7 +31,7 @@ README, PICTURE, RETURNS = "README.md", "figure.png", "returns.csv"
 
 _GAMES = {CARTPOLE: "CartPole", PONG: "Pong"}
 # of a recorded command: what says which stages it makes and where, instead of how
-_WHICH = ("env", "T", "seed", "direct", "stages", "carry_state", "run_dir")
+_WHICH = ("env", "T", "seed", "direct", "stages", "carry_state", "exact", "run_dir")
 # settings that say which stage it is, and not how it was trained
 _IDENTITY = ("env", "seed", "T", "source", "threads", "checkpoint_steps", "rollout.cap")
 

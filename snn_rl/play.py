@@ -11,7 +11,7 @@ Which agent (say what you said to snn_rl.train; without a run of your own, one t
 snn_rl is taken, where there is one, and its video goes to runs/<env>/zoo/<stage>):
   env=ID  T=1  seed=0           its environment, timesteps and seed
   run_dir=PATH                  instead of runs/<env>/seed<k>
-  direct=true, stages=none, carry_state=true
+  direct=true, stages=none, carry_state=true, exact=true
                                 the agent of that kind of chain
 How it is shown:
   overlay=true                  spikes and Q-values beside the game

@@ -11,7 +11,7 @@ at the end, or not at all.
 Which agents (say what you said to snn_rl.train):
   env=ID  T=1  seed=0           environment, timesteps and seed
   run_dir=PATH                  instead of runs/<env>/seed<k>
-  direct=true, stages=none, carry_state=true
+  direct=true, stages=none, carry_state=true, exact=true
                                 the agent of that kind of chain
 Where they go, and how they are evaluated:
   zoo=PATH                      the folder <env> goes here instead of into snn_rl/zoo

@@ -118,7 +118,7 @@ def headline(stages: Sequence[StageResult]) -> str:
     done = {stage.name: stage for stage in stages if stage.metrics}
     ann = done.pop(ANN, None)
     # the chain's own stages come first; only without one, a direct or a converted stage
-    side = ("-direct", "-direct-carried", "-converted")
+    side = ("-direct", "-direct-carried", "-direct-exact", "-converted")
     chain = [s for s in done.values() if not s.name.endswith(side)] or list(done.values())
     parts = [f"{stage.label} scores {_both(stage)}" for stage in chain[-1:]]
     if ann:

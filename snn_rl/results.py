@@ -15,8 +15,11 @@ from snn_rl.figures import GREEDY
 from snn_rl.iir import ANN, SETTINGS
 from snn_rl.networks import NetworkSpec
 
-_STAGE = re.compile(r"T(\d+)(-carried|-direct|-direct-carried|-converted)?")
-_KINDS = (None, "-carried", "-direct", "-direct-carried", "-converted")
+_KINDS = (
+    *("", "-carried", "-exact", "-direct", "-direct-carried", "-direct-exact"),
+    "-converted",
+)
+_STAGE = re.compile(rf"T(\d+)({'|'.join(_KINDS)})")
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class StageResult:
 
 
 def read_stages(directory: Path) -> list[StageResult]:
-    """The stages of a run, in the chain's order: ANN, T5 ... T1, carried, direct, converted.
+    """The stages of a run, in the chain's order: ANN, T5 ... T1, carried, exact, direct, converted.
 
     Raises:
         UserError: A file of the run is damaged.

@@ -60,6 +60,7 @@ def chain(config: Config) -> list[Stage]:
         config.direct,
         config.stages,
         config.carry_state,
+        config.exact,
     )
 
 
@@ -97,6 +98,8 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
         settings["pixel_max"] = None if config.pixel_max == 1.0 else config.pixel_max
     if stage.carry_state:
         settings |= flat("carry", config.carry)
+    if stage.exact:
+        settings["exact"] = True
     if stage.name != ANN:
         iir = flat("iir", config.iir)
         # they are in iir.steps, rollout.sticky and checkpoint_steps, as far as they say something

@@ -25,6 +25,8 @@ The settings that matter first (key=value, any order):
   teacher=FILE        this ANN teaches the run's, and in its place the spiking stages; it may see
                       more frames than they do
   carry_state=true    go on from T=1 to an agent whose membranes live on from frame to frame
+  exact=true          end with the T=1 agent on an integer grid, which every engine (batch size,
+                      memory layout, ONNX) computes to the same bits
   stages=none         convert only, without retraining (any T, for example T=100)
   episodes=20         games of each evaluation
   threads=0           processor threads (0: all cores)
@@ -73,6 +75,7 @@ from snn_rl.config import Config, run_command
 from snn_rl.convert import ConversionError, convert, format_table, layer_table
 from snn_rl.envs import make_env
 from snn_rl.errors import UserError
+from snn_rl.exact import quantize
 from snn_rl.iir import ANN, Stage, run_chain
 from snn_rl.memory import keep_freed_memory
 from snn_rl.networks import AnalogNetwork, Network, SpikingNetwork, State
@@ -269,6 +272,7 @@ class ChainTrainer:
             "surrogate": iir.surrogate,
             "encoding": iir.encoding,
             "carry_state": stage.carry_state,
+            "exact": stage.exact,
             "frames": config.rollout.frame_stack if self.teacher else None,
             "optimizer_class": OPTIMIZERS[optimizer],
             # one pass over the weights instead of a dozen
@@ -286,6 +290,12 @@ class ChainTrainer:
         if stage.source is None:
             return self.networks.get("ann", self.networks.get("init"))
         source, _ = load_network(self.directory / stage.source / runs.NETWORK)
+        if stage.exact:
+            assert isinstance(source, SpikingNetwork)
+            try:
+                return quantize(source)
+            except ValueError as error:
+                raise UserError(f"exact=true: {error}") from None
         if stage.carry_state:
             assert isinstance(source, SpikingNetwork)
             for neuron in source.neurons:

@@ -104,6 +104,7 @@ def load_agent(directory: Path, device: str = "auto") -> Agent:
             "surrogate": network.surrogate,
             "encoding": network.encoding,
             "carry_state": network.carry_state,
+            "exact": network.exact,
         }
     q_net = SpikingQNetwork(
         env.observation_space,

@@ -59,9 +59,19 @@ def test_carried_membranes_go_on_from_one_timestep(direct):
     assert chain[-1] == Stage(f"{name}-carried", 1, name, carry_state=True)
 
 
+@pytest.mark.parametrize("direct", [False, True])
+def test_an_exact_stage_ends_the_chain(direct):
+    before = schedule(1, direct=direct)
+    chain = schedule(1, direct=direct, exact=True)
+    assert chain[:-1] == before
+    name = before[-1].name
+    assert chain[-1] == Stage(f"{name}-exact", 1, name, trained=False, exact=True)
+
+
 def test_variants_do_not_share_directories():
     variants = [schedule(3), schedule(3, direct=True), schedule(3, stages="none")]
     variants += [schedule(1, carry_state=True), schedule(1, direct=True, carry_state=True)]
+    variants += [schedule(1, exact=True), schedule(1, direct=True, exact=True)]
     names = [chain[-1].name for chain in variants]
     assert len(set(names)) == len(names)
 
@@ -83,6 +93,9 @@ def test_variants_do_not_share_directories():
         ({"T": 1, "stages": "all"}, "stages=all"),
         ({"T": 2, "carry_state": True}, "T=1"),
         ({"T": 1, "stages": "none", "carry_state": True}, "stages=iir"),
+        ({"T": 2, "exact": True}, "T=1"),
+        ({"T": 1, "stages": "none", "exact": True}, "stages=iir"),
+        ({"T": 1, "carry_state": True, "exact": True}, "carry_state=false"),
     ],
 )
 def test_what_is_no_chain_is_refused(options, message):

@@ -156,6 +156,7 @@ def test_the_card_says_what_the_files_hold(shipped, monkeypatch):
         (("T_start=3", "T=3"), ["ann", "T3"]),
         (("T_start=5",), ["ann", "T1"]),  # the run has no T5
         (("T_start=3", "carry_state=true"), ["ann", "T3", "T1", "T1-carried"]),
+        (("T_start=3", "exact=true"), ["ann", "T3", "T1", "T1-exact"]),
         (("direct=true", "carry_state=true"), ["ann", "T1-direct", "T1-direct-carried"]),
         (("T=7", "stages=none"), ["ann", "T7-converted"]),
     ],

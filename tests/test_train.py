@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from snn_rl import runs, train
 from snn_rl.checkpoint import load_network, load_tensors, save_network
 from snn_rl.config import run_command
+from snn_rl.exact import quantize
 from snn_rl.networks import AnalogNetwork, SpikingNetwork
 from snn_rl.networks.q_networks import cartpole
 
@@ -267,6 +269,8 @@ def test_changed_training_settings_are_refused_and_evaluation_settings_are_not(
         (["checkpoint_steps=2"], ["checkpoint_steps=2", "rollout.n_envs=2"]),
         (["preset=papr"], ["preset=papr", "paper"]),
         (["carry_state=true", "T=2"], ["T=1"]),
+        (["exact=true", "carry_state=true"], ["exact=true", "carry_state=false"]),
+        (["exact=true", "iir.encoding=poisson"], ["exact=true", "iir.encoding=direct"]),
         (["carry_state=true", "iir.encoding=poisson"], ["iir.encoding=direct"]),
         (["carry.window=1"], ["carry.window=1", "between 2"]),
         (["carry_state=true", "carry.burn_in=95"], ["103 frames", "holds 99"]),
@@ -395,6 +399,22 @@ def test_a_single_frame_chain_with_a_teacher_of_more_frames_survives_kills(
         assert not (killed / "T1-carried" / "done.json").exists()
     run(killed, *extra)
     assert_same(expected, results(killed, stages))
+
+
+def test_an_exact_stage_is_added_to_a_finished_chain(uninterrupted: Path, tmp_path: Path) -> None:
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    run(tmp_path / "run", "exact=true")
+    float_network, _ = load_network(tmp_path / "run" / "T1" / "network.safetensors")
+    network, notes = load_network(tmp_path / "run" / "T1-exact" / "network.safetensors")
+    assert isinstance(float_network, SpikingNetwork) and isinstance(network, SpikingNetwork)
+    assert_same(network.state_dict(), quantize(float_network).state_dict())
+    assert notes["steps"] == notes["updates"] == 0
+    assert [row["name"] for row in notes["layers"]] == ["conv1", "conv2", "conv3"]
+    metrics = json.loads((tmp_path / "run" / "T1-exact" / "metrics.json").read_text())
+    assert metrics["greedy"]["episodes"] == 1
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert report.index("| T1-exact |") > report.index("| T1 |")
+    assert_same(results(uninterrupted), results(tmp_path / "run"))
 
 
 def test_a_teacher_decides_what_is_learnt(uninterrupted: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
 from snn_rl.agents import objectives
-from snn_rl.agents.policies import SpikingDQNPolicy, SpikingQNetwork, images
+from snn_rl.agents.policies import SpikingDQNPolicy, SpikingQNetwork
 from snn_rl.agents.replay import load_buffer, save_buffer
 from snn_rl.checkpoint import load_tensors, save_tensors
 from snn_rl.errors import UserError
@@ -177,7 +177,7 @@ class SpikingDQN(DQN):
         """The teacher's Q-values; it may see more frames than the network that learns."""
         if self.teacher is None:
             raise ValueError(f"objective={self.objective} needs a teacher")
-        labels: Tensor = self.teacher(images(observations, self.teacher.spec.input_shape[0]))
+        labels: Tensor = self.teacher(self.teacher.images(observations))
         return labels
 
     def _autocast(self) -> AbstractContextManager[Any]:

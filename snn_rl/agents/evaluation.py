@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
-from snn_rl.agents.policies import SpikingQNetwork, images
+from snn_rl.agents.policies import SpikingQNetwork
 from snn_rl.convert import spike_rates
 from snn_rl.networks import Network, clear
 
@@ -146,6 +146,6 @@ def evaluate(
 @torch.no_grad()
 def _greedy(teacher: Network, obs: NDArray[np.uint8], device: torch.device) -> NDArray[np.int64]:
     """What a network without memory would do in each of these observations."""
-    seen = images(torch.as_tensor(obs, device=device), teacher.spec.input_shape[0])
+    seen = teacher.images(torch.as_tensor(obs, device=device))
     actions: NDArray[np.int64] = teacher(seen).argmax(1).cpu().numpy()
     return actions

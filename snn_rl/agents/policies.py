@@ -13,18 +13,6 @@ from torch import Tensor
 from snn_rl.networks import AnalogNetwork, NetworkSpec, SpikingNetwork, q_network
 
 
-def images(obs: Tensor, channels: int) -> Tensor:
-    """Observations as networks take them: float in [0, 1], channels_last.
-
-    Args:
-        obs: [N, channels or more, height, width], uint8, the newest frame last.
-        channels: How many of the newest are taken.
-    """
-    # the layout first, while a pixel is still one byte
-    x = obs[:, -channels:].contiguous(memory_format=torch.channels_last)
-    return x.float().div_(255.0)
-
-
 def network_spec(
     network: str,
     observation_space: spaces.Space[Any],
@@ -62,6 +50,7 @@ class SpikingQNetwork(BasePolicy):
         surrogate: Surrogate gradient of the spiking form.
         encoding: Input encoding of the spiking form.
         carry_state: Whether the spiking form's membranes live on from frame to frame.
+        exact: Whether the spiking form is on the grid of `snn_rl.exact`.
         frames: How many of the newest frames it sees; None: all of an observation's.
     """
 
@@ -75,6 +64,7 @@ class SpikingQNetwork(BasePolicy):
         surrogate: str = "linear",
         encoding: str = "direct",
         carry_state: bool = False,
+        exact: bool = False,
         frames: int | None = None,
     ):
         super().__init__(
@@ -84,13 +74,13 @@ class SpikingQNetwork(BasePolicy):
         self.network: AnalogNetwork | SpikingNetwork = (
             AnalogNetwork(spec)
             if timesteps is None
-            else SpikingNetwork(spec, timesteps, surrogate, encoding, carry_state)
+            else SpikingNetwork(spec, timesteps, surrogate, encoding, carry_state, exact)
         )
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def images(self, obs: Tensor) -> Tensor:
-        """Observations (uint8) as the network takes them, see `images`."""
-        return images(obs, self.network.spec.input_shape[0])
+        """Observations (uint8) as the network takes them, see `Network.images`."""
+        return self.network.images(obs)
 
     def forward(self, obs: Any) -> Tensor:
         """Observations [N, channels, height, width], uint8, to Q-values [N, actions]."""
@@ -115,6 +105,7 @@ class SpikingDQNPolicy(DQNPolicy):
         surrogate: See `SpikingQNetwork`.
         encoding: See `SpikingQNetwork`.
         carry_state: See `SpikingQNetwork`.
+        exact: See `SpikingQNetwork`.
         frames: See `SpikingQNetwork`.
         optimizer_class: Optimizer of the Q-network.
         optimizer_kwargs: Its arguments besides the learning rate.
@@ -131,6 +122,7 @@ class SpikingDQNPolicy(DQNPolicy):
         surrogate: str = "linear",
         encoding: str = "direct",
         carry_state: bool = False,
+        exact: bool = False,
         frames: int | None = None,
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
@@ -143,6 +135,7 @@ class SpikingDQNPolicy(DQNPolicy):
             "surrogate": surrogate,
             "encoding": encoding,
             "carry_state": carry_state,
+            "exact": exact,
             "frames": frames,
         }
         super().__init__(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from snn_rl.agents.dqn import SpikingDQN
 from snn_rl.agents.objectives import DISTILL
-from snn_rl.agents.policies import SpikingDQNPolicy, images
+from snn_rl.agents.policies import SpikingDQNPolicy
 from snn_rl.networks import AnalogNetwork, SpikingNetwork, layers_name
 
 
@@ -52,16 +52,16 @@ def observe(
     """
     rng = np.random.default_rng(seed)
     kept = np.sort(rng.integers(steps * env.num_envs, size=count))
-    channels, chosen = network.spec.input_shape[0], []
+    chosen = []
     obs = np.asarray(env.reset())
     for step in range(steps):
         first, last = np.searchsorted(kept, [step * env.num_envs, (step + 1) * env.num_envs])
         chosen.append(obs[kept[first:last] - step * env.num_envs])
-        actions = network(images(torch.as_tensor(obs), channels)).argmax(1).numpy()
+        actions = network(network.images(torch.as_tensor(obs))).argmax(1).numpy()
         strays = rng.random(env.num_envs) < epsilon
         actions[strays] = rng.integers(network.spec.outputs, size=strays.sum())
         obs = np.asarray(env.step(actions)[0])
-    return images(torch.as_tensor(np.concatenate(chosen)), channels)
+    return network.images(torch.as_tensor(np.concatenate(chosen)))
 
 
 def iir(

@@ -71,11 +71,13 @@ class Network(nn.Module):
     Attributes:
         synapses: Every weight layer but the head, in the order of `NetworkSpec.connections`.
         head: The last weight layer.
+        exact: It is on the grid of `snn_rl.exact`, and takes raw pixels from 0 to 255.
         dropout: Probability with which activity is dropped at the description's `Dropout`s, in
             training mode. One mask serves all timesteps ([STDB] section 4, [IIR] A.2.2).
     """
 
     head: nn.Linear
+    exact = False
 
     def __init__(self, spec: NetworkSpec):
         super().__init__()
@@ -125,6 +127,17 @@ class Network(nn.Module):
         if place not in masks:
             masks[place] = F.dropout(torch.ones_like(x[:1]), self.dropout)
         return x * masks[place]
+
+    def images(self, pixels: Tensor) -> Tensor:
+        """Observations as the network takes them: float in [0, 1] (exact: to 255), channels_last.
+
+        Args:
+            pixels: [N, channels or more, height, width], uint8, the newest frame last; the newest
+                are taken.
+        """
+        # the layout first, while a pixel is still one byte
+        x = pixels[:, -self.spec.input_shape[0] :].contiguous(memory_format=torch.channels_last)
+        return x.float() if self.exact else x.float().div_(255.0)
 
     def followers(self, index: int) -> list[nn.Module]:
         """The weight layers that the activity of hidden layer `index` enters."""
@@ -240,6 +253,7 @@ class SpikingNetwork(Network):
         carry_state: Membranes live on from image to image, one timestep each (T = 1): what the
             network remembers takes the place of a frame stack. See `step` and `unroll`; `forward`
             is a first image's decision, from empty membranes.
+        exact: See `Network`; T = 1.
     """
 
     neurons: Sequence[LIF]
@@ -251,6 +265,7 @@ class SpikingNetwork(Network):
         surrogate: str = "linear",
         encoding: str = "direct",
         carry_state: bool = False,
+        exact: bool = False,
     ):
         if spec.batch_norm:
             raise ValueError("batch-norm has no place in a spiking network: fuse it first")
@@ -269,8 +284,14 @@ class SpikingNetwork(Network):
             raise ValueError(f"carry_state remembers no spike times, which {surrogate} needs")
         if carry_state and encoding != "direct":
             raise ValueError(f"carry_state goes with direct encoding, not with {encoding}")
+        if exact and (timesteps != 1 or carry_state or encoding != "direct" or not spec.is_plain):
+            raise ValueError(
+                "exact is one timestep of convolutions and dense layers under direct encoding, "
+                "without carry_state"
+            )
         self.timesteps = timesteps
         self.carry_state = carry_state
+        self.exact = exact
         self.surrogate = surrogate
         self.encoding = encoding
         # a ModuleList does not say what it holds
@@ -426,8 +447,11 @@ def _outputs(head: nn.Linear, x: Tensor) -> Tensor:
 
     bfloat16 would round Q-values that differ by less than a hundredth to the same number.
     """
+    out: Tensor
+    if not torch.is_autocast_enabled(x.device.type):
+        return head(x.to(head.weight.dtype))  # type: ignore[no-any-return]
     with torch.autocast(x.device.type, enabled=False):
-        out: Tensor = head(x.to(head.weight.dtype))
+        out = head(x.to(head.weight.dtype))
     return out
 
 

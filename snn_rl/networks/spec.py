@@ -156,6 +156,11 @@ class NetworkSpec:
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ValueError(f"not a network description ({error!r})") from error
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is convolutions and dense layers alone, each behind the one before."""
+        return all(isinstance(layer, Conv | Dense | Dropout) for layer in self.layers)
+
     def connections(self) -> list[Connection]:
         """Every weight layer from input to output, the head last.
 

@@ -1,0 +1,199 @@
+"""Export an agent that `snn_rl.train` has trained, for engines other than PyTorch.
+
+    python -m snn_rl.export env=PongNoFrameskip-v4 T=1 format=onnx
+    python -m snn_rl.export env=PongNoFrameskip-v4 T=1 exact=true format=nir output=pong.nir
+
+Writes the agent's network, with its preprocessing, and runs the file on frames of a real game
+beside the network itself: how many spikes and actions are the same is printed. An exact agent
+(exact=true) must give the same bits, in every batch size and memory layout, or the command fails.
+
+  format=onnx     uint8 frames [batch, channels, height, width] to Q-values, for any batch; T > 1 is
+                  unrolled. Run in onnxruntime. (pip install 'snn_rl[export]')
+  format=nir      the exchange format of spiking simulators; T=1. Run in snnTorch, and in Norse and
+                  SpikingJelly where they are installed. (pip install 'snn_rl[interop]')
+  format=torch    a torch.export program (.pt2), frames to Q-values, for any batch
+
+Which agent (say what you said to snn_rl.train; without a run of your own, one that ships with
+snn_rl is taken, where there is one, and its file goes to runs/<env>/zoo/<stage>):
+  env=ID  T=1  seed=0           its environment, timesteps and seed
+  run_dir=PATH                  instead of runs/<env>/seed<k>
+  direct=true, stages=none, exact=true
+                                the agent of that kind of chain
+How it is exported:
+  output=PATH                   instead of network.<format> in the stage's directory
+  check_frames=500              frames of its own games, greedy, that the file is checked on
+  eval.seed=1000000             seed of those games
+  threads=0                     processor threads (0: all cores)
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from snn_rl import __version__, runs
+from snn_rl.config import Config, run_command
+from snn_rl.errors import UserError
+from snn_rl.evaluate import WHICH_AGENT, find_stage, prepare
+from snn_rl.formats import Engine, nir_graph, onnx_graph, program, simulators
+from snn_rl.networks import SpikingNetwork
+from snn_rl.trials import Agent, load_agent
+
+SUFFIXES = {"onnx": "onnx", "nir": "nir", "torch": "pt2"}
+BATCH = 32
+_ACCEPTED = (
+    *(name for name in WHICH_AGENT if name != "device"),
+    *("format", "output", "check_frames", "eval.seed"),
+)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How two engines agree on the same frames.
+
+    Attributes:
+        frames: Number of frames.
+        spikes: Fraction of neurons and timesteps with the same spike; None if an engine shows none.
+        actions: Fraction of frames with the same greedy action.
+        error: Largest difference of a Q-value.
+    """
+
+    frames: int
+    spikes: float | None
+    actions: float
+    error: float
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether every bit is the same."""
+        return self.spikes in (None, 1.0) and self.error == 0.0
+
+    def __str__(self) -> str:
+        parts = [] if self.spikes is None else [f"same spikes {self.spikes:.4%}"]
+        parts += [f"same action {self.actions:.2%}", f"largest error of a Q-value {self.error:.2g}"]
+        return f"{self.frames} frames: {', '.join(parts)}"
+
+
+def real_frames(agent: Agent, count: int, seed: int) -> Tensor:
+    """Observations of the agent's own greedy games, [count, channels, height, width], uint8.
+
+    Args:
+        agent: Who plays.
+        count: Frames; further games are played until there are enough.
+        seed: Of the first game.
+    """
+    env = agent.make_env(1, seed)
+    frames: list[Tensor] = []
+    obs = np.asarray(env.reset())
+    while len(frames) < count:
+        frames.append(torch.as_tensor(obs.copy()))
+        with torch.no_grad():
+            action = agent.q_net(frames[-1].to(agent.q_net.device)).argmax(1).cpu().numpy()
+        obs = np.asarray(env.step(action)[0])
+    env.close()
+    return torch.cat(frames)
+
+
+def in_batches(engine: Engine, pixels: Tensor, batch: int) -> tuple[Tensor, list[Tensor]]:
+    """What an engine says of all frames, given so many at a time."""
+    outputs, layers = zip(*(engine(part) for part in pixels.split(batch)), strict=True)
+    return torch.cat(outputs), [torch.cat(parts, 1) for parts in zip(*layers, strict=True)]
+
+
+def in_torch(network: SpikingNetwork, layout: torch.memory_format) -> Engine:
+    """The network itself, with images in one of the two memory layouts."""
+
+    def run(pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
+        with torch.no_grad():
+            return network.activity(network.images(pixels).contiguous(memory_format=layout))
+
+    return run
+
+
+def compare(ours: tuple[Tensor, list[Tensor]], theirs: tuple[Tensor, list[Tensor]]) -> Agreement:
+    """How Q-values and spikes of two engines agree."""
+    (mine, my_spikes), (other, other_spikes) = ours, theirs
+    spikes = None
+    if other_spikes:
+        pairs = list(zip(my_spikes, other_spikes, strict=True))
+        same = sum(int((a == b).sum()) for a, b in pairs)
+        spikes = same / sum(a.numel() for a, _ in pairs)
+    actions = (mine.argmax(1) == other.argmax(1)).double().mean()
+    return Agreement(len(mine), spikes, float(actions), float((mine - other).abs().max()))
+
+
+def export(
+    network: SpikingNetwork, kind: str, path: Path, notes: dict[str, str]
+) -> dict[str, Engine]:
+    """Writes a network to a file.
+
+    Args:
+        network: On the processor.
+        kind: A key of `SUFFIXES`.
+        path: The file.
+        notes: Go into the file, where the format has a place for them.
+
+    Returns:
+        By name, the engines that can run the file here.
+
+    Raises:
+        UserError: The format cannot hold the network, a package is missing, or the disk is full.
+    """
+    if kind == "onnx":
+        onnx_graph.write(network, path, notes)
+        return {"onnxruntime": onnx_graph.Runner(path, network)}
+    if kind == "nir":
+        nir_graph.write(network, path, notes)
+        return simulators.installed(nir_graph.read(path), network.spec)
+    loaded = program.write(network, path)
+
+    def run(pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
+        with torch.no_grad():
+            return loaded(pixels), []
+
+    return {"torch.export": run}
+
+
+def check(network: SpikingNetwork, engines: dict[str, Engine], pixels: Tensor) -> None:
+    """Compares engines with the network on real frames, and prints how they agree.
+
+    Raises:
+        RuntimeError: The network is exact, and an engine, a batch size or a memory layout gives
+            other bits.
+    """
+    ours = in_batches(in_torch(network, torch.channels_last), pixels, BATCH)
+    trials = {name: (engine, BATCH) for name, engine in engines.items()}
+    if network.exact:
+        trials |= {f"{name}, batch 1": (engine, 1) for name, engine in engines.items()}
+        for layout in (torch.channels_last, torch.contiguous_format):
+            engine = in_torch(network, layout)
+            trials |= {f"{layout}, batch {n}": (engine, n) for n in (1, BATCH)}
+    for name, (engine, batch) in trials.items():
+        agreement = compare(ours, in_batches(engine, pixels, batch))
+        print(f"{name}: {agreement}", flush=True)
+        if network.exact and not agreement.is_exact:
+            raise RuntimeError(f"an exact network gives other bits in {name}")
+    if not engines:
+        print("no simulator is installed that could run the file: pip install 'snn_rl[interop]'")
+
+
+def main(config: Config) -> None:
+    """Exports one agent and checks the file."""
+    prepare(config, "snn_rl.export", _ACCEPTED)
+    stage = find_stage(config)
+    agent = load_agent(stage.directory, "cpu")
+    network = agent.q_net.network
+    assert isinstance(network, SpikingNetwork)
+    path = Path(config.output or stage.output / f"network.{SUFFIXES[config.format]}")
+    if path.is_dir():
+        raise UserError(f"output={path} is a folder: say the name of the file")
+    notes = {"env": agent.env, "stage": agent.stage, "snn_rl": __version__}
+    engines = export(network, config.format, path, notes)
+    print(f"written to {path}, {path.stat().st_size:,} bytes", flush=True)
+    check(network, engines, real_frames(agent, config.check_frames, config.eval.seed))
+
+
+if __name__ == "__main__":
+    run_command(main, runs.presets, __doc__)

@@ -1,0 +1,112 @@
+"""Spiking simulators that run NIR graphs: snnTorch, Norse and SpikingJelly, where installed."""
+
+import contextlib
+import importlib.util
+import io
+from collections.abc import Callable
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from snn_rl.formats import Engine
+from snn_rl.formats.nir_graph import DT, spikes_name
+from snn_rl.networks import NetworkSpec
+
+if TYPE_CHECKING:
+    import nir
+
+
+def installed(graph: "nir.NIRGraph", spec: NetworkSpec) -> dict[str, Engine]:
+    """The simulators that are there, each with the graph in it, by name.
+
+    Every image finds empty membranes.
+
+    Args:
+        graph: From `nir_graph` or `read`.
+        spec: Of the network that it was made of.
+    """
+    found: dict[str, Engine] = {}
+    for name, (package, load, batched) in _SIMULATORS.items():
+        if importlib.util.find_spec(package) is not None:
+            # they print, and some change the graph
+            with contextlib.redirect_stdout(io.StringIO()):
+                module = load(deepcopy(graph))
+            found[name] = _Engine(module, spec.names()[:-1], batched)
+    return found
+
+
+class _Engine:
+    """A graph in a simulator.
+
+    Args:
+        module: The simulator's own.
+        layers: The hidden layers.
+        batched: Whether it takes a batch of images, or one without a batch dimension.
+    """
+
+    def __init__(self, module: nn.Module, layers: list[str], batched: bool):
+        self._module = module.eval()
+        self._batched = batched
+        self._spikes: dict[str, Tensor] = {}
+        self._layers = layers
+        for layer in layers:
+            neurons = module.get_submodule(spikes_name(layer))
+            neurons.register_forward_hook(self._recorder(layer))
+
+    def _recorder(self, layer: str) -> Callable[[nn.Module, Any, Any], None]:
+        def record(module: nn.Module, inputs: Any, output: Any) -> None:
+            self._spikes[layer] = _first(output)
+
+        return record
+
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
+        rows = []
+        with torch.no_grad():
+            for image in pixels.float():
+                q = _first(self._module(image.unsqueeze(0) if self._batched else image))
+                spikes = [self._spikes[layer] for layer in self._layers]
+                rows.append([each if self._batched else each.unsqueeze(0) for each in (q, *spikes)])
+        q_values, *layers = (torch.cat(each) for each in zip(*rows, strict=True))
+        return q_values, [layer.unsqueeze(0) for layer in layers]
+
+
+def _first(output: Any) -> Tensor:
+    """Without the state that a simulator hands back beside it."""
+    result: Tensor = output[0] if isinstance(output, tuple) else output
+    return result
+
+
+def _snntorch(graph: "nir.NIRGraph") -> nn.Module:
+    from snntorch.import_nir import import_from_nir
+
+    module: nn.Module = import_from_nir(graph)
+    return module
+
+
+def _norse(graph: "nir.NIRGraph") -> nn.Module:
+    from norse.torch import from_nir
+
+    module: nn.Module = from_nir(graph, dt=DT)
+    return module
+
+
+def _spikingjelly(graph: "nir.NIRGraph") -> nn.Module:
+    import nir
+    from spikingjelly.activation_based.nir_exchange import import_from_nir
+
+    # it refuses a time constant of one step
+    for name, node in graph.nodes.items():
+        if isinstance(node, nir.LIF):
+            graph.nodes[name] = nir.IF(node.r / DT, node.v_threshold, node.v_reset)
+    module: nn.Module = import_from_nir(graph, dt=DT)
+    return module
+
+
+# package, how it takes a graph, whether it wants a batch dimension
+_SIMULATORS: dict[str, tuple[str, Callable[["nir.NIRGraph"], nn.Module], bool]] = {
+    "snnTorch": ("snntorch", _snntorch, False),
+    "Norse": ("norse", _norse, False),
+    "SpikingJelly": ("spikingjelly", _spikingjelly, True),
+}
