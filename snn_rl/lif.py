@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from snn_rl.fused import available, fused_lif
 from snn_rl.surrogate import SURROGATES, Derivative, linear, spike
 
 MIN_THRESHOLD = 1e-3
@@ -46,10 +47,11 @@ def lif(
         return spike(current, v_threshold, surrogate), None
     rest = state
     spikes = []
-    for t in range(steps):
+    # unbind, not current[t]: the gradient of each of those would fill all timesteps with zeros
+    for t, now in enumerate(current.unbind(0)):
         if rest is not None and keep is not None:
             rest = rest * keep[t].view(-1, *[1] * (rest.dim() - 1))
-        u = current[t] if rest is None else leak * rest + current[t]
+        u = now if rest is None else leak * rest + now
         s = spike(u, v_threshold, surrogate)
         spikes.append(s)
         rest = u - v_threshold * s.detach()
@@ -76,7 +78,12 @@ class LIF(nn.Module):
     def forward(
         self, current: Tensor, state: Tensor | None = None, keep: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """`lif` with this layer's parameters: current [T, N, ...] to spikes [T, N, ...], state."""
+        """`lif` with this layer's parameters: current [T, N, ...] to spikes [T, N, ...], state.
+
+        From an empty membrane it is `snn_rl.fused.fused_lif`, where that can be had.
+        """
+        if state is None and available(current, self.surrogate):
+            return fused_lif(current, self.v_threshold, self.leak, self.surrogate), None
         return lif(current, self.v_threshold, self.leak, self.surrogate, state, keep)
 
     @torch.no_grad()
