@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from snn_rl.fused import available, fused_lif
 from snn_rl.surrogate import NEVER, Derivative, SpikeTime, linear, named, spike, timed_spike
 
 MIN_THRESHOLD = 1e-3
@@ -48,10 +49,11 @@ def lif(
         return spike(current, v_threshold, surrogate), None
     rest = state
     spikes = []
-    for t in range(steps):
+    # unbind, not current[t]: the gradient of each of those would fill all timesteps with zeros
+    for t, now in enumerate(current.unbind(0)):
         if rest is not None and keep is not None:
             rest = rest * keep[t].view(-1, *[1] * (rest.dim() - 1))
-        u = current[t] if rest is None else leak * rest + current[t]
+        u = now if rest is None else leak * rest + now
         s = spike(u, v_threshold, surrogate)
         spikes.append(s)
         rest = u - v_threshold * s.detach()
@@ -132,10 +134,14 @@ class LIF(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """`lif` with this layer's parameters: current [T, N, ...] to spikes [T, N, ...], state.
 
+        From an empty membrane it is `snn_rl.fused.fused_lif`, where that can be had.
+
         Raises:
             ValueError: The surrogate needs a `Memory`, and a state came in: see `window`.
         """
         if not isinstance(self.surrogate, SpikeTime):
+            if state is None and available(current, self.surrogate):
+                return fused_lif(current, self.v_threshold, self.leak, self.surrogate), None
             return lif(current, self.v_threshold, self.leak, self.surrogate, state, keep)
         if state is not None:
             raise ValueError("a state does not say when a neuron last fired: use `window`")

@@ -3,6 +3,7 @@
 import io
 import json
 import pathlib
+import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
@@ -10,11 +11,11 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from stable_baselines3 import DQN
-from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
 from snn_rl.agents import objectives
+from snn_rl.agents.frames import FrameReplayBuffer
 from snn_rl.agents.policies import SpikingDQNPolicy, SpikingQNetwork
 from snn_rl.agents.replay import load_buffer, save_buffer
 from snn_rl.checkpoint import load_tensors, save_tensors
@@ -50,7 +51,8 @@ class SpikingDQN(DQN):
     """DQN over `SpikingDQNPolicy`, with two more objectives and the double-DQN target.
 
     Everything that Stable-Baselines3 offers on a DQN (`learn`, `predict`, callbacks,
-    `evaluate_policy`) works on it; `save` and `load` are safetensors and JSON, never pickles.
+    `evaluate_policy`) works on it; `save` and `load` are safetensors and JSON, never pickles. Its
+    replay buffer is `FrameReplayBuffer` unless another is asked for.
 
     Args:
         policy: "SpikingDQNPolicy" or the class.
@@ -97,6 +99,15 @@ class SpikingDQN(DQN):
         super().__init__(policy, env, learning_rate, **kwargs)
         if self.teacher is not None:
             self.teacher.to(self.device)
+
+    def _setup_model(self) -> None:
+        with warnings.catch_warnings():
+            if self.replay_buffer_class is None:
+                self.replay_buffer_class = FrameReplayBuffer
+                self.replay_buffer_kwargs |= {"n_steps": self.n_steps, "gamma": self.gamma}
+                # Stable-Baselines3 says that a buffer which is not its own ignores n_steps
+                warnings.filterwarnings("ignore", message=".*n_steps=.*is ignored")
+            super()._setup_model()
 
     @property
     def network(self) -> AnalogNetwork | SpikingNetwork:
@@ -281,7 +292,7 @@ class SpikingDQN(DQN):
         """Writes the replay buffer as compressed plain arrays (.npz)."""
         if isinstance(path, io.BufferedIOBase):
             raise ValueError("save_replay_buffer takes a path")
-        assert isinstance(self.replay_buffer, ReplayBuffer)
+        assert isinstance(self.replay_buffer, FrameReplayBuffer)
         save_buffer(_with_suffix(path, ".npz"), self.replay_buffer)
 
     def load_replay_buffer(
@@ -290,7 +301,7 @@ class SpikingDQN(DQN):
         """Fills the replay buffer with what `save_replay_buffer` wrote."""
         if isinstance(path, io.BufferedIOBase):
             raise ValueError("load_replay_buffer takes a path")
-        assert isinstance(self.replay_buffer, ReplayBuffer)
+        assert isinstance(self.replay_buffer, FrameReplayBuffer)
         load_buffer(_with_suffix(path, ".npz"), self.replay_buffer)
 
 

@@ -2,27 +2,27 @@
 
 A buffer of 100,000 Atari transitions takes gigabytes, too much to rewrite at every checkpoint. Each
 checkpoint appends one chunk with the rows that are new, and most of a row is redundant: its
-observation is the row before's next observation, and its frame stack shifts by one frame. Both are
-checked, not assumed; what does not follow from them is stored in full.
+observation is the row before's next observation, and its frame stack shifts by one frame. Where the
+buffer knows that the frames are the same they are left out; all else is stored in full.
 """
 
 import struct
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from stable_baselines3.common.buffers import ReplayBuffer
 
+from snn_rl.agents.frames import FrameReplayBuffer
 from snn_rl.archive import read_arrays
 from snn_rl.checkpoint import write_atomic
 from snn_rl.errors import UserError
 
 Array = NDArray[Any]
-Rows = dict[str, Array]
+Stored = dict[str, Array]
 # What numpy, zipfile and zlib raise, between them, on a damaged archive
 _DAMAGE = (
     OSError,
@@ -35,72 +35,88 @@ _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
 )
-_FIELDS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+_FIELDS = ("actions", "rewards", "dones", "timeouts")
 
 
-def encode(rows: Rows) -> Rows:
-    """Drops from consecutive rows what follows from the rest.
+def encode(buffer: FrameReplayBuffer, start: int, stop: int) -> Stored:
+    """What has to be stored of rows that the buffer holds, so that `decode` restores them exactly.
 
     Args:
-        rows: Arrays [rows, envs, ...] of the buffer; observations [rows, envs, channels, h, w].
-
-    Returns:
-        Arrays from which `decode` restores them exactly.
+        buffer: It knows which frames are the same.
+        start: The first row, counted since the buffer's first.
+        stop: Behind the last.
     """
-    obs, following = rows["observations"], rows["next_observations"]
-    newest = following.shape[2] - 1
-    shifted = (following[:, :, :newest] == obs[:, :, 1:]).all(axis=(2, 3, 4))
-    chained = np.zeros(obs.shape[:2], bool)
-    chained[1:] = (obs[1:] == following[:-1]).all(axis=(2, 3, 4))
+    index = np.arange(start, stop) % buffer.buffer_size
+    frames = buffer.store.frames
+    obs, following = buffer.store.slots[:, index]
+    shifted = (following[:, :, :-1] == obs[:, :, 1:]).all(2)
+    chained = np.zeros(shifted.shape, bool)
+    chained[1:] = (obs[1:] == following[:-1]).all(2)
     return {
-        "newest": following[:, :, newest:],
+        "newest": frames[following[:, :, -1:]],
         "shifted": shifted,
         "chained": chained,
-        "full_obs": obs[~chained],
-        "full_next": following[~shifted],
-        **{name: rows[name] for name in _FIELDS[2:]},
+        "full_obs": frames[obs[~chained]],
+        "full_next": frames[following[~shifted]],
+        **{name: getattr(buffer, name)[index] for name in _FIELDS},
     }
 
 
-def decode(stored: Rows) -> Rows:
-    """The inverse of `encode`."""
-    newest, shifted, chained = stored["newest"], stored["shifted"], stored["chained"]
+def decode(stored: Stored) -> Iterator[tuple[Array, Array]]:
+    """Yields the observations and the ones that followed, row by row, each [envs, ...]."""
+    full_obs, full_next = iter(stored["full_obs"]), iter(stored["full_next"])
+    shape = (stored["shifted"].shape[1], *stored["full_obs"].shape[1:])
+    following = np.empty(shape, stored["newest"].dtype)
+    rows = zip(stored["newest"], stored["shifted"], stored["chained"], strict=True)
+    for newest, shifted, chained in rows:
+        obs, following = following.copy(), np.empty_like(following)
+        for env in np.flatnonzero(~chained):
+            obs[env] = next(full_obs)
+        following[:, :-1], following[:, -1:] = obs[:, 1:], newest
+        for env in np.flatnonzero(~shifted):
+            following[env] = next(full_next)
+        yield obs, following
+
+
+def _check(stored: Stored) -> None:
+    """Raises what `_DAMAGE` lists where arrays are missing or do not belong together."""
+    shifted, chained, newest = stored["shifted"], stored["chained"], stored["newest"]
     count, envs = shifted.shape
-    image = stored["full_obs"].shape[1:]
-    obs = np.empty((count, envs, *image), newest.dtype)
-    following = np.empty_like(obs)
-    obs[~chained] = stored["full_obs"]
-    following[~shifted] = stored["full_next"]
-    for row in range(count):
-        if row:
-            obs[row][chained[row]] = following[row - 1][chained[row]]
-        mine = shifted[row]
-        following[row][mine, :-1] = obs[row][mine, 1:]
-        following[row][mine, -1:] = newest[row][mine]
-    rest = {name: stored[name] for name in _FIELDS[2:]}
-    return {"observations": obs, "next_observations": following, **rest}
+    channels = stored["full_obs"].shape[1]
+    expected = {
+        "newest": (count, envs, 1, *newest.shape[3:]),
+        "chained": (count, envs),
+        "full_obs": (int((~chained).sum()), channels, *newest.shape[3:]),
+        "full_next": (int((~shifted).sum()), channels, *newest.shape[3:]),
+        "actions": (count, envs, *stored["actions"].shape[2:]),
+        **dict.fromkeys(_FIELDS[1:], (count, envs)),
+    }
+    for name, shape in expected.items():
+        if stored[name].shape != shape:
+            raise ValueError(f"{name} is {stored[name].shape}, not {shape}")
+    if chained[:1].any():
+        raise ValueError("the first row follows from none")
 
 
-def read_rows(buffer: ReplayBuffer, start: int, stop: int) -> Rows:
-    """Rows start to stop, counted since the buffer's first, that it still holds."""
-    index = np.arange(start, stop) % buffer.buffer_size
-    return {name: getattr(buffer, name)[index] for name in _FIELDS}
-
-
-def write_rows(buffer: ReplayBuffer, start: int, rows: Rows) -> None:
+def write_rows(buffer: FrameReplayBuffer, start: int, stored: Stored) -> None:
     """Puts rows where they stood, and sets the buffer's position behind them."""
-    stop = start + len(rows["dones"])
-    first = max(start, stop - buffer.buffer_size)
-    index = np.arange(first, stop) % buffer.buffer_size
+    size = buffer.buffer_size
+    stop = start + len(stored["dones"])
+    first = max(start, stop - size)
+    for row, (obs, following) in enumerate(decode(stored), start):
+        if row >= first:
+            buffer.observations[row % size] = obs
+            buffer.next_observations[row % size] = following
+    index = np.arange(first, stop) % size
     for name in _FIELDS:
-        getattr(buffer, name)[index] = rows[name][first - start :]
-    buffer.pos = stop % buffer.buffer_size
-    buffer.full = buffer.full or stop >= buffer.buffer_size
+        getattr(buffer, name)[index] = stored[name][first - start :]
+    buffer.pos = stop % size
+    buffer.full = buffer.full or stop >= size
 
 
-def save_chunk(path: Path, start: int, rows: Rows) -> None:
-    """Writes rows that begin at `start`, atomically."""
-    arrays = {"start": np.array(start), **encode(rows)}
+def save_chunk(path: Path, start: int, stored: Stored) -> None:
+    """Writes encoded rows that begin at `start`, atomically."""
+    arrays = {"start": np.array(start), **stored}
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
@@ -109,7 +125,7 @@ def save_chunk(path: Path, start: int, rows: Rows) -> None:
     write_atomic(path, write)
 
 
-def load_chunk(path: Path, limit: int = 2**31) -> tuple[int, Rows]:
+def load_chunk(path: Path, limit: int = 2**31) -> tuple[int, Stored]:
     """Reads what `save_chunk` wrote.
 
     Args:
@@ -121,19 +137,21 @@ def load_chunk(path: Path, limit: int = 2**31) -> tuple[int, Rows]:
     """
     try:
         stored = read_arrays(path, limit)
-        return int(stored.pop("start")), decode(stored)
+        start = int(stored.pop("start"))
+        _check(stored)
+        return start, stored
     except _DAMAGE as error:
         raise UserError(f"{path} is damaged or not a replay chunk ({error})") from None
 
 
-def save_buffer(path: Path, buffer: ReplayBuffer) -> None:
+def save_buffer(path: Path, buffer: FrameReplayBuffer) -> None:
     """Writes a whole buffer as one chunk."""
     stop = buffer.pos + (buffer.buffer_size if buffer.full else 0)
     start = stop - buffer.size()
-    save_chunk(path, start, read_rows(buffer, start, stop))
+    save_chunk(path, start, encode(buffer, start, stop))
 
 
-def load_buffer(path: Path, buffer: ReplayBuffer) -> None:
+def load_buffer(path: Path, buffer: FrameReplayBuffer) -> None:
     """Fills a buffer from one chunk.
 
     Raises:
@@ -142,17 +160,18 @@ def load_buffer(path: Path, buffer: ReplayBuffer) -> None:
     _fill(buffer, *load_chunk(path, _room(buffer)), path)
 
 
-def _room(buffer: ReplayBuffer) -> int:
-    """Bytes that a chunk holds at most: none has more rows than the buffer."""
-    arrays = [value for value in vars(buffer).values() if isinstance(value, np.ndarray)]
-    return 2 * sum(array.nbytes for array in arrays) + 2**20
+def _room(buffer: FrameReplayBuffer) -> int:
+    """Bytes that a chunk holds at most: as many rows as the buffer, all in whole stacks."""
+    transitions = buffer.buffer_size * buffer.n_envs
+    return 3 * transitions * int(np.prod(buffer.obs_shape)) + 64 * transitions + 2**20
 
 
-def _fill(buffer: ReplayBuffer, start: int, rows: Rows, path: Path) -> None:
-    shape, wanted = rows["observations"].shape[1:], buffer.observations.shape[1:]
+def _fill(buffer: FrameReplayBuffer, start: int, stored: Stored, path: Path) -> None:
+    shape = (stored["shifted"].shape[1], *stored["full_obs"].shape[1:])
+    wanted = buffer.observations.shape[1:]
     if shape != wanted:
         raise UserError(f"{path} holds transitions of shape {shape}; this run needs {wanted}")
-    write_rows(buffer, start, rows)
+    write_rows(buffer, start, stored)
 
 
 class Journal:
@@ -165,15 +184,15 @@ class Journal:
     def __init__(self, directories: Sequence[Path]):
         self.directories = list(directories)
 
-    def append(self, buffer: ReplayBuffer, start: int, stop: int) -> None:
+    def append(self, buffer: FrameReplayBuffer, start: int, stop: int) -> None:
         """Writes the rows start to stop (those the buffer still holds) as one chunk."""
         if start == stop:
             return  # a chunk is named by its end: an empty one would replace the one before
         start = max(start, stop - buffer.buffer_size)
         path = self.directories[-1] / f"{stop:012d}.npz"
-        save_chunk(path, start, read_rows(buffer, start, stop))
+        save_chunk(path, start, encode(buffer, start, stop))
 
-    def restore(self, buffer: ReplayBuffer, stop: int) -> None:
+    def restore(self, buffer: FrameReplayBuffer, stop: int) -> None:
         """Fills an empty buffer with the rows before `stop`; forgets any chunk behind it.
 
         Raises:
@@ -186,15 +205,15 @@ class Journal:
         needed = [c for c in wanted if int(c.stem) > stop - buffer.buffer_size]
         filled = max(0, stop - buffer.buffer_size)
         for chunk in needed:
-            start, rows = load_chunk(chunk, _room(buffer))
+            start, stored = load_chunk(chunk, _room(buffer))
             if start > filled:
                 break
-            _fill(buffer, start, rows, chunk)
-            filled = start + len(rows["dones"])
+            _fill(buffer, start, stored, chunk)
+            filled = start + len(stored["dones"])
         if filled != stop:
             raise UserError(f"{self.directories[-1]} lacks the replay rows from {filled} on")
 
-    def prune(self, buffer: ReplayBuffer, stop: int) -> None:
+    def prune(self, buffer: FrameReplayBuffer, stop: int) -> None:
         """Deletes this stage's chunks that a buffer ending at `stop` no longer holds."""
         for chunk in self._chunks(self.directories[-1:]):
             if int(chunk.stem) <= stop - buffer.buffer_size:

@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
+from snn_rl.agents.frames import FrameReplayBuffer
 from snn_rl.networks import State
 
 _LARGEST = float(np.finfo(np.float16).max)
@@ -40,7 +40,7 @@ class SequenceSamples(NamedTuple):
         return torch.cat([torch.ones_like(before[:1]), 1 - before])
 
 
-class SequenceReplayBuffer(ReplayBuffer):
+class SequenceReplayBuffer(FrameReplayBuffer):
     """A replay buffer whose rows are sampled as sequences of burn_in + window rows.
 
     A sequence may begin at every window-th row. The memory that the agent had there is stored, as
@@ -49,10 +49,10 @@ class SequenceReplayBuffer(ReplayBuffer):
     empty one.
 
     Args:
-        *args: `ReplayBuffer`'s.
+        *args: `FrameReplayBuffer`'s.
         burn_in: Rows of a sequence that are not learnt from.
         window: Rows that are.
-        **kwargs: `ReplayBuffer`'s.
+        **kwargs: `FrameReplayBuffer`'s.
     """
 
     def __init__(self, *args: Any, burn_in: int = 8, window: int = 8, **kwargs: Any):

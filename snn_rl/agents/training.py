@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecEnv
 
 from snn_rl.agents.callbacks import Episodes, Progress
 from snn_rl.agents.dqn import SpikingDQN
+from snn_rl.agents.frames import FrameReplayBuffer
 from snn_rl.agents.policies import SpikingQNetwork
 from snn_rl.agents.replay import Journal
 from snn_rl.checkpoint import load_tensors, remove_temporaries, save_tensors
@@ -114,7 +114,7 @@ def resume(
         model.load_tensors(tensors)
         model.num_timesteps, model._n_updates = counters.steps, counters.updates
         model._n_calls = counters.calls
-    assert isinstance(model.replay_buffer, ReplayBuffer)
+    assert isinstance(model.replay_buffer, FrameReplayBuffer)
     journal.restore(model.replay_buffer, counters.rows if counters else rows_before)
     return counters
 
@@ -151,7 +151,7 @@ def train_stage(
         UserError: A checkpoint cannot be written.
     """
     buffer = model.replay_buffer
-    assert isinstance(buffer, ReplayBuffer)
+    assert isinstance(buffer, FrameReplayBuffer)
     model.set_logger(configure(str(directory / "tensorboard"), ["tensorboard"]))
 
     def log(step: int, numbers: dict[str, float]) -> None:
@@ -204,7 +204,7 @@ def _score(model: SpikingDQN, counters: Counters, selection: Selection, director
     counters.scores.append([counters.steps, score])
 
 
-def _truncate(buffer: ReplayBuffer, rows: int) -> None:
+def _truncate(buffer: FrameReplayBuffer, rows: int) -> None:
     """Marks the newest row as its episodes' end by a time limit, so that values bootstrap."""
     if rows:
         last = buffer.pos - 1

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3.common.buffers import ReplayBuffer
 
+from snn_rl.agents import FrameReplayBuffer
 from snn_rl.agents.replay import (
     Journal,
-    Rows,
+    Stored,
     decode,
     encode,
     load_buffer,
@@ -24,6 +24,7 @@ from snn_rl.agents.replay import (
 from snn_rl.errors import UserError
 
 ENVS, SIZE = 2, 20  # the buffer holds 20 rows of 2 environments
+Rows = dict[str, NDArray[Any]]
 FIELDS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
 
@@ -58,11 +59,32 @@ def random_rows(rng: np.random.Generator, count: int, channels: int = 3) -> Rows
     }
 
 
-def assert_same_rows(one: Rows, other: Rows) -> None:
-    assert set(one) == set(other) == set(FIELDS)
-    for name in FIELDS:
-        assert one[name].dtype == other[name].dtype
-        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+def empty_buffer(channels: int = 3, size: int = SIZE) -> FrameReplayBuffer:
+    box = spaces.Box(0, 255, (channels, 2, 2), np.uint8)
+    return FrameReplayBuffer(size * ENVS, box, spaces.Discrete(6), device="cpu", n_envs=ENVS)
+
+
+def fill(buffer: FrameReplayBuffer, rows: Rows) -> FrameReplayBuffer:
+    for i in range(len(rows["dones"])):
+        infos = [{"TimeLimit.truncated": bool(x)} for x in rows["timeouts"][i]]
+        buffer.add(*(rows[name][i] for name in FIELDS[:5]), infos)
+    return buffer
+
+
+def encoded(rows: Rows) -> Stored:
+    count, channels = rows["observations"].shape[0], rows["observations"].shape[2]
+    return encode(fill(empty_buffer(channels, max(1, count)), rows), 0, count)
+
+
+def assert_restores(stored: Stored, rows: Rows) -> None:
+    pairs = list(decode(stored))
+    assert len(pairs) == len(rows["dones"])
+    for i, (obs, following) in enumerate(pairs):
+        np.testing.assert_array_equal(obs, rows["observations"][i])
+        np.testing.assert_array_equal(following, rows["next_observations"][i])
+    for name in FIELDS[2:]:
+        assert stored[name].dtype == rows[name].dtype
+        np.testing.assert_array_equal(stored[name], rows[name], err_msg=name)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4])
@@ -70,32 +92,32 @@ def assert_same_rows(one: Rows, other: Rows) -> None:
 def test_decode_restores_what_encode_dropped(seed: int, channels: int) -> None:
     rng = np.random.default_rng(seed)
     rows = random_rows(rng, count=30, channels=channels)
-    assert_same_rows(decode(encode(rows)), rows)
+    assert_restores(encoded(rows), rows)
 
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_decode_restores_few_rows(count: int) -> None:
     rows = random_rows(np.random.default_rng(0), count)
-    assert_same_rows(decode(encode(rows)), rows)
+    assert_restores(encoded(rows), rows)
 
 
 def test_a_game_is_stored_as_one_frame_a_step() -> None:
-    frames = np.random.default_rng(0).integers(256, size=(50 + 4, ENVS, 8, 8), dtype=np.uint8)
+    frames = np.random.default_rng(0).integers(256, size=(50 + 4, ENVS, 2, 2), dtype=np.uint8)
     stacks = np.stack([frames[t : t + 4].swapaxes(0, 1) for t in range(51)])
     rows = random_rows(np.random.default_rng(0), 50)
     rows |= {"observations": stacks[:-1], "next_observations": stacks[1:]}
-    stored = encode(rows)
+    stored = encoded(rows)
     assert len(stored["full_obs"]) == ENVS, "only the first row's"
     assert len(stored["full_next"]) == 0
-    assert_same_rows(decode(stored), rows)
+    assert_restores(stored, rows)
 
 
 def test_a_chunk_comes_back_from_its_file(tmp_path: Path) -> None:
     rows = random_rows(np.random.default_rng(0), 30)
-    save_chunk(tmp_path / "new" / "chunk.npz", 17, rows)
+    save_chunk(tmp_path / "new" / "chunk.npz", 17, encoded(rows))
     start, loaded = load_chunk(tmp_path / "new" / "chunk.npz")
     assert start == 17
-    assert_same_rows(loaded, rows)
+    assert_restores(loaded, rows)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["chunk.npz"]
 
 
@@ -104,7 +126,7 @@ def test_a_chunk_comes_back_from_its_file(tmp_path: Path) -> None:
 
 def test_a_truncated_chunk_is_refused_at_any_length(tmp_path: Path) -> None:
     path = tmp_path / "chunk.npz"
-    save_chunk(path, 0, random_rows(np.random.default_rng(0), 5))
+    save_chunk(path, 0, encoded(random_rows(np.random.default_rng(0), 5)))
     data = path.read_bytes()
     for length in range(0, len(data), 7):
         path.write_bytes(data[:length])
@@ -115,7 +137,7 @@ def test_a_truncated_chunk_is_refused_at_any_length(tmp_path: Path) -> None:
 def test_a_flipped_bit_is_refused_or_harmless(tmp_path: Path) -> None:
     path = tmp_path / "chunk.npz"
     rows = random_rows(np.random.default_rng(0), 5)
-    save_chunk(path, 0, rows)
+    save_chunk(path, 0, encoded(rows))
     data = path.read_bytes()
     rng = np.random.default_rng(1)
     refused = 0
@@ -129,7 +151,7 @@ def test_a_flipped_bit_is_refused_or_harmless(tmp_path: Path) -> None:
             refused += 1
         else:  # a time stamp, for example
             assert start == 0
-            assert_same_rows(loaded, rows)
+            assert_restores(loaded, rows)
     assert refused > 300
 
 
@@ -149,6 +171,20 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         load_chunk(path)
 
 
+@pytest.mark.parametrize(
+    "name", ["newest", "shifted", "chained", "full_obs", "full_next", "actions", "rewards"]
+)
+def test_parts_that_do_not_belong_together_are_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "chunk.npz"
+    stored = encoded(random_rows(np.random.default_rng(0), 30))
+    save_chunk(path, 0, stored | {name: stored[name][:-1]})
+    with pytest.raises(UserError, match=r"chunk\.npz"):
+        load_chunk(path)
+    save_chunk(path, 0, {key: array for key, array in stored.items() if key != name})
+    with pytest.raises(UserError, match=name):
+        load_chunk(path)
+
+
 class Trap:
     """Leaves a trace when it is unpickled."""
 
@@ -160,7 +196,7 @@ class Trap:
 
 def test_no_pickle_is_loaded(tmp_path: Path) -> None:
     path = tmp_path / "chunk.npz"
-    stored = encode(random_rows(np.random.default_rng(0), 5))
+    stored = encoded(random_rows(np.random.default_rng(0), 5))
     np.savez(path, start=np.array(0), **(stored | {"rewards": np.array([Trap()], object)}))
     with pytest.raises(UserError, match="damaged"):
         load_chunk(path)
@@ -186,19 +222,14 @@ def test_a_chunk_larger_than_its_buffer_is_refused_unread(tmp_path: Path) -> Non
 
 
 def test_objects_are_not_written(tmp_path: Path) -> None:
-    rows = random_rows(np.random.default_rng(0), 5)
-    rows["rewards"] = np.array([[Trap()] * ENVS] * 5, object)
+    stored = encoded(random_rows(np.random.default_rng(0), 5))
+    stored["rewards"] = np.array([[Trap()] * ENVS] * 5, object)
     with pytest.raises(ValueError, match=r"[Oo]bject"):
-        save_chunk(tmp_path / "chunk.npz", 0, rows)
+        save_chunk(tmp_path / "chunk.npz", 0, stored)
     assert list(tmp_path.iterdir()) == []
 
 
 # --- buffers and the journal ------------------------------------------------------------------
-
-
-def empty_buffer(channels: int = 3) -> ReplayBuffer:
-    box = spaces.Box(0, 255, (channels, 2, 2), np.uint8)
-    return ReplayBuffer(SIZE * ENVS, box, spaces.Discrete(6), device="cpu", n_envs=ENVS)
 
 
 class Player:
@@ -212,9 +243,7 @@ class Player:
     def add(self, count: int) -> tuple[int, int]:
         """Adds rows; returns where they start and stop."""
         rows = random_rows(self.rng, count)
-        for i in range(count):
-            infos = [{"TimeLimit.truncated": bool(x)} for x in rows["timeouts"][i]]
-            self.buffer.add(*(rows[name][i] for name in FIELDS[:5]), infos)
+        fill(self.buffer, rows)
         self.count += count
         return self.count - count, self.count
 
@@ -222,12 +251,12 @@ class Player:
         return content(self.buffer)
 
 
-def content(buffer: ReplayBuffer) -> Rows:
+def content(buffer: FrameReplayBuffer) -> Rows:
     arrays = {name: getattr(buffer, name)[: buffer.size()].copy() for name in FIELDS}
     return arrays | {"pos": np.array(buffer.pos), "full": np.array(buffer.full)}
 
 
-def assert_same_buffer(buffer: ReplayBuffer, expected: Rows) -> None:
+def assert_same_buffer(buffer: FrameReplayBuffer, expected: Rows) -> None:
     for name, array in content(buffer).items():
         np.testing.assert_array_equal(array, expected[name], err_msg=name)
 

@@ -1,0 +1,93 @@
+"""An update of the spiking network against one of the ANN, and against the arithmetic it needs.
+
+    python benchmarks/spiking_step.py [--batch 32 128] [--threads 1] [--json FILE]
+
+Times whole updates of `SpikingDQN` (sampling, the target's forward pass, loss, backward pass,
+Adam) on the Mnih network with Pong's frames: as an ANN, and converted with T timesteps. The floor
+is the ratio of the multiply-accumulates that the dense layers need, with the first layer, whose
+input does not change, computed once.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from side_by_side import alternate, arguments, prepare, ratios, show, spread, write
+from stable_baselines3.common.logger import configure
+
+from snn_rl.agents import SpikingDQN
+from snn_rl.convert import convert
+from snn_rl.energy import macs
+from snn_rl.envs import make_env
+from snn_rl.networks import AnalogNetwork, NetworkSpec
+
+
+def floor(spec: NetworkSpec, timesteps: int) -> float:
+    """Multiply-accumulates of an update with T timesteps, over those of the ANN's.
+
+    Forward passes of both networks, gradients of all weights, and of all inputs but the images.
+    """
+    first, *rest = macs(spec)
+    ann = 3 * first + 4 * sum(rest)
+    return (3 * first + 4 * timesteps * sum(rest)) / ann
+
+
+def agent(bf16: bool, timesteps: int | None, like: SpikingDQN | None = None) -> SpikingDQN:
+    """An agent whose replay buffer holds a few games' beginnings."""
+    env = make_env("PongNoFrameskip-v4", n_envs=8)
+    model = SpikingDQN(
+        "SpikingDQNPolicy",
+        env,
+        buffer_size=2_000,
+        learning_starts=10**9,  # it only plays, at random
+        bf16=bf16,
+        seed=0,
+        device="cpu",
+        policy_kwargs={"timesteps": timesteps, "optimizer_kwargs": {"fused": True}},
+    )
+    model.set_logger(configure(None, []))
+    model.learn(2_000, log_interval=10**9)
+    if like is not None and timesteps is not None:
+        images = model.q_net.images(torch.as_tensor(model.replay_buffer.observations[:8, 0]))
+        assert isinstance(like.network, AnalogNetwork)
+        model.load_network(convert(like.network, timesteps, images))
+    return model
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = arguments(__doc__, rounds=15)
+    parser.add_argument("--batch", type=int, nargs="+", default=[32, 128])
+    parser.add_argument("--timesteps", type=int, nargs="+", default=[1, 5])
+    options = parser.parse_args()
+    prepare(options.threads)
+    figures = []
+    print(f"Mnih network, {options.threads} thread(s): times the ANN's update")
+    print(f"{'precision':<10} {'batch':>5}  {'ANN: ms':>8}", end="")
+    print("".join(f"  {f'T{t}':>17} {'floor':>5}" for t in options.timesteps))
+    for bf16 in (False, True) if torch.cpu.get_capabilities().get("avx512_bf16") else (False,):
+        ann = agent(bf16, None)
+        made = {"ANN": ann} | {f"T{t}": agent(bf16, t, ann) for t in options.timesteps}
+        for batch in options.batch:
+
+            def updating(model: SpikingDQN, batch: int = batch) -> Callable[[], object]:
+                return lambda: model.train(1, batch)
+
+            np.random.seed(0)
+            seconds = alternate(
+                {name: updating(model) for name, model in made.items()}, options.rounds, calls=4
+            )
+            found = ratios(seconds, "ANN")
+            floors = {f"T{t}": floor(ann.network.spec, t) for t in options.timesteps}
+            precision, ms = "bfloat16" if bf16 else "float32", spread(seconds["ANN"] * 1e3)
+            print(f"{precision:<10} {batch:>5}  {ms['median']:>8.1f}", end="")
+            for name, least in floors.items():
+                print(f"  {show(found[name]):>17} {least:>5.2f}", end="")
+            print()
+            row = {"precision": precision, "batch": batch, "ann_ms": ms}
+            figures.append(row | {n: found[n] | {"floor": floors[n]} for n in floors})
+    write(options.json, options.threads, options.rounds, {"updates": figures})
+
+
+if __name__ == "__main__":
+    main()
