@@ -20,13 +20,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from snn_rl.archive import parse_json
 from snn_rl.errors import UserError
 from snn_rl.exact import integers
 from snn_rl.networks import AnalogNetwork, NetworkSpec, SpikingNetwork
+from snn_rl.state_dict import check_weights
 
 SCHEMA = 1
 _META = "snn_rl"
 _DIGEST = "sha256"
+_MAX_TEXT = 2**26  # of JSON: a training's notes list every episode
 
 
 @contextmanager
@@ -96,12 +99,11 @@ def read_json(path: Path) -> Any:
     Raises:
         UserError: The file is missing or is not JSON.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"no such file: {path}") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged: {error}") from None
+    if not path.is_file():
+        raise UserError(f"no such file: {path}")
+    if path.stat().st_size > _MAX_TEXT:
+        raise UserError(f"{path} is {path.stat().st_size:,} bytes long: it is not one of ours")
+    return parse_json(path.read_bytes(), str(path), _MAX_TEXT)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
@@ -128,8 +130,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (SafetensorError, OSError, ValueError, OverflowError) as error:
         raise UserError(f"{path} is damaged or not a safetensors file ({error})") from None
     try:
-        meta = json.loads(text) if text is not None else None
-    except ValueError:
+        meta = parse_json(text, str(path), _MAX_TEXT) if text is not None else None
+    except UserError:
         meta = None
     if not isinstance(meta, dict) or "schema" not in meta:
         raise UserError(f"{path} was not written by snn_rl: it carries no description")
@@ -187,9 +189,11 @@ def load_network(path: Path) -> tuple[AnalogNetwork | SpikingNetwork, dict[str, 
     """Builds the network that `save_network` wrote, in float32, and returns its notes beside it.
 
     Raises:
-        UserError: The file is missing, damaged, or its tensors do not fit its description.
+        UserError: The file is missing, damaged, its tensors do not fit its description, or they are
+            no finite numbers.
     """
     tensors, meta = load_tensors(path)
+    check_weights(tensors.items(), str(path))
     network: AnalogNetwork | SpikingNetwork
     try:
         description = meta["network"]

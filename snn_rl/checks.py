@@ -1,6 +1,7 @@
 """What the schema's types cannot say: choices and ranges, checked before anything is done."""
 
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +9,17 @@ from snn_rl import runs
 from snn_rl.agents.dqn import OPTIMIZERS
 from snn_rl.agents.objectives import OBJECTIVES
 from snn_rl.agents.policies import network_spec
-from snn_rl.checkpoint import load_network
 from snn_rl.config import Config
 from snn_rl.convert import PERCENTILES_OVER
 from snn_rl.encoding import ENCODINGS
 from snn_rl.envs import FRAMES, STACK, make_env
 from snn_rl.errors import UserError
-from snn_rl.networks import Q_NETWORKS, AnalogNetwork, NetworkSpec
-from snn_rl.surrogate import SURROGATES
+from snn_rl.importing import load_any
+from snn_rl.networks import AnalogNetwork, NetworkSpec, layers_name
+from snn_rl.surrogate import NAMES, TIMED
 from snn_rl.video import opencv
 
 _CHOICES: dict[str, Collection[str]] = {
-    "network": Q_NETWORKS,
     "device": ("auto", "cpu", "cuda"),
     "precision": ("auto", "float32", "bfloat16"),
     "rollout.frames": FRAMES,
@@ -27,7 +27,7 @@ _CHOICES: dict[str, Collection[str]] = {
     "iir.optimizer": OPTIMIZERS,
     "iir.objective": OBJECTIVES,
     "iir.percentile_over": PERCENTILES_OVER,
-    "iir.surrogate": SURROGATES,
+    "iir.surrogate": NAMES,
     "iir.encoding": ENCODINGS,
     "format": ("onnx", "nir", "torch"),
     "play.output": ("auto", "window", "mp4", "gif"),
@@ -62,6 +62,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**31 - 1),
     "eval.seed": (0, 2**31 - 1),
     "threads": (0, 1024),
+    "pixel_max": (1e-6, 1e6),
     "dqn.lr": (0.0, 10.0),
     "dqn.lr_end": (0.0, 1.0),
     "dqn.gamma": (0.0, 1.0),
@@ -120,6 +121,8 @@ def check_values(config: Config) -> None:
         )
     if config.exact and config.iir.encoding != "direct":
         raise UserError(f"exact=true goes with iir.encoding=direct, not {config.iir.encoding}")
+    if config.carry_state and config.iir.surrogate in TIMED:
+        raise UserError(f"carry_state=true does not go with iir.surrogate={config.iir.surrogate}")
     played = config.dqn.learning_starts if config.ann else config.dqn.steps
     rows = min(config.dqn.buffer_size, played) // config.rollout.n_envs - 1
     length = config.carry.burn_in + config.carry.window
@@ -150,32 +153,53 @@ def refuse_settings_of_other_commands(config: Config) -> None:
             raise UserError(f"{name}={_get(config, name)}: this is for snn_rl.{command}")
 
 
-def check_imported_networks(config: Config) -> None:
-    """Refuses an `ann=`, `init=` or `teacher=` file that is of no use to this run's chain.
+def import_networks(config: Config) -> tuple[Config, dict[str, AnalogNetwork]]:
+    """Loads what `ann=`, `init=` and `teacher=` name, and refuses what is of no use to the chain.
+
+    Returns:
+        The settings, with the layers that the ANN brings in place of their own, and the networks
+        by key.
 
     Raises:
-        UserError: A file is damaged, spiking, or of other shapes than the environment needs.
+        UserError: A file is damaged, not trusted, spiking, or of other shapes than the environment
+            needs; or the settings' own layers do not fit its images.
     """
     if config.ann is not None and config.init is not None:
         raise UserError("ann= and init= exclude each other: the first is not trained any more")
+    rollout = config.rollout
+    env = make_env(config.env, 1, frame_stack=rollout.frame_stack, frames=rollout.frames)
+    env.close()
+    try:
+        needed = network_spec(config.network, env.observation_space, env.action_space, config.bias)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    networks = {}
     files = {"ann": config.ann, "init": config.init, "teacher": config.teacher}
     for key, file in files.items():
         if file is None:
             continue
-        network, _ = load_network(Path(file))
+        _, height, width = needed.input_shape
+        network = load_any(Path(file), (height, width), config.strides, config.pixel_max)
         if not isinstance(network, AnalogNetwork):
             raise UserError(f"{key}={file} is a spiking network; needed is an ANN")
-        rollout = config.rollout
-        env = make_env(config.env, 1, frame_stack=rollout.frame_stack, frames=rollout.frames)
-        needed = network_spec(config.network, env.observation_space, env.action_space, config.bias)
-        env.close()
+        spec = network.spec
         if key == "teacher":
-            _check_teacher(config, network.spec, needed)
-        elif network.spec != needed:
+            _check_teacher(config, spec, needed)
+        elif (spec.input_shape, spec.outputs) != (needed.input_shape, needed.outputs):
+            frames = f", or rollout.frame_stack={spec.input_shape[0]}"
+            other = rollout.frames == STACK and spec.input_shape[1:] == needed.input_shape[1:]
             raise UserError(
-                f"{key}={file} does not fit env={config.env} with these settings: it is "
-                f"{network.spec}, needed is {needed}"
+                f"{key}={file} does not fit env={config.env}: it takes {spec.input_shape} to "
+                f"{spec.outputs} Q-values, needed are {needed.outputs} from {needed.input_shape}"
+                f"{frames if other and spec.outputs == needed.outputs else ''}"
             )
+        else:
+            try:
+                config = replace(config, network=layers_name(spec.layers), bias=spec.bias)
+            except ValueError as error:
+                raise UserError(f"{key}={file} cannot be used: {error}") from None
+        networks[key] = network
+    return config, networks
 
 
 def _check_teacher(config: Config, spec: NetworkSpec, needed: NetworkSpec) -> None:

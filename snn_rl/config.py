@@ -8,8 +8,9 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, is_dataclass
+from functools import partial
 from importlib import resources
-from typing import Any
+from typing import Any, TypeVar
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -21,6 +22,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from snn_rl.errors import UserError
+
+Settings = TypeVar("Settings")
 
 
 @dataclass
@@ -130,13 +133,18 @@ class Config:
     runs: str = "runs"  # the folder of all runs
     paper: str | None = None  # iir
     figure: int | None = None  # of that paper
+    table: int | None = None  # of that paper, instead
     zoo: str | None = None  # where agents are published; None: among those that ship
     ann: str | None = None  # an ANN that is done: it only plays, to fill the replay buffer
     init: str | None = None  # a network that the ANN stage starts to learn from
     teacher: str | None = None  # an ANN, of more frames perhaps, that teaches this run's
+    # What a state dict does not say: its convolutions' strides, if they are not the Mnih nets', and
+    # the largest pixel value it was trained on (1: images are divided by 255).
+    strides: list[int] | None = None
+    pixel_max: float = 1.0
     carry_state: bool = False  # go on from T=1: membranes live on from frame to frame
     exact: bool = False  # end with the T=1 network on an integer grid
-    network: str = "mnih"
+    network: str = "mnih"  # or cartpole, or layers as in 16c8s4-32c4s2-256; ann= brings its own
     bias: bool = False
     precision: str = "auto"  # auto | float32 | bfloat16
     device: str = "auto"
@@ -160,24 +168,36 @@ ConfigStore.instance().store("schema", Config)
 
 
 def compose(overrides: Sequence[str], preset_names: Callable[[Config], list[str]]) -> Config:
-    """Composes the settings from command-line overrides.
+    """Composes the settings of the agents' commands, see `compose_as`."""
+    return compose_as(Config, "config", overrides, preset_names)
+
+
+def compose_as(
+    schema: type[Settings],
+    primary: str,
+    overrides: Sequence[str],
+    preset_names: Callable[[Settings], list[str]],
+) -> Settings:
+    """Composes settings from command-line overrides.
 
     Args:
+        schema: A dataclass of all settings and their defaults, known to Hydra's ConfigStore.
+        primary: The file in configs that names it.
         overrides: key=value strings.
         preset_names: The presets (files in configs/settings) for what the overrides ask for.
 
     Raises:
         UserError: An unknown key, or a value of a wrong type; what `preset_names` raises.
     """
-    _check_keys(overrides)
+    _check_keys(overrides, schema)
     with _OneLine():
         with hydra.initialize_config_module("snn_rl.configs", version_base="1.3"):
-            first = OmegaConf.to_object(hydra.compose("config", list(overrides)))
-            assert isinstance(first, Config)
+            first = OmegaConf.to_object(hydra.compose(primary, list(overrides)))
+            assert isinstance(first, schema)
             names = ",".join(preset_names(first))
-            final = hydra.compose("config", [f"+settings=[{names}]", *overrides])
+            final = hydra.compose(primary, [f"+settings=[{names}]", *overrides])
         config = OmegaConf.to_object(final)
-    assert isinstance(config, Config)
+    assert isinstance(config, schema)
     return config
 
 
@@ -185,38 +205,57 @@ def preset_files(env_id: str, family: str, preset: str) -> list[str]:
     """The files in configs/settings that apply, general first.
 
     Raises:
-        UserError: No such preset.
+        UserError: No such preset of this family.
     """
     folder = resources.files("snn_rl.configs") / "settings"
     known = [entry.name.removesuffix(".yaml") for entry in folder.iterdir()]
     wanted = [family, env_id]
     if preset != "default":
-        extra = f"{preset}_{family}"
-        if extra not in known:
-            raise UserError(f"preset={preset}: must be default or paper")
-        wanted.append(extra)
+        ending = f"_{family}"
+        presets = sorted(name.removesuffix(ending) for name in known if name.endswith(ending))
+        if preset not in presets:
+            near = difflib.get_close_matches(preset, presets, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(
+                f"preset={preset}: must be one of {', '.join(['default', *presets])}{hint}"
+            )
+        wanted += [f"{preset}{ending}", f"{preset}_{env_id}"]
     return [name for name in wanted if name in known]
 
 
 def run_command(
     task: Callable[[Config], None], preset_names: Callable[[Config], list[str]], doc: str
 ) -> None:
+    """Runs one of the agents' commands, see `run_command_as`."""
+    run_command_as(Config, "config", task, preset_names, doc)
+
+
+def run_command_as(
+    schema: type[Settings],
+    primary: str,
+    task: Callable[[Settings], None],
+    preset_names: Callable[[Settings], list[str]],
+    doc: str,
+) -> None:
     """Runs a command: Hydra's command line (sweeps with -m), one-line errors, exit code 2.
 
     Args:
+        schema: See `compose_as`.
+        primary: See `compose_as`.
         task: The command.
-        preset_names: See `compose`.
+        preset_names: See `compose_as`.
         doc: What `--help` prints.
     """
+    composed = partial(compose_as, schema, primary, preset_names=preset_names)
     arguments = sys.argv[1:]
     if any(argument in ("-h", "--help") for argument in arguments):
         print(doc.strip())
         return
     try:
         if not any(argument.startswith("-") for argument in arguments):
-            task(compose(arguments, preset_names))
+            task(composed(arguments))
         else:
-            _sweep(task, preset_names)
+            _sweep(lambda overrides: task(composed(overrides)), primary)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -225,16 +264,16 @@ def run_command(
         sys.exit(130)
 
 
-def _sweep(task: Callable[[Config], None], preset_names: Callable[[Config], list[str]]) -> None:
+def _sweep(task: Callable[[list[str]], None], primary: str) -> None:
     """Hands over to Hydra's own command line, for -m and its launchers."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # a bug keeps its traceback
 
-    @hydra.main(version_base="1.3", config_path="pkg://snn_rl.configs", config_name="config")
+    @hydra.main(version_base="1.3", config_path="pkg://snn_rl.configs", config_name=primary)
     def job(_: Any) -> None:
         overrides = list(HydraConfig.get().overrides.task)
         GlobalHydra.instance().clear()
         try:
-            task(compose(overrides, preset_names))
+            task(overrides)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
@@ -242,7 +281,7 @@ def _sweep(task: Callable[[Config], None], preset_names: Callable[[Config], list
     job()
 
 
-def keys(schema: type[Any] = Config, prefix: str = "") -> Iterator[str]:
+def keys(schema: Any = Config, prefix: str = "") -> Iterator[str]:
     """Every setting's full name."""
     for name, entry in schema.__dataclass_fields__.items():
         nested = entry.default_factory
@@ -252,8 +291,8 @@ def keys(schema: type[Any] = Config, prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{name}"
 
 
-def _check_keys(overrides: Sequence[str]) -> None:
-    known = list(keys())
+def _check_keys(overrides: Sequence[str], schema: type[Any]) -> None:
+    known = list(keys(schema))
     groups = {key.split(".")[0] for key in known if "." in key}
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
@@ -264,7 +303,8 @@ def _check_keys(overrides: Sequence[str]) -> None:
         key = override.key_or_group
         if override.is_delete() or key in groups or key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]}?" if near else "; snn_rl/config.py lists them all"
+            everything = f"{schema.__module__.replace('.', '/')}.py lists them all"
+            hint = f"; did you mean {near[0]}?" if near else f"; {everything}"
             raise UserError(f"unknown setting {key}={override.value()}{hint}")
 
 

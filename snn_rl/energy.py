@@ -17,8 +17,8 @@ class Energy:
     Attributes:
         analog: The ANN's dense multiply-accumulates, in pJ.
         spiking: The SNN's, in pJ: the first layer as multiply-accumulates, once, because direct
-            encoding computes its current once; every other layer one accumulation per synapse and
-            arriving spike.
+            encoding computes its current once, or as accumulations where the input is spikes;
+            every other layer one accumulation per synapse and arriving spike.
     """
 
     analog: float
@@ -40,8 +40,9 @@ def energy(
     spike_rates: Sequence[float],
     costs: tuple[float, float] = FLOAT32,
     own_layer: bool = False,
+    input_rate: float | None = None,
 ) -> Energy:
-    """Energy of one decision under direct encoding.
+    """Energy of one decision.
 
     Args:
         spec: The network.
@@ -50,6 +51,8 @@ def energy(
         own_layer: Count a layer's accumulations by its own spike rate, as the papers index them,
             instead of by the spikes that enter it. The head fires nothing; it keeps the spikes
             that enter it.
+        input_rate: Spikes per input value and decision under Poisson encoding ([STDB] section 7
+            counts spikes alone); None: direct encoding.
     """
     mac, ac = costs
     connections = spec.connections()
@@ -64,7 +67,8 @@ def energy(
             fires = own_layer and connection.target < len(spike_rates)
             layer = connection.target if fires else connection.source
             accumulations += connection.macs * spike_rates[layer]
-    return Energy(sum(macs(spec)) * mac, first * mac + accumulations * ac)
+    entering = first * mac if input_rate is None else first * input_rate * ac
+    return Energy(sum(macs(spec)) * mac, entering + accumulations * ac)
 
 
 def skipping_energy(

@@ -11,6 +11,7 @@ from snn_rl.errors import UserError
 ANN = "ann"
 CARRIED = "-carried"
 EXACT = "-exact"
+PRUNED = "-pruned"
 DONE = "done.json"
 SETTINGS = "settings.json"  # what a stage is trained with, in its directory
 
@@ -25,6 +26,7 @@ class Stage:
         source: Name of the stage it is initialized from, or None for the first.
         trained: False for conversion only.
         carry_state: Membranes live on from image to image.
+        pruned: Its smallest weights are removed before it is retrained.
         exact: Its source's network on the grid of `snn_rl.exact`; not trained.
     """
 
@@ -33,6 +35,7 @@ class Stage:
     source: str | None
     trained: bool = True
     carry_state: bool = False
+    pruned: bool = False
     exact: bool = False
 
 
@@ -43,6 +46,7 @@ def schedule(
     direct: bool = False,
     stages: str = "iir",
     carry_state: bool = False,
+    prune: bool = False,
     exact: bool = False,
 ) -> list[Stage]:
     """The stages from the ANN down to T timesteps.
@@ -56,6 +60,7 @@ def schedule(
         direct: Retrain at T at once, initialized from the converted ANN.
         stages: "iir", or "none" for conversion without any retraining (any T).
         carry_state: Go on from T = 1 to an agent whose membranes live on from image to image.
+        prune: Go on to a network without its smallest weights ([IIR] section 5.3).
         exact: End with the T = 1 network on an integer grid, see `snn_rl.exact`.
 
     Returns:
@@ -72,18 +77,20 @@ def schedule(
         raise UserError(
             "carry_state=true goes on from a trained T=1 agent: say T=1, and stages=iir"
         )
-    if exact and (T != 1 or stages == "none" or carry_state):
+    if exact and (T != 1 or stages == "none" or carry_state or prune):
         raise UserError(
             "exact=true puts a trained T=1 agent on the grid: say T=1, stages=iir and "
-            "carry_state=false"
+            "carry_state=false, without pruning"
         )
+    if prune and (carry_state or stages == "none"):
+        raise UserError("pruning retrains a spiking stage: stages=iir, without carry_state")
     chain = [Stage(ANN, None, None)]
     if stages == "none":
         return [*chain, Stage(f"T{T}-converted", T, ANN, trained=False)]
     if stages != "iir":
         raise UserError(f"stages={stages}: must be iir or none")
     if direct:
-        return _with_last([*chain, Stage(f"T{T}-direct", T, ANN)], carry_state, exact)
+        return _extended([*chain, Stage(f"T{T}-direct", T, ANN)], carry_state, prune, exact)
     if T > T_start:
         raise UserError(
             f"T={T} is above T_start={T_start}: the chain starts at T_start and goes down; raise "
@@ -96,15 +103,17 @@ def schedule(
         )
     for timesteps in range(T_start, T - 1, -T_step):
         chain.append(Stage(f"T{timesteps}", timesteps, chain[-1].name))
-    return _with_last(chain, carry_state, exact)
+    return _extended(chain, carry_state, prune, exact)
 
 
-def _with_last(chain: list[Stage], carry_state: bool, exact: bool) -> list[Stage]:
-    source = chain[-1].name
+def _extended(chain: list[Stage], carry_state: bool, prune: bool, exact: bool) -> list[Stage]:
+    last = chain[-1]
     if carry_state:
-        return [*chain, Stage(f"{source}{CARRIED}", 1, source, carry_state=True)]
+        chain.append(Stage(f"{last.name}{CARRIED}", 1, last.name, carry_state=True))
+    if prune:
+        chain.append(Stage(f"{last.name}{PRUNED}", last.timesteps, last.name, pruned=True))
     if exact:
-        return [*chain, Stage(f"{source}{EXACT}", 1, source, trained=False, exact=True)]
+        chain.append(Stage(f"{last.name}{EXACT}", 1, last.name, trained=False, exact=True))
     return chain
 
 

@@ -1,9 +1,11 @@
 """The leaky integrate-and-fire neuron: one pure function and a module that holds its parameters."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
-from snn_rl.surrogate import SURROGATES, Derivative, linear, spike
+from snn_rl.surrogate import NEVER, Derivative, SpikeTime, linear, named, spike, timed_spike
 
 MIN_THRESHOLD = 1e-3
 
@@ -58,26 +60,100 @@ def lif(
     return out, rest if state is not None else None
 
 
+class Memory(NamedTuple):
+    """What neurons remember from one window of timesteps to the next.
+
+    Attributes:
+        rest: What is left of the membrane, u - v_threshold * s, [N, ...].
+        since: Timesteps since the last spike, int16 [N, ...]; None where the surrogate does not
+            ask for it.
+    """
+
+    rest: Tensor
+    since: Tensor | None = None
+
+    def detach(self) -> "Memory":
+        """The same without its history, as truncated BPTT cuts it ([STDB] section 2.2)."""
+        return Memory(self.rest.detach(), self.since)
+
+
+def timed_lif(
+    current: Tensor,
+    v_threshold: Tensor,
+    leak: Tensor,
+    surrogate: SpikeTime,
+    memory: Memory | None = None,
+) -> tuple[Tensor, Memory]:
+    """The neuron of `lif` with a surrogate gradient in the time since its last spike.
+
+    Source: [STDB] algorithm 3.
+
+    Args:
+        current: See `lif`.
+        v_threshold: See `lif`.
+        leak: See `lif`.
+        surrogate: ds/du by the time since the last spike.
+        memory: From the window before; None: an empty membrane that has never fired.
+
+    Returns:
+        Spikes [T, N, ...], and the new memory.
+    """
+    rest = torch.zeros_like(current[0]) if memory is None else memory.rest
+    since = None if memory is None else memory.since
+    if since is None:
+        since = torch.full_like(current[0], NEVER, dtype=torch.int16)
+    spikes = []
+    for step in current:
+        u = leak * rest + step
+        s, since = timed_spike(u, v_threshold, since, surrogate)
+        spikes.append(s)
+        rest = u - v_threshold * s.detach()
+    # see `lif`
+    return torch.cat(spikes).unflatten(0, current.shape[:2]), Memory(rest, since)
+
+
 class LIF(nn.Module):
     """One layer of LIF neurons with a trainable threshold and leak.
 
     Args:
         v_threshold: Initial threshold, > 0.
         leak: Initial leak in [0, 1].
-        surrogate: A name in `snn_rl.surrogate.SURROGATES`.
+        surrogate: A name in `snn_rl.surrogate.NAMES`.
     """
 
     def __init__(self, v_threshold: float = 1.0, leak: float = 1.0, surrogate: str = "linear"):
         super().__init__()
         self.v_threshold = nn.Parameter(torch.tensor(float(v_threshold)))
         self.leak = nn.Parameter(torch.tensor(float(leak)))
-        self.surrogate = SURROGATES[surrogate]
+        self.surrogate = named(surrogate)
 
     def forward(
         self, current: Tensor, state: Tensor | None = None, keep: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """`lif` with this layer's parameters: current [T, N, ...] to spikes [T, N, ...], state."""
-        return lif(current, self.v_threshold, self.leak, self.surrogate, state, keep)
+        """`lif` with this layer's parameters: current [T, N, ...] to spikes [T, N, ...], state.
+
+        Raises:
+            ValueError: The surrogate needs a `Memory`, and a state came in: see `window`.
+        """
+        if not isinstance(self.surrogate, SpikeTime):
+            return lif(current, self.v_threshold, self.leak, self.surrogate, state, keep)
+        if state is not None:
+            raise ValueError("a state does not say when a neuron last fired: use `window`")
+        return timed_lif(current, self.v_threshold, self.leak, self.surrogate)[0], None
+
+    def window(self, current: Tensor, memory: Memory | None = None) -> tuple[Tensor, Memory]:
+        """Some of the timesteps, and what the neurons take with them into the next ones.
+
+        Args:
+            current: [timesteps of the window, N, ...].
+            memory: From the window before; None in the first.
+        """
+        if isinstance(self.surrogate, SpikeTime):
+            return timed_lif(current, self.v_threshold, self.leak, self.surrogate, memory)
+        state = torch.zeros_like(current[0]) if memory is None else memory.rest
+        spikes, rest = lif(current, self.v_threshold, self.leak, self.surrogate, state)
+        assert rest is not None
+        return spikes, Memory(rest)
 
     @torch.no_grad()
     def clamp_(self) -> None:

@@ -1,7 +1,10 @@
-"""How the process holds on to memory between training steps."""
+"""How the process holds on to memory between training steps, and how much it needs."""
 
 import ctypes
 import ctypes.util
+from pathlib import Path
+
+import torch
 
 # Parameters of glibc's mallopt, from malloc.h
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
@@ -22,3 +25,39 @@ def keep_freed_memory() -> None:
     mallopt(_M_MMAP_THRESHOLD, _LIMIT)
     mallopt(_M_TRIM_THRESHOLD, _LIMIT)
     mallopt(_M_TOP_PAD, _PAD)
+
+
+class PeakMemory:
+    """The most memory in use since this was made: of a GPU, or of the whole process on Linux.
+
+    What the process does not need any more is given back first, so that the peak of a small stage
+    is not that of a large one before it. Other processes and threads are not told apart.
+
+    Args:
+        device: Where the computation is.
+    """
+
+    _STATUS = Path("/proc/self/status")
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self._works = True
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            return
+        try:
+            ctypes.CDLL(ctypes.util.find_library("c")).malloc_trim(0)
+            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, see proc(5)
+        except (OSError, AttributeError):
+            self._works = False
+
+    def read(self) -> int | None:
+        """In bytes; None where it cannot be measured."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        if not self._works:
+            return None
+        for line in self._STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+        return None

@@ -10,6 +10,8 @@ any time, while a training is at work there too. Stages that are not there yet a
 With paper= it draws a figure of a paper instead, from the runs of all seeds of its games (CartPole
 and Pong) in runs/<env>/seed<k>, with its printed numbers beside ours: the returns (figure=3) and
 the training (figure=5: CartPole, figure=6: Pong) of [IIR], into runs/paper/iir-figure<n>/README.md.
+With paper= and table= it writes a table of classification accuracies instead, from the runs of
+snn_rl.classify, into runs/paper/<paper>-table<n>/README.md.
 
 The settings that matter:
   env=ID         environment of the run
@@ -17,6 +19,7 @@ The settings that matter:
   run_dir=PATH   instead of runs/<env>/seed<k>
   paper=iir      whose figure to draw, and
   figure=3       which of them: 3, 5 or 6
+  table=1        or which table: 1, 4 or 5
   runs=PATH      the folder of all runs, instead of runs
 """
 
@@ -30,7 +33,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from snn_rl import figures, paper_figures, runs
+from snn_rl import figures, paper_figures, paper_tables, runs
 from snn_rl.checkpoint import read_json, write_text
 from snn_rl.config import Config, run_command
 from snn_rl.energy import FLOAT32, INT32, energy, skipping_energy
@@ -248,7 +251,16 @@ def reward_section(stages: Sequence[StageResult], figure: str = "") -> list[str]
         figure: Markdown of a figure of them.
     """
     rows, evaluations = [], []
-    for stage in finished(stages):
+    done = finished(stages)
+    compared = any((s.metrics or {})[GREEDY].get("agreement") is not None for s in done)
+
+    def agreements(metrics: dict[str, Any], column: str) -> list[str]:
+        if not compared:  # runs of older versions have none
+            return []
+        agreement = metrics[column].get("agreement")
+        return ["–" if agreement is None else f"{100 * agreement:.1f} %"]
+
+    for stage in done:
         metrics = stage.metrics
         assert metrics is not None
         rows.append(
@@ -261,9 +273,11 @@ def reward_section(stages: Sequence[StageResult], figure: str = "") -> list[str]
                 _score(metrics[GREEDY], interval=True),
                 metrics[GREEDY]["distinct"],
                 metrics[GREEDY]["capped"],
+                *agreements(metrics, GREEDY),
                 _score(metrics[STICKY], interval=True),
                 metrics[STICKY]["distinct"],
                 metrics[STICKY]["capped"],
+                *agreements(metrics, STICKY),
             ]
         )
         if metrics["evaluation"] not in evaluations:
@@ -280,6 +294,7 @@ def reward_section(stages: Sequence[StageResult], figure: str = "") -> list[str]
         "distinct",
         "capped",
     ]
+    agreement = ["agreement"] if compared else []
     notes = [
         "Mean ± standard deviation (n - 1) of the return of whole, unclipped games, and the 95 % "
         "interval of the mean (bootstrap over the games).",
@@ -288,6 +303,11 @@ def reward_section(stages: Sequence[StageResult], figure: str = "") -> list[str]
         "*Capped* counts games that the step cap ended; on CartPole the cap is the game's own "
         "limit, and reaching it is the best result there is.",
     ]
+    if compared:
+        notes.append(
+            "*Agreement*: in how many of the situations of its own games the agent does what the "
+            "run's ANN would do there (looked at in every tenth step)."
+        )
     for evaluation in evaluations:
         notes.append(
             f"Seeds from {evaluation['seed']:,}; random actions {evaluation['epsilon']:g} in both "
@@ -299,7 +319,7 @@ def reward_section(stages: Sequence[StageResult], figure: str = "") -> list[str]
         notes.append("The ANN was imported; its steps only fill the replay buffer.")
     return [
         "## Reward",
-        table([*head, "sticky", "distinct", "capped"], rows),
+        table([*head, *agreement, "sticky", "distinct", "capped", *agreement], rows),
         bullets(notes),
         figure,
     ]
@@ -539,16 +559,20 @@ def _duration(seconds: float) -> str:
 
 
 def presets(config: Config) -> list[str]:
-    """The preset files; a paper's figure, which is of several games, has none.
+    """The preset files; a paper's figure or table, which is of several games or nets, has none.
 
     Raises:
-        UserError: Unknown environment, preset, paper or figure, or none of them.
+        UserError: Unknown environment, preset, paper, figure or table, or none of them.
     """
-    return [] if paper_figures.chosen(config) else runs.presets(config)
+    paper = paper_tables.chosen(config) or paper_figures.chosen(config)
+    return [] if paper else runs.presets(config)
 
 
 def main(config: Config) -> None:
-    """Writes the report, or a paper's figure, and says where it is."""
+    """Writes the report, or a paper's figure or table, and says where it is."""
+    if (wanted := paper_tables.chosen(config)) is not None:
+        print(paper_tables.write_table(*wanted, Path(config.runs)))
+        return
     number = paper_figures.chosen(config)
     if number is None:
         print(write_report(runs.run_directory(config)))

@@ -60,17 +60,17 @@ def chain(config: Config) -> list[Stage]:
         config.direct,
         config.stages,
         config.carry_state,
-        config.exact,
+        exact=config.exact,
     )
 
 
-def uses_bf16(config: Config) -> bool:
+def uses_bf16(precision: str, device: str) -> bool:
     """Whether training runs in bfloat16 autocast: as asked, or where the processor has it."""
-    if config.precision == "auto":
-        if config.device != "cpu" and torch.cuda.is_available():
+    if precision == "auto":
+        if device != "cpu" and torch.cuda.is_available():
             return True
         return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
-    return config.precision == "bfloat16"
+    return precision == "bfloat16"
 
 
 def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
@@ -80,24 +80,28 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
         "seed": config.seed,
         "network": config.network,
         "bias": config.bias,
-        "bf16": uses_bf16(config),
+        "bf16": uses_bf16(config.precision, config.device),
         "threads": torch.get_num_threads(),
         "checkpoint_steps": checkpoint_steps(config, stage),
-        **_flat("rollout", config.rollout),
+        **flat("rollout", config.rollout),
         "rollout.sticky": stage_sticky(config, stage),
-        **_flat("dqn", config.dqn),
+        **flat("dqn", config.dqn),
     }
     files = {"teacher": config.teacher}
     if stage.name == ANN:
         files |= {"ann": config.ann, "init": config.init}
     for key, file in files.items():
-        settings[key] = file and hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        settings[key] = file and file_hash(file)
+    if any(files.values()):
+        # None at their defaults, as if there were no such settings: see iir.check_settings
+        settings |= {"strides": config.strides, "pixel_max": config.pixel_max}
+        settings["pixel_max"] = None if config.pixel_max == 1.0 else config.pixel_max
     if stage.carry_state:
-        settings |= _flat("carry", config.carry)
+        settings |= flat("carry", config.carry)
     if stage.exact:
         settings["exact"] = True
     if stage.name != ANN:
-        iir = _flat("iir", config.iir)
+        iir = flat("iir", config.iir)
         # they are in iir.steps, rollout.sticky and checkpoint_steps, as far as they say something
         del iir["iir.t1_steps"], iir["iir.sticky"], iir["iir.selection_steps"]
         # None where nothing is chosen, as if there were no such setting: see iir.check_settings
@@ -105,6 +109,11 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
         iir["iir.steps"] = stage_steps(config, stage)
         settings |= {"T": stage.timesteps, "source": stage.source, **iir}
     return settings
+
+
+def file_hash(file: str) -> str:
+    """SHA-256 of a file that a stage begins with."""
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
 def stage_number(stage: Stage) -> int:
@@ -175,16 +184,17 @@ def lock(directory: Path) -> Iterator[None]:
         yield
 
 
-def record_invocation(directory: Path, config: Config) -> None:
+def record_invocation(directory: Path, config: Any) -> None:
     """Adds this command, as `invocation` describes it, to the run's list of them."""
     path = directory / RUN
     before = read_json(path) if path.exists() else []
     write_json(path, [*before, invocation(config)])
 
 
-def invocation(config: Config) -> dict[str, Any]:
+def invocation(config: Any) -> dict[str, Any]:
     """This command, its resolved settings, and the versions and the machine it runs with."""
-    module = Path(sys.argv[0]).stem
+    path = Path(sys.argv[0])
+    module = path.parent.name if path.stem == "__main__" else path.stem
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join([f"python -m snn_rl.{module}", *sys.argv[1:]]),
@@ -199,7 +209,8 @@ def invocation(config: Config) -> dict[str, Any]:
     }
 
 
-def _flat(section: str, config: Any) -> dict[str, Any]:
+def flat(section: str, config: Any) -> dict[str, Any]:
+    """A section of the settings under its full names."""
     return {f"{section}.{key}": value for key, value in asdict(config).items()}
 
 

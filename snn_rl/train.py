@@ -14,8 +14,12 @@ The settings that matter first (key=value, any order):
   seed=0              of everything random
   run_dir=PATH        instead of runs/<env>/seed<k>
   preset=paper        the papers' own settings instead of the ones tuned for two cores
-  ann=FILE            start from this network.safetensors instead of training an ANN
-  init=FILE           train the ANN further from this network.safetensors
+  ann=FILE            start from this network instead of training an ANN: a network.safetensors,
+                      a zip of Stable-Baselines3's DQN("CnnPolicy"), or a PyTorch state dict (.pth,
+                      .safetensors) of convolutions and fully connected layers with ReLU
+  init=FILE           train the ANN further from this network
+  strides=[4,2,1]     of a state dict's convolutions, if they are not the Mnih nets'
+  pixel_max=255       a state dict's network was trained on pixels from 0 to 255, not 0 to 1
   direct=true         retrain at T at once, without the stages between
   T_start=5 T_step=1  where the spiking stages start, and by how much T falls
   teacher=FILE        this ANN teaches the run's, and in its place the spiking stages; it may see
@@ -41,7 +45,6 @@ snn_rl/configs/settings/. Sweeps: -m seed=0,1,2 (Hydra).
 """
 
 import gc
-import math
 import warnings
 from functools import partial
 from pathlib import Path
@@ -58,17 +61,16 @@ from snn_rl.agents import CarriedDQN, SpikingDQN, SpikingDQNPolicy, SpikingQNetw
 from snn_rl.agents.dqn import OPTIMIZERS
 from snn_rl.agents.objectives import DISTILL, TD
 from snn_rl.agents.replay import Journal
+from snn_rl.agents.retraining import cosine
 from snn_rl.agents.training import (
     Counters,
     Selection,
-    derive_seed,
     read_counters,
     resume,
-    seed_everything,
     train_stage,
 )
 from snn_rl.checkpoint import load_network, read_json, save_network
-from snn_rl.checks import check_imported_networks, check_values, refuse_settings_of_other_commands
+from snn_rl.checks import check_values, import_networks, refuse_settings_of_other_commands
 from snn_rl.config import Config, run_command
 from snn_rl.convert import ConversionError, convert, format_table, layer_table
 from snn_rl.envs import make_env
@@ -79,6 +81,7 @@ from snn_rl.memory import keep_freed_memory
 from snn_rl.networks import AnalogNetwork, Network, SpikingNetwork, State
 from snn_rl.play import record_video
 from snn_rl.report import write_report
+from snn_rl.seeding import derive_seed, seed_everything
 from snn_rl.trials import Trials, evaluate_stage
 
 
@@ -88,13 +91,15 @@ class ChainTrainer:
     Args:
         config: The resolved settings.
         directory: Of the run.
+        networks: Those that are brought in, see `import_networks`.
     """
 
-    def __init__(self, config: Config, directory: Path):
+    def __init__(self, config: Config, directory: Path, networks: dict[str, AnalogNetwork]):
         self.config = config
         self.directory = directory
+        self.networks = networks
         self.stages = {stage.name: stage for stage in runs.chain(config)}
-        self.teacher = _teacher(Path(config.teacher)) if config.teacher else None
+        self.teacher = _teacher(networks["teacher"]) if "teacher" in networks else None
 
     def fit(self, stage: Stage) -> None:
         """Trains one stage, or resumes it, and writes its network."""
@@ -217,7 +222,7 @@ class ChainTrainer:
             "double": dqn.double,
             "target_update_interval": dqn.target_update_interval,
             "buffer_size": dqn.buffer_size,
-            "bf16": runs.uses_bf16(config),
+            "bf16": runs.uses_bf16(config.precision, config.device),
             "device": config.device,
         }
         if is_ann and config.ann is None:
@@ -250,7 +255,7 @@ class ChainTrainer:
                 "sharpness": iir.sharpness,
             }
             if not is_ann and iir.objective != TD and stage.trained:
-                own = self.directory / ANN / runs.NETWORK
+                own, _ = load_network(self.directory / ANN / runs.NETWORK)
                 settings["teacher"] = self.teacher or _teacher(own)
             if stage.carry_state:
                 algorithm = CarriedDQN
@@ -283,8 +288,7 @@ class ChainTrainer:
     ) -> AnalogNetwork | SpikingNetwork | None:
         config = self.config
         if stage.source is None:
-            file = config.ann or config.init
-            return load_network(Path(file))[0] if file else None
+            return self.networks.get("ann", self.networks.get("init"))
         source, _ = load_network(self.directory / stage.source / runs.NETWORK)
         if stage.exact:
             assert isinstance(source, SpikingNetwork)
@@ -332,8 +336,7 @@ class ChainTrainer:
         return model.q_net.images(torch.as_tensor(buffer.observations[rows, envs]).to(model.device))
 
 
-def _teacher(path: Path) -> Network:
-    network, _ = load_network(path)
+def _teacher(network: Network) -> Network:
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
 
@@ -343,23 +346,18 @@ def linear(start: float, end: float) -> Schedule:
     return lambda remaining: end + (start - end) * remaining
 
 
-def cosine(start: float) -> Schedule:
-    """Half a cosine from start to 0, over the remaining progress from 1 to 0."""
-    return lambda remaining: start * (1 - math.cos(math.pi * remaining)) / 2
-
-
 def main(config: Config) -> None:
     """Runs the chain, the evaluations, the report and the video."""
     if config.threads:
         torch.set_num_threads(config.threads)
     check_values(config)
-    check_imported_networks(config)
+    config, networks = import_networks(config)
     keep_freed_memory()
     refuse_settings_of_other_commands(config)
     stages = runs.chain(config)
     directory = runs.run_directory(config)
     with runs.lock(directory):
-        trainer = ChainTrainer(config, directory)
+        trainer = ChainTrainer(config, directory, networks)
         runs.record_invocation(directory, config)
         run_chain(directory, stages, partial(runs.stage_settings, config), trainer.fit)
         for stage in stages:

@@ -16,7 +16,7 @@ from snn_rl.checkpoint import load_network, read_json, write_json
 from snn_rl.config import Config
 from snn_rl.envs import make_env
 from snn_rl.errors import UserError
-from snn_rl.iir import SETTINGS
+from snn_rl.iir import ANN, SETTINGS, is_done
 from snn_rl.networks import SpikingNetwork
 
 
@@ -131,34 +131,45 @@ def evaluate_stage(directory: Path, trials: Trials, device: str = "auto") -> Non
         UserError: See `load_agent`.
     """
     agent = load_agent(directory, device)
-    results = evaluate_agent(agent, trials)
+    ann = directory.parent / ANN
+    teacher = load_agent(ann, device) if directory.name != ANN and is_done(ann) else None
+    results = evaluate_agent(agent, trials, teacher)
     results |= {key: agent.notes[key] for key in ("steps", "updates", "wall_s")}
     for column in ("greedy", "sticky"):
         print(f"{agent.stage} {column}: {summary(results[column])}", flush=True)
     write_json(directory / runs.METRICS, results)
 
 
-def evaluate_agent(agent: Agent, trials: Trials) -> dict[str, Any]:
+def evaluate_agent(agent: Agent, trials: Trials, ann: Agent | None = None) -> dict[str, Any]:
     """Plays the greedy and the sticky trials, with a progress bar.
+
+    Args:
+        agent: Who plays.
+        trials: The games.
+        ann: Whose actions the agent's are compared with, see `Evaluation.agreement`.
 
     Returns:
         "evaluation": the trials; "greedy" and "sticky": each an `Evaluation.to_dict`.
     """
     results: dict[str, Any] = {"evaluation": asdict(trials)}
     for column, sticky in (("greedy", 0.0), ("sticky", trials.sticky)):
-        results[column] = _play(agent, trials, column, sticky).to_dict()
+        results[column] = _play(agent, trials, column, sticky, ann).to_dict()
     return results
 
 
 def summary(column: dict[str, Any]) -> str:
     """One line on one column of `evaluate_agent`."""
-    return (
+    text = (
         f"{column['mean']:.2f} ± {column['std']:.2f} over {column['episodes']} games, "
         f"{column['distinct']} of them distinct"
     )
+    agreement = column.get("agreement")
+    return text if agreement is None else f"{text}; {agreement:.1%} of its actions are the ANN's"
 
 
-def _play(agent: Agent, trials: Trials, column: str, sticky: float) -> Evaluation:
+def _play(
+    agent: Agent, trials: Trials, column: str, sticky: float, ann: Agent | None
+) -> Evaluation:
     with tqdm(
         total=trials.episodes, desc=f"{agent.stage} {column}", unit="game", dynamic_ncols=True
     ) as bar:
@@ -166,7 +177,14 @@ def _play(agent: Agent, trials: Trials, column: str, sticky: float) -> Evaluatio
         def make_watched(n_envs: int, seed: int) -> VecEnv:
             return _Watched(agent.make_env(n_envs, seed, sticky), bar)
 
-        return evaluate(agent.q_net, make_watched, trials.episodes, trials.seed, trials.epsilon)
+        return evaluate(
+            agent.q_net,
+            make_watched,
+            trials.episodes,
+            trials.seed,
+            trials.epsilon,
+            teacher=ann.q_net.network if ann else None,
+        )
 
 
 class _Watched(VecEnvWrapper):

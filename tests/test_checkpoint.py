@@ -265,6 +265,28 @@ def test_tensors_of_other_names_or_shapes_are_refused(tmp_path, change):
     assert "does not hold the network it describes" in refused(path)
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (torch.full((2, 3), float("nan")), "NaN or infinity"),
+        (torch.full((2, 3), -float("inf")), "NaN or infinity"),
+        (torch.ones(2, 3, dtype=torch.int32), "int32, not floating point"),
+    ],
+    ids=["NaN", "infinity", "integers"],
+)
+def test_weights_that_are_no_numbers_are_refused(tmp_path, value, words):
+    path = tmp_path / "network.safetensors"
+    save_tensors(path, {**spiking(2).state_dict(), "head.weight": value}, {"network": described()})
+    assert words in refused(path)
+
+
+@pytest.mark.parametrize("note", ['{"schema": 1, "schema": 1}', "[" * 100_000, "9" * 5_000])
+def test_a_crafted_note_is_refused(tmp_path, note):
+    path = tmp_path / "network.safetensors"
+    save_file(spiking().state_dict(), path, {"snn_rl": note})
+    assert "not written by snn_rl" in refused(path)
+
+
 def no_space(*_args: object, **_options: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

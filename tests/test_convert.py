@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,16 +10,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from snn_rl.alpha_beta import find_scales, percentiles
 from snn_rl.convert import (
     ConversionError,
+    clip_thresholds,
     convert,
     find_threshold,
     format_table,
+    fuse_batch_norm,
     layer_table,
     percentile,
     spike_rates,
 )
-from snn_rl.networks import AnalogNetwork, Conv, Dense, NetworkSpec
+from snn_rl.networks import (
+    AnalogNetwork,
+    AvgPool,
+    Block,
+    Conv,
+    Dense,
+    MaxPool,
+    NetworkSpec,
+)
 
 SPEC = NetworkSpec((2, 20, 20), (Conv(8, 4, 2), Conv(16, 3, 1), Dense(32)), 4, bias=True)
 
@@ -94,8 +106,14 @@ def test_a_negative_percentile_over_all_entries_is_refused_and_the_layer_named(l
     assert convert(analog, 3, images()).neurons[layer].v_threshold > 0
 
 
+def test_the_hundredth_percentile_is_threshold_balancing():
+    """[STDB]: the largest input of a batch over all timesteps."""
+    current = torch.randn(6, 5, 40, generator=torch.Generator().manual_seed(2))
+    assert find_threshold(current, 100.0) == current.max().item()
+
+
 @pytest.mark.parametrize("q", [90.0, 100.0])
-@pytest.mark.parametrize("timesteps", [1, 4])
+@pytest.mark.parametrize("timesteps", [1, 4, 60])  # 60: in windows, from the start for each layer
 def test_thresholds_are_searched_in_order_with_spiking_predecessors(timesteps, q):
     """A second implementation, step by step, with unit spikes scaled where they arrive."""
     analog, x = network(), images(8)
@@ -122,6 +140,17 @@ def test_thresholds_are_searched_in_order_with_spiking_predecessors(timesteps, q
             u = u + c
             inputs.append((u > scale).float())
             u = u - scale * inputs[-1]
+
+
+def test_the_search_can_look_at_other_timesteps_than_t():
+    few, many = convert(network(), 5, images(8)), convert(network(), 50, images(8))
+    limited = convert(network(), 50, images(8), search_timesteps=5)
+    longer = convert(network(), 5, images(8), search_timesteps=50)
+    assert (limited.timesteps, longer.timesteps) == (50, 5)
+    found = [[n.v_threshold.item() for n in net.neurons] for net in (few, many, limited, longer)]
+    assert found[2] == pytest.approx(found[0], rel=1e-6)
+    assert found[3] == pytest.approx(found[1], rel=1e-6)
+    assert found[2][1:] != pytest.approx(found[1][1:], rel=1e-3)
 
 
 def test_thresholds_behind_the_first_layer_depend_on_the_timesteps():
@@ -289,3 +318,261 @@ def test_a_layer_that_never_fires_is_a_warning_with_its_name():
 @pytest.mark.filterwarnings("error")
 def test_a_lively_network_is_no_warning():
     assert all(row.dead < 1 for row in layer_table(convert(network(), 3, images()), images(), []))
+
+
+DEEP = NetworkSpec(
+    (2, 12, 12),
+    (Conv(4, 3, 1, 1), AvgPool(2), Block(4), Block(6, 2), Dense(8)),
+    3,
+    batch_norm=True,
+)
+
+
+def trained_norms() -> AnalogNetwork:
+    """A network whose batch-norms have seen images, in float64."""
+    torch.manual_seed(3)
+    network = AnalogNetwork(DEEP).double()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 2.0)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+    network.train()
+    for _ in range(5):
+        network(torch.rand(16, 2, 12, 12, dtype=torch.float64))
+    return network.eval()
+
+
+def test_batch_norm_fuses_exactly():
+    network, x = trained_norms(), torch.rand(4, 2, 12, 12, dtype=torch.float64)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    fused = fuse_batch_norm(network)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
+    torch.testing.assert_close(fused.double()(x), network(x), rtol=1e-6, atol=1e-6)
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_a_block_s_shortcuts_carry_what_a_spike_stands_for():
+    """At large T rates times thresholds approach the activations, behind identity and 1x1 alike."""
+    network = trained_norms().float()
+    x = torch.rand(6, 2, 12, 12)
+    spiking = convert(network, 400, x, q=100.0)
+    activations = fuse_batch_norm(network).activity(x)[1]
+
+    def error(layer: int) -> float:
+        rate = spiking.activity(x)[1][layer].mean(0)
+        return float(
+            (rate * spiking.neurons[layer].v_threshold - activations[layer][0]).abs().max()
+        )
+
+    assert min(activations[layer].max() for layer in (2, 4)) > 0.25
+    assert error(2) < 0.02
+    assert error(4) < 0.02
+    with torch.no_grad():
+        spiking.synapses[3].weight.fill_(0.5 * spiking.neurons[0].v_threshold)
+    assert error(2) > 0.05
+
+
+# --- clips, alpha and beta ([ULL]) ---------------------------------------------------------------
+
+CLIPPED = NetworkSpec(
+    (2, 12, 12),
+    (Conv(6, 3, 1, 1), MaxPool(2), Block(6), Block(8, 2), Dense(16)),
+    3,
+    clip=True,
+)
+
+
+def clipped() -> AnalogNetwork:
+    """Every layer is clipped where a few hundredths of its neurons are."""
+    torch.manual_seed(5)
+    network = AnalogNetwork(CLIPPED)
+    with torch.no_grad():
+        for i in range(len(network.mu)):
+            activity = network.activity(seen())[1][i]
+            network.mu[i] = torch.quantile(activity[activity > 0], 0.95)
+    return network
+
+
+def seen() -> Tensor:
+    return torch.rand(16, 2, 12, 12, generator=torch.Generator().manual_seed(6))
+
+
+def staircase(x: Tensor, top: float, amplitude: float, timesteps: int) -> Tensor:
+    """Mean over time of what a neuron says: [ULL] eq. 5 with the amplitude of eq. 8.
+
+    It fires strictly above its threshold, so that on the edge of a step the lower one holds.
+    """
+    return amplitude / timesteps * ((x * timesteps / top).ceil() - 1).clamp(0, timesteps)
+
+
+@pytest.mark.parametrize("timesteps", [1, 2, 3])
+@pytest.mark.parametrize("thresholds", ["clip", "alpha_beta"])
+@torch.no_grad()
+def test_one_layer_becomes_the_paper_s_staircase(thresholds, timesteps):
+    torch.manual_seed(1)
+    spec = NetworkSpec((1, 4, 4), (Dense(40),), 3, clip=True)
+    analog, x = AnalogNetwork(spec), torch.rand(20, 1, 4, 4)
+    analog.mu.fill_(0.4)
+    current = analog.synapses[0](x.flatten(1))
+    top = amplitude = float(analog.mu)
+    if thresholds == "alpha_beta":
+        alpha, beta = find_scales(percentiles(current[current > 0]), top, timesteps)
+        top, amplitude = alpha * top, alpha * beta * top
+        assert alpha < 1 < beta
+    spiking = convert(analog, timesteps, x, thresholds=thresholds)
+    expected = analog.head(staircase(current, top, amplitude, timesteps))
+    torch.testing.assert_close(spiking(x), expected)
+    assert float(spiking.neurons[0].v_threshold) == pytest.approx(top)
+
+
+@torch.no_grad()
+def test_amplitudes_reach_all_followers_through_max_pooling_and_shortcuts():
+    """The network again with spikes scaled where they arrive, in the analog weights."""
+    analog, x = clipped(), seen()
+    spiking = convert(analog, 2, x, thresholds="alpha_beta")
+    found = clip_thresholds(analog, 2, x)
+    assert all(threshold < amplitude for threshold, amplitude in found)
+    rests: dict[int, Tensor] = {}
+
+    def neuron(i: int, current: Tensor) -> Tensor:
+        u = rests.get(i, 0) + current
+        spikes = (u > spiking.neurons[i].v_threshold).float()
+        rests[i] = u - spiking.neurons[i].v_threshold * spikes
+        return found[i][1] * spikes
+
+    total = torch.zeros(len(x), 3)
+    synapses = analog.synapses
+    for _ in range(2):
+        first = F.max_pool2d(neuron(0, synapses[0](x)), 2)
+        inner = neuron(1, synapses[1](first))
+        block = neuron(2, synapses[2](inner) + first)
+        inner = neuron(3, synapses[4](block))
+        block = neuron(4, synapses[5](inner) + synapses[6](block))
+        total += analog.head(neuron(5, synapses[7](block.flatten(1))))
+    out, layers = spiking.activity(x)
+    torch.testing.assert_close(out, total / 2, rtol=1e-4, atol=1e-5)
+    assert all(0 < rate for rate in spike_rates(layers))
+    thresholds = [float(neuron.v_threshold) for neuron in spiking.neurons]
+    assert thresholds == pytest.approx([threshold for threshold, _ in found])
+
+
+@torch.no_grad()
+def test_alpha_and_beta_keep_a_layer_s_mean_that_few_timesteps_lose():
+    analog, x = clipped(), seen()
+    mean = float(analog.activity(x)[1][0].mean())
+
+    def said(thresholds: str) -> float:
+        spiking = convert(analog, 2, x, thresholds=thresholds)
+        scaled = clip_thresholds(analog, 2, x, scale=thresholds == "alpha_beta")
+        return float(spiking.activity(x)[1][0].mean()) * scaled[0][1]
+
+    assert said("alpha_beta") == pytest.approx(mean, rel=0.05)
+    assert said("clip") < 0.8 * mean
+
+
+def test_the_clips_alone_are_thresholds_and_the_percentile_needs_none():
+    analog, x = clipped(), seen()
+    spiking = convert(analog, 2, x, thresholds="clip")
+    assert [float(n.v_threshold) for n in spiking.neurons] == pytest.approx(analog.mu.tolist())
+    searched = convert(analog, 2, x)
+    plain = AnalogNetwork(replace(CLIPPED, clip=False))
+    plain.load_state_dict({k: v for k, v in analog.state_dict().items() if k != "mu"})
+    assert torch.equal(searched(x), convert(plain, 2, x)(x))
+    assert not spiking.spec.clip
+
+
+@pytest.mark.parametrize("thresholds", ["clip", "alpha_beta"])
+def test_without_clips_there_is_nothing_to_take_thresholds_from(thresholds):
+    with pytest.raises(ConversionError, match="no clips"):
+        convert(network(), 2, images(), thresholds=thresholds)
+
+
+@pytest.mark.parametrize("over", ["positive", "all"])
+def test_a_layer_without_activity_has_no_scales(over):
+    analog = clipped()
+    with torch.no_grad():
+        analog.synapses[0].weight.abs_().neg_()
+    with pytest.raises(ConversionError, match=r"layer conv1: no entry .* positive"):
+        convert(analog, 2, seen(), over=over, thresholds="alpha_beta")
+
+
+def test_clips_survive_the_fusion_of_batch_norm():
+    torch.manual_seed(3)
+    analog = AnalogNetwork(replace(DEEP, clip=True)).eval()
+    analog.mu.data.fill_(0.05)
+    x = torch.rand(4, 2, 12, 12)
+    fused = fuse_batch_norm(analog)
+    assert fused.spec.clip
+    torch.testing.assert_close(fused(x), analog(x), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(fused(x), AnalogNetwork(replace(DEEP, clip=True)).eval()(x))
+
+
+RESIDUAL = NetworkSpec((2, 8, 8), (Conv(4, 3, 1, 1), AvgPool(2), Block(4), Block(6, 2)), 3)
+
+
+def unit_spikes(
+    analog: AnalogNetwork, thresholds: list[float], x: Tensor, timesteps: int
+) -> list[list[Tensor]]:
+    """[STDB]'s network: the analog weights as they are, spikes of 1, its thresholds.
+
+    Returns:
+        Spikes of every hidden layer at every timestep.
+    """
+    first, a1, a2, _, b1, b2, around = analog.synapses
+    rest: list[Tensor | float] = [0.0] * 5
+    trains: list[list[Tensor]] = [[] for _ in range(5)]
+
+    def fire(i: int, current: Tensor) -> Tensor:
+        u = rest[i] + current
+        s = (u > thresholds[i]).to(u.dtype)
+        rest[i] = u - thresholds[i] * s
+        trains[i].append(s)
+        return s
+
+    for _ in range(timesteps):
+        s = F.avg_pool2d(fire(0, first(x)), 2)
+        s = fire(2, a2(fire(1, a1(s))) + s)
+        fire(4, b2(fire(3, b1(s))) + around(s))
+    return trains
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.7])
+@torch.no_grad()
+def test_unity_in_blocks_and_scaled_thresholds_fire_as_with_unit_spikes(scale):
+    torch.manual_seed(0)
+    analog = AnalogNetwork(RESIDUAL).double()
+    for layer in analog.synapses:
+        layer.weight.mul_(3.0 if isinstance(layer, nn.Conv2d) else 1.0)
+    x = torch.rand(5, 2, 8, 8, dtype=torch.float64)
+    spiking = convert(
+        analog.float(), 12, x.float(), q=100.0, block_thresholds="unity", scale=scale
+    ).double()
+    analog.double()
+    balanced = float(analog.synapses[0](x).max())
+    assert spiking.neurons[0].v_threshold.item() == pytest.approx(scale * balanced, rel=1e-5)
+    stored = spiking.neurons[0].v_threshold.item()
+    expected = unit_spikes(analog, [stored, *[scale] * 4], x, 12)
+    layers = spiking.activity(x)[1]
+    for layer, train in zip(layers, expected, strict=True):
+        assert 0.005 < layer.mean() < 0.995
+        # the folded weights are rounded, so a membrane on the threshold may fall to either side
+        assert (layer != torch.stack(train)).double().mean() < 2e-3
+    searched = convert(analog.float(), 12, x.float(), q=100.0, scale=scale)
+    assert any(
+        abs(a.v_threshold.item() - b.v_threshold.item()) > 0.1
+        for a, b in zip(searched.neurons[1:], spiking.neurons[1:], strict=True)
+    )
+
+
+def test_thresholds_can_be_given():
+    analog, x = network(), images()
+    found = convert(analog, 1, x)
+    thresholds = [2.0 * float(neuron.v_threshold) for neuron in found.neurons]
+    spiking = convert(analog, 1, x, given=thresholds)
+    assert [float(neuron.v_threshold) for neuron in spiking.neurons] == pytest.approx(thresholds)
+    torch.testing.assert_close(
+        spiking.head.weight, analog.head.weight * spiking.neurons[-1].v_threshold
+    )
+    with pytest.raises(ConversionError, match="2 thresholds were given for 3 hidden layers"):
+        convert(analog, 1, x, given=thresholds[:2])

@@ -51,3 +51,17 @@ def test_poisson_timesteps_are_independent():
     spikes = poisson(torch.full((1, 1), p), draws).flatten()
     both = (spikes[0::2] * spikes[1::2]).mean().item()
     assert abs(both - p * p) < 5 * math.sqrt(p * p * (1 - p * p) / (draws / 2))
+
+
+@pytest.mark.parametrize("pixel", [-0.7, 0.05, 0.4])
+def test_poisson_counts_are_binomial(pixel):
+    """Mean T p and variance T p (1 - p), each within five of its standard errors."""
+    torch.manual_seed(1)
+    timesteps, draws, p = 75, 10_000, abs(pixel)
+    counts = poisson(torch.full((draws,), pixel), timesteps).sum(0).double() * (
+        1 if pixel > 0 else -1
+    )
+    variance = timesteps * p * (1 - p)
+    fourth = variance * (1 + 3 * (timesteps - 2) * p * (1 - p))  # central moment of a binomial
+    assert abs(counts.mean().item() - timesteps * p) < 5 * math.sqrt(variance / draws)
+    assert abs(counts.var().item() - variance) < 5 * math.sqrt((fourth - variance**2) / draws)

@@ -79,3 +79,13 @@ def test_own_layer_counts_by_the_layer_s_own_spikes():
 def test_one_rate_per_hidden_layer(count):
     with pytest.raises(ValueError, match="spike rates for 4 hidden layers"):
         energy(SINGLE, [0.1] * count)
+
+
+def test_input_spikes_are_accumulations_instead_of_the_analog_first_layer():
+    rates = [0.1, 0.2, 0.3, 0.4]
+    first = macs(SINGLE)[0]
+    direct = energy(SINGLE, rates)
+    spiking = energy(SINGLE, rates, input_rate=20.0)
+    mac, ac = FLOAT32
+    assert spiking.analog == direct.analog
+    assert spiking.spiking == pytest.approx(direct.spiking - first * mac + first * 20.0 * ac)

@@ -1,13 +1,14 @@
 """The neuron, against a plain loop over neurons and against a hand-unrolled autograd graph."""
 
+import math
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
-from snn_rl.lif import LIF, MIN_THRESHOLD, lif
-from snn_rl.surrogate import SURROGATES
+from snn_rl.lif import LIF, MIN_THRESHOLD, Memory, lif, timed_lif
+from snn_rl.surrogate import NAMES, SURROGATES, SpikeTime
 
 # Antiderivatives of ds/dz: their slope is what the backward pass must see.
 SMOOTH: dict[str, Callable[[Tensor], Tensor]] = {
@@ -249,11 +250,11 @@ def test_module_holds_the_parameters_of_the_function():
 
 def test_module_uses_its_surrogate():
     gradients = {}
-    for name in SURROGATES:
+    for name in NAMES:
         layer = LIF(0.75, 0.5, name)
         layer(grid(3, 20))[0].sum().backward()
         gradients[name] = layer.v_threshold.grad.item()
-    assert len(set(gradients.values())) == len(SURROGATES)
+    assert len(set(gradients.values())) == len(NAMES)
 
 
 @pytest.mark.parametrize(
@@ -266,3 +267,81 @@ def test_clamp_projects_the_parameters_into_their_ranges(v, leak, expected):
     assert (layer.v_threshold.item(), layer.leak.item()) == pytest.approx(expected)
     assert layer.v_threshold.requires_grad
     assert layer.leak.requires_grad
+
+
+def stdb_by_hand(
+    current: Tensor, weights: Tensor, v: float, leak: float, alpha: float, beta: float
+) -> tuple[list[list[float]], list[list[float]], float, float]:
+    """[STDB] eq. 2, 3, 10, 11 for the loss sum of weights * o, one neuron after the other.
+
+    Returns:
+        Spikes o [T][N], and the gradients of the current [T][N], of the threshold and of the leak.
+    """
+    steps, neurons = current.shape
+    fired = [[0.0] * neurons for _ in range(steps)]
+    in_current = [[0.0] * neurons for _ in range(steps)]
+    in_v = in_leak = 0.0
+    for n in range(neurons):
+        last_spike = -math.inf
+        rests, slopes = [0.0], []
+        for t in range(steps):
+            u = leak * rests[-1] + float(current[t, n])
+            if u > v:
+                fired[t][n], last_spike = 1.0, t
+            slopes.append(alpha * math.exp(-beta * (t - last_spike)))
+            rests.append(u - v * fired[t][n])
+        later = 0.0  # the loss's derivative in the membrane one timestep later
+        for t in reversed(range(steps)):
+            direct = float(weights[t, n]) * slopes[t]
+            in_u = direct + leak * later
+            in_current[t][n] = in_u
+            in_v += -direct - (leak * later * fired[t][n])
+            in_leak += in_u * rests[t]
+            later = in_u
+    return fired, in_current, in_v, in_leak
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(0.3, 0.01), (0.5, 0.4)])
+def test_stdb_equals_the_paper_s_equations_neuron_by_neuron(alpha, beta):
+    current, v, leak = leaves(9)
+    weights = torch.linspace(-1.0, 2.0, current.numel(), dtype=torch.float64).view_as(current)
+    spikes, memory = timed_lif(current, v, leak, SpikeTime(alpha, beta))
+    actual = torch.autograd.grad((spikes * weights).sum(), (current, v, leak))
+    by_hand = stdb_by_hand(current.detach(), weights, v.item(), leak.item(), alpha, beta)
+    fired, in_current, in_v, in_leak = by_hand
+    assert spikes.tolist() == fired
+    assert 0 < spikes.mean() < 1
+    torch.testing.assert_close(actual[0], torch.tensor(in_current, dtype=torch.float64))
+    assert actual[1].item() == pytest.approx(in_v)
+    assert actual[2].item() == pytest.approx(in_leak)
+    assert memory.rest.tolist() == loop(current.detach(), v.item(), leak.item())[1]
+
+
+def test_a_neuron_that_never_fires_learns_nothing_by_spike_time():
+    current = torch.tensor([[0.5, 1.5], [0.0, 0.0]], requires_grad=True)
+    timed_lif(current, torch.tensor(1.0), torch.tensor(1.0), SpikeTime())[0].sum().backward()
+    assert current.grad[:, 0].tolist() == [0.0, 0.0]
+    assert (current.grad[:, 1] > 0).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_windows_of_timesteps_equal_the_whole(name):
+    current = grid(7, 3, 20)
+    layer = LIF(0.75, 0.5, name)
+    whole = layer(current)[0]
+    weights = torch.linspace(-1.0, 2.0, whole.numel()).view_as(whole)
+    expected = torch.autograd.grad((whole * weights).sum(), list(layer.parameters()))
+    memory: Memory | None = None
+    parts = []
+    for part in current.split(3):
+        spikes, memory = layer.window(part, memory)
+        parts.append(spikes)
+    assert torch.equal(torch.cat(parts), whole)
+    actual = torch.autograd.grad((torch.cat(parts) * weights).sum(), list(layer.parameters()))
+    for a, b in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_bare_state_is_refused_where_spike_times_are_needed():
+    with pytest.raises(ValueError, match="window"):
+        LIF(surrogate="stdb")(grid(2, 5), torch.zeros(5))

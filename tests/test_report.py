@@ -23,7 +23,7 @@ from snn_rl.convert import layer_table
 from snn_rl.errors import UserError
 from snn_rl.figures import colour, running_mean
 from snn_rl.networks import AnalogNetwork, Conv, Dense, NetworkSpec, SpikingNetwork
-from snn_rl.report import write_report
+from snn_rl.report import reward_section, write_report
 from snn_rl.results import read_stages
 
 SPEC = NetworkSpec((2, 11, 9), (Conv(4, 3, 2), Conv(3, 2, 1), Dense(7)), 5)
@@ -413,3 +413,17 @@ def test_stages_of_a_chain_have_colours_of_their_own():
     names = [*CHAIN, "T100-converted"]
     assert len({colour(name) for name in names}) == len(names)
     assert colour("T1-direct") == colour("T1")
+
+
+def test_agreement_with_the_ann_stands_beside_the_returns(tmp_path: Path) -> None:
+    build_run(tmp_path, names=("ann", "T2", "T1"))
+    assert "agreement" not in "".join(reward_section(read_stages(tmp_path)))
+    data = metrics(tmp_path, "T1")
+    data["greedy"]["agreement"], data["sticky"]["agreement"] = 0.98765, 0.5
+    write_json(tmp_path / "T1" / "metrics.json", data)
+    reward = "\n\n".join(reward_section(read_stages(tmp_path)))
+    _, rows = table(reward)
+    assert (rows["T1"][7], rows["T1"][11]) == ("98.8 %", "50.0 %")
+    for name in ("ANN", "T2"):
+        assert (rows[name][7], rows[name][11]) == ("–", "–")
+    assert "*Agreement*" in reward

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from snn_rl.surrogate import SURROGATES, spike
+from snn_rl.surrogate import NAMES, NEVER, SURROGATES, SpikeTime, named, spike, timed_spike
 
 # ds/dz of each surrogate, written down a second time with plain floats.
 CLOSED_FORMS = {
@@ -69,3 +69,26 @@ def test_slope_is_scale_free(name):
         slopes.append(u.grad * unit)
     assert torch.equal(slopes[0], slopes[1])
     assert slopes[0].max() > 0
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(0.3, 0.01), (0.7, 0.5)])
+def test_the_table_of_the_spike_time_surrogate_is_its_equation(alpha, beta):
+    dt = [0, 1, 2, 75, 2500, NEVER - 1]
+    slopes = SpikeTime(alpha, beta).slopes(torch.tensor(dt, dtype=torch.int16), torch.float64)
+    assert slopes.tolist() == pytest.approx([alpha * math.exp(-beta * t) for t in dt], abs=0)
+    never = torch.tensor([NEVER], dtype=torch.int16)
+    assert SpikeTime(alpha, beta).slopes(never, torch.float32).tolist() == [0.0]
+
+
+def test_the_time_since_a_spike_counts_up_stops_at_never_and_begins_again():
+    u, v = torch.tensor([0.0, 0.0, 0.0, 2.0, 1.0]), torch.tensor(1.0)
+    since = torch.tensor([0, NEVER - 1, NEVER, NEVER, 7], dtype=torch.int16)
+    spikes, now = timed_spike(u, v, since, SpikeTime())
+    assert spikes.tolist() == [0.0, 0.0, 0.0, 1.0, 0.0]
+    assert now.tolist() == [1, NEVER, NEVER, 0, 8]
+
+
+def test_every_name_is_a_surrogate_of_its_own():
+    assert set(NAMES) == {*SURROGATES, "stdb"}
+    assert len({named(name) for name in NAMES}) == len(NAMES)
+    assert named("stdb") == SpikeTime(alpha=0.3, beta=0.01)

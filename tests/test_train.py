@@ -276,6 +276,10 @@ def test_changed_training_settings_are_refused_and_evaluation_settings_are_not(
         (["carry_state=true", "carry.burn_in=95"], ["103 frames", "holds 99"]),
         (["figure=3"], ["figure=3", "snn_rl.report"]),
         (["ann=nowhere.safetensors"], ["no such file", "nowhere.safetensors"]),
+        (["network=mnhi"], ["network=mnhi", "cartpole, mnih", "16c8s4-32c4s2-256"]),
+        (["network=3c50s1"], ["too small"]),
+        (["strides=[4,x]"], ["strides", "x", "Integer"]),
+        (["pixel_max=0"], ["pixel_max=0"]),
         (["nonsense"], ["key=value"]),
     ],
 )
@@ -316,6 +320,40 @@ def test_an_imported_network_starts_the_chain(uninterrupted: Path, tmp_path: Pat
     name = "network.safetensors/synapses.0.weight"
     assert torch.equal(one[f"ann/{name}"], other[f"ann/{name}"])
     assert not torch.equal(one[f"T1/{name}"], other[f"T1/{name}"])
+
+
+def test_somebody_elses_network_starts_the_chain(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    theirs = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 6, 3),
+        torch.nn.ReLU(),
+        torch.nn.Flatten(),
+        torch.nn.Linear(4 * 12 * 39, 16),
+        torch.nn.ReLU(),
+        torch.nn.Linear(16, 2),
+    )
+    file = tmp_path / "theirs.pth"
+    torch.save(theirs.state_dict(), file)
+    run_dir = tmp_path / "run"
+    assert "strides=[4,2,1]" in refuse(capsys, run_dir, f"ann={file}")
+    assert "padding" in refuse(capsys, run_dir, f"ann={file}", "strides=[2]")
+    extra = [f"ann={file}", "strides=[3]", "T_start=1"]
+    assert "rollout.frame_stack=3" in refuse(capsys, run_dir, *extra, "rollout.frame_stack=1")
+    run(run_dir, *extra)
+    ann, _ = load_network(run_dir / "ann" / "network.safetensors")
+    images = torch.rand(2, 3, 40, 120)
+    torch.testing.assert_close(ann(images), theirs(images))
+    student, _ = load_network(run_dir / "T1" / "network.safetensors")
+    assert isinstance(student, SpikingNetwork) and student.spec == ann.spec
+    settings = json.loads((run_dir / "T1" / "settings.json").read_text())
+    assert (settings["network"], settings["bias"]) == ("4c6s3-16", True)
+    metrics = json.loads((run_dir / "T1" / "metrics.json").read_text())
+    assert all(0 <= metrics[column]["agreement"] <= 1 for column in ("greedy", "sticky"))
+    assert "agreement" in (run_dir / "report.md").read_text()
+    line = refuse(capsys, run_dir, *extra, "pixel_max=255")
+    assert "pixel_max was absent, now 255" in line or "pixel_max was None, now 255" in line
 
 
 def test_training_goes_on_from_a_given_network(uninterrupted: Path, tmp_path: Path) -> None:

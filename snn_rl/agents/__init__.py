@@ -4,6 +4,7 @@ from snn_rl.agents.carried import CarriedDQN
 from snn_rl.agents.dqn import SpikingDQN
 from snn_rl.agents.evaluation import Evaluation, evaluate
 from snn_rl.agents.policies import SpikingDQNPolicy, SpikingQNetwork
+from snn_rl.agents.retraining import iir, observe
 
 __all__ = [
     "CarriedDQN",
@@ -12,4 +13,6 @@ __all__ = [
     "SpikingDQNPolicy",
     "SpikingQNetwork",
     "evaluate",
+    "iir",
+    "observe",
 ]

@@ -19,6 +19,7 @@ from snn_rl.agents.policies import SpikingDQNPolicy, SpikingQNetwork
 from snn_rl.agents.replay import load_buffer, save_buffer
 from snn_rl.checkpoint import load_tensors, save_tensors
 from snn_rl.errors import UserError
+from snn_rl.moments import load_moments, moments
 from snn_rl.networks import AnalogNetwork, Network, SpikingNetwork
 
 SelfSpikingDQN = TypeVar("SelfSpikingDQN", bound="SpikingDQN")
@@ -186,12 +187,8 @@ class SpikingDQN(DQN):
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that training changes: both networks and the optimizer's moments."""
-        result = {f"policy.{name}": t for name, t in self.policy.state_dict().items()}
-        for index, moments in self.policy.optimizer.state_dict()["state"].items():
-            for key, value in moments.items():
-                if isinstance(value, Tensor):
-                    result[f"optimizer.{index}.{key}"] = value
-        return result
+        weights = {f"policy.{name}": t for name, t in self.policy.state_dict().items()}
+        return weights | moments(self.policy.optimizer)
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Restores what `tensors` returned.
@@ -199,29 +196,14 @@ class SpikingDQN(DQN):
         Raises:
             UserError: They are another network's.
         """
-        policy: dict[str, Tensor] = {}
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            kind, _, rest = name.partition(".")
-            if kind == "policy":
-                policy[rest] = tensor
-            elif kind == "optimizer":
-                number, _, key = rest.partition(".")
-                moments.setdefault(int(number), {})[key] = tensor
+        prefix = "policy."
+        policy = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
         try:
             self.policy.load_state_dict(policy)
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise UserError(f"the checkpoint does not fit this network: {reason}") from error
-        state = self.policy.optimizer.state_dict()
-        parameters = list(self.policy.q_net.parameters())
-        for index, entries in moments.items():
-            parameter = parameters[index]
-            for key, value in entries.items():
-                if value.shape == parameter.shape:
-                    # the parameter's memory layout, which decides how the update is vectorized
-                    entries[key] = torch.empty_like(parameter).copy_(value).detach()
-        self.policy.optimizer.load_state_dict({**state, "state": moments})
+        load_moments(self.policy.optimizer, tensors)
 
     def save(
         self,

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
 from snn_rl.agents.policies import SpikingQNetwork
 from snn_rl.convert import spike_rates
-from snn_rl.networks import clear
+from snn_rl.networks import Network, clear
 
 _RATE_EVERY = 10  # steps between two looks at the spikes
 
@@ -26,6 +27,8 @@ class Evaluation:
         distinct: Number of different games among them (action by action).
         capped: Trials that the step cap ended.
         spike_rates: Spikes per neuron and decision of every hidden layer, over the trials.
+        agreement: In how many of the agent's situations another network would do the same; None
+            without one. Looked at, as the spikes are, at every tenth step.
     """
 
     returns: list[float]
@@ -33,6 +36,7 @@ class Evaluation:
     distinct: int
     capped: int
     spike_rates: list[float]
+    agreement: float | None = None
 
     @property
     def mean(self) -> float:
@@ -70,6 +74,7 @@ def evaluate(
     seed: int,
     epsilon: float = 0.0,
     side_by_side: int = 10,
+    teacher: Network | None = None,
 ) -> Evaluation:
     """Plays whole games and counts every one of them.
 
@@ -83,6 +88,8 @@ def evaluate(
         seed: First seed; not one that training uses.
         epsilon: Probability of a random action.
         side_by_side: Trials played at the same time.
+        teacher: The network whose greedy actions are compared with the agent's; it sees the newest
+            frames of an observation, as many as it was built for.
     """
     returns: list[float] = []
     lengths: list[int] = []
@@ -90,6 +97,7 @@ def evaluate(
     capped = 0
     rates: list[list[float]] = []
     weights: list[int] = []
+    same = 0
     for first in range(0, episodes, side_by_side):
         count = min(side_by_side, episodes - first)
         env = make_evaluation_env(count, seed + first)
@@ -100,14 +108,16 @@ def evaluate(
         state = q_net.network.initial_state(count)
         step = 0
         while None in ends:
-            images = q_net.images(torch.as_tensor(obs, device=q_net.device))
+            x = q_net.images(torch.as_tensor(obs, device=q_net.device))
             with torch.no_grad():
-                q_values, layers, state = q_net.network.step(images, state)
+                q_values, layers, state = q_net.network.step(x, state)
             actions = q_values.argmax(1).cpu().numpy()
             if step % _RATE_EVERY == 0:
                 alive = [i for i in range(count) if ends[i] is None]
                 rates.append(spike_rates([layer[:, alive] for layer in layers]))
                 weights.append(len(alive))
+                if teacher is not None:
+                    same += int((actions == _greedy(teacher, obs, q_net.device))[alive].sum())
             for i in range(count):
                 if epsilon > 0 and rng[i].random() < epsilon:
                     actions[i] = rng[i].integers(q_net.action_space.n)  # type: ignore[attr-defined]
@@ -129,4 +139,13 @@ def evaluate(
             capped += bool(end["capped"])
             games.add(course.hexdigest())
     mean_rates = [float(r) for r in np.average(rates, axis=0, weights=weights)]
-    return Evaluation(returns, lengths, len(games), capped, mean_rates)
+    agreement = None if teacher is None else same / sum(weights)
+    return Evaluation(returns, lengths, len(games), capped, mean_rates, agreement)
+
+
+@torch.no_grad()
+def _greedy(teacher: Network, obs: NDArray[np.uint8], device: torch.device) -> NDArray[np.int64]:
+    """What a network without memory would do in each of these observations."""
+    seen = teacher.images(torch.as_tensor(obs, device=device))
+    actions: NDArray[np.int64] = teacher(seen).argmax(1).cpu().numpy()
+    return actions

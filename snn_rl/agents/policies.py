@@ -10,7 +10,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.dqn.policies import DQNPolicy
 from torch import Tensor
 
-from snn_rl.networks import Q_NETWORKS, AnalogNetwork, NetworkSpec, SpikingNetwork
+from snn_rl.networks import AnalogNetwork, NetworkSpec, SpikingNetwork, q_network
 
 
 def network_spec(
@@ -23,16 +23,19 @@ def network_spec(
     """The description of a named Q-network for these spaces.
 
     Args:
-        network: A name in `snn_rl.networks.Q_NETWORKS`.
+        network: A name or layers, see `snn_rl.networks.q_network`.
         observation_space: Images, channels first.
         action_space: Discrete.
         bias: Whether the layers have biases.
         frames: How many of the newest frames the network sees; None: all.
+
+    Raises:
+        ValueError: No such network, or images too small for it.
     """
     assert isinstance(observation_space, spaces.Box) and len(observation_space.shape) == 3
     assert isinstance(action_space, spaces.Discrete)
     channels, height, width = observation_space.shape
-    return Q_NETWORKS[network]((frames or channels, height, width), int(action_space.n), bias)
+    return q_network(network, (frames or channels, height, width), int(action_space.n), bias)
 
 
 class SpikingQNetwork(BasePolicy):
@@ -41,7 +44,7 @@ class SpikingQNetwork(BasePolicy):
     Args:
         observation_space: Images, uint8, channels first.
         action_space: Discrete.
-        network: A name in `snn_rl.networks.Q_NETWORKS`.
+        network: A name or layers, see `snn_rl.networks.q_network`.
         timesteps: T, or None for the analog network.
         bias: Whether the layers have biases.
         surrogate: Surrogate gradient of the spiking form.

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 from stable_baselines3.common.buffers import ReplayBuffer
 
+from snn_rl.archive import read_arrays
 from snn_rl.checkpoint import write_atomic
 from snn_rl.errors import UserError
 
@@ -109,19 +109,19 @@ def save_chunk(path: Path, start: int, rows: Rows) -> None:
     write_atomic(path, write)
 
 
-def load_chunk(path: Path) -> tuple[int, Rows]:
+def load_chunk(path: Path, limit: int = 2**31) -> tuple[int, Rows]:
     """Reads what `save_chunk` wrote.
+
+    Args:
+        path: The file.
+        limit: Bytes that it may hold, unpacked.
 
     Raises:
         UserError: The file is missing or damaged.
     """
     try:
-        # NpzFile itself, because np.load also takes other formats for what they look like
-        with path.open("rb") as file, NpzFile(file, allow_pickle=False) as arrays:
-            stored = {name: arrays[name] for name in arrays.files}
+        stored = read_arrays(path, limit)
         return int(stored.pop("start")), decode(stored)
-    except FileNotFoundError:
-        raise UserError(f"no such file: {path}") from None
     except _DAMAGE as error:
         raise UserError(f"{path} is damaged or not a replay chunk ({error})") from None
 
@@ -139,7 +139,13 @@ def load_buffer(path: Path, buffer: ReplayBuffer) -> None:
     Raises:
         UserError: The file is damaged, or its rows are of other shapes.
     """
-    _fill(buffer, *load_chunk(path), path)
+    _fill(buffer, *load_chunk(path, _room(buffer)), path)
+
+
+def _room(buffer: ReplayBuffer) -> int:
+    """Bytes that a chunk holds at most: none has more rows than the buffer."""
+    arrays = [value for value in vars(buffer).values() if isinstance(value, np.ndarray)]
+    return 2 * sum(array.nbytes for array in arrays) + 2**20
 
 
 def _fill(buffer: ReplayBuffer, start: int, rows: Rows, path: Path) -> None:
@@ -180,7 +186,7 @@ class Journal:
         needed = [c for c in wanted if int(c.stem) > stop - buffer.buffer_size]
         filled = max(0, stop - buffer.buffer_size)
         for chunk in needed:
-            start, rows = load_chunk(chunk)
+            start, rows = load_chunk(chunk, _room(buffer))
             if start > filled:
                 break
             _fill(buffer, start, rows, chunk)

@@ -7,7 +7,6 @@ away its unfinished segment and does the same from the same state, so no emulato
 has to be saved.
 """
 
-import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import configure
@@ -27,6 +25,7 @@ from snn_rl.agents.policies import SpikingQNetwork
 from snn_rl.agents.replay import Journal
 from snn_rl.checkpoint import load_tensors, remove_temporaries, save_tensors
 from snn_rl.errors import UserError
+from snn_rl.seeding import derive_seed, seed_everything
 
 STATE = "state.safetensors"
 BEST = "best.safetensors"
@@ -74,18 +73,6 @@ class Selection:
     def ends(self, scores: list[list[float]]) -> bool:
         """Whether the target is reached."""
         return self.target is not None and any(score >= self.target for _, score in scores)
-
-
-def derive_seed(*parts: int) -> int:
-    """One 31-bit seed from several numbers; trailing zeros do not count."""
-    return int(np.random.SeedSequence(parts).generate_state(1)[0]) >> 1
-
-
-def seed_everything(seed: int) -> None:
-    """Seeds Python's, NumPy's and torch's generators."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
 
 
 def read_counters(directory: Path) -> Counters | None:

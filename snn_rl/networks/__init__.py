@@ -2,13 +2,14 @@
 
 from snn_rl.networks.image_networks import IMAGE_NETWORKS
 from snn_rl.networks.layers import (
+    WINDOW,
     AnalogNetwork,
     Network,
     SpikingNetwork,
     State,
     clear,
 )
-from snn_rl.networks.q_networks import Q_NETWORKS
+from snn_rl.networks.q_networks import Q_NETWORKS, layers_name, q_network
 from snn_rl.networks.spec import (
     AvgPool,
     Block,
@@ -23,6 +24,7 @@ from snn_rl.networks.spec import (
 __all__ = [
     "IMAGE_NETWORKS",
     "Q_NETWORKS",
+    "WINDOW",
     "AnalogNetwork",
     "AvgPool",
     "Block",
@@ -36,4 +38,6 @@ __all__ = [
     "SpikingNetwork",
     "State",
     "clear",
+    "layers_name",
+    "q_network",
 ]

@@ -1,21 +1,30 @@
 """One description of a layer stack, and its two forms: analog (ReLU) and spiking (LIF)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from snn_rl.encoding import ENCODINGS
-from snn_rl.lif import LIF
+from snn_rl.lif import LIF, MIN_THRESHOLD, Memory
 from snn_rl.networks.spec import AvgPool, Block, Connection, Conv, Dense, Dropout, NetworkSpec
-from snn_rl.surrogate import SURROGATES
+from snn_rl.surrogate import NAMES, TIMED
 
 # Turns the current of hidden layer k, [T or 1, N, ...], into its activity, [T, N, ...]
 Fire = Callable[[int, Tensor], Tensor]
 
 # What a network remembers from image to image: of every hidden layer, [N, ...]; [] is nothing
 State = list[Tensor]
+
+# Where clips start. [ULL] does not print it; He-initialized layers pass on activities of about 1,
+# so that this one cuts off hardly anything before training has moved it.
+INITIAL_CLIP = 4.0
+# Dropout masks, by the place of the `Dropout` in the description
+Masks = dict[int, Tensor]
+
+# Timesteps that inference holds in memory at a time
+WINDOW = 25
 
 
 def clear(state: State, ended: Tensor) -> State:
@@ -80,20 +89,22 @@ class Network(nn.Module):
         # the head is Dense, and what is built of that is an nn.Linear
         self.head = head  # type: ignore[assignment]
 
-    def propagate(self, x: Tensor, fire: Fire) -> Tensor:
+    def propagate(self, x: Tensor, fire: Fire, masks: Masks | None = None) -> Tensor:
         """Carries activity through all layers up to the head's input.
 
         Args:
             x: [T or 1, N, channels, height, width]; a single leading entry is an input that does
                 not change with time. Time is folded into the batch for every weight layer.
             fire: What the neurons do.
+            masks: Dropout masks to use; those that it lacks are drawn and put there.
 
         Returns:
             [T, N, ...].
         """
+        masks = {} if masks is None else masks
         synapses = iter(self.synapses)
         neurons = 0
-        for layer in self.spec.layers:
+        for place, layer in enumerate(self.spec.layers):
             if isinstance(layer, Conv | Dense):
                 x = fire(neurons, _folded(next(synapses), x))
                 neurons += 1
@@ -103,17 +114,19 @@ class Network(nn.Module):
                 x = fire(neurons + 1, current + _folded(next(synapses), x))
                 neurons += 2
             elif isinstance(layer, Dropout):
-                x = self._drop(x)
+                x = self._drop(x, place, masks)
             elif isinstance(layer, AvgPool):
                 x = F.avg_pool2d(x.flatten(0, 1), layer.kernel).unflatten(0, x.shape[:2])
             else:
                 x = F.max_pool2d(x.flatten(0, 1), layer.kernel).unflatten(0, x.shape[:2])
         return x
 
-    def _drop(self, x: Tensor) -> Tensor:
+    def _drop(self, x: Tensor, place: int, masks: Masks) -> Tensor:
         if not self.training or not self.dropout:
             return x
-        return x * F.dropout(torch.ones_like(x[:1]), self.dropout)
+        if place not in masks:
+            masks[place] = F.dropout(torch.ones_like(x[:1]), self.dropout)
+        return x * masks[place]
 
     def images(self, pixels: Tensor) -> Tensor:
         """Observations as the network takes them: float in [0, 1] (exact: to 255), channels_last.
@@ -140,6 +153,17 @@ class Network(nn.Module):
         """
         raise NotImplementedError
 
+    def count(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Output [N, outputs] and what `activity` comes to over its timesteps, each [N, ...].
+
+        Of a spiking network these are numbers of spikes, of an analog one ones where it is active.
+
+        Args:
+            x: Images [N, channels, height, width], float.
+        """
+        outputs, layers = self.activity(x)
+        return outputs, [(layer != 0).float().sum(0) for layer in layers]
+
     def forward(self, x: Tensor) -> Tensor:
         """Images [N, channels, height, width], float, to outputs [N, outputs]."""
         return self.activity(x)[0]
@@ -163,21 +187,54 @@ class Network(nn.Module):
         """
         return *self.activity(x), state
 
+    def clamp_(self) -> None:
+        """Puts parameters back into their ranges; call it after every optimizer step."""
+
 
 class AnalogNetwork(Network):
-    """The ordinary network: ReLU after every hidden layer."""
+    """The ordinary network: ReLU after every hidden layer, clipped where the spec says so.
+
+    Attributes:
+        mu: With a clip, the largest activity of every hidden layer, [hidden layers]; else None.
+    """
+
+    mu: nn.Parameter | None
+
+    def __init__(self, spec: NetworkSpec):
+        super().__init__(spec)
+        count = len(spec.shapes())
+        self.mu = nn.Parameter(torch.full((count,), INITIAL_CLIP)) if spec.clip else None
 
     def activity(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """See `Network.activity`; T = 1 and the activity is the ReLU's output."""
         layers = []
 
-        def fire(_: int, current: Tensor) -> Tensor:
-            activity = F.relu(current)
+        def fire(index: int, current: Tensor) -> Tensor:
+            activity = self.fire(index, current)
             layers.append(activity)
             return activity
 
         last = self.propagate(x.unsqueeze(0), fire)
         return _outputs(self.head, last[0].flatten(1)), layers
+
+    def fire(self, index: int, current: Tensor) -> Tensor:
+        """Activity of hidden layer `index`: clip(current, 0, mu), or the plain ReLU.
+
+        Source: [ULL] eq. 1. Where a neuron is clipped, the gradient goes to mu instead of to the
+        current.
+
+        Args:
+            index: From 0.
+            current: Any shape.
+        """
+        activity = F.relu(current)
+        return activity if self.mu is None else activity.clamp(max=self.mu[index])
+
+    @torch.no_grad()
+    def clamp_(self) -> None:
+        """Keeps the clips above zero: at or below it nothing of a layer would be left."""
+        if self.mu is not None:
+            self.mu.clamp_(min=MIN_THRESHOLD)
 
 
 class SpikingNetwork(Network):
@@ -191,7 +248,7 @@ class SpikingNetwork(Network):
     Args:
         spec: The description.
         timesteps: T >= 1.
-        surrogate: A name in `snn_rl.surrogate.SURROGATES`.
+        surrogate: A name in `snn_rl.surrogate.NAMES`.
         encoding: A name in `snn_rl.encoding.ENCODINGS`.
         carry_state: Membranes live on from image to image, one timestep each (T = 1): what the
             network remembers takes the place of a frame stack. See `step` and `unroll`; `forward`
@@ -212,15 +269,19 @@ class SpikingNetwork(Network):
     ):
         if spec.batch_norm:
             raise ValueError("batch-norm has no place in a spiking network: fuse it first")
+        if spec.clip:
+            raise ValueError("a clip has no place in a spiking network: its thresholds clip")
         super().__init__(spec)
         if not isinstance(timesteps, int) or timesteps < 1:
             raise ValueError(f"timesteps must be a whole number, at least 1, not {timesteps}")
-        if surrogate not in SURROGATES:
-            raise ValueError(f"surrogate must be one of {', '.join(SURROGATES)}, not {surrogate}")
+        if surrogate not in NAMES:
+            raise ValueError(f"surrogate must be one of {', '.join(NAMES)}, not {surrogate}")
         if encoding not in ENCODINGS:
             raise ValueError(f"encoding must be one of {', '.join(ENCODINGS)}, not {encoding}")
         if carry_state and timesteps != 1:
             raise ValueError(f"carry_state is one timestep per image, not timesteps={timesteps}")
+        if carry_state and surrogate in TIMED:
+            raise ValueError(f"carry_state remembers no spike times, which {surrogate} needs")
         if carry_state and encoding != "direct":
             raise ValueError(f"carry_state goes with direct encoding, not with {encoding}")
         if exact and (timesteps != 1 or carry_state or encoding != "direct" or not spec.is_plain):
@@ -261,9 +322,77 @@ class SpikingNetwork(Network):
             index: From 0.
             current: [T or 1, N, ...]; a single one flows at every timestep.
         """
-        current = current.float().expand(self.timesteps, *current.shape[1:])
-        spikes: Tensor = self.neurons[index](current)[0]
+        neuron = self.neurons[index]
+        # autocast has rounded the current; the membrane is not to be
+        full = current.to(neuron.v_threshold.dtype)
+        spikes: Tensor = neuron(full.expand(self.timesteps, *current.shape[1:]))[0]
         return spikes
+
+    def windows(self, x: Tensor, size: int) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        """`activity` in windows of a few timesteps, in bounded memory however large T is.
+
+        Membranes, the head's sum and dropout masks go on from window to window; their history
+        does not, so that gradients reach back to the beginning of a window and no further:
+        truncated BPTT ([STDB] section 2.2). The head's own weights see the spikes of all timesteps
+        so far.
+
+        Args:
+            x: Images [N, channels, height, width], float.
+            size: Timesteps of a window; the last one has what is left.
+
+        Yields:
+            The output by the timesteps so far, which is that of the whole after the last window,
+            and the window's spikes of every hidden layer, [timesteps of the window, N, ...].
+        """
+        memories: list[Memory | None] = [None] * len(self.neurons)
+        masks: Masks = {}
+        total = torch.zeros((), device=x.device)
+        for start in range(0, self.timesteps, size):
+            steps = min(size, self.timesteps - start)
+            last, layers, after = self._window(x, steps, memories, masks)
+            total = total + last.flatten(2).sum(0)
+            yield _outputs(self.head, total / (start + steps)), layers
+            total = total.detach()
+            memories = [memory.detach() for memory in after]
+
+    def _window(
+        self, x: Tensor, steps: int, memories: Sequence[Memory | None], masks: Masks
+    ) -> tuple[Tensor, list[Tensor], list[Memory]]:
+        """The head's input, the spikes of every layer, and what the neurons remember of it."""
+        layers: list[Tensor] = []
+        after: list[Memory] = []
+
+        def fire(index: int, current: Tensor) -> Tensor:
+            spikes, memory = self.fire_window(index, current, steps, memories[index])
+            layers.append(spikes)
+            after.append(memory)
+            return spikes
+
+        last = self.propagate(ENCODINGS[self.encoding](x, steps), fire, masks)
+        return last, layers, after
+
+    def fire_window(
+        self, index: int, current: Tensor, steps: int, memory: Memory | None
+    ) -> tuple[Tensor, Memory]:
+        """`fire` for some of the timesteps.
+
+        Args:
+            index: See `fire`.
+            current: See `fire`.
+            steps: Timesteps of the window.
+            memory: Of this layer's neurons from the window before; None in the first.
+        """
+        neuron = self.neurons[index]
+        full = current.to(neuron.v_threshold.dtype)
+        return neuron.window(full.expand(steps, *current.shape[1:]), memory)
+
+    def count(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """See `Network.count`; in memory for a few timesteps."""
+        counts: list[Tensor] = []
+        for so_far, layers in self.windows(x, WINDOW):
+            outputs, now = so_far, [layer.sum(0) for layer in layers]
+            counts = [a + b for a, b in zip(counts, now, strict=True)] if counts else now
+        return outputs, counts
 
     def initial_state(self, count: int) -> State:
         """See `Network.initial_state`."""
@@ -293,14 +422,15 @@ class SpikingNetwork(Network):
             Outputs [images, N, outputs], the hidden layers' spikes, each [images, N, ...], and the
             membranes after the last image.
         """
-        layers, rests = [], []
+        layers: list[Tensor] = []
+        rests = []
 
         def fire(index: int, current: Tensor) -> Tensor:
-            spikes: Tensor
-            spikes, rest = self.neurons[index](current.float(), state[index], keep)
+            neuron = self.neurons[index]
+            spikes, rest = neuron(current.to(neuron.v_threshold.dtype), state[index], keep)
             layers.append(spikes)
             rests.append(rest)
-            return spikes
+            return layers[-1]
 
         last = self.propagate(x, fire)
         outputs = _outputs(self.head, last.flatten(0, 1).flatten(1))
@@ -312,16 +442,16 @@ class SpikingNetwork(Network):
             neuron.clamp_()
 
 
-def _outputs(head: nn.Module, x: Tensor) -> Tensor:
-    """The head in float32 even under autocast.
+def _outputs(head: nn.Linear, x: Tensor) -> Tensor:
+    """The head in full precision even under autocast.
 
     bfloat16 would round Q-values that differ by less than a hundredth to the same number.
     """
     out: Tensor
     if not torch.is_autocast_enabled(x.device.type):
-        return head(x.float())  # type: ignore[no-any-return]
+        return head(x.to(head.weight.dtype))  # type: ignore[no-any-return]
     with torch.autocast(x.device.type, enabled=False):
-        out = head(x.float())
+        out = head(x.to(head.weight.dtype))
     return out
 
 

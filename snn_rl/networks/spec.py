@@ -110,6 +110,8 @@ class NetworkSpec:
         bias: Whether every layer, the head included, has a bias.
         batch_norm: Whether every convolution is followed by batch-norm, which takes the place of
             its bias. Only analog networks; conversion fuses it away.
+        clip: Whether the ReLU of every hidden layer is clipped at a trainable threshold ([ULL]
+            eq. 1). Only analog networks; the spiking threshold takes its place.
     """
 
     input_shape: tuple[int, int, int]
@@ -117,6 +119,7 @@ class NetworkSpec:
     outputs: int
     bias: bool = False
     batch_norm: bool = False
+    clip: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """This description as plain JSON types."""
@@ -126,6 +129,7 @@ class NetworkSpec:
             "outputs": self.outputs,
             "bias": self.bias,
             "batch_norm": self.batch_norm,
+            "clip": self.clip,
         }
 
     @classmethod
@@ -147,6 +151,7 @@ class NetworkSpec:
                 int(data["outputs"]),
                 bool(data["bias"]),
                 bool(data.get("batch_norm", False)),
+                bool(data.get("clip", False)),
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ValueError(f"not a network description ({error!r})") from error

@@ -218,3 +218,28 @@ def test_interval_covers_as_the_normal_one_does_for_many_trials() -> None:
     half = 1.96 * result.std / 20
     expected = (result.mean - half, result.mean + half)
     assert result.interval == pytest.approx(expected, abs=0.1 * half)
+
+
+def test_agreement_is_counted_in_the_situations_of_the_agents_own_games() -> None:
+    agent, other = q_network(1), q_network()
+    assert trials().agreement is None
+    assert trials(teacher=q_network().network).agreement == 1.0, "trials() plays this very network"
+    length, same = 25, []
+    for seed in range(SEED, SEED + 6):
+        game = FakeGames(1, seed, lambda _: length)
+        obs = game.reset()
+        for step in range(length):
+            seen = agent.images(torch.as_tensor(obs))
+            with torch.no_grad():
+                mine, theirs = (int(q.network(seen).argmax()) for q in (agent, other))
+            if step % 10 == 0:
+                same.append(mine == theirs)
+            game.step_async(np.array([mine]))
+            obs = game.step_wait()[0]
+    assert 0 < np.mean(same) < 1
+
+    def make(n_envs: int, seed: int) -> FakeGames:
+        return FakeGames(n_envs, seed, lambda _: length)
+
+    played = evaluate(agent, make, 6, SEED, side_by_side=4, teacher=other.network)
+    assert played.agreement == np.mean(same)

@@ -1,6 +1,7 @@
 """The replay buffer on disk: what comes back is what was there, or an error."""
 
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,24 @@ def test_no_pickle_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="damaged"):
         load_chunk(path)
     assert not Trap.sprung
+
+
+def test_a_chunk_larger_than_its_buffer_is_refused_unread(tmp_path: Path) -> None:
+    player = Player()
+    journal = Journal([tmp_path])
+    journal.append(player.buffer, *player.add(5))
+    (chunk,) = tmp_path.iterdir()
+    start, rows = load_chunk(chunk)
+    rows["rewards"] = np.zeros((5, 2**21), np.float32)
+    save_chunk(chunk, start, rows)
+    assert chunk.stat().st_size < 2**20
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=rf"{chunk.name} unpacks to 41,9"):
+            journal.restore(empty_buffer(), player.count)
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
 
 
 def test_objects_are_not_written(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Descriptions and their two forms, against a network that steps time outermost."""
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -11,7 +12,16 @@ from torch import Tensor
 
 from snn_rl.encoding import poisson
 from snn_rl.lif import MIN_THRESHOLD
-from snn_rl.networks import AnalogNetwork, Conv, Dense, NetworkSpec, SpikingNetwork, clear
+from snn_rl.networks import (
+    WINDOW,
+    AnalogNetwork,
+    Conv,
+    Dense,
+    Dropout,
+    NetworkSpec,
+    SpikingNetwork,
+    clear,
+)
 
 SPEC = NetworkSpec((2, 10, 9), (Conv(4, 3, 2), Conv(3, 2), Dense(7)), 3, bias=True)
 Array = NDArray[np.float64]
@@ -191,20 +201,50 @@ def test_both_forms_share_their_parameters_names_and_shapes():
     assert not list(SpikingNetwork(SPEC, 3).buffers())
 
 
-def test_analog_equals_a_relu_stack():
-    network, x = AnalogNetwork(SPEC), images(2)
+CLIPPED = replace(SPEC, clip=True)
+
+
+@pytest.mark.parametrize("clips", [None, (0.5, 0.375, 0.125)])
+def test_analog_equals_a_relu_stack(clips):
+    network, x = AnalogNetwork(CLIPPED if clips else SPEC), images(2)
     on_grid_(network)
+    if network.mu is not None:
+        network.mu.data.copy_(torch.tensor(clips))
     arrays = {name: p.detach().double().numpy() for name, p in network.state_dict().items()}
     out, layers = network.activity(x)
     assert torch.equal(network(x), out)
     for n, h in enumerate(x.double().numpy()):
         for i, layer in enumerate(SPEC.layers):
             current = weigh(layer, arrays[f"synapses.{i}.weight"], arrays[f"synapses.{i}.bias"], h)
-            h = np.maximum(current, 0)
+            h = np.clip(current, 0, clips[i] if clips else None)
+            assert clips is None or h.max() == clips[i]
             assert layers[i].shape == (1, len(x), *h.shape)
             np.testing.assert_allclose(layers[i][0, n].detach().numpy(), h, rtol=1e-5, atol=1e-5)
         q = weigh(None, arrays["head.weight"], arrays["head.bias"], h)
         assert out[n].tolist() == pytest.approx(q.tolist(), abs=1e-4)
+
+
+def test_a_clipped_neuron_s_gradient_goes_to_the_clip():
+    """[ULL] eq. 1 in closed form, with another weight on every neuron; the kinks go downwards."""
+    network = AnalogNetwork(CLIPPED)
+    network.mu.data.copy_(torch.tensor([9.0, 2.0, 9.0]))
+    current = torch.tensor([-1.0, 0.0, 0.5, 2.0, 2.5, 8.0], requires_grad=True)
+    (network.fire(1, current) * torch.arange(1.0, 7.0)).sum().backward()
+    assert current.grad.tolist() == [0, 0, 3, 4, 0, 0]
+    assert network.mu.grad.tolist() == [0, 5 + 6, 0]
+
+
+def test_clips_stay_above_zero():
+    network = AnalogNetwork(CLIPPED)
+    network.mu.data.copy_(torch.tensor([-1.0, 0.0, 3.0]))
+    network.clamp_()
+    assert network.mu.tolist() == pytest.approx([MIN_THRESHOLD, MIN_THRESHOLD, 3.0])
+    AnalogNetwork(SPEC).clamp_()
+
+
+def test_a_spiking_network_has_no_clips():
+    with pytest.raises(ValueError, match="clip"):
+        SpikingNetwork(CLIPPED, 2)
 
 
 def test_clamp_reaches_every_layer():
@@ -220,6 +260,7 @@ def test_clamp_reaches_every_layer():
 
 def test_description_survives_plain_types():
     assert NetworkSpec.from_dict(SPEC.to_dict()) == SPEC
+    assert NetworkSpec.from_dict(CLIPPED.to_dict()) == CLIPPED
     plain = (dict, list, str, int, bool)
     stack = [SPEC.to_dict()]
     while stack:
@@ -396,3 +437,102 @@ def test_a_carried_leak_learns():
 def test_what_cannot_carry_is_refused(options):
     with pytest.raises(ValueError, match="carry_state"):
         SpikingNetwork(SPEC, carry_state=True, **options)
+
+
+def test_spike_times_are_not_carried_from_image_to_image():
+    with pytest.raises(ValueError, match="stdb"):
+        SpikingNetwork(SPEC, 1, "stdb", carry_state=True)
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 100])
+def test_windows_equal_the_whole(size):
+    network, x = spiking(7), images()
+    outputs, layers = network.activity(x)
+    parts = list(network.windows(x, size))
+    assert torch.equal(parts[-1][0], outputs)
+    for index, layer in enumerate(layers):
+        assert torch.equal(torch.cat([part[1][index] for part in parts]), layer)
+    first = spiking(min(size, 7))
+    assert torch.equal(parts[0][0], first(x))
+
+
+def test_counting_spikes_is_the_whole_s_sum_in_bounded_memory(monkeypatch):
+    network, x = spiking(2 * WINDOW + 3), images()
+    outputs, layers = network.activity(x)
+    longest = 0
+
+    class Watching(torch.nn.Module):
+        def forward(self, folded: Tensor) -> Tensor:
+            nonlocal longest
+            longest = max(longest, len(folded) // len(x))
+            return inner(folded)
+
+    inner = network.synapses[1]
+    monkeypatch.setitem(network.synapses._modules, "1", Watching())
+    counted, counts = network.count(x)
+    assert longest == WINDOW
+    assert torch.equal(counted, outputs)
+    assert all(torch.equal(a, b.sum(0)) for a, b in zip(counts, layers, strict=True))
+
+
+def test_counts_of_the_analog_network_are_its_active_neurons():
+    network = AnalogNetwork(SPEC)
+    outputs, layers = network.activity(images())
+    counted, counts = network.count(images())
+    assert torch.equal(counted, outputs)
+    assert all(torch.equal(a, (b[0] > 0).float()) for a, b in zip(counts, layers, strict=True))
+
+
+def truncated(network: SpikingNetwork, x: Tensor, size: int, weights: Tensor) -> Tensor:
+    """The stepped network by spike time, cut from its past every few steps; the windows' losses."""
+    count = len(network.neurons)
+    rest: list[Any] = [0.0] * count
+    last: list[Any] = [torch.tensor(-torch.inf)] * count
+    total, loss = torch.zeros(len(x), network.head.in_features), torch.zeros(())
+    for t in range(network.timesteps):
+        if t % size == 0 and t:
+            rest, total = [r.detach() for r in rest], total.detach()
+        s = x
+        for i, (layer, neuron) in enumerate(zip(network.synapses, network.neurons, strict=True)):
+            flat = s.flatten(1) if isinstance(layer, torch.nn.Linear) else s
+            u = neuron.leak * rest[i] + layer(flat)
+            fired = u > neuron.v_threshold
+            last[i] = torch.where(fired, float(t), last[i])
+            above = u - neuron.v_threshold
+            slope = 0.3 * torch.exp(-0.01 * (t - last[i]))
+            s = fired.float() + slope * (above - above.detach())
+            rest[i] = u - neuron.v_threshold * s.detach()
+        total = total + s.flatten(1)
+        if (t + 1) % size == 0 or t + 1 == network.timesteps:
+            loss = loss + (network.head(total / (t + 1)) * weights).sum()
+    return loss
+
+
+@pytest.mark.parametrize("size", [2, 3, 8])
+def test_gradients_of_windows_are_truncated_where_they_begin(size):
+    network, x = spiking(8, surrogate="stdb"), images()
+    weights = torch.linspace(-1, 1, len(x) * SPEC.outputs).reshape(len(x), -1)
+    parameters = dict(network.named_parameters())
+    loss = sum(((out * weights).sum() for out, _ in network.windows(x, size)), torch.zeros(()))
+    actual = torch.autograd.grad(loss, list(parameters.values()))
+    reference = truncated(network, x, size, weights)
+    expected = torch.autograd.grad(reference, list(parameters.values()))
+    torch.testing.assert_close(loss, reference)
+    for name, a, b in zip(parameters, actual, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+        assert a.abs().sum() > 0, name
+
+
+def test_one_dropout_mask_serves_all_windows():
+    spec = NetworkSpec((1, 6, 6), (Conv(4, 3), Dropout(), Dense(5)), 2, bias=True)
+    network = SpikingNetwork(spec, 12)
+    network.dropout = 0.5
+    with torch.no_grad():
+        network.synapses[0].weight.fill_(1.0)  # fires always
+        network.synapses[1].weight.copy_(torch.rand(5, 64))
+    seen = []
+    network.synapses[1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    list(network.train().windows(torch.ones(3, 1, 6, 6), 1))
+    assert len(seen) == 12
+    assert all(torch.equal(entry, seen[0]) for entry in seen[1:])
+    assert 0 < float((seen[0] == 0).float().mean()) < 1

@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from snn_rl.networks import Q_NETWORKS, AnalogNetwork, SpikingNetwork
+from snn_rl.networks import (
+    Q_NETWORKS,
+    AnalogNetwork,
+    AvgPool,
+    Conv,
+    Dense,
+    SpikingNetwork,
+    layers_name,
+    q_network,
+)
 
 
 def conv_size(size: int, *layers: tuple[int, int]) -> int:
@@ -55,3 +64,57 @@ def test_one_q_value_per_action_in_both_forms(name):
     x = torch.rand(3, 2, 60, 60)
     assert AnalogNetwork(spec)(x).shape == (3, 5)
     assert SpikingNetwork(spec, 2)(x).shape == (3, 5)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("16c8s4-32c4s2-256", (Conv(16, 8, 4), Conv(32, 4, 2), Dense(256))),
+        ("7c3s1", (Conv(7, 3, 1),)),
+        ("12", (Dense(12),)),
+        ("9-10", (Dense(9), Dense(10))),
+    ],
+)
+def test_layers_can_be_spelt_out(name, layers, bias):
+    spec = q_network(name, (2, 40, 30), 5, bias)
+    assert (spec.input_shape, spec.layers, spec.outputs, spec.bias) == (
+        (2, 40, 30),
+        layers,
+        5,
+        bias,
+    )
+    assert layers_name(layers) == name
+
+
+@pytest.mark.parametrize("name", Q_NETWORKS)
+def test_known_layers_go_by_their_name(name):
+    spec = q_network(name, (1, 84, 84), 4)
+    assert spec == Q_NETWORKS[name]((1, 84, 84), 4)
+    assert layers_name(spec.layers) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("mnhi", "must be one of cartpole, mnih, or hidden layers"),
+        ("", "must be one of"),
+        ("32c8", "must be one of"),
+        ("32c8s4-", "must be one of"),
+        ("-5", "must be one of"),
+        ("9999999", "must be one of"),
+        ("3c5s0", "at least 1"),
+        ("0", "at least 1"),
+        ("3c50s1", "too small"),
+        ("5-3c5s1", "behind a dense layer"),
+    ],
+)
+def test_what_are_no_layers_is_refused(name, words):
+    with pytest.raises(ValueError, match=words):
+        q_network(name, (1, 40, 30), 4)
+
+
+@pytest.mark.parametrize("layer", [AvgPool(2), Conv(3, 5, 2, padding=1)])
+def test_other_layers_have_no_name(layer):
+    with pytest.raises(ValueError, match="no layer like"):
+        layers_name((Conv(3, 5, 2), layer))

@@ -1,0 +1,87 @@
+"""Train an image classifier that decides in one timestep.
+
+    python -m snn_rl.classify dataset=cifar10 net=vgg6 T=1 data=PATH
+
+The same chain as for agents: an ordinary network (ANN) is trained, converted into a spiking one,
+and retrained stage by stage with fewer timesteps (T=5, 4, 3, 2, 1). Every stage is then scored on
+the test images; runs/<dataset>-<net>/seed<k>/report.md shows the result. The same command resumes
+where it was stopped.
+
+The settings that matter first (key=value, any order):
+  dataset=NAME        cifar10, cifar100 or imagenet
+  data=PATH           its folder; without it <SNN_RL_DATA>/<dataset>
+  net=NAME            vgg5, vgg6, vgg9, vgg11, vgg16, resnet8, resnet20 or resnet34
+  T=1                 timesteps at which the chain stops
+  T_start=5 T_step=1  where the spiking stages start, and by how much T falls
+  direct=true         retrain at T at once, without the stages between
+  stages=none         convert only, without retraining (any T, for example T=100)
+  seed=0              of everything random
+  run_dir=PATH        instead of runs/<dataset>-<net>/seed<k>
+  preset=NAME         a paper's settings instead of the short ones: paper ([IIR]), stdb or ull
+  ann=FILE            start from this network.safetensors instead of training an ANN
+  prune=0.9           go on from the last T to a network with a tenth of its weights
+  batch_norm=true     batch-norm in the ANN; conversion fuses it
+  pooling=avg         avg or max
+  clip=true           clip the ANN's ReLUs, each at a threshold that is trained
+  pixels=standard     standard, or symmetric: from -1 to 1, as Poisson input needs them
+  limit=N             only as many training images, of all classes alike
+  test_limit=N        only as many test images, likewise
+  threads=0           processor threads (0: all cores)
+  fit.epochs=N        length of the ANN stage, in passes over the training images
+  iir.epochs=N        length of each spiking stage
+  iir.t1_epochs=N     length of the T=1 stage
+  iir.thresholds=NAME how conversion finds thresholds: percentile, clip or alpha_beta
+  iir.encoding=poisson iir.surrogate=stdb iir.window=25
+                      spikes as input, the spike-time surrogate, truncated BPTT; see preset=stdb
+  iir.distill=X       weight of the ANN's outputs against the labels in the spiking stages, 0 to 1
+
+All of them, with their defaults: snn_rl/classify/config.py. Sweeps: -m seed=0,1,2 (Hydra).
+"""
+
+import os
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from snn_rl import runs
+from snn_rl.classify.chain import ChainFitter, chain, run_directory, stage_settings
+from snn_rl.classify.checks import check_values
+from snn_rl.classify.config import ClassifyConfig
+from snn_rl.classify.datasets import PIXELS, open_dataset
+from snn_rl.classify.report import write_report
+from snn_rl.config import preset_files, run_command_as
+from snn_rl.iir import run_chain
+from snn_rl.memory import keep_freed_memory
+
+
+def presets(config: ClassifyConfig) -> list[str]:
+    """The preset files for what the command line asks for."""
+    family = "imagenet" if config.dataset == "imagenet" else "cifar"
+    return preset_files(config.dataset, family, config.preset)
+
+
+def main(config: ClassifyConfig) -> None:
+    """Runs the chain, scores every stage, writes the report."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    check_values(config)
+    keep_freed_memory()
+    stages = chain(config)
+    folder = config.data or str(Path(os.environ.get("SNN_RL_DATA", "data")) / config.dataset)
+    dataset = PIXELS[config.pixels](
+        open_dataset(config.dataset, Path(folder), config.image_size, config.limit)
+    )
+    directory = run_directory(config)
+    with runs.lock(directory):
+        fitter = ChainFitter(config, dataset, directory)
+        runs.record_invocation(directory, config)
+        run_chain(directory, stages, partial(stage_settings, config), fitter.fit)
+        for stage in stages:
+            score = fitter.score(stage)
+            print(f"{stage.name}: {score.accuracy:.2%} of {score.images} test images")
+        print(f"report: {write_report(directory)}")
+
+
+if __name__ == "__main__":
+    run_command_as(ClassifyConfig, "classify", main, presets, __doc__)

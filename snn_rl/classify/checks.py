@@ -1,0 +1,110 @@
+"""What the schema's types cannot say of the settings, checked before anything is done."""
+
+import difflib
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from snn_rl.classify.chain import POOLINGS, chain
+from snn_rl.classify.config import ClassifyConfig
+from snn_rl.classify.datasets import DATASETS, PIXELS
+from snn_rl.classify.fitting import SCHEDULES
+from snn_rl.convert import BLOCK_THRESHOLDS, CONVERSIONS, PERCENTILE, PERCENTILES_OVER
+from snn_rl.encoding import ENCODINGS
+from snn_rl.errors import UserError
+from snn_rl.networks import IMAGE_NETWORKS
+from snn_rl.surrogate import NAMES
+
+_CHOICES: dict[str, Collection[str]] = {
+    "dataset": DATASETS,
+    "net": IMAGE_NETWORKS,
+    "pooling": POOLINGS,
+    "pixels": PIXELS,
+    "device": ("auto", "cpu", "cuda"),
+    "precision": ("auto", "float32", "bfloat16"),
+    "fit.schedule": SCHEDULES,
+    "iir.schedule": SCHEDULES,
+    "iir.thresholds": CONVERSIONS,
+    "iir.percentile_over": PERCENTILES_OVER,
+    "iir.block_thresholds": BLOCK_THRESHOLDS,
+    "iir.surrogate": NAMES,
+    "iir.encoding": ENCODINGS,
+}
+_AT_LEAST: dict[str, float] = {
+    "seed": 0,
+    "threads": 0,
+    "fit.epochs": 1,
+    "fit.batch_size": 1,
+    "fit.weight_decay": 0,
+    "iir.epochs": 1,
+    "iir.t1_epochs": 0,
+    "iir.batch_size": 1,
+    "iir.weight_decay": 0,
+    "iir.conversion_samples": 1,
+    "iir.conversion_timesteps": 0,
+    "iir.window": 0,
+}
+_ABOVE_ZERO = (
+    *("fit.lr", "iir.lr", "fit.decay", "iir.decay"),
+    *("iir.temperature", "iir.percentile", "iir.threshold_scale"),
+)
+_FRACTIONS = (
+    "prune",
+    "fit.decay",
+    "iir.decay",
+    "fit.dropout",
+    "fit.label_smoothing",
+    "iir.dropout",
+    "iir.label_smoothing",
+    "iir.distill",
+)
+
+
+def check_values(config: ClassifyConfig) -> None:
+    """Checks choices and ranges.
+
+    Raises:
+        UserError: One of them is impossible; it says what would be right.
+    """
+    if not config.dataset:
+        raise UserError("dataset is missing: say for example dataset=cifar10")
+    for name, choices in _CHOICES.items():
+        value = _get(config, name)
+        if value not in choices:
+            near = difflib.get_close_matches(str(value), list(choices), n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(f"{name}={value}: must be one of {', '.join(choices)}{hint}")
+    for name, least in _AT_LEAST.items():
+        if not _get(config, name) >= least:
+            raise UserError(f"{name}={_get(config, name)}: must be {least:g} or more")
+    for name in _ABOVE_ZERO:
+        if not 0 < _get(config, name) < float("inf"):
+            raise UserError(f"{name}={_get(config, name)}: must be above 0")
+    for name in _FRACTIONS:
+        if not 0 <= _get(config, name) <= 1:
+            raise UserError(f"{name}={_get(config, name)}: must lie in 0 to 1")
+    if config.fit.dropout == 1 or config.iir.dropout == 1:
+        raise UserError("a dropout of 1 leaves nothing: it must be below 1")
+    if config.prune == 1:
+        raise UserError("prune=1.0 leaves nothing: it must be below 1")
+    if config.iir.percentile > 100:
+        raise UserError(f"iir.percentile={config.iir.percentile}: must be 100 or less")
+    if config.iir.thresholds != PERCENTILE and not config.clip:
+        raise UserError(
+            f"iir.thresholds={config.iir.thresholds} needs clip=true: it takes them from the clips"
+        )
+    if config.limit is not None and config.limit < 1:
+        raise UserError(f"limit={config.limit}: must be 1 or more")
+    if config.test_limit is not None and config.test_limit < 1:
+        raise UserError(f"test_limit={config.test_limit}: must be 1 or more")
+    for name, file in (("ann", config.ann), ("iir.thresholds_from", config.iir.thresholds_from)):
+        if file is not None and not Path(file).is_file():
+            raise UserError(f"{name}={file}: no such file")
+    chain(config)
+
+
+def _get(config: ClassifyConfig, name: str) -> Any:
+    value: Any = config
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value

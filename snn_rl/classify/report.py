@@ -1,0 +1,134 @@
+"""The report of a classification run, from what its stages left in their directories."""
+
+from pathlib import Path
+from typing import Any
+
+from snn_rl import runs
+from snn_rl.checkpoint import load_network, read_json, write_text
+from snn_rl.energy import FLOAT32, energy
+from snn_rl.iir import ANN, SETTINGS
+from snn_rl.markdown import block, table
+from snn_rl.networks import Network, SpikingNetwork
+
+REPORT = "report.md"
+
+
+def write_report(directory: Path) -> Path:
+    """Writes report.md of a run and returns its path.
+
+    Args:
+        directory: Of the run; stages that are not scored yet are left out.
+    """
+    stages = {
+        path.parent.name: path.parent
+        for path in directory.glob(f"*/{runs.METRICS}")
+        if (path.parent / runs.NETWORK).exists()
+    }
+    order = sorted(stages, key=lambda name: (name != ANN, -_timesteps(stages[name]), name))
+    rows, rates, costs = [], [], []
+    for name in order:
+        network, notes = load_network(stages[name] / runs.NETWORK)
+        metrics = read_json(stages[name] / runs.METRICS)
+        rows.append(_row(name, network, notes, metrics))
+        costs.append(_costs(name, network, notes, metrics))
+        rates.append([name, *(f"{rate:.3f}" for rate in metrics["spike_rates"])])
+    invocations = read_json(directory / runs.RUN)
+    first = invocations[-1]
+    settings = first["settings"]
+    text = [
+        f"# {settings['net']} on {settings['dataset']}, seed {settings['seed']}",
+        block("text", "\n".join(dict.fromkeys(entry["command"] for entry in invocations))),
+        table(
+            ["stage", "accuracy", "epochs", "updates", "minutes", "spikes / neuron", "energy"],
+            rows,
+        ),
+        f"Accuracy: of the last network of each stage on {metrics['images']} test images, once; "
+        "energy: how many times more the dense ANN needs (MAC 4.6 pJ, AC 0.9 pJ; under direct "
+        "encoding the first layer analog, under Poisson encoding its input spikes counted; "
+        "accumulations by the spikes that enter a layer, and of a spike that is averaged with its "
+        "neighbours one quarter, as the papers count).",
+        "## Spikes per neuron and image\n\n"
+        "Of the ANN: the fraction of activations that are not zero.\n\n"
+        + table(["stage", *network.spec.names()[:-1]], rates),
+        "## Time, memory, and energy-delay product\n\n"
+        "Spikes: of all hidden neurons, per image; energy-delay product: spikes times timesteps, "
+        "after [STDB] section 7, where a spike is the unit of energy; times per image, on the "
+        "machine below and whatever else ran there; memory: the most in use, of the whole process "
+        "where there is no GPU.\n\n"
+        + table(
+            [
+                *("stage", "T", "spikes", "energy-delay product"),
+                *("training ms", "training MiB", "inference ms", "inference MiB"),
+            ],
+            costs,
+        ),
+        "## Where it was run\n\n"
+        + ", ".join(f"{key} {value}" for key, value in first["versions"].items())
+        + f"; revision {first['revision']}; {first['machine']}.",
+    ]
+    path = directory / REPORT
+    write_text(path, "\n\n".join(text) + "\n")
+    return path
+
+
+def _timesteps(directory: Path) -> int:
+    return int(read_json(directory / SETTINGS).get("T") or 0)
+
+
+def _row(name: str, network: Network, notes: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
+    ratio = "1"
+    if isinstance(network, SpikingNetwork):
+        ratio = "-"
+        entering = metrics.get("input_rate")
+        if network.encoding == "direct" or entering is not None:
+            used = energy(network.spec, metrics["spike_rates"], FLOAT32, input_rate=entering)
+            ratio = f"{used.ratio:.2f}"
+    total, neurons = _spikes(network, metrics)
+    return [
+        "ANN" if name == ANN else name,
+        f"{metrics['accuracy']:.2%}",
+        str(notes["epochs"]),
+        str(notes.get("updates", 0)),
+        f"{notes.get('wall_s', 0) / 60:.0f}",
+        f"{total / neurons:.3f}",
+        ratio,
+    ]
+
+
+def _costs(
+    name: str, network: Network, notes: dict[str, Any], metrics: dict[str, Any]
+) -> list[str]:
+    timed = ["-", "-", "-"]
+    if isinstance(network, SpikingNetwork):
+        total, steps = _spikes(network, metrics)[0], network.timesteps
+        timed = [str(steps), f"{total:.0f}", f"{total * steps:.3g}"]
+    training = None
+    if notes.get("images"):
+        training = 1000 * notes["wall_s"] / notes["images"]
+    inference = metrics.get("seconds")
+    return [
+        "ANN" if name == ANN else name,
+        *timed,
+        _number(training),
+        _number(notes.get("memory"), 2**20),
+        _number(None if inference is None else 1000 * inference),
+        _number(metrics.get("memory"), 2**20),
+    ]
+
+
+def _number(value: float | None, unit: float = 1.0) -> str:
+    return "-" if value is None else f"{value / unit:.4g}"
+
+
+def _spikes(network: Network, metrics: dict[str, Any]) -> tuple[float, int]:
+    """Spikes of all hidden neurons per image, and the number of these neurons."""
+    sizes = [_count(shape) for shape in network.spec.shapes()]
+    rates = metrics["spike_rates"]
+    return sum(n * rate for n, rate in zip(sizes, rates, strict=True)), sum(sizes)
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    count = 1
+    for n in shape:
+        count *= n
+    return count

@@ -1,0 +1,77 @@
+"""What a finished network is worth on the test images."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from tqdm import tqdm
+
+from snn_rl.classify.datasets import Split
+from snn_rl.memory import PeakMemory
+from snn_rl.networks import Network, SpikingNetwork
+
+
+@dataclass
+class Score:
+    """A network on the test images.
+
+    Attributes:
+        accuracy: Fraction of the images whose class it finds (top-1).
+        images: How many.
+        spike_rates: Of every hidden layer, spikes per neuron and image; of an analog network the
+            fraction of non-zero activations.
+        input_rate: Expected input spikes per pixel value and image; None: the input is analog.
+        seconds: Per image, reading it included.
+        memory: The most that was in use, in bytes, see `PeakMemory`; None: not known.
+    """
+
+    accuracy: float
+    images: int
+    spike_rates: list[float]
+    input_rate: float | None = None
+    seconds: float | None = None
+    memory: int | None = None
+
+
+@torch.no_grad()
+def score(
+    network: Network, split: Split, batch_size: int, name: str, limit: int | None = None
+) -> Score:
+    """Classifies every image of a split, in float32, in memory for a few timesteps at a time.
+
+    Args:
+        network: Analog or spiking.
+        split: The images, taken in order and without augmentation.
+        batch_size: Images at a time.
+        name: For the progress bar.
+        limit: Only as many images, of all classes alike.
+    """
+    network.eval()
+    device = network.head.weight.device
+    total = limit or len(split)
+    peak, started = PeakMemory(device), time.monotonic()
+    correct, rates = 0, torch.zeros(len(network.spec.shapes()), dtype=torch.float64)
+    intensity = 0.0
+    batches = tqdm(
+        split.batches(batch_size, limit=limit),
+        total=-(-total // batch_size),
+        desc=f"{name} test",
+        unit="batch",
+    )
+    for images, labels in batches:
+        outputs, counts = network.count(images.to(device))
+        correct += int((outputs.argmax(1).cpu() == labels).sum())
+        means = [float(count.mean(dtype=torch.float64)) for count in counts]
+        rates += torch.tensor(means, dtype=torch.float64) * len(labels)
+        intensity += float(images.abs().clamp(max=1).mean()) * len(labels)
+    input_rate = None
+    if isinstance(network, SpikingNetwork) and network.encoding == "poisson":
+        input_rate = network.timesteps * intensity / total
+    return Score(
+        correct / total,
+        total,
+        (rates / total).tolist(),
+        input_rate,
+        (time.monotonic() - started) / total,
+        peak.read(),
+    )

@@ -1,0 +1,302 @@
+"""The papers' tables of classification accuracy, with our measured cells beside the published ones.
+
+A cell is filled from the runs that lie in a folder, by the settings of their stages; it stays empty
+where there is none.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from snn_rl import runs
+from snn_rl.checkpoint import read_json, write_text
+from snn_rl.config import Config
+from snn_rl.errors import UserError
+from snn_rl.iir import ANN, SETTINGS
+from snn_rl.markdown import code, table
+
+README = "README.md"
+TITLES = {
+    "iir": "One Timestep is All You Need: Training Spiking Neural Networks with Ultra Low Latency "
+    "(2021)",
+    "stdb": "Enabling Deep Spiking Neural Networks with Hybrid Conversion and Spike Timing "
+    "Dependent Backpropagation (ICLR 2020)",
+    "ull": "Can Deep Neural Networks be Converted to Ultra Low-Latency Spiking Neural Networks? "
+    "(2022)",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a table.
+
+    Attributes:
+        published: What the paper prints, in percent; None if nothing.
+        stage: Name of the stage that has our number.
+        wanted: Settings that the stage, or the ANN before it, was trained with.
+    """
+
+    published: float | None
+    stage: str
+    wanted: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """A table of a paper.
+
+    Attributes:
+        shows: What the paper says it shows.
+        head: Names of its columns.
+        names: How many of them are names, not accuracies.
+        rows: Names, then cells.
+    """
+
+    shows: str
+    head: Sequence[str]
+    names: int
+    rows: Sequence[Sequence[str | Cell]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A scored stage of a classification run.
+
+    Attributes:
+        directory: Of the run.
+        stage: Its name.
+        settings: Its own, over those of the ANN before it.
+        accuracy: On the test images, in percent.
+        images: How many test images.
+        command: Of the run's last invocation.
+        revision: Of the software that made it.
+    """
+
+    directory: Path
+    stage: str
+    settings: dict[str, Any]
+    accuracy: float
+    images: int
+    command: str
+    revision: str
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """More training images come before fewer, then more test images."""
+        limit = self.settings.get("limit")
+        return (-limit if limit else -(10**9), -self.images)
+
+
+_DIRECT = {"iir.encoding": "direct"}
+_TIMESTEPS = (5, 4, 3, 2, 1)
+
+
+def _chain(published: Sequence[float | None], suffix: str = "", **wanted: Any) -> list[Cell]:
+    """Cells of T5 to T1."""
+    pairs = zip(_TIMESTEPS, published, strict=True)
+    return [Cell(value, f"T{t}{suffix}", {**wanted, **_DIRECT}) for t, value in pairs]
+
+
+def _iir_1() -> list[list[str | Cell]]:
+    printed: list[tuple[str, str, list[float]]] = [
+        ("vgg6", "cifar10", [91.59, 90.61, 90.52, 90.40, 90.05, 89.10]),
+        ("vgg16", "cifar10", [94.10, 93.90, 93.87, 93.85, 93.72, 93.05]),
+        ("resnet20", "cifar10", [93.34, 92.62, 92.58, 92.56, 92.11, 91.10]),
+        ("vgg16", "cifar100", [72.46, 71.58, 71.51, 71.46, 71.43, 70.15]),
+        ("resnet20", "cifar100", [65.90, 65.57, 65.37, 65.16, 64.86, 63.30]),
+        ("vgg16", "imagenet", [70.08, 69.05, 69.03, 69.01, 68.62, 67.71]),
+    ]
+    rows: list[list[str | Cell]] = []
+    for net, dataset, (first, *rest) in printed:
+        wanted: dict[str, Any] = {
+            "net": net,
+            "dataset": dataset,
+            "batch_norm": True,
+            "pooling": "avg",
+        }
+        rows.append([net, dataset, Cell(first, ANN, wanted), *_chain(rest, **wanted)])
+    return rows
+
+
+def _iir_4() -> list[list[str | Cell]]:
+    wanted: dict[str, Any] = {
+        "net": "vgg6",
+        "dataset": "cifar10",
+        "batch_norm": True,
+        "pooling": "avg",
+    }
+    gradual = _chain([90.61, 90.52, 90.40, 90.05, 89.10], **wanted)
+    direct = _chain([90.15, 90.08, 89.91, 89.35, 88.64], suffix="-direct", **wanted)
+    return [[str(t), g, d] for t, g, d in zip(_TIMESTEPS, gradual, direct, strict=True)]
+
+
+def _iir_5() -> list[list[str | Cell]]:
+    printed = {
+        ("cifar10", True): [93.90, 93.87, 93.85, 93.72, 93.05],
+        ("cifar10", False): [92.15, 91.95, 91.90, 91.88, 91.03],
+        ("cifar100", True): [71.58, 71.51, 71.46, 71.43, 70.15],
+        ("cifar100", False): [69.86, 69.84, 69.76, 69.30, 67.76],
+    }
+    columns = [
+        _chain(values, net="vgg16", dataset=dataset, batch_norm=norm)
+        for (dataset, norm), values in printed.items()
+    ]
+    return [[str(t), *cells] for t, *cells in zip(_TIMESTEPS, *columns, strict=True)]
+
+
+TABLES: dict[tuple[str, int], PaperTable] = {
+    ("iir", 1): PaperTable(
+        "Top-1 accuracy of the ANN and of T timesteps, each initialized from the one before.",
+        ["network", "data", "ANN", *(f"T{t}" for t in _TIMESTEPS)],
+        2,
+        _iir_1(),
+    ),
+    ("iir", 4): PaperTable(
+        "VGG6 on CIFAR-10: latency reduced gradually (g), and trained directly from the ANN (d).",
+        ["T", "VGG6 g", "VGG6 d"],
+        1,
+        _iir_4(),
+    ),
+    ("iir", 5): PaperTable(
+        "VGG16 with batch-norm in the ANN (bn), and without (nbn).",
+        ["T", "CIFAR-10 bn", "CIFAR-10 nbn", "CIFAR-100 bn", "CIFAR-100 nbn"],
+        1,
+        _iir_5(),
+    ),
+}
+
+
+def chosen(config: Config) -> tuple[str, int] | None:
+    """The table that the settings ask for; None if they ask for none.
+
+    Raises:
+        UserError: They ask for one that there is not, or for half of one.
+    """
+    if config.table is None:
+        return None
+    if config.paper not in TITLES:
+        raise UserError(
+            f"table={config.table} of which paper? Say paper={', '.join(TITLES)} (one of them)"
+        )
+    known = [number for paper, number in TABLES if paper == config.paper]
+    if config.table not in known:
+        raise UserError(
+            f"table={config.table} of paper={config.paper} is not made here: must be one of "
+            f"{', '.join(map(str, known))}"
+        )
+    for name, value in (
+        ("env", config.env),
+        ("run_dir", config.run_dir),
+        ("figure", config.figure),
+    ):
+        if value:
+            raise UserError(f"{name}={value} does not go with table={config.table}: leave it out")
+    return config.paper, config.table
+
+
+def write_table(paper: str, number: int, folder: Path) -> Path:
+    """Writes a table of a paper into paper/<paper>-table<number> of a folder of runs.
+
+    Args:
+        paper: Key of `TITLES`.
+        number: Of the table, in `TABLES`.
+        folder: Holds <dataset>-<net>/seed<k>, as classification lays them out.
+
+    Returns:
+        The path of the written README.md.
+
+    Raises:
+        UserError: A file of a run is damaged.
+    """
+    wanted = TABLES[paper, number]
+    measured = read_measured(folder)
+    used: list[Measured] = []
+    rows = [
+        [entry if isinstance(entry, str) else _text(entry, measured, used) for entry in row]
+        for row in wanted.rows
+    ]
+    target = folder / "paper" / f"{paper}-table{number}"
+    parts = [
+        f"# Table {number} of [{paper.upper()}], with our runs",
+        f"[{paper.upper()}]: *{TITLES[paper]}*. {wanted.shows}",
+        table(wanted.head, rows, names=wanted.names),
+        "Published / ours, in percent of the test images; ours is the mean over the runs that are "
+        "named behind it, of the network at the end of its stage, scored once. –: not there.",
+        "## Runs",
+        table(
+            ["run", "stage", "accuracy", "epochs", "training images", "command", "revision"],
+            [_run_row(i, entry, target) for i, entry in enumerate(used, start=1)],
+            names=2,
+        )
+        if used
+        else "None of them has been run.",
+    ]
+    write_text(target / README, "\n\n".join(parts) + "\n")
+    return target / README
+
+
+def read_measured(folder: Path) -> list[Measured]:
+    """Every scored stage of the classification runs in a folder.
+
+    Raises:
+        UserError: A file of a run is damaged.
+    """
+    found = []
+    for path in sorted(folder.glob(f"*/*/*/{runs.METRICS}")):
+        metrics, stage = read_json(path), path.parent
+        if "accuracy" not in metrics or not (stage / SETTINGS).exists():
+            continue
+        before = stage.parent / ANN / SETTINGS
+        ann = read_json(before) if before.exists() else {}
+        invocation = read_json(stage.parent / runs.RUN)[-1]
+        found.append(
+            Measured(
+                stage.parent,
+                stage.name,
+                {**ann, **read_json(stage / SETTINGS)},
+                100 * metrics["accuracy"],
+                metrics["images"],
+                invocation["command"],
+                invocation["revision"] or "unknown",
+            )
+        )
+    return found
+
+
+def _text(cell: Cell, measured: Sequence[Measured], used: list[Measured]) -> str:
+    fitting = [
+        entry
+        for entry in measured
+        if entry.stage == cell.stage
+        and all(entry.settings.get(key) == value for key, value in cell.wanted.items())
+    ]
+    published = "–" if cell.published is None else f"{cell.published:.2f}"
+    if not fitting:
+        return f"{published} / –"
+    best = min(entry.rank for entry in fitting)
+    chosen = [entry for entry in fitting if entry.rank == best]
+    for entry in chosen:
+        if entry not in used:
+            used.append(entry)
+    numbers = ", ".join(str(used.index(entry) + 1) for entry in chosen)
+    return f"{published} / **{mean(entry.accuracy for entry in chosen):.2f}** [{numbers}]"
+
+
+def _run_row(number: int, entry: Measured, target: Path) -> list[str]:
+    report = entry.directory / "report.md"
+    place = report if report.exists() else entry.directory
+    where = Path(os.path.relpath(place, target)).as_posix()
+    settings = entry.settings
+    epochs = settings.get("fit.epochs" if entry.stage == ANN else "iir.epochs", 0)
+    return [
+        f"[{number}: seed {settings['seed']}]({where})",
+        entry.stage,
+        f"{entry.accuracy:.2f}",
+        str(epochs),
+        str(settings.get("limit") or "all"),
+        code(entry.command),
+        entry.revision,
+    ]

@@ -1,0 +1,205 @@
+"""The classification command itself, on a few images in folders that the test writes."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from snn_rl.checkpoint import load_network, load_tensors
+from snn_rl.classify import __main__ as command
+from snn_rl.classify.config import ClassifyConfig
+from snn_rl.config import compose_as, run_command_as
+from snn_rl.networks import AnalogNetwork, SpikingNetwork
+
+SMALL = [
+    "dataset=imagenet",
+    "image_size=32",
+    "net=resnet8",
+    "limit=40",
+    "threads=1",
+    "T_start=2",
+    "fit.epochs=2",
+    "fit.batch_size=20",
+    "iir.batch_size=20",
+    "iir.t1_epochs=0",
+    "iir.conversion_samples=20",
+    "precision=float32",
+]
+STAGES = ("ann", "T2", "T1")
+
+# Runs the command and kills it with SIGKILL just before or after the n-th file that it replaces
+KILLER = """
+import os, signal, sys
+count, after = int(sys.argv[1]), sys.argv[2] == "after"
+del sys.argv[1:3]
+real = os.replace
+def replace(source, target):
+    global count
+    count -= 1
+    if count == 0 and not after:
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(source, target)
+    if count == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+os.replace = replace
+from snn_rl.classify import __main__ as command
+from snn_rl.classify.config import ClassifyConfig
+from snn_rl.config import run_command_as
+run_command_as(ClassifyConfig, "classify", command.main, command.presets, "")
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four classes of noise, whose brightness is the class."""
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for half, count in (("train", 12), ("val", 5)):
+        for label in range(4):
+            directory = folder / half / f"n{label}"
+            directory.mkdir(parents=True)
+            for n in range(count):
+                pixels = rng.integers(50 * label, 50 * label + 40, (36, 36, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(directory / f"{n}.png")
+    return folder
+
+
+def run(data: Path, run_dir: Path, *extra: str) -> None:
+    arguments, sys.argv = (
+        sys.argv,
+        ["classify", *SMALL, f"data={data}", f"run_dir={run_dir}", *extra],
+    )
+    try:
+        run_command_as(
+            ClassifyConfig, "classify", command.main, command.presets, command.__doc__ or ""
+        )
+    finally:
+        sys.argv = arguments
+
+
+def refuse(capsys: pytest.CaptureFixture[str], data: Path, run_dir: Path, *extra: str) -> str:
+    """The command's one line of complaint."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        run(data, run_dir, *extra)
+    assert stop.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("runs") / "finished"
+    subprocess.run(
+        [sys.executable, "-c", KILLER, "-1", "after", *SMALL, f"data={data}", f"run_dir={run_dir}"],
+        check=True,
+        capture_output=True,
+    )
+    return run_dir
+
+
+def test_the_chain_trains_scores_and_reports_every_stage(finished):
+    ann, t2, t1 = (load_network(finished / name / "network.safetensors")[0] for name in STAGES)
+    assert isinstance(ann, AnalogNetwork) and ann.spec.batch_norm
+    assert isinstance(t2, SpikingNetwork) and isinstance(t1, SpikingNetwork)
+    assert (t2.timesteps, t1.timesteps) == (2, 1)
+    assert not torch.equal(t2.synapses[0].weight, t1.synapses[0].weight)
+    report = (finished / "report.md").read_text()
+    for name in ("| ANN |", "| T2 |", "| T1 |"):
+        assert name in report
+    for name in STAGES:
+        metrics = json.loads((finished / name / "metrics.json").read_text())
+        assert f"{metrics['accuracy']:.2%}" in report
+        assert metrics["images"] == 20
+    entry = json.loads((finished / "run.json").read_text())[0]
+    assert entry["versions"]["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize(("count", "moment"), [(4, "before"), (5, "after"), (9, "before")])
+def test_a_killed_run_ends_in_the_same_bits(data, finished, tmp_path, count, moment):
+    arguments = [*SMALL, f"data={data}", f"run_dir={tmp_path}"]
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLER, str(count), moment, *arguments], capture_output=True
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "T1" / "done.json").exists()
+    run(data, tmp_path)
+    for name in STAGES:
+        one, other = (
+            load_tensors(d / name / "network.safetensors")[0] for d in (finished, tmp_path)
+        )
+        assert all(torch.equal(tensor, other[key]) for key, tensor in one.items())
+
+
+def test_conversion_alone_and_direct_share_the_ann(data, finished, tmp_path):
+    file = finished / "ann" / "network.safetensors"
+    run(data, tmp_path, f"ann={file}", "stages=none", "T=6")
+    run(data, tmp_path, f"ann={file}", "direct=true", "prune=0.9")
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {
+        *("ann", "T6-converted", "T1-direct", "T1-direct-pruned")
+    }
+    assert "T6-converted" in (tmp_path / "report.md").read_text()
+    pruned, _ = load_network(tmp_path / "T1-direct-pruned" / "network.safetensors")
+    assert float((pruned.synapses[0].weight == 0).float().mean()) == pytest.approx(0.9, abs=0.01)
+
+
+def test_other_settings_for_a_finished_stage_are_refused(capsys, data, finished):
+    line = refuse(capsys, data, finished, "fit.lr=0.01")
+    assert "fit.lr was 0.05, now 0.01" in line
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("dataset=cifar10 image_size=null data=/nowhere/at/all", "/nowhere/at/all"),
+        ("dataset=cifar11", "dataset=cifar11: must be one of .* did you mean cifar10"),
+        ("net=vgg7", "did you mean vgg"),
+        ("T=0", "T=0"),
+        ("T=9", "T=9 is above T_start=2"),
+        ("pooling=median", "pooling=median: must be one of avg, max"),
+        ("fit.schedule=step", "did you mean steps"),
+        ("fit.lr=0", "fit.lr=0.0: must be above 0"),
+        ("fit.epochs=0", "fit.epochs=0: must be 1 or more"),
+        ("fit.dropout=1", "dropout of 1"),
+        ("iir.distill=1.5", "iir.distill=1.5: must lie in 0 to 1"),
+        ("iir.percentile=101", "iir.percentile=101.0: must be 100 or less"),
+        ("limit=0", "limit"),
+        ("prune=1", "prune=1.0 leaves nothing"),
+        ("prune=0.5 stages=none", "pruning retrains"),
+        ("ann=nothing.safetensors", "no such file"),
+        ("preset=fast", "preset=fast"),
+        ("fit.epoch=3", "did you mean fit.epochs"),
+        ("fit.epochs=many", "fit.epochs"),
+        ("data=/nowhere/at/all", "/nowhere/at/all"),
+    ],
+)
+def test_bad_settings_get_one_line(capsys, data, tmp_path, setting, message):
+    run_dir = tmp_path / "run"
+    line = refuse(capsys, data, run_dir, *setting.split())
+    assert re.search(message, line)
+    assert not list(run_dir.glob("*/state.safetensors"))
+
+
+def test_an_imported_ann_has_to_fit(capsys, data, finished, tmp_path):
+    spiking, file = (finished / name / "network.safetensors" for name in ("T1", "ann"))
+    for setting in (f"ann={spiking}", f"ann={file} batch_norm=false"):
+        run_dir = tmp_path / setting[-5:]
+        line = refuse(capsys, data, run_dir, *setting.split())
+        assert "is not the analog network" in line
+
+
+def test_the_paper_s_preset_is_the_paper_s():
+    config = compose_as(
+        ClassifyConfig, "classify", ["dataset=cifar10", "preset=paper"], command.presets
+    )
+    assert (config.fit.epochs, config.fit.lr, config.fit.dropout) == (500, 0.01, 0.5)
+    assert (config.iir.epochs, config.iir.lr, config.iir.dropout) == (300, 1e-4, 0.2)
+    assert config.iir.distill == 0

@@ -1,0 +1,75 @@
+"""The papers' tables, from runs whose files the test writes."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from snn_rl import report
+from snn_rl.checkpoint import write_json
+from snn_rl.config import run_command
+from snn_rl.paper_tables import TABLES, Cell, write_table
+
+VGG6 = {"dataset": "cifar10", "net": "vgg6", "batch_norm": True, "pooling": "avg"}
+
+
+def stage(folder: Path, seed: int, name: str, accuracy: float, **settings: object) -> None:
+    run = folder / "cifar10-vgg6" / f"seed{seed}"
+    write_json(run / "run.json", [{"command": f"the command of {seed}", "revision": "abc"}])
+    write_json(run / name / "settings.json", {**VGG6, "seed": seed, "limit": None, **settings})
+    write_json(run / name / "metrics.json", {"accuracy": accuracy, "images": 10_000})
+
+
+def written(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    before, sys.argv = sys.argv, ["report", *arguments]
+    try:
+        run_command(report.main, report.presets, "")
+    finally:
+        sys.argv = before
+    return Path(capsys.readouterr().out.strip()).read_text()
+
+
+def test_cells_are_means_over_the_runs_with_the_most_images(capsys, tmp_path):
+    stage(tmp_path, 0, "T1", 0.88, **{"iir.encoding": "direct", "iir.epochs": 6})
+    stage(tmp_path, 1, "T1", 0.86, **{"iir.encoding": "direct", "iir.epochs": 6})
+    stage(tmp_path, 2, "T1", 0.99, **{"iir.encoding": "direct", "limit": 500})
+    stage(tmp_path, 3, "T1", 0.98, **{"iir.encoding": "poisson"})
+    stage(tmp_path, 0, "ann", 0.9, **{"fit.epochs": 15})
+    text = written(capsys, "paper=iir", "table=1", f"runs={tmp_path}")
+    row = next(line for line in text.splitlines() if line.startswith("| vgg6"))
+    assert "| 91.59 / **90.00** [1] |" in row
+    assert "| 89.10 / **87.00** [2, 3] |" in row
+    assert "| 90.61 / – |" in row
+    assert "the command of 1" in text
+    assert "the command of 2" not in text
+
+
+def test_direct_training_has_its_own_column(capsys, tmp_path):
+    stage(tmp_path, 0, "T1-direct", 0.8, **{"iir.encoding": "direct"})
+    text = written(capsys, "paper=iir", "table=4", f"runs={tmp_path}")
+    assert "| 1 | 89.10 / – | 88.64 / **80.00** [1] |" in text
+
+
+@pytest.mark.parametrize("key", TABLES)
+def test_every_table_is_whole_and_can_be_written_without_runs(tmp_path, key):
+    table = TABLES[key]
+    for row in table.rows:
+        assert len(row) == len(table.head)
+        assert all(isinstance(cell, Cell) != (i < table.names) for i, cell in enumerate(row))
+    assert "None of them has been run." in write_table(*key, tmp_path).read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["table=1"], "table=1 of which paper"),
+        (["paper=iir", "table=7"], "must be one of 1, 4, 5"),
+        (["paper=none", "table=1"], "of which paper"),
+        (["paper=iir", "table=1", "env=CartPole-v1"], "env=CartPole-v1 does not go with table=1"),
+    ],
+)
+def test_what_cannot_be_made_is_refused(capsys, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        written(capsys, *arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
