@@ -77,13 +77,13 @@ def schedule(
         raise UserError(
             "carry_state=true goes on from a trained T=1 agent: say T=1, and stages=iir"
         )
-    if prune and (carry_state or stages == "none"):
-        raise UserError("pruning retrains a spiking stage: stages=iir, without carry_state")
-    if exact and (T != 1 or stages == "none" or carry_state):
+    if exact and (T != 1 or stages == "none" or carry_state or prune):
         raise UserError(
             "exact=true puts a trained T=1 agent on the grid: say T=1, stages=iir and "
-            "carry_state=false"
+            "carry_state=false, without pruning"
         )
+    if prune and (carry_state or stages == "none"):
+        raise UserError("pruning retrains a spiking stage: stages=iir, without carry_state")
     chain = [Stage(ANN, None, None)]
     if stages == "none":
         return [*chain, Stage(f"T{T}-converted", T, ANN, trained=False)]

@@ -60,7 +60,7 @@ def chain(config: Config) -> list[Stage]:
         config.direct,
         config.stages,
         config.carry_state,
-        config.exact,
+        exact=config.exact,
     )
 
 

@@ -239,7 +239,7 @@ def test_a_nir_file_holds_the_network(exact, tmp_path):
     [
         (random_network(encoding="poisson"), "random numbers"),
         (random_network(carry_state=True), "live on from image to image"),
-        (SpikingNetwork(replace(SPEC, layers=(Conv(4, 3), AvgPool())), 1), "other than conv"),
+        (SpikingNetwork(replace(SPEC, layers=(Conv(4, 3), AvgPool())), 1), "other than plain conv"),
     ],
     ids=["poisson", "carried", "pooling"],
 )

@@ -47,8 +47,8 @@ def check_plain(network: Network, kind: str) -> None:
     """
     spec = network.spec
     reason = None
-    if not spec.is_plain or spec.batch_norm:
-        reason = "it has layers other than convolutions and dense ones"
+    if not spec.is_plain or spec.batch_norm or spec.clip:
+        reason = "it has layers other than plain convolutions and dense ones"
     elif isinstance(network, SpikingNetwork) and network.encoding != "direct":
         reason = f"its {network.encoding} encoding draws random numbers"
     elif isinstance(network, SpikingNetwork) and network.carry_state:

@@ -10,7 +10,6 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from snn_rl.agents import SpikingQNetwork, evaluate
 from snn_rl.agents.evaluation import Evaluation
-from snn_rl.agents.policies import images
 from snn_rl.convert import spike_rates
 
 IMAGES = spaces.Box(0, 255, (1, 29, 29), np.uint8)
@@ -230,7 +229,7 @@ def test_agreement_is_counted_in_the_situations_of_the_agents_own_games() -> Non
         game = FakeGames(1, seed, lambda _: length)
         obs = game.reset()
         for step in range(length):
-            seen = images(torch.as_tensor(obs), 1)
+            seen = agent.images(torch.as_tensor(obs))
             with torch.no_grad():
                 mine, theirs = (int(q.network(seen).argmax()) for q in (agent, other))
             if step % 10 == 0:
