@@ -39,6 +39,7 @@ class Split(ABC):
         generator: Generator | None = None,
         augment: bool = False,
         drop_last: bool = False,
+        shard: tuple[int, int] = (0, 1),
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """All images once, in batches.
 
@@ -51,6 +52,9 @@ class Split(ABC):
             generator: A CPU generator that shuffles and augments; None: in order, as they are.
             augment: Random crops and flips of the images; needs a generator.
             drop_last: Leaves out a last batch that is not full.
+            shard: (k, n) reads only the k-th, from 0, of n parts of each batch; the others read
+                the rest of it with the same generator state. The parts of a full batch are equal
+                where n divides it; of a last batch with fewer than n images some get nothing.
 
         Yields:
             Images float32 [B, 3, H, W], normalised, in channels_last memory format, and labels
@@ -72,8 +76,8 @@ class Split(ABC):
         order = torch.arange(len(self)) if generator is None else self._order(generator)
         draws = self._draw(generator) if augment and generator is not None else None
         kept = len(self) // batch_size * batch_size if drop_last else len(self)
-        rows = order[:kept].split(batch_size)
-        return self._read(rows, None if draws is None else draws[:kept].split(batch_size))
+        rows = _parts(order[:kept], batch_size, shard)
+        return self._read(rows, None if draws is None else _parts(draws[:kept], batch_size, shard))
 
     def _order(self, generator: Generator) -> Tensor:
         """A random order of all images, int64 [N]."""
@@ -96,6 +100,13 @@ class Split(ABC):
         lines = images.reshape(batch * height, width * channels).float()
         lines = torch.addcmul(self._shift.repeat(width), lines, self._scale.repeat(width))
         return lines.view(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _parts(values: Tensor, batch_size: int, shard: tuple[int, int]) -> list[Tensor]:
+    """This shard of every batch, without empty ones."""
+    number, count = shard
+    parts = [batch.tensor_split(count)[number] for batch in values.split(batch_size)]
+    return [part for part in parts if len(part)]
 
 
 class MemorySplit(Split):
