@@ -216,12 +216,18 @@ def run_command(
     run_command_as(Config, "config", task, preset_names, doc)
 
 
+def print_error(error: UserError) -> None:
+    """The one line of an error."""
+    print(f"error: {error}", file=sys.stderr)
+
+
 def run_command_as(
     schema: type[Settings],
     primary: str,
     task: Callable[[Settings], None],
     preset_names: Callable[[Settings], list[str]],
     doc: str,
+    complain: Callable[[UserError], None] = print_error,
 ) -> None:
     """Runs a command: Hydra's command line (sweeps with -m), one-line errors, exit code 2.
 
@@ -231,6 +237,7 @@ def run_command_as(
         task: The command.
         preset_names: See `compose_as`.
         doc: What `--help` prints.
+        complain: Prints the line of an error.
     """
     composed = partial(compose_as, schema, primary, preset_names=preset_names)
     arguments = sys.argv[1:]
@@ -241,16 +248,18 @@ def run_command_as(
         if not any(argument.startswith("-") for argument in arguments):
             task(composed(arguments))
         else:
-            _sweep(lambda overrides: task(composed(overrides)), primary)
+            _sweep(lambda overrides: task(composed(overrides)), primary, complain)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(error)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\ninterrupted: run the same command again to go on", file=sys.stderr)
         sys.exit(130)
 
 
-def _sweep(task: Callable[[list[str]], None], primary: str) -> None:
+def _sweep(
+    task: Callable[[list[str]], None], primary: str, complain: Callable[[UserError], None]
+) -> None:
     """Hands over to Hydra's own command line, for -m and its launchers."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # a bug keeps its traceback
 
@@ -261,7 +270,7 @@ def _sweep(task: Callable[[list[str]], None], primary: str) -> None:
         try:
             task(overrides)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            complain(error)
             sys.exit(2)
 
     job()

@@ -32,12 +32,14 @@ All of them, with their defaults: snn_rl/classify/config.py. Sweeps: -m seed=0,1
 """
 
 import os
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 import torch
 
 from snn_rl import runs
+from snn_rl.classify import distributed
 from snn_rl.classify.chain import ChainFitter, chain, run_directory, stage_settings
 from snn_rl.classify.checks import check_values
 from snn_rl.classify.config import ClassifyConfig
@@ -64,15 +66,20 @@ def main(config: ClassifyConfig) -> None:
     folder = config.data or str(Path(os.environ.get("SNN_RL_DATA", "data")) / config.dataset)
     dataset = open_dataset(config.dataset, Path(folder), config.image_size, config.limit)
     directory = run_directory(config)
-    with runs.lock(directory):
+    first = distributed.is_first()
+    with runs.lock(directory) if first else nullcontext():
         fitter = ChainFitter(config, dataset, directory)
-        runs.record_invocation(directory, config)
-        run_chain(directory, stages, partial(stage_settings, config), fitter.fit)
+        if first:
+            runs.record_invocation(directory, config, distributed.launcher())
+        run_chain(directory, stages, partial(stage_settings, config), fitter.fit, writes=first)
         for stage in stages:
             score = fitter.score(stage)
-            print(f"{stage.name}: {score.accuracy:.2%} of {score.images} test images")
-        print(f"report: {write_report(directory)}")
+            if first:
+                print(f"{stage.name}: {score.accuracy:.2%} of {score.images} test images")
+        if first:
+            print(f"report: {write_report(directory)}")
 
 
 if __name__ == "__main__":
-    run_command_as(ClassifyConfig, "classify", main, presets, __doc__)
+    with distributed.workers():
+        run_command_as(ClassifyConfig, "classify", main, presets, __doc__, distributed.complain)

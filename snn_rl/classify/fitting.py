@@ -2,7 +2,8 @@
 
 After every epoch the weights and the optimizer's state are written. An epoch draws all its random
 numbers (order, augmentation, dropout, Poisson spikes) from a generator seeded by (seed, stage,
-epoch), so an interrupted epoch is simply begun again.
+epoch), so an interrupted epoch is simply begun again. With several workers (`distributed`) each has
+its share of every batch, and dropout and Poisson spikes of its own.
 """
 
 import math
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from snn_rl.checkpoint import load_tensors, remove_temporaries, save_tensors
+from snn_rl.classify import distributed
 from snn_rl.classify.datasets import Split
 from snn_rl.convert import spike_rates
 from snn_rl.errors import UserError
@@ -59,7 +61,7 @@ class Recipe:
     Attributes:
         epochs: Passes over the training images.
         rate: Learning rate, by the fraction of the training that is done.
-        batch_size: Images of a gradient step.
+        batch_size: Images of a gradient step, of all workers together.
         dropout: See `Network.dropout`.
         label_smoothing: Of the cross-entropy.
         distill: Weight of the teacher's outputs against the labels, in [0, 1].
@@ -137,40 +139,52 @@ def fit(
     Raises:
         UserError: The state in `directory` is damaged.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    remove_temporaries(directory)
+    if distributed.is_first():
+        directory.mkdir(parents=True, exist_ok=True)
+        remove_temporaries(directory)
     network.dropout = recipe.dropout
     counters = _resume(network, optimizer, directory / STATE)
     per_epoch = len(split) // recipe.batch_size
     if per_epoch < 1:
         raise UserError(f"batches of {recipe.batch_size} from {len(split)} images: too few images")
     total = recipe.epochs * per_epoch
-    device = network.head.weight.device
-    with tqdm(total=total, initial=counters.updates, desc=name, unit="batch") as progress:
+    activity = distributed.replicated(network)
+    with tqdm(
+        total=total,
+        initial=counters.updates,
+        desc=name,
+        unit="batch",
+        disable=not distributed.is_first(),
+    ) as progress:
         while counters.epoch < recipe.epochs:
             started = time.monotonic()
-            seed_everything(derive_seed(*seed, counters.epoch))
+            # 1 behind the epoch is the images' order; the first worker's 0 does not count
+            seed_everything(derive_seed(*seed, counters.epoch, 2 * distributed.rank()))
             generator = torch.Generator().manual_seed(derive_seed(*seed, counters.epoch, 1))
             network.train()
-            loss_sum, correct, seen, rate = 0.0, 0, 0, 0.0
+            loss_sum, correct, seen, rate = 0.0, 0.0, 0.0, 0.0
             batches = split.batches(
-                recipe.batch_size, generator=generator, augment=True, drop_last=True
+                recipe.batch_size,
+                generator=generator,
+                augment=True,
+                drop_last=True,
+                shard=(distributed.rank(), distributed.size()),
             )
             for images, labels in batches:
-                images, labels = images.to(device), labels.to(device)
+                images, labels = (
+                    images.to(network.head.weight),
+                    labels.to(network.head.weight.device),
+                )
                 lr = recipe.rate(counters.updates / total)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
-                loss, logits, layers = _loss(network, images, labels, recipe, teacher)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                if isinstance(network, SpikingNetwork):
-                    network.clamp_()
+                loss, logits, layers = update(
+                    network, activity, optimizer, images, labels, recipe, teacher
+                )
                 counters.updates += 1
                 seen += len(labels)
-                loss_sum += float(loss.detach()) * len(labels)
-                correct += int((logits.argmax(1) == labels).sum())
+                loss_sum += float(loss) * len(labels)
+                correct += float((logits.argmax(1) == labels).sum())
                 if counters.updates % 10 == 0:
                     rate = sum(spike_rates(layers)) / len(layers)
                     progress.set_postfix(
@@ -183,26 +197,64 @@ def fit(
             counters.epoch += 1
             seconds = time.monotonic() - started
             counters.wall_s += seconds
+            loss_sum, correct, seen, rate = distributed.total([loss_sum, correct, seen, rate])
             counters.history.append(
                 {
                     "loss": loss_sum / seen,
                     "accuracy": correct / seen,
                     "seconds": seconds,
-                    "spike_rate": rate,
+                    "spike_rate": rate / distributed.size(),
                 }
             )
-            save_tensors(
-                directory / STATE, _state(network, optimizer), {"counters": vars(counters)}
-            )
+            if distributed.is_first():
+                save_tensors(
+                    directory / STATE, _state(network, optimizer), {"counters": vars(counters)}
+                )
     network.eval()
     return counters
 
 
+def update(
+    network: Network,
+    activity: distributed.Activity,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    recipe: Recipe,
+    teacher: Network | None = None,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """One gradient step.
+
+    Args:
+        network: What is trained.
+        activity: Calls it, see `distributed.replicated`.
+        optimizer: Over its parameters.
+        images: [N, channels, height, width], on its device; this worker's share of the batch.
+        labels: int64 [N].
+        recipe: See `fit`.
+        teacher: See `fit`.
+
+    Returns:
+        The loss, the logits [N, classes] and the hidden layers' activity, all of before the step.
+    """
+    loss, logits, layers = _loss(activity, images, labels, recipe, teacher)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    if isinstance(network, SpikingNetwork):
+        network.clamp_()
+    return loss.detach(), logits.detach(), [layer.detach() for layer in layers]
+
+
 def _loss(
-    network: Network, images: Tensor, labels: Tensor, recipe: Recipe, teacher: Network | None
+    activity: distributed.Activity,
+    images: Tensor,
+    labels: Tensor,
+    recipe: Recipe,
+    teacher: Network | None,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     with torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.bf16):
-        logits, layers = network.activity(images)
+        logits, layers = activity(images)
         loss = torch.zeros((), device=images.device)
         if recipe.distill < 1.0:
             labelled = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
@@ -212,7 +264,7 @@ def _loss(
             with torch.no_grad():
                 targets = teacher(images)
             loss = loss + recipe.distill * distillation(logits, targets, recipe.temperature)
-    return loss, logits.detach(), [layer.detach() for layer in layers]
+    return loss, logits, layers
 
 
 def _state(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from tqdm import tqdm
 
+from snn_rl.classify import distributed
 from snn_rl.classify.datasets import Split
 from snn_rl.convert import spike_rates
 from snn_rl.networks import Network
@@ -28,7 +29,7 @@ class Score:
 
 @torch.no_grad()
 def score(network: Network, split: Split, batch_size: int, name: str) -> Score:
-    """Classifies every image of a split, in float32.
+    """Classifies every image of a split, in float32; several workers share the work.
 
     Args:
         network: Analog or spiking.
@@ -38,15 +39,17 @@ def score(network: Network, split: Split, batch_size: int, name: str) -> Score:
     """
     network.eval()
     device = network.head.weight.device
-    correct, rates = 0, torch.zeros(len(network.spec.shapes()), dtype=torch.float64)
+    correct, rates = 0.0, torch.zeros(len(network.spec.shapes()), dtype=torch.float64)
     batches = tqdm(
-        split.batches(batch_size),
+        split.batches(batch_size, shard=(distributed.rank(), distributed.size())),
         total=-(-len(split) // batch_size),
         desc=f"{name} test",
         unit="batch",
+        disable=not distributed.is_first(),
     )
     for images, labels in batches:
         outputs, layers = network.activity(images.to(device))
-        correct += int((outputs.argmax(1).cpu() == labels).sum())
+        correct += float((outputs.argmax(1).cpu() == labels).sum())
         rates += torch.tensor(spike_rates(layers), dtype=torch.float64) * len(labels)
-    return Score(correct / len(split), len(split), (rates / len(split)).tolist())
+    correct, *sums = distributed.total([correct, *rates.tolist()])
+    return Score(correct / len(split), len(split), [value / len(split) for value in sums])
