@@ -11,6 +11,7 @@ anything.
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -32,7 +33,7 @@ _store: dist.Store | None = None
 
 @contextmanager
 def workers() -> Iterator[None]:
-    """Joins the workers that torchrun has started, if it has, and leaves them at the end.
+    """Joins the workers that torchrun has started, if it has, and ends the process behind them.
 
     An error of one ends all. Only the first to fail says why: the others fail because it is gone,
     or for the very same reason.
@@ -44,15 +45,21 @@ def workers() -> Iterator[None]:
     _store, number, count = next(dist.rendezvous("env://"))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=_store, rank=number, world_size=count)
+    code: object = 0
     try:
         yield
+        barrier()
+        dist.destroy_process_group()
+    except SystemExit as end:
+        code = end.code
     except Exception:
         if _first_to_end():
-            raise
-        sys.exit(1)
-    barrier()
-    dist.destroy_process_group()
-    _store = None
+            traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # at once: the interpreter's own end has been seen to wait for gloo's threads for ever
+    os._exit(code if isinstance(code, int) else 1)
 
 
 def complain(error: UserError) -> None:
@@ -145,7 +152,7 @@ def replicated(network: Network) -> Activity:
     return DistributedDataParallel(
         _Activity(network),
         device_ids=[device] if device.type == "cuda" else None,
-        broadcast_buffers=False,  # batch-norm's are the same everywhere
+        forward_sync_buffers=False,  # batch-norm's are the same everywhere
     )
 
 
