@@ -28,7 +28,14 @@ The settings that matter first (key=value, any order):
   iir.t1_epochs=N     length of the T=1 stage
   iir.distill=X       weight of the ANN's outputs against the labels in the spiking stages, 0 to 1
 
-All of them, with their defaults: snn_rl/classify/config.py. Sweeps: -m seed=0,1,2 (Hydra).
+All of them, with their defaults: snn_rl/classify/config.py.
+
+Several GPUs or machines: torchrun --nproc-per-node 8 -m snn_rl.classify ..., docs/imagenet.md says
+more. Sweeps, one run after the other: -m seed=0,1,2 (Hydra). Several at once, with as many jobs and
+threads as there are cores: pip install 'snn_rl[sweep]' and
+  -m seed=0,1,2 hydra/launcher=joblib hydra.launcher.n_jobs=2 threads=1
+On a SLURM cluster: pip install 'snn_rl[slurm]' and
+  -m seed=0,1,2 hydra/launcher=submitit_slurm hydra.launcher.gpus_per_node=1
 """
 
 import os

@@ -166,6 +166,28 @@ def test_two_workers_train_as_one_does(two: Path, tmp_path: Path, spiking: bool)
         assert other["accuracy"] == mine["accuracy"]
 
 
+@pytest.mark.parametrize("batch_size", [16, 20])
+def test_the_shards_of_a_batch_are_that_batch(batch_size: int) -> None:
+    def read(shard: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
+        generator = torch.Generator().manual_seed(5)
+        split = Pictures()
+        return list(split.batches(batch_size, generator=generator, augment=True, shard=shard))
+
+    whole, shards = read((0, 1)), [read((k, 2)) for k in range(2)]
+    assert [len(labels) for _, labels in whole] == [
+        min(batch_size, 48 - k * batch_size) for k in range(3)
+    ]
+    for (images, labels), *parts in zip(whole, *shards, strict=True):
+        assert torch.equal(torch.cat([part[0] for part in parts]), images)
+        assert torch.equal(torch.cat([part[1] for part in parts]), labels)
+        assert len(parts[0][1]) == len(parts[1][1])
+
+
+def test_a_shard_without_an_image_of_the_last_batch_leaves_it_out() -> None:
+    sizes = [[len(labels) for _, labels in Pictures().batches(47, shard=(k, 2))] for k in (0, 1)]
+    assert sizes == [[24, 1], [23]]
+
+
 def test_interrupted_workers_end_where_others_do(two: Path) -> None:
     whole = load_tensors(two / "dropout" / STATE)[0]
     resumed = load_tensors(two / "resumed" / STATE)[0]
