@@ -206,7 +206,7 @@ def preset_files(env_id: str, family: str, preset: str) -> list[str]:
         if extra not in known:
             raise UserError(f"preset={preset}: must be default or paper")
         wanted.append(extra)
-    return [name for name in wanted if name in known]
+    return [name for name in dict.fromkeys(wanted) if name in known]
 
 
 def run_command(
