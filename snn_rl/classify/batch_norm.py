@@ -38,7 +38,9 @@ class SynchronizedBatchNorm2d(nn.BatchNorm2d):
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
-        out: Tensor = _Normalize.apply(x, self.weight, self.bias, mean, variance, self.eps)
+        out: Tensor = _Normalize.apply(  # type: ignore[no-untyped-call]
+            x, self.weight, self.bias, mean, variance, self.eps
+        )
         return out
 
 

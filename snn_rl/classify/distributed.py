@@ -14,10 +14,12 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from snn_rl.classify.batch_norm import synchronize_batch_norm
@@ -28,7 +30,7 @@ from snn_rl.networks import Network
 Activity = Callable[[Tensor], tuple[Tensor, list[Tensor]]]
 
 _ENDED = "snn_rl/ended"  # how many workers have ended by an error, in the store that all share
-_store: dist.Store | None = None
+_store: Any = None  # a dist.Store
 
 
 @contextmanager
@@ -42,7 +44,7 @@ def workers() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
         yield
         return
-    _store, number, count = next(dist.rendezvous("env://"))
+    _store, number, count = next(rendezvous("env://"))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=_store, rank=number, world_size=count)
     code: object = 0
