@@ -220,7 +220,7 @@ def preset_files(env_id: str, family: str, preset: str) -> list[str]:
                 f"preset={preset}: must be one of {', '.join(['default', *presets])}{hint}"
             )
         wanted += [f"{preset}{ending}", f"{preset}_{env_id}"]
-    return [name for name in wanted if name in known]
+    return [name for name in dict.fromkeys(wanted) if name in known]
 
 
 def run_command(
@@ -230,12 +230,18 @@ def run_command(
     run_command_as(Config, "config", task, preset_names, doc)
 
 
+def print_error(error: UserError) -> None:
+    """The one line of an error."""
+    print(f"error: {error}", file=sys.stderr)
+
+
 def run_command_as(
     schema: type[Settings],
     primary: str,
     task: Callable[[Settings], None],
     preset_names: Callable[[Settings], list[str]],
     doc: str,
+    complain: Callable[[UserError], None] = print_error,
 ) -> None:
     """Runs a command: Hydra's command line (sweeps with -m), one-line errors, exit code 2.
 
@@ -245,6 +251,7 @@ def run_command_as(
         task: The command.
         preset_names: See `compose_as`.
         doc: What `--help` prints.
+        complain: Prints the line of an error.
     """
     composed = partial(compose_as, schema, primary, preset_names=preset_names)
     arguments = sys.argv[1:]
@@ -255,16 +262,18 @@ def run_command_as(
         if not any(argument.startswith("-") for argument in arguments):
             task(composed(arguments))
         else:
-            _sweep(lambda overrides: task(composed(overrides)), primary)
+            _sweep(lambda overrides: task(composed(overrides)), primary, complain)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(error)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\ninterrupted: run the same command again to go on", file=sys.stderr)
         sys.exit(130)
 
 
-def _sweep(task: Callable[[list[str]], None], primary: str) -> None:
+def _sweep(
+    task: Callable[[list[str]], None], primary: str, complain: Callable[[UserError], None]
+) -> None:
     """Hands over to Hydra's own command line, for -m and its launchers."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # a bug keeps its traceback
 
@@ -275,7 +284,7 @@ def _sweep(task: Callable[[list[str]], None], primary: str) -> None:
         try:
             task(overrides)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            complain(error)
             sys.exit(2)
 
     job()

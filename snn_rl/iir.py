@@ -127,6 +127,7 @@ def run_chain(
     chain: list[Stage],
     settings: Callable[[Stage], dict[str, Any]],
     fit: Callable[[Stage], None],
+    writes: bool = True,
 ) -> None:
     """Runs the stages that are not done yet.
 
@@ -138,20 +139,23 @@ def run_chain(
         chain: From `schedule`.
         settings: What a stage's result depends on, as plain JSON types.
         fit: Trains one stage; it resumes by itself what it finds half done.
+        writes: False for a process that takes part in a run whose files another one writes; `fit`
+            has to begin by waiting for that one.
 
     Raises:
         UserError: A stage of this run was started with other settings.
     """
     for stage in chain:
         check_settings(run_dir / stage.name, settings(stage))
-    for stage in chain:
+    # looked up before anything is written: all processes of a run have to come to the same list
+    for stage in [stage for stage in chain if not is_done(run_dir / stage.name)]:
         directory = run_dir / stage.name
-        if is_done(directory):
-            continue
-        directory.mkdir(parents=True, exist_ok=True)
-        write_json(directory / SETTINGS, settings(stage))
+        if writes:
+            directory.mkdir(parents=True, exist_ok=True)
+            write_json(directory / SETTINGS, settings(stage))
         fit(stage)
-        write_json(directory / DONE, {"stage": stage.name})
+        if writes:
+            write_json(directory / DONE, {"stage": stage.name})
 
 
 def check_settings(directory: Path, settings: dict[str, Any]) -> None:

@@ -184,20 +184,20 @@ def lock(directory: Path) -> Iterator[None]:
         yield
 
 
-def record_invocation(directory: Path, config: Any) -> None:
+def record_invocation(directory: Path, config: Any, launcher: str = "python -m") -> None:
     """Adds this command, as `invocation` describes it, to the run's list of them."""
     path = directory / RUN
     before = read_json(path) if path.exists() else []
-    write_json(path, [*before, invocation(config)])
+    write_json(path, [*before, invocation(config, launcher)])
 
 
-def invocation(config: Any) -> dict[str, Any]:
+def invocation(config: Any, launcher: str = "python -m") -> dict[str, Any]:
     """This command, its resolved settings, and the versions and the machine it runs with."""
     path = Path(sys.argv[0])
     module = path.parent.name if path.stem == "__main__" else path.stem
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join([f"python -m snn_rl.{module}", *sys.argv[1:]]),
+        "command": " ".join([f"{launcher} snn_rl.{module}", *sys.argv[1:]]),
         "versions": {
             "snn_rl": __version__,
             "python": platform.python_version(),

@@ -37,16 +37,25 @@ The settings that matter first (key=value, any order):
                       spikes as input, the spike-time surrogate, truncated BPTT; see preset=stdb
   iir.distill=X       weight of the ANN's outputs against the labels in the spiking stages, 0 to 1
 
-All of them, with their defaults: snn_rl/classify/config.py. Sweeps: -m seed=0,1,2 (Hydra).
+All of them, with their defaults: snn_rl/classify/config.py.
+
+Several GPUs or machines: torchrun --nproc-per-node 8 -m snn_rl.classify ..., docs/imagenet.md says
+more. Sweeps, one run after the other: -m seed=0,1,2 (Hydra). Several at once, with as many jobs and
+threads as there are cores: pip install 'snn_rl[sweep]' and
+  -m seed=0,1,2 hydra/launcher=joblib hydra.launcher.n_jobs=2 threads=1
+On a SLURM cluster: pip install 'snn_rl[slurm]' and
+  -m seed=0,1,2 hydra/launcher=submitit_slurm hydra.launcher.gpus_per_node=1
 """
 
 import os
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 import torch
 
 from snn_rl import runs
+from snn_rl.classify import distributed
 from snn_rl.classify.chain import ChainFitter, chain, run_directory, stage_settings
 from snn_rl.classify.checks import check_values
 from snn_rl.classify.config import ClassifyConfig
@@ -75,15 +84,20 @@ def main(config: ClassifyConfig) -> None:
         open_dataset(config.dataset, Path(folder), config.image_size, config.limit)
     )
     directory = run_directory(config)
-    with runs.lock(directory):
+    first = distributed.is_first()
+    with runs.lock(directory) if first else nullcontext():
         fitter = ChainFitter(config, dataset, directory)
-        runs.record_invocation(directory, config)
-        run_chain(directory, stages, partial(stage_settings, config), fitter.fit)
+        if first:
+            runs.record_invocation(directory, config, distributed.launcher())
+        run_chain(directory, stages, partial(stage_settings, config), fitter.fit, writes=first)
         for stage in stages:
             score = fitter.score(stage)
-            print(f"{stage.name}: {score.accuracy:.2%} of {score.images} test images")
-        print(f"report: {write_report(directory)}")
+            if first:
+                print(f"{stage.name}: {score.accuracy:.2%} of {score.images} test images")
+        if first:
+            print(f"report: {write_report(directory)}")
 
 
 if __name__ == "__main__":
-    run_command_as(ClassifyConfig, "classify", main, presets, __doc__)
+    with distributed.workers():
+        run_command_as(ClassifyConfig, "classify", main, presets, __doc__, distributed.complain)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from snn_rl import runs
 from snn_rl.checkpoint import load_network, read_json, save_network, write_json
+from snn_rl.classify import distributed
 from snn_rl.classify.config import ClassifyConfig, FitConfig
 from snn_rl.classify.datasets import Dataset
 from snn_rl.classify.fitting import SCHEDULES, Recipe, fit
@@ -83,6 +84,8 @@ def stage_settings(config: ClassifyConfig, stage: Stage) -> dict[str, Any]:
         "bf16": runs.uses_bf16(config.precision, config.device),
         "threads": torch.get_num_threads(),
     }
+    if distributed.size() > 1:
+        settings["workers"] = distributed.size()
     if stage.name == ANN:
         return settings | (
             {"ann": runs.file_hash(config.ann)} if config.ann else runs.flat("fit", config.fit)
@@ -121,11 +124,12 @@ class ChainFitter:
         self.config = config
         self.dataset = dataset
         self.directory = directory
-        self.device = get_device(config.device)
+        self.device = distributed.own_device(get_device(config.device))
         self.bf16 = runs.uses_bf16(config.precision, config.device)
 
     def fit(self, stage: Stage) -> None:
         """Trains one stage, or goes on with it, and writes its network."""
+        distributed.barrier()  # until the network that it begins with is written
         config, directory = self.config, self.directory / stage.name
         seed = (config.seed, (stage.timesteps or 0) + 1_000_000 * stage.pruned)
         seed_everything(derive_seed(*seed))
@@ -151,6 +155,8 @@ class ChainFitter:
             notes |= {"updates": counters.updates, "wall_s": counters.wall_s}
             notes |= {"history": counters.history, "memory": peak.read()}
             notes["images"] = counters.updates * settings.batch_size
+        if not distributed.is_first():
+            return
         if isinstance(network, SpikingNetwork):
             with evaluating(network):
                 table = layer_table(network, self._samples(), [])
@@ -160,6 +166,7 @@ class ChainFitter:
 
     def score(self, stage: Stage) -> Score:
         """The finished stage's accuracy on the test images, measured once and kept."""
+        distributed.barrier()
         path = self.directory / stage.name / runs.METRICS
         limit = self.config.test_limit
         if path.exists():
@@ -171,7 +178,8 @@ class ChainFitter:
         seed_everything(derive_seed(self.config.seed, 1_000_000))  # for Poisson input
         settings = self.config.fit if stage.name == ANN else self.config.iir
         result = score(network, self.dataset.test, settings.batch_size, stage.name, limit)
-        write_json(path, vars(result))
+        if distributed.is_first():
+            write_json(path, vars(result))
         return result
 
     def _initial_network(self, stage: Stage) -> AnalogNetwork | SpikingNetwork:

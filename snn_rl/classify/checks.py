@@ -5,6 +5,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from snn_rl.classify import distributed
 from snn_rl.classify.chain import POOLINGS, chain
 from snn_rl.classify.config import ClassifyConfig
 from snn_rl.classify.datasets import DATASETS, PIXELS
@@ -83,6 +84,14 @@ def check_values(config: ClassifyConfig) -> None:
     for name in _FRACTIONS:
         if not 0 <= _get(config, name) <= 1:
             raise UserError(f"{name}={_get(config, name)}: must lie in 0 to 1")
+    for name in ("fit.batch_size", "iir.batch_size"):
+        if _get(config, name) % distributed.size():
+            raise UserError(
+                f"{name}={_get(config, name)}: it is shared out among {distributed.size()} workers "
+                "and must be a multiple of that"
+            )
+    if config.iir.window and distributed.size() > 1:
+        raise UserError(f"iir.window={config.iir.window}: windows are for one worker only")
     if config.fit.dropout == 1 or config.iir.dropout == 1:
         raise UserError("a dropout of 1 leaves nothing: it must be below 1")
     if config.prune == 1:

@@ -2,7 +2,8 @@
 
 After every epoch the weights and the optimizer's state are written. An epoch draws all its random
 numbers (order, augmentation, dropout, Poisson spikes) from a generator seeded by (seed, stage,
-epoch), so an interrupted epoch is simply begun again.
+epoch), so an interrupted epoch is simply begun again. With several workers (`distributed`) each has
+its share of every batch, and dropout and Poisson spikes of its own.
 """
 
 import math
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from snn_rl.checkpoint import load_tensors, remove_temporaries, save_tensors
+from snn_rl.classify import distributed
 from snn_rl.classify.datasets import Split
 from snn_rl.convert import spike_rates
 from snn_rl.errors import UserError
@@ -63,7 +65,7 @@ class Recipe:
     Attributes:
         epochs: Passes over the training images.
         rate: Learning rate, by the fraction of the training that is done.
-        batch_size: Images of a gradient step.
+        batch_size: Images of a gradient step, of all workers together.
         dropout: See `Network.dropout`.
         label_smoothing: Of the cross-entropy.
         distill: Weight of the teacher's outputs against the labels, in [0, 1].
@@ -145,8 +147,9 @@ def fit(
     Raises:
         UserError: The state in `directory` is damaged.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    remove_temporaries(directory)
+    if distributed.is_first():
+        directory.mkdir(parents=True, exist_ok=True)
+        remove_temporaries(directory)
     network.dropout = recipe.dropout
     masks = masks or {}
     apply_masks_(network, masks)
@@ -155,24 +158,38 @@ def fit(
     if per_epoch < 1:
         raise UserError(f"batches of {recipe.batch_size} from {len(split)} images: too few images")
     total = recipe.epochs * per_epoch
-    device = network.head.weight.device
-    with tqdm(total=total, initial=counters.updates, desc=name, unit="batch") as progress:
+    activity = distributed.replicated(network)
+    with tqdm(
+        total=total,
+        initial=counters.updates,
+        desc=name,
+        unit="batch",
+        disable=not distributed.is_first(),
+    ) as progress:
         while counters.epoch < recipe.epochs:
             started = time.monotonic()
-            seed_everything(derive_seed(*seed, counters.epoch))
+            # 1 behind the epoch is the images' order; the first worker's 0 does not count
+            seed_everything(derive_seed(*seed, counters.epoch, 2 * distributed.rank()))
             generator = torch.Generator().manual_seed(derive_seed(*seed, counters.epoch, 1))
             network.train()
-            loss_sum, correct, seen, rate = 0.0, 0, 0, 0.0
+            loss_sum, correct, seen, rate = 0.0, 0.0, 0.0, 0.0
             batches = split.batches(
-                recipe.batch_size, generator=generator, augment=True, drop_last=True
+                recipe.batch_size,
+                generator=generator,
+                augment=True,
+                drop_last=True,
+                shard=(distributed.rank(), distributed.size()),
             )
             for images, labels in batches:
-                images, labels = images.to(device), labels.to(device)
+                images, labels = (
+                    images.to(network.head.weight),
+                    labels.to(network.head.weight.device),
+                )
                 lr = recipe.rate(counters.updates / total)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
                 optimizer.zero_grad(set_to_none=True)
-                loss, logits, rates = backward(network, images, labels, recipe, teacher)
+                loss, logits, rates = backward(network, activity, images, labels, recipe, teacher)
                 optimizer.step()
                 network.clamp_()
                 apply_masks_(network, masks)
@@ -192,23 +209,30 @@ def fit(
             counters.epoch += 1
             seconds = time.monotonic() - started
             counters.wall_s += seconds
+            loss_sum, correct, seen, rate = distributed.total([loss_sum, correct, seen, rate])
             counters.history.append(
                 {
                     "loss": loss_sum / seen,
                     "accuracy": correct / seen,
                     "seconds": seconds,
-                    "spike_rate": rate,
+                    "spike_rate": rate / distributed.size(),
                 }
             )
-            save_tensors(
-                directory / STATE, _state(network, optimizer), {"counters": vars(counters)}
-            )
+            if distributed.is_first():
+                save_tensors(
+                    directory / STATE, _state(network, optimizer), {"counters": vars(counters)}
+                )
     network.eval()
     return counters
 
 
 def backward(
-    network: Network, images: Tensor, labels: Tensor, recipe: Recipe, teacher: Network | None
+    network: Network,
+    activity: distributed.Activity,
+    images: Tensor,
+    labels: Tensor,
+    recipe: Recipe,
+    teacher: Network | None,
 ) -> tuple[float, Tensor, list[float]]:
     """Adds the gradients of one batch to the network's parameters.
 
@@ -218,6 +242,7 @@ def backward(
 
     Args:
         network: In training mode.
+        activity: Calls it, see `distributed.replicated`; windows are for one worker only.
         images: [N, channels, height, width].
         labels: [N].
         recipe: What the loss is.
@@ -240,7 +265,7 @@ def backward(
             assert isinstance(network, SpikingNetwork)
             parts = network.windows(images, recipe.window)
         else:
-            parts = iter([network.activity(images)])
+            parts = iter([activity(images)])
         for outputs, layers in parts:
             logits, loss = outputs, _loss(outputs, labels, targets, recipe)
             with torch.autocast(images.device.type, enabled=False):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from tqdm import tqdm
 
+from snn_rl.classify import distributed
 from snn_rl.classify.datasets import Split
 from snn_rl.memory import PeakMemory
 from snn_rl.networks import Network, SpikingNetwork
@@ -37,7 +38,9 @@ class Score:
 def score(
     network: Network, split: Split, batch_size: int, name: str, limit: int | None = None
 ) -> Score:
-    """Classifies every image of a split, in float32, in memory for a few timesteps at a time.
+    """Classifies every image of a split, in float32; several workers share the work.
+
+    Memory holds a few timesteps at a time.
 
     Args:
         network: Analog or spiking.
@@ -50,27 +53,30 @@ def score(
     device = network.head.weight.device
     total = limit or len(split)
     peak, started = PeakMemory(device), time.monotonic()
-    correct, rates = 0, torch.zeros(len(network.spec.shapes()), dtype=torch.float64)
+    correct, rates = 0.0, torch.zeros(len(network.spec.shapes()), dtype=torch.float64)
     intensity = 0.0
+    shard = (distributed.rank(), distributed.size())
     batches = tqdm(
-        split.batches(batch_size, limit=limit),
+        split.batches(batch_size, limit=limit, shard=shard),
         total=-(-total // batch_size),
         desc=f"{name} test",
         unit="batch",
+        disable=not distributed.is_first(),
     )
     for images, labels in batches:
         outputs, counts = network.count(images.to(device))
-        correct += int((outputs.argmax(1).cpu() == labels).sum())
+        correct += float((outputs.argmax(1).cpu() == labels).sum())
         means = [float(count.mean(dtype=torch.float64)) for count in counts]
         rates += torch.tensor(means, dtype=torch.float64) * len(labels)
         intensity += float(images.abs().clamp(max=1).mean()) * len(labels)
+    correct, intensity, *sums = distributed.total([correct, intensity, *rates.tolist()])
     input_rate = None
     if isinstance(network, SpikingNetwork) and network.encoding == "poisson":
         input_rate = network.timesteps * intensity / total
     return Score(
         correct / total,
         total,
-        (rates / total).tolist(),
+        [value / total for value in sums],
         input_rate,
         (time.monotonic() - started) / total,
         peak.read(),

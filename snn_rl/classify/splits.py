@@ -44,6 +44,7 @@ class Split(ABC):
         augment: bool = False,
         drop_last: bool = False,
         limit: int | None = None,
+        shard: tuple[int, int] = (0, 1),
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """All images once, in batches.
 
@@ -57,6 +58,9 @@ class Split(ABC):
             augment: Random crops and flips of the images; needs a generator.
             drop_last: Leaves out a last batch that is not full.
             limit: Only as many images, see `first_balanced`; without a generator.
+            shard: (k, n) reads only the k-th, from 0, of n parts of each batch; the others read
+                the rest of it with the same generator state. The parts of a full batch are equal
+                where n divides it; of a last batch with fewer than n images some get nothing.
 
         Yields:
             Images float32 [B, 3, H, W], normalised, in channels_last memory format, and labels
@@ -80,8 +84,8 @@ class Split(ABC):
         order = first_balanced(self.labels, limit) if generator is None else self._order(generator)
         draws = self._draw(generator) if augment and generator is not None else None
         kept = len(order) // batch_size * batch_size if drop_last else len(order)
-        rows = order[:kept].split(batch_size)
-        return self._read(rows, None if draws is None else draws[:kept].split(batch_size))
+        rows = _parts(order[:kept], batch_size, shard)
+        return self._read(rows, None if draws is None else _parts(draws[:kept], batch_size, shard))
 
     def _order(self, generator: Generator) -> Tensor:
         """A random order of all images, int64 [N]."""
@@ -104,6 +108,13 @@ class Split(ABC):
         lines = images.reshape(batch * height, width * channels).float()
         lines = torch.addcmul(self._shift.repeat(width), lines, self._scale.repeat(width))
         return lines.view(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _parts(values: Tensor, batch_size: int, shard: tuple[int, int]) -> list[Tensor]:
+    """This shard of every batch, without empty ones."""
+    number, count = shard
+    parts = [batch.tensor_split(count)[number] for batch in values.split(batch_size)]
+    return [part for part in parts if len(part)]
 
 
 class MemorySplit(Split):

@@ -1,0 +1,195 @@
+"""What ImageNet costs: the reading of its images, and training steps of the ANN and at T=1.
+
+    python benchmarks/imagenet_step.py --data FOLDER [--json FILE]
+    python benchmarks/imagenet_step.py --estimate
+
+The first line measures, each part in a fresh process, since a process's peak memory only ever
+grows: images read and augmented; steps of the ANN; the ANN's conversion and steps at T=1. Seconds
+are of the wall clock and of the processor (all threads together): where other programs run beside
+it, images per processor second say more. The networks are fresh from their initialization, which
+changes no step's cost.
+
+The second line needs no images: it counts the operations of the whole chain with the settings of
+preset=paper and divides by what the options below assume of the GPUs.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from snn_rl.classify.chain import initialize
+from snn_rl.classify.datasets import Split, open_dataset
+from snn_rl.classify.fitting import Recipe, update
+from snn_rl.convert import convert
+from snn_rl.iir import schedule
+from snn_rl.memory import keep_freed_memory
+from snn_rl.networks import IMAGE_NETWORKS, AnalogNetwork, NetworkSpec, SpikingNetwork
+from snn_rl.runs import uses_bf16
+
+PARTS = ("read", "ann", "t1")
+IMAGES, CLASSES = 1_281_167, 1_000  # ILSVRC2012's training images
+ANN_EPOCHS, STAGE_EPOCHS = 90, 300  # [IIR] A.2.2
+
+
+def processor_seconds() -> float:
+    """Of this process so far, user and system, all threads."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+class Clock:
+    """Wall and processor time since it was made."""
+
+    def __init__(self) -> None:
+        self.wall, self.processor = time.perf_counter(), processor_seconds()
+
+    def per_second(self, images: int) -> dict[str, float]:
+        """Images by both times."""
+        return {
+            "images_per_s": images / (time.perf_counter() - self.wall),
+            "images_per_processor_s": images / (processor_seconds() - self.processor),
+        }
+
+
+def measure_reading(split: Split, batch: int, batches: int) -> dict[str, float]:
+    """Images decoded, cropped, flipped and normalised, as training has them."""
+    clock, seen = Clock(), 0
+    generator = torch.Generator().manual_seed(0)
+    for images, _ in split.batches(batch, generator=generator, augment=True):
+        seen += len(images)
+        if seen >= batch * batches:
+            break
+    return clock.per_second(seen)
+
+
+def measure_steps(spec: NetworkSpec, split: Split, part: str, batch: int, steps: int) -> Any:
+    """Gradient steps as `fit` makes them, behind one that is not counted."""
+    torch.manual_seed(0)
+    network: AnalogNetwork | SpikingNetwork = AnalogNetwork(spec)
+    initialize(network)
+    generator = torch.Generator().manual_seed(0)
+    batches = split.batches(batch, generator=generator, augment=True)
+    if part == "t1":
+        network = convert(network.eval(), 1, next(batches)[0])
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.train()
+    trained = [p for p in network.parameters() if p.requires_grad]
+    optimizer: torch.optim.Optimizer = torch.optim.SGD(trained, 0.01, momentum=0.9, fused=True)
+    if part == "t1":
+        optimizer = torch.optim.Adam(trained, 1e-4, fused=True)
+    network.dropout = 0.2
+    recipe = Recipe(1, lambda progress: 0.01, batch, bf16=uses_bf16("auto", "cpu"))
+    ready = [next(batches) for _ in range(steps + 1)]
+    for step, (images, labels) in enumerate(ready):
+        if step == 1:
+            clock = Clock()
+        loss, _, layers = update(network, network.activity, optimizer, images, labels, recipe)
+        assert bool(loss.isfinite())
+    rates = [round(float((layer != 0).float().sum(0).mean()), 4) for layer in layers]
+    return clock.per_second(batch * steps) | {
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "bf16": recipe.bf16,
+        "active": rates,
+    }
+
+
+def run_part(part: str, options: argparse.Namespace) -> dict[str, Any]:
+    """One part, in this process."""
+    torch.set_num_threads(options.threads)
+    keep_freed_memory()
+    dataset = open_dataset("imagenet", Path(options.data), options.size)
+    if part == "read":
+        found: dict[str, Any] = measure_reading(dataset.train, options.batch, options.reads)
+    else:
+        spec = IMAGE_NETWORKS[options.net](dataset.image_shape, dataset.classes)
+        found = measure_steps(spec, dataset.train, part, options.batch, options.steps)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return found | {"peak_memory_gib": peak / 2**20}
+
+
+def training_flop(spec: NetworkSpec, timesteps: int) -> float:
+    """Operations of one image's gradient step.
+
+    Two for a multiply-accumulate, and the backward pass takes twice the forward one. The first
+    layer's current is computed once, whatever the timesteps (direct encoding).
+    """
+    connections = spec.connections()
+    first = sum(c.macs for c in connections if c.source is None)
+    return 6.0 * (first + timesteps * (sum(c.macs for c in connections) - first))
+
+
+def estimate(options: argparse.Namespace) -> dict[str, Any]:
+    """Hours of the ANN and of every stage on all GPUs together."""
+    spec = IMAGE_NETWORKS[options.net]((3, options.size, options.size), CLASSES)
+    neurons = sum(int(torch.Size(shape).numel()) for shape in spec.shapes())
+    stages: dict[str, Any] = {}
+    for stage in schedule(1):
+        timesteps = stage.timesteps or 1
+        flop = training_flop(spec, timesteps)
+        arithmetic = flop / (options.tflops * 1e12 * options.utilization)
+        moved = neurons * timesteps * options.passes * 2  # bytes, bfloat16
+        seconds = arithmetic + moved / (options.bandwidth * 1e12)
+        epochs = STAGE_EPOCHS if stage.timesteps else ANN_EPOCHS
+        stages[stage.name] = {
+            "gflop_per_image": flop / 1e9,
+            "images_per_s": options.gpus / seconds,
+            "epochs": epochs,
+            "hours": epochs * IMAGES * seconds / options.gpus / 3600,
+            "exaflop": epochs * IMAGES * flop / 1e18,
+        }
+    return {"neurons": neurons, "stages": stages, "hours": sum(s["hours"] for s in stages.values())}
+
+
+def main() -> None:
+    """Measures or estimates, prints, and writes what --json names."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", help="ImageNet, in any layout that snn_rl.classify reads")
+    parser.add_argument("--net", default="vgg16", choices=sorted(IMAGE_NETWORKS))
+    parser.add_argument("--size", type=int, default=224, help="of the images")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=3, help="that are counted, of each network")
+    parser.add_argument("--reads", type=int, default=50, help="batches that are read")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="writes the figures there")
+    parser.add_argument("--part", choices=PARTS, help="only this one, in this process")
+    parser.add_argument("--estimate", action="store_true", help="the whole chain, on paper")
+    parser.add_argument("--gpus", type=int, default=8)
+    parser.add_argument("--tflops", type=float, default=312, help="bfloat16 peak of one GPU")
+    parser.add_argument("--utilization", type=float, default=0.35, help="of that peak")
+    parser.add_argument("--bandwidth", type=float, default=1.5, help="TB/s of a GPU's memory")
+    parser.add_argument("--passes", type=int, default=20, help="over each neuron's value, a step")
+    options = parser.parse_args()
+    if options.part:
+        print(json.dumps(run_part(options.part, options)))
+        return
+    found: dict[str, Any] = {}
+    if options.estimate:
+        found = estimate(options)
+        for name, stage in found["stages"].items():
+            print(
+                f"{name:<4}{stage['gflop_per_image']:8.1f} GFLOP/image"
+                f"{stage['images_per_s']:8.0f} images/s{stage['epochs']:5d} epochs"
+                f"{stage['exaflop']:7.1f} EFLOP{stage['hours']:8.1f} h"
+            )
+        print(f"together {found['hours']:.0f} h on {options.gpus} GPUs")
+    elif not options.data:
+        parser.error("--data is missing: the folder of the images")
+    else:
+        for part in PARTS:
+            command = [sys.executable, __file__, *sys.argv[1:], "--part", part]
+            found[part] = json.loads(subprocess.check_output(command))
+            figures = "  ".join(f"{key} {value}" for key, value in found[part].items())
+            print(f"{part:<5} {figures}", flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
