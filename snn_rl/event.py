@@ -107,9 +107,8 @@ class EventNetwork:
         tensors: dict[str, NDArray[Any]] = {}
         layers = []
         for layer in self.layers:
-            small = np.abs(layer.weight).max(initial=0) < 2**15
-            weight = layer.weight.astype(np.int16 if small else np.int32)
-            tensors[f"{layer.name}.weight"] = np.ascontiguousarray(weight)
+            weight = np.ascontiguousarray(layer.weight, _smallest(layer.weight))
+            tensors[f"{layer.name}.weight"] = weight
             if layer.bias is not None:
                 tensors[f"{layer.name}.bias"] = np.ascontiguousarray(layer.bias, np.int32)
             layers.append(
@@ -199,34 +198,50 @@ class EventEngine:
     def __init__(self, network: EventNetwork, incremental: bool = True):
         self.network = network
         self.incremental = incremental
-        self._decide = _kernels().decide
-        rows = _rows(network)
-        self._table = np.array(
-            [[row[field] for field in _kernels().FIELDS] for row in rows], np.int64
-        )
-        weights = [
-            _in_order(layer.weight, row) for layer, row in zip(network.layers, rows, strict=True)
+        kernels = _kernels()
+        self._decide = kernels.decide
+        shapes = [network.input_shape, *network.shapes]
+        self._layers = [
+            _Geometry.of(*each) for each in zip(network.layers, shapes, shapes[1:], strict=False)
         ]
+        rest, weights, table, reach = [], [], [], []
+        weight = current = touched = 0
+        for layer, geometry in zip(network.layers, self._layers, strict=True):
+            rows, columns = geometry.rows(), geometry.columns(weight)
+            fields = {
+                **dict(zip(("height", "width"), geometry.shape[1:], strict=True)),
+                **dict(
+                    zip(("out_channels", "out_height", "out_width"), geometry.out, strict=True)
+                ),
+                "stride": geometry.stride,
+                "padding": geometry.padding,
+                "row_step": geometry.row_step,
+                "channel_step": geometry.channel_step,
+                "rows": len(reach),
+                "columns": len(reach) + len(rows),
+                "current": current,
+                "touched": touched,
+                "v_threshold": layer.v_threshold or 0,
+            }
+            table.append([fields[name] for name in kernels.FIELDS])
+            reach += rows + columns
+            weights.append(geometry.in_order(layer.weight))
+            bias = np.zeros(1, np.int32) if layer.bias is None else layer.bias
+            rest.append(np.broadcast_to(bias, (*geometry.out[1:], geometry.out[0])).ravel())
+            weight += len(weights[-1])
+            current += len(rest[-1])
+            touched += len(rest[-1]) // geometry.out[0]
+        self._table, self._reach = np.array(table, np.int64), np.array(reach, np.int64)
         flat = np.concatenate(weights)
-        small = np.abs(flat).max() < 2**15
-        self._weight = flat.astype(np.int16 if small else np.int32)
-        rest = [
-            np.broadcast_to(
-                0 if layer.bias is None else layer.bias,
-                (row["out_height"], row["out_width"], row["out_channels"]),
-            ).ravel()
-            for layer, row in zip(network.layers, rows, strict=True)
-        ]
+        self._weight = flat.astype(_smallest(flat))
         self._rest = np.concatenate(rest).astype(np.int32)
         # as if a black image had been seen, and no neuron been asked yet
         self._current = self._rest.copy()
         self._seen = np.zeros(int(np.prod(network.input_shape)), np.uint8)
-        self._spikes = np.zeros(len(self._rest), np.uint8)
-        last = rows[-1]
-        self._touched = np.ones(last["touched"] + 1, np.uint8)
-        self._operations = np.zeros(len(rows), np.int64)
-        self._rows = rows
-        self._head = slice(last["current"], last["current"] + last["out_channels"])
+        self._spikes = np.zeros(current, np.uint8)
+        self._touched = np.ones(touched, np.uint8)
+        self._operations = np.zeros(len(table), np.int64)
+        self._head = self._current[-len(network.layers[-1].weight) :]
         self._unit = np.float32(network.layers[-1].unit)
 
     def __call__(self, pixels: Pixels) -> NDArray[np.float32]:
@@ -246,6 +261,7 @@ class EventEngine:
             pixels.reshape(-1),
             self._seen,
             self._table,
+            self._reach,
             self._weight,
             self._rest,
             self._current,
@@ -254,7 +270,7 @@ class EventEngine:
             self._operations,
             self.incremental,
         )
-        return self._current[self._head] * self._unit
+        return self._head * self._unit
 
     def action(self, pixels: Pixels) -> int:
         """The greedy action; of equal Q-values the first."""
@@ -268,11 +284,13 @@ class EventEngine:
     @property
     def spikes(self) -> list[Pixels]:
         """Of every hidden layer, 0 or 1, [channels, height, width] or [units], of the last image."""
-        found = []
-        for shape, row in zip(self.network.shapes[:-1], self._rows, strict=False):
-            places = (row["out_height"], row["out_width"], row["out_channels"])
-            flat = self._spikes[row["current"] : row["current"] + int(np.prod(places))]
-            found.append(flat.reshape(places).transpose(2, 0, 1).reshape(shape).copy())
+        found, start = [], 0
+        for shape, geometry in zip(self.network.shapes[:-1], self._layers, strict=False):
+            size = int(np.prod(shape))
+            channels, height, width = geometry.out
+            flat = self._spikes[start : start + size].reshape(height, width, channels)
+            found.append(flat.transpose(2, 0, 1).reshape(shape).copy())
+            start += size
         return found
 
 
@@ -329,55 +347,84 @@ def _output_shape(layer: EventLayer, shape: tuple[int, ...]) -> tuple[int, ...]:
     return (len(layer.weight), height, width)
 
 
-def _rows(network: EventNetwork) -> list[dict[str, int]]:
-    """What the kernels have to know of every layer, see `snn_rl.event_kernels.FIELDS`."""
-    rows: list[dict[str, int]] = []
-    weight = current = touched = 0
-    shape: tuple[int, ...] = network.input_shape
-    for layer, out in zip(network.layers, network.shapes, strict=True):
-        channels, height, width = (*shape, 1, 1)[:3]
-        out_channels, out_height, out_width = (*out, 1, 1)[:3]
-        dense = layer.weight.ndim == 2
-        row = {
-            "height": height,
-            "width": width,
-            "channels": channels,
-            "out_height": out_height,
-            "out_width": out_width,
-            "out_channels": out_channels,
-            "kernel_height": height if dense else layer.weight.shape[2],
-            "kernel_width": width if dense else layer.weight.shape[3],
-            "stride": 1 if dense else layer.stride,
-            "padding": 0 if dense else layer.padding,
-            "weight": weight,
-            "current": current,
-            "touched": touched,
-            "v_threshold": layer.v_threshold or 0,
-        }
-        rows.append(row)
-        slots = -(-row["kernel_width"] // row["stride"])
-        weight += row["kernel_height"] * row["stride"] * channels * slots * out_channels
-        current += out_channels * out_height * out_width
-        touched += out_height * out_width
-        shape = out
-    return rows
+@dataclass(frozen=True)
+class _Geometry:
+    """A weight layer as a convolution; of a dense one the kernel is as large as the input.
 
-
-def _in_order(weight: Integers, row: Mapping[str, int]) -> Integers:
-    """A layer's weights in the order in which an event's are needed, flat.
-
-    An input at column x reaches, in one row of outputs, neighbouring ones: through the kernel's
-    columns rest, rest + stride, ... from right to left, where rest is x modulo the stride. Their
-    weights stand side by side: [kernel row, rest, input channel, output column, output channel],
-    zero where the kernel has no such column.
+    Attributes:
+        shape: Of its input, (channels, height, width).
+        out: Of its output, (channels, height, width).
+        kernel: (height, width).
+        stride: In both directions.
+        padding: On all sides.
     """
-    height, width, stride = row["kernel_height"], row["kernel_width"], row["stride"]
-    channels, outputs = row["channels"], row["out_channels"]
-    slots = -(-width // stride)
-    full = np.zeros((outputs, channels, height, slots * stride), np.int32)
-    full[..., :width] = weight.reshape(outputs, channels, height, width)
-    parts = full.reshape(outputs, channels, height, slots, stride)[:, :, :, ::-1]
-    return parts.transpose(2, 4, 1, 3, 0).ravel()
+
+    shape: tuple[int, ...]
+    out: tuple[int, ...]
+    kernel: tuple[int, ...]
+    stride: int
+    padding: int
+
+    @classmethod
+    def of(cls, layer: EventLayer, shape: tuple[int, ...], out: tuple[int, ...]) -> "_Geometry":
+        shape, out = (*shape, 1, 1)[:3], (*out, 1, 1)[:3]
+        if layer.weight.ndim == 2:
+            return cls(shape, out, shape[1:], 1, 0)
+        return cls(shape, out, layer.weight.shape[2:], layer.stride, layer.padding)
+
+    @property
+    def slots(self) -> int:
+        """Outputs in a row that an input can reach."""
+        return -(-self.kernel[1] // self.stride)
+
+    @property
+    def channel_step(self) -> int:
+        """Weights that an input has in one kernel row."""
+        return self.slots * self.out[0]
+
+    @property
+    def row_step(self) -> int:
+        """Weights of a kernel row."""
+        return self.stride * self.shape[0] * self.channel_step
+
+    def rows(self) -> list[list[int]]:
+        """For every row of the input the outputs' rows: [first, beyond the last, 0]."""
+        return [[*self._reached(y, 0), 0] for y in range(self.shape[1])]
+
+    def columns(self, start: int) -> list[list[int]]:
+        """For every column [first, beyond the last, where their weights begin].
+
+        Args:
+            start: Where the layer's weights begin.
+        """
+        found = []
+        for x in range(self.shape[2]):
+            left, right = self._reached(x, 1)
+            last, rest = divmod(x + self.padding, self.stride)
+            slot = rest * self.shape[0] * self.slots + self.slots - 1 - last + left
+            found.append([left, right, start + slot * self.out[0]])
+        return found
+
+    def _reached(self, i: int, axis: int) -> tuple[int, int]:
+        """The outputs, along one axis, whose kernels hold input i: [first, beyond the last)."""
+        i += self.padding
+        first = max(0, -(-(i - self.kernel[axis] + 1) // self.stride))
+        return first, max(first, min(self.out[axis + 1] - 1, i // self.stride) + 1)
+
+    def in_order(self, weight: Integers) -> Integers:
+        """The layer's weights in the order in which an event needs them, flat.
+
+        An input at column x reaches, in one row of outputs, neighbouring ones: through the
+        kernel's columns rest, rest + stride, ... from right to left, where rest is the remainder of
+        x by the stride. Their weights stand side by side: [kernel row, rest, input channel, output
+        column, output channel], zero where the kernel has no such column.
+        """
+        height, width = self.kernel
+        shape = (self.out[0], self.shape[0], height)
+        full = np.zeros((*shape, self.slots * self.stride), np.int32)
+        full[..., :width] = weight.reshape(*shape, width)
+        parts = full.reshape(*shape, self.slots, self.stride)[:, :, :, ::-1]
+        return parts.transpose(2, 4, 1, 3, 0).ravel()
 
 
 def _layer(entry: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> EventLayer:
@@ -391,6 +438,11 @@ def _layer(entry: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Eve
         int(entry["stride"]),
         int(entry["padding"]),
     )
+
+
+def _smallest(weight: Integers) -> type[np.signedinteger[Any]]:
+    """The type that takes the least memory traffic."""
+    return np.int16 if np.abs(weight).max() < 2**15 else np.int32
 
 
 def _digest(note: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> str:

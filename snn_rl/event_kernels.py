@@ -8,32 +8,37 @@ from numpy.typing import NDArray
 
 Integers = NDArray[np.int32]
 Bytes = NDArray[np.uint8]
+Table = NDArray[np.int64]
 
 # The columns of `decide`'s table: a row of them describes a weight layer. A dense layer is a
 # convolution whose kernel is as large as its input.
 FIELDS = (
-    *("height", "width", "channels"),  # of what enters it
+    *("height", "width"),  # of what enters it
     *("out_height", "out_width", "out_channels"),
-    *("kernel_height", "kernel_width", "stride", "padding"),
-    "weight",  # where its weights begin
-    "current",  # where its currents begin, and its spikes
-    "touched",  # where its positions begin
+    *("stride", "padding"),
+    *("row_step", "channel_step"),  # from one kernel row, and from one input channel, to the next
+    *("rows", "columns"),  # where its own begin in `reach`
+    *("current", "touched"),  # where its currents and spikes, and where its positions begin
     "v_threshold",
 )
-_F = {name: i for i, name in enumerate(FIELDS)}
-_HEIGHT, _WIDTH, _CHANNELS = _F["height"], _F["width"], _F["channels"]
-_OUT_HEIGHT, _OUT_WIDTH, _OUT_CHANNELS = _F["out_height"], _F["out_width"], _F["out_channels"]
-_KERNEL_HEIGHT, _KERNEL_WIDTH = _F["kernel_height"], _F["kernel_width"]
-_STRIDE, _PADDING, _WEIGHT, _CURRENT = _F["stride"], _F["padding"], _F["weight"], _F["current"]
-_TOUCHED, _V_THRESHOLD = _F["touched"], _F["v_threshold"]
+_INDEX = {name: i for i, name in enumerate(FIELDS)}
+_HEIGHT, _WIDTH = _INDEX["height"], _INDEX["width"]
+_OUT_HEIGHT, _OUT_WIDTH = _INDEX["out_height"], _INDEX["out_width"]
+_OUT_CHANNELS, _STRIDE, _PADDING = _INDEX["out_channels"], _INDEX["stride"], _INDEX["padding"]
+_ROW_STEP, _CHANNEL_STEP = _INDEX["row_step"], _INDEX["channel_step"]
+_ROWS, _COLUMNS = _INDEX["rows"], _INDEX["columns"]
+_CURRENT, _TOUCHED, _V_THRESHOLD = _INDEX["current"], _INDEX["touched"], _INDEX["v_threshold"]
 _BLOCK = 64  # pixels that are compared at once
 
 _compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy")
+# a call takes as long as the additions of a few events
+_inlined: Any = numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")
 
 
-@_compiled  # type: ignore[untyped-decorator]
+@_inlined  # type: ignore[untyped-decorator]
 def _scatter(
-    layer: NDArray[np.int64],
+    layer: Table,
+    reach: Table,
     weight: NDArray[Any],
     current: Integers,
     touched: Bytes,
@@ -47,9 +52,10 @@ def _scatter(
 
     Args:
         layer: Its row of the table.
-        weight: Of all layers, see `snn_rl.event`.
-        current: Of all layers.
-        touched: Is set where currents change.
+        reach: See `decide`.
+        weight: See `decide`.
+        current: See `decide`.
+        touched: See `decide`.
         y: Of the place.
         x: Of the place.
         events: Channels in which something happens there.
@@ -59,28 +65,19 @@ def _scatter(
     Returns:
         Additions.
     """
-    stride, padding = layer[_STRIDE], layer[_PADDING]
-    out_width, out_channels = layer[_OUT_WIDTH], layer[_OUT_CHANNELS]
-    kernel_width, channels = layer[_KERNEL_WIDTH], layer[_CHANNELS]
-    slots = (kernel_width + stride - 1) // stride  # outputs that a row of the kernel reaches
-    last_x, rest = (x + padding) // stride, (x + padding) % stride
-    left = max(0, last_x - (kernel_width - 1 - rest) // stride)
-    right = min(out_width - 1, last_x)
-    top = max(0, (y + padding - layer[_KERNEL_HEIGHT] + stride) // stride)
-    bottom = min(layer[_OUT_HEIGHT] - 1, (y + padding) // stride)
-    size = (right - left + 1) * out_channels
-    if rest >= kernel_width or size <= 0 or bottom < top:
-        return 0
-    for out_y in range(top, bottom + 1):
-        place = out_y * out_width + left
-        for i in range(right - left + 1):
+    rows, columns = reach[layer[_ROWS] + y], reach[layer[_COLUMNS] + x]
+    top, bottom = rows[0], rows[1]
+    left, right, begin = columns[0], columns[1], columns[2]
+    size = (right - left) * layer[_OUT_CHANNELS]
+    for out_y in range(top, bottom):
+        place = out_y * layer[_OUT_WIDTH] + left
+        for i in range(right - left):
             touched[layer[_TOUCHED] + place + i] = 1
-        start = layer[_CURRENT] + place * out_channels
+        start = layer[_CURRENT] + place * layer[_OUT_CHANNELS]
         out = current[start : start + size]
-        line = (y + padding - out_y * stride) * stride + rest
+        line = begin + (y + layer[_PADDING] - out_y * layer[_STRIDE]) * layer[_ROW_STEP]
         for k in range(count):
-            start = (line * channels + events[k]) * slots + slots - 1 - last_x + left
-            start = layer[_WEIGHT] + start * out_channels
+            start = line + events[k] * layer[_CHANNEL_STEP]
             row = weight[start : start + size]
             delta = deltas[k]
             if delta == 1:
@@ -92,20 +89,21 @@ def _scatter(
             else:
                 for j in range(size):
                     out[j] += delta * row[j]
-    return count * size * (bottom - top + 1)
+    return count * size * (bottom - top)
 
 
 @_compiled  # type: ignore[untyped-decorator]
 def decide(
     pixels: Bytes,
     seen: Bytes,
-    table: NDArray[np.int64],
+    table: Table,
+    reach: Table,
     weight: NDArray[Any],
     rest: Integers,
     current: Integers,
     spikes: Bytes,
     touched: Bytes,
-    operations: NDArray[np.int64],
+    operations: Table,
     incremental: bool,
 ) -> None:
     """Brings currents and spikes of all layers up to date with an image.
@@ -114,6 +112,8 @@ def decide(
         pixels: The image, [channels * height * width].
         seen: The image before, which becomes this one.
         table: [layers, FIELDS].
+        reach: For every row of a layer's input the output rows that it reaches, [first, beyond the
+            last, 0], and for every column [first, beyond the last, where their weights begin].
         weight: Of all layers, see `snn_rl.event`.
         rest: Currents of no input, which are the biases.
         current: Of all layers, [height, width, channels] each.
@@ -128,32 +128,39 @@ def decide(
         most = max(most, table[i, _OUT_CHANNELS])
     events, deltas = np.empty(most, np.int32), np.empty(most, np.int32)
     first = table[0]
-    plane, width = first[_HEIGHT] * first[_WIDTH], first[_WIDTH]
+    width = np.uint64(first[_WIDTH])
+    plane = np.uint64(first[_HEIGHT]) * width
     operations[:] = 0
+    whole = len(pixels) // _BLOCK * _BLOCK
+    words, words_seen = pixels[:whole].view(np.uint64), seen[:whole].view(np.uint64)
     for start in range(0, len(pixels), _BLOCK):
+        if start < whole:
+            differ = np.uint64(0)
+            for i in range(start // 8, (start + _BLOCK) // 8):
+                differ |= words[i] ^ words_seen[i]
+            if differ == 0:
+                continue
         now, before = pixels[start : start + _BLOCK], seen[start : start + _BLOCK]
-        differ = np.uint8(0)
-        for i in range(len(now)):
-            differ |= now[i] ^ before[i]
-        if differ == 0:
-            continue
         for i in range(len(now)):
             if now[i] != before[i]:
-                channel, place = divmod(start + i, plane)
-                events[0], deltas[0] = channel, np.int32(now[i]) - np.int32(before[i])
+                # unsigned numbers: Python rounds signed ones down, which takes longer
+                at = np.uint64(start + i)
+                place = at % plane
+                events[0], deltas[0] = at // plane, np.int32(now[i]) - np.int32(before[i])
                 before[i] = now[i]
+                y, x = np.int64(place // width), np.int64(place % width)
                 operations[0] += _scatter(
-                    first, weight, current, touched, place // width, place % width, events, deltas, 1
+                    first, reach, weight, current, touched, y, x, events, deltas, 1
                 )
     for i in range(len(table) - 1):
         layer, after = table[i], table[i + 1]
-        width, channels = layer[_OUT_WIDTH], layer[_OUT_CHANNELS]
+        out_width, channels = layer[_OUT_WIDTH], layer[_OUT_CHANNELS]
         # what follows a dense layer takes its units as channels of one place
         if not incremental:
             begin = after[_CURRENT]
             size = after[_OUT_HEIGHT] * after[_OUT_WIDTH] * after[_OUT_CHANNELS]
             current[begin : begin + size] = rest[begin : begin + size]
-        for place in range(layer[_OUT_HEIGHT] * width):
+        for place in range(layer[_OUT_HEIGHT] * out_width):
             if touched[layer[_TOUCHED] + place] == 0 and incremental:
                 continue
             touched[layer[_TOUCHED] + place] = 0
@@ -180,7 +187,7 @@ def decide(
                     deltas[count] = 1
                     count += s[j]
             if count:
+                y, x = place // out_width, place % out_width
                 operations[i + 1] += _scatter(
-                    *(after, weight, current, touched),
-                    *(place // width, place % width, events, deltas, count),
+                    after, reach, weight, current, touched, y, x, events, deltas, count
                 )
