@@ -28,7 +28,7 @@ _OUT_CHANNELS, _STRIDE, _PADDING = _INDEX["out_channels"], _INDEX["stride"], _IN
 _ROW_STEP, _CHANNEL_STEP = _INDEX["row_step"], _INDEX["channel_step"]
 _ROWS, _COLUMNS = _INDEX["rows"], _INDEX["columns"]
 _CURRENT, _TOUCHED, _V_THRESHOLD = _INDEX["current"], _INDEX["touched"], _INDEX["v_threshold"]
-_BLOCK = 64  # pixels that are compared at once
+_WORD = 8  # pixels that are compared at once
 
 _compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy")
 # a call takes as long as the additions of a few events
@@ -127,20 +127,23 @@ def decide(
     for i in range(len(table)):
         most = max(most, table[i, _OUT_CHANNELS])
     events, deltas = np.empty(most, np.int32), np.empty(most, np.int32)
+    changed = np.empty(len(pixels) // _WORD + 2, np.int32)
     first = table[0]
     width = np.uint64(first[_WIDTH])
     plane = np.uint64(first[_HEIGHT]) * width
     operations[:] = 0
-    whole = len(pixels) // _BLOCK * _BLOCK
-    words, words_seen = pixels[:whole].view(np.uint64), seen[:whole].view(np.uint64)
-    for start in range(0, len(pixels), _BLOCK):
-        if start < whole:
-            differ = np.uint64(0)
-            for i in range(start // 8, (start + _BLOCK) // 8):
-                differ |= words[i] ^ words_seen[i]
-            if differ == 0:
-                continue
-        now, before = pixels[start : start + _BLOCK], seen[start : start + _BLOCK]
+    words = len(pixels) // _WORD
+    now8, seen8 = pixels[: words * _WORD].view(np.uint64), seen[: words * _WORD].view(np.uint64)
+    count = 0
+    for word in range(words):
+        changed[count] = word
+        count += now8[word] != seen8[word]
+    if words * _WORD < len(pixels):
+        changed[count] = words  # the few pixels that are left
+        count += 1
+    for word in changed[:count]:
+        start = word * _WORD
+        now, before = pixels[start : start + _WORD], seen[start : start + _WORD]
         for i in range(len(now)):
             if now[i] != before[i]:
                 # unsigned numbers: Python rounds signed ones down, which takes longer
