@@ -80,15 +80,8 @@ def _scatter(
             start = line + events[k] * layer[_CHANNEL_STEP]
             row = weight[start : start + size]
             delta = deltas[k]
-            if delta == 1:
-                for j in range(size):
-                    out[j] += row[j]
-            elif delta == -1:
-                for j in range(size):
-                    out[j] -= row[j]
-            else:
-                for j in range(size):
-                    out[j] += delta * row[j]
+            for j in range(size):
+                out[j] += delta * row[j]
     return count * size * (bottom - top)
 
 
@@ -158,6 +151,7 @@ def decide(
     for i in range(len(table) - 1):
         layer, after = table[i], table[i + 1]
         out_width, channels = layer[_OUT_WIDTH], layer[_OUT_CHANNELS]
+        v_threshold = np.int32(layer[_V_THRESHOLD])  # as wide as what it is compared with
         # what follows a dense layer takes its units as channels of one place
         if not incremental:
             begin = after[_CURRENT]
@@ -171,21 +165,16 @@ def decide(
             u, s = current[begin : begin + channels], spikes[begin : begin + channels]
             count = 0
             if incremental:
-                differ = np.uint8(0)
-                for j in range(channels):
-                    differ |= np.uint8(u[j] > layer[_V_THRESHOLD]) ^ s[j]
-                if differ == 0:
-                    continue
                 for j in range(channels):
                     events[count] = j
-                    count += np.uint8(u[j] > layer[_V_THRESHOLD]) ^ s[j]
+                    count += np.uint8(u[j] > v_threshold) ^ s[j]
                 for k in range(count):
                     j = events[k]
                     s[j] ^= np.uint8(1)
                     deltas[k] = 1 if s[j] else -1
             else:
                 for j in range(channels):
-                    s[j] = u[j] > layer[_V_THRESHOLD]
+                    s[j] = u[j] > v_threshold
                     events[count] = j
                     deltas[count] = 1
                     count += s[j]
