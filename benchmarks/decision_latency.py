@@ -1,10 +1,10 @@
-"""How long one decision takes: the ANN and the T = 1 network in several engines, one frame at a time.
+"""How long one decision takes: the ANN and the T = 1 network in several engines, frame by frame.
 
     python benchmarks/decision_latency.py [--env PongNoFrameskip-v4] [--games 1] [--json FILE]
 
-The agents that ship play on frames of recorded games of the T = 1 agent, put on the integer grid: in
-eager PyTorch, compiled by PyTorch, in onnxruntime (float32, and 8 bits by its own quantization),
-and driven by events (`snn_rl.event`). One thread, batch 1, from uint8 frames to the action.
+The agents that ship decide on frames of recorded games, which the T = 1 agent, put on the integer
+grid, has played: in eager PyTorch, compiled by PyTorch, in onnxruntime (float32, and 8 bits by its
+own quantization), and driven by events (`snn_rl.event`). Batch 1, from uint8 frames to the action.
 Every candidate plays a stretch of frames in turn, in their order, because the event-driven engine
 lives on what stays the same; medians and 99th percentiles are over all decisions, ratios over
 rounds. It says too what operations a decision really takes.
@@ -150,7 +150,7 @@ def candidates(
 def timed(
     deciders: dict[str, Decide], frames: Frames, rounds: int, stretch: int
 ) -> tuple[dict[str, list[np.ndarray[Any, Any]]], dict[str, float]]:
-    """Microseconds of every decision, by name and round, and how often the action is the T1's own."""
+    """Microseconds of all decisions, by name and round, and how often each action is the T1's."""
     names = list(deciders)
     micros: dict[str, list[np.ndarray[Any, Any]]] = {name: [] for name in names}
     same = dict.fromkeys(names, 0)
@@ -248,7 +248,9 @@ def work(
 
 def show_work(figures: dict[str, Any]) -> None:
     """Prints what `work` found."""
-    print(f"\n{'operations of a decision':<26}{'MAC':>12}{'AC':>12}{'energy: ANN dense / this':>28}")
+    print(
+        f"\n{'operations of a decision':<26}{'MAC':>12}{'AC':>12}{'energy: ANN dense / this':>28}"
+    )
     for name, row in figures.items():
         if isinstance(row, dict):
             ratios = f"{row['float32_ratio']:.1f} float32, {row['int32_ratio']:.1f} int32"

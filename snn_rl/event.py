@@ -183,8 +183,8 @@ class Operations:
 class EventEngine:
     """Decides, image by image, and remembers the last image and its currents and spikes.
 
-    Any image may follow any other: a game may end, and another agent's begin. What comes out depends
-    on the image alone, and how long it takes on how much of it is new.
+    Any image may follow any other: what comes out depends on the image alone, and how long it takes
+    on how much of it is new.
 
     Args:
         network: On the grid.
@@ -204,15 +204,16 @@ class EventEngine:
         self._layers = [
             _Geometry.of(*each) for each in zip(network.layers, shapes, shapes[1:], strict=False)
         ]
-        rest, weights, table, reach = [], [], [], []
+        rest: list[Integers] = []
+        weights: list[Integers] = []
+        table: list[list[int]] = []
+        reach: list[list[int]] = []
         weight = current = touched = 0
         for layer, geometry in zip(network.layers, self._layers, strict=True):
             rows, columns = geometry.rows(), geometry.columns(weight)
             fields = {
                 **dict(zip(("height", "width"), geometry.shape[1:], strict=True)),
-                **dict(
-                    zip(("out_channels", "out_height", "out_width"), geometry.out, strict=True)
-                ),
+                **dict(zip(("out_channels", "out_height", "out_width"), geometry.out, strict=True)),
                 "stride": geometry.stride,
                 "padding": geometry.padding,
                 "row_step": geometry.row_step,
@@ -283,7 +284,7 @@ class EventEngine:
 
     @property
     def spikes(self) -> list[Pixels]:
-        """Of every hidden layer, 0 or 1, [channels, height, width] or [units], of the last image."""
+        """Of the last image, 0 or 1, by hidden layer: [channels, height, width] or [units]."""
         found, start = [], 0
         for shape, geometry in zip(self.network.shapes[:-1], self._layers, strict=False):
             size = int(np.prod(shape))
@@ -299,8 +300,7 @@ def _kernels() -> ModuleType:
         return importlib.import_module("snn_rl.event_kernels")
     except ImportError as error:
         raise UserError(
-            f"the event-driven engine needs the package numba ({error}): "
-            "pip install 'snn_rl[fast]'"
+            f"the event-driven engine needs the package numba ({error}): pip install 'snn_rl[fast]'"
         ) from None
 
 

@@ -82,7 +82,8 @@ def _scatter(
             delta = deltas[k]
             for j in range(size):
                 out[j] += delta * row[j]
-    return count * size * (bottom - top)
+    additions: int = count * size * (bottom - top)
+    return additions
 
 
 @_compiled  # type: ignore[untyped-decorator]
@@ -141,10 +142,10 @@ def decide(
             if now[i] != before[i]:
                 # unsigned numbers: Python rounds signed ones down, which takes longer
                 at = np.uint64(start + i)
-                place = at % plane
+                within = at % plane
                 events[0], deltas[0] = at // plane, np.int32(now[i]) - np.int32(before[i])
                 before[i] = now[i]
-                y, x = np.int64(place // width), np.int64(place % width)
+                y, x = int(within // width), int(within % width)
                 operations[0] += _scatter(
                     first, reach, weight, current, touched, y, x, events, deltas, 1
                 )
@@ -152,7 +153,6 @@ def decide(
         layer, after = table[i], table[i + 1]
         out_width, channels = layer[_OUT_WIDTH], layer[_OUT_CHANNELS]
         v_threshold = np.int32(layer[_V_THRESHOLD])  # as wide as what it is compared with
-        # what follows a dense layer takes its units as channels of one place
         if not incremental:
             begin = after[_CURRENT]
             size = after[_OUT_HEIGHT] * after[_OUT_WIDTH] * after[_OUT_CHANNELS]

@@ -48,38 +48,49 @@ def write(network: SpikingNetwork, path: Path) -> None:
     write_atomic(path, lambda file: file.write_bytes(data))
 
 
-class Runner:
-    """The event-driven engine, for batches; see `snn_rl.formats.Engine`.
+class EventDriven(SpikingNetwork):
+    """A network on the grid that decides by events; for inference.
 
-    Every row of a batch has an engine, which sees the images of that row one after the other.
+    Every row of a batch has an engine of its own, which sees that row's images one after the other.
 
     Args:
         network: On the grid.
+        events: Its integers, if they were read from a file.
 
     Attributes:
-        operations: Of every weight layer, summed over all decisions.
+        operations: Of every weight layer, summed over all decisions, see `Operations`.
         decisions: Their number.
+
+    Raises:
+        UserError: It is not on the grid, or numba is not installed.
     """
 
-    def __init__(self, network: EventNetwork):
-        self.network = network
-        self.operations = np.zeros(len(network.layers), np.int64)
+    def __init__(self, network: SpikingNetwork, events: EventNetwork | None = None):
+        events = events or event_network(network)
+        super().__init__(network.spec, 1, network.surrogate, exact=True)
+        self.load_state_dict(network.state_dict())
+        self.operations = np.zeros(len(events.layers), np.int64)
         self.decisions = 0
-        self._engines = [EventEngine(network)]
+        self._events = events
+        self._engines = [EventEngine(events)]
 
-    def __call__(self, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Q-values [N, actions] and spikes, each [1, N, ...].
+    def images(self, pixels: Tensor) -> Tensor:
+        """Observations as the engine takes them, uint8; see `Network.images`."""
+        return pixels[:, -self.spec.input_shape[0] :].contiguous()
+
+    def activity(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """See `Network.activity`.
 
         Args:
-            pixels: [N, channels, height, width], uint8.
+            x: From `images`.
         """
-        while len(self._engines) < len(pixels):
-            self._engines.append(EventEngine(self.network))
+        while len(self._engines) < len(x):
+            self._engines.append(EventEngine(self._events))
         q_values, spikes = [], []
-        for image, engine in zip(pixels.contiguous().numpy(), self._engines, strict=False):
+        for image, engine in zip(x.numpy(), self._engines, strict=False):
             q_values.append(engine(image))
             spikes.append(engine.spikes)
             self.operations += engine.operations.layers
             self.decisions += 1
-        layers = [torch.from_numpy(np.stack(rows)).float()[None] for rows in zip(*spikes, strict=True)]
-        return torch.from_numpy(np.stack(q_values)), layers
+        layers = [torch.from_numpy(np.stack(rows)).float() for rows in zip(*spikes, strict=True)]
+        return torch.from_numpy(np.stack(q_values)), [layer[None] for layer in layers]
