@@ -107,7 +107,7 @@ class EventNetwork:
         tensors: dict[str, NDArray[Any]] = {}
         layers = []
         for layer in self.layers:
-            weight = np.ascontiguousarray(layer.weight, _smallest(layer.weight))
+            weight = np.ascontiguousarray(layer.weight, np.int16)
             tensors[f"{layer.name}.weight"] = weight
             if layer.bias is not None:
                 tensors[f"{layer.name}.bias"] = np.ascontiguousarray(layer.bias, np.int32)
@@ -233,8 +233,7 @@ class EventEngine:
             current += len(rest[-1])
             touched += len(rest[-1]) // geometry.out[0]
         self._table, self._reach = np.array(table, np.int64), np.array(reach, np.int64)
-        flat = np.concatenate(weights)
-        self._weight = flat.astype(_smallest(flat))
+        self._weight = np.concatenate(weights).astype(np.int16)  # half the memory traffic
         self._rest = np.concatenate(rest).astype(np.int32)
         # as if a black image had been seen, and no neuron been asked yet
         self._current = self._rest.copy()
@@ -271,7 +270,7 @@ class EventEngine:
             self._operations,
             self.incremental,
         )
-        return self._head * self._unit
+        return self._head.astype(np.float32) * self._unit
 
     def action(self, pixels: Pixels) -> int:
         """The greedy action; of equal Q-values the first."""
@@ -317,6 +316,8 @@ def _check(layer: EventLayer, shape: tuple[int, ...], last: bool, largest_input:
     arrays = [weight] if bias is None else [weight, bias]
     if any(not np.issubdtype(array.dtype, np.signedinteger) for array in arrays):
         raise ValueError(f"{name}: weights and biases must be whole numbers")
+    if weight.size and not np.abs(weight.astype(np.int64)).max() < 2**15:
+        raise ValueError(f"{name}: its weights must have at most 16 bits")
     if (layer.v_threshold is None) != last:
         raise ValueError(f"{name}: every layer but the head has a threshold")
     if layer.v_threshold is not None and not abs(layer.v_threshold) < LIMIT:
@@ -438,11 +439,6 @@ def _layer(entry: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> Eve
         int(entry["stride"]),
         int(entry["padding"]),
     )
-
-
-def _smallest(weight: Integers) -> type[np.signedinteger[Any]]:
-    """The type that takes the least memory traffic."""
-    return np.int16 if np.abs(weight).max() < 2**15 else np.int32
 
 
 def _digest(note: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> str:
