@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.numpy import load, save
 
-from snn_rl import evaluate, event, play, runs, zoo
+from snn_rl import evaluate, event, export, play, runs, zoo
 from snn_rl.checkpoint import load_network, read_json
 from snn_rl.config import run_command
 from snn_rl.energy import FLOAT32, macs
@@ -301,6 +301,21 @@ def test_evaluate_plays_the_same_games_by_events(tmp_path, capsys):
     energy = done["macs"] * mac + done["acs"] * ac
     assert done["float32"] == pytest.approx(sum(macs(network.spec)) * mac / energy)
     assert f"{done['float32']:.2f} float32" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("numba")
+def test_export_writes_a_file_and_runs_it(tmp_path, capsys):
+    common = ("env=CartPole-v1", "T=1", f"runs={tmp_path}", "threads=1", "format=event")
+    path = tmp_path / "cart.event"
+    command(export, *common, "exact=true", f"output={path}", "check_frames=10")
+    assert "snn_rl.event, batch 1: 10 frames: same spikes 100.0000%" in capsys.readouterr().out
+    network, _ = load_network(zoo.ROOT / "CartPole-v1" / "T1" / runs.NETWORK)
+    right = event_file.event_network(quantize(network))
+    assert EventNetwork.load(path).to_bytes() == right.to_bytes()
+    with pytest.raises(SystemExit) as stop:
+        command(export, *common)
+    assert stop.value.code == 2
+    assert "exact=true" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("numba")
