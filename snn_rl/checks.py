@@ -146,7 +146,8 @@ def refuse_settings_of_other_commands(config: Config) -> None:
         UserError: It names the setting and its command.
     """
     for name, command in (
-        *(("paper", "report"), ("figure", "report"), ("zoo", "publish")),
+        *(("paper", "report"), ("figure", "report"), ("table", "report"), ("sweep", "report")),
+        ("zoo", "publish"),
         *(("format", "export"), ("output", "export"), ("check_frames", "export")),
     ):
         if _get(config, name) != getattr(Config, name):
