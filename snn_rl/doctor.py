@@ -161,11 +161,13 @@ def bfloat16() -> Finding:
 
 def roms() -> Finding:
     """Whether an Atari game starts."""
+    import numpy as np
+
     from snn_rl.envs import make_env
     from snn_rl.envs.make import atari_ids
 
     env = make_env("PongNoFrameskip-v4")
-    shape = env.reset().shape[1:]
+    shape = np.shape(env.reset())[1:]  # type: ignore[arg-type]
     env.close()
     return Finding("Atari ROMs", f"{len(atari_ids())} games; Pong starts, with images {shape}")
 

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -130,65 +132,65 @@ def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
 
 # --- the command line --------------------------------------------------------------------------
 
-SWEEP = [
-    *("-m", "env=CartPole-v1", "T=1", "seed=0,1", "stages=none", "threads=1", "video=false"),
-    *("episodes=1", "rollout.cap=15", "rollout.n_envs=2", "checkpoint_steps=80", "dqn.steps=400"),
+SETTINGS = [
+    *("env=CartPole-v1", "T=1", "stages=none", "threads=1", "video=false", "episodes=1"),
+    *("rollout.cap=15", "rollout.n_envs=2", "checkpoint_steps=80", "dqn.steps=400"),
     *("dqn.learning_starts=40", "dqn.batch_size=8", "dqn.buffer_size=200"),
     *("dqn.selection_games=0", "dqn.target_return=null", "iir.conversion_samples=32"),
-    *("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
 ]
+SWEEP = ["-m", "seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *SETTINGS]
 
 
-def start_sweep(folder: Path, *extra: str) -> subprocess.Popen[str]:
-    root = str(Path(__file__).parents[1])
-    return subprocess.Popen(
-        [sys.executable, "-m", "snn_rl.train", *SWEEP, *extra],
+@contextmanager
+def training(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """The command at work in a folder; what is left of it and its workers at the end is killed."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "snn_rl.train", *arguments],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
     )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
-def finish(sweep: subprocess.Popen[str]) -> str:
-    output, _ = sweep.communicate(timeout=240)
-    assert sweep.returncode == 0, output
-    return output
+def finish(folder: Path, *arguments: str) -> None:
+    with training(folder, *arguments) as process:
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output
 
 
 def test_a_killed_sweep_goes_on_with_the_same_command(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="extra sweep is missing")
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    for folder in (whole, killed):
-        folder.mkdir()
-    finish(start_sweep(whole))
+    states = [tmp_path / f"runs/CartPole-v1/seed{k}/ann/state.safetensors" for k in (0, 1)]
+    with training(tmp_path, *SWEEP):
+        deadline = time.monotonic() + 120
+        while not any(path.exists() for path in states) and time.monotonic() < deadline:
+            time.sleep(0.02)
+    assert any(path.exists() for path in states)  # killed behind a checkpoint, and not at the end
+    assert not all((path.parents[1] / "report.md").exists() for path in states)
+    finish(tmp_path, *SWEEP)
 
-    sweep = start_sweep(killed)
-    begun = [killed / f"runs/CartPole-v1/seed{seed}/ann/state.safetensors" for seed in (0, 1)]
-    deadline = time.monotonic() + 120
-    while not any(path.exists() for path in begun) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.killpg(sweep.pid, signal.SIGKILL)  # the workers too
-    sweep.communicate()
-    assert any(path.exists() for path in begun)
-    assert not all(path.with_name("network.safetensors").exists() for path in begun)
-    finish(start_sweep(killed))
-
-    for seed in (0, 1):
-        for stage in ("ann", "T1-converted"):
-            name = f"runs/CartPole-v1/seed{seed}/{stage}/network.safetensors"
-            one, other = (load_tensors(folder / name)[0] for folder in (whole, killed))
-            assert one.keys() == other.keys()
-            assert all((one[key] == other[key]).all() for key in one)
-    text = write_sweep(killed / "runs").read_text(encoding="utf-8")
+    finish(tmp_path, *SETTINGS, "seed=1", "run_dir=alone")
+    for stage in ("ann", "T1-converted"):
+        folders = (tmp_path / "runs/CartPole-v1/seed1", tmp_path / "alone")
+        one, other = (load_tensors(f / stage / "network.safetensors")[0] for f in folders)
+        assert one.keys() == other.keys()
+        assert all((one[key] == other[key]).all() for key in one)
+    text = write_sweep(tmp_path / "runs").read_text(encoding="utf-8")
     assert [row[:2] for row in rows(text, "CartPole-v1")] == [["ANN", "2"], ["T1-converted", "2"]]
 
 
 def test_a_sweep_of_bad_values_ends_with_one_line(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="extra sweep is missing")
-    sweep = start_sweep(tmp_path, "dqn.lr=-1")
-    output, _ = sweep.communicate(timeout=120)
-    assert sweep.returncode != 0
+    with training(tmp_path, *SWEEP, "dqn.lr=-1") as process:
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
     assert "error: dqn.lr=-1" in output and "Traceback" not in output
