@@ -179,7 +179,10 @@ def _differences(members: Sequence[Run]) -> list[str]:
 
 
 def _games_section(tasks: Sequence[Sequence[Run]]) -> list[str]:
-    """All Atari games together, if there are several."""
+    """All Atari games together, if there are several, each with runs of one kind."""
+    envs = [str(members[0].settings.get("env")) for members in tasks]
+    if any(envs.count(env) > 1 and human_normalised(env, 0.0) is not None for env in envs):
+        return []
     normalised: dict[str, dict[str, dict[str, list[float]]]] = {}
     for run in (run for members in tasks for run in members):
         for stage, scores in run.scores.items():

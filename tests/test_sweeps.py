@@ -125,6 +125,15 @@ def test_runs_that_differ_in_more_than_their_seed_are_named(tmp_path: Path) -> N
     assert rows(text, "CartPole-v1")[0][1] == "2"
 
 
+def test_games_whose_runs_are_of_several_kinds_are_not_put_together(tmp_path: Path) -> None:
+    scores = {"ann": {"greedy": 1.0, "sticky": 1.0}}
+    for folder, env in (("a", PONG), ("b", BREAKOUT)):
+        make_run(tmp_path / folder, 0, scores, env=env)
+    assert "All Atari games" in write_sweep(tmp_path).read_text(encoding="utf-8")
+    make_run(tmp_path / "c", 0, scores, env=PONG)
+    assert "All Atari games" not in write_sweep(tmp_path).read_text(encoding="utf-8")
+
+
 def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run lies there"):
         report.main(compose([f"sweep={tmp_path}"], report.presets))
