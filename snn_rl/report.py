@@ -24,7 +24,7 @@ The settings that matter:
   run_dir=PATH   instead of runs/<env>/seed<k>
   paper=iir      whose figure to draw, and
   figure=3       which of them: 3, 5 or 6
-  table=1        or which table: 1, 4 or 5
+  table=1        or which table: 1, 3, 4 or 5 of iir, 1 of stdb, 1 of ull
   sweep=PATH     the folder whose runs to put together
   runs=PATH      the folder of all runs, instead of runs
 """

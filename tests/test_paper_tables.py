@@ -63,7 +63,7 @@ def test_every_table_is_whole_and_can_be_written_without_runs(tmp_path, key):
     ("arguments", "message"),
     [
         (["table=1"], "table=1 of which paper"),
-        (["paper=iir", "table=7"], "must be one of 1, 4, 5"),
+        (["paper=iir", "table=7"], "must be one of 1, 3, 4, 5"),
         (["paper=none", "table=1"], "of which paper"),
         (["paper=iir", "table=1", "env=CartPole-v1"], "env=CartPole-v1 does not go with table=1"),
     ],

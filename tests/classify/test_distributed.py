@@ -282,6 +282,7 @@ def work(directory: Path) -> None:
     try:
         train(directory / "resumed", False, Pictures(passes=2), dropout=0.5)
     except Interrupted:
+        distributed.barrier()  # the first worker has written what all go on from
         train(directory / "resumed", False, Pictures(), dropout=0.5)
 
 
