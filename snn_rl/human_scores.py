@@ -1,7 +1,8 @@
-"""What a random player and a human score on 57 Atari games, to put scores of several together.
+"""What a random player and a human score on 56 Atari games, to put scores of several together.
 
 Source: the averages that DQN Zoo lists (https://github.com/google-deepmind/dqn_zoo,
-dqn_zoo/atari_data.py): whole games behind up to 30 no-ops, of at most 108,000 frames.
+dqn_zoo/atari_data.py), without Surround, which has no NoFrameskip-v4 id: whole games behind up to
+30 no-ops, of at most 108,000 frames.
 """
 
 # game, random player, professional tester
@@ -21,10 +22,10 @@ NameThisGame 2292.3 8049.0   Phoenix 761.4 7242.6         Pitfall -229.4 6463.7
 Pong -20.7 14.6              PrivateEye 24.9 69571.3      Qbert 163.9 13455.0
 Riverraid 1338.5 17118.0     RoadRunner 11.5 7845.0       Robotank 2.2 11.9
 Seaquest 68.4 42054.7        Skiing -17098.1 -4336.9      Solaris 1236.3 12326.7
-SpaceInvaders 148.0 1668.7   StarGunner 664.0 10250.0     Surround -10.0 6.5
-Tennis -23.8 -8.3            TimePilot 3568.0 5229.2      Tutankham 11.4 167.6
-UpNDown 533.4 11693.2        Venture 0.0 1187.5           VideoPinball 16256.9 17667.9
-WizardOfWor 563.5 4756.5     YarsRevenge 3092.9 54576.9   Zaxxon 32.5 9173.3
+SpaceInvaders 148.0 1668.7   StarGunner 664.0 10250.0     Tennis -23.8 -8.3
+TimePilot 3568.0 5229.2      Tutankham 11.4 167.6         UpNDown 533.4 11693.2
+Venture 0.0 1187.5           VideoPinball 16256.9 17667.9 WizardOfWor 563.5 4756.5
+YarsRevenge 3092.9 54576.9   Zaxxon 32.5 9173.3
 """
 _WORDS = _TABLE.split()
 SCORES = {
