@@ -149,8 +149,8 @@ def refuse_settings_of_other_commands(config: Config) -> None:
         UserError: It names the setting and its command.
     """
     for name, command in (
-        *(("paper", "report"), ("figure", "report"), ("zoo", "publish")),
-        ("engine", "evaluate"),
+        *(("paper", "report"), ("figure", "report"), ("table", "report"), ("sweep", "report")),
+        *(("zoo", "publish"), ("engine", "evaluate")),
         *(("format", "export"), ("output", "export"), ("check_frames", "export")),
     ):
         if _get(config, name) != getattr(Config, name):

@@ -134,6 +134,7 @@ class Config:
     paper: str | None = None  # iir
     figure: int | None = None  # of that paper
     table: int | None = None  # of that paper, instead
+    sweep: str | None = None  # a folder of runs, whose scores are put together
     zoo: str | None = None  # where agents are published; None: among those that ship
     ann: str | None = None  # an ANN that is done: it only plays, to fill the replay buffer
     init: str | None = None  # a network that the ANN stage starts to learn from

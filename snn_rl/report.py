@@ -3,6 +3,7 @@
     python -m snn_rl.report env=CartPole-v1 seed=0
     python -m snn_rl.report env=CartPole-v1 run_dir=PATH
     python -m snn_rl.report paper=iir figure=3
+    python -m snn_rl.report sweep=runs
 
 Training writes it at its end; this command writes it anew from what lies in the run directory, at
 any time, while a training is at work there too. Stages that are not there yet are left out.
@@ -13,6 +14,10 @@ the training (figure=5: CartPole, figure=6: Pong) of [IIR], into runs/paper/iir-
 With paper= and table= it writes a table of classification accuracies instead, from the runs of
 snn_rl.classify, into runs/paper/<paper>-table<n>/README.md.
 
+With sweep= it puts the runs of a folder together, seeds of one task beside one another: the
+interquartile mean of every stage's score with its 95 % interval, into sweep.md there, and every
+run's score into sweep.csv. Unfinished runs count with the stages that they have.
+
 The settings that matter:
   env=ID         environment of the run
   seed=0         seed of the run
@@ -20,6 +25,7 @@ The settings that matter:
   paper=iir      whose figure to draw, and
   figure=3       which of them: 3, 5 or 6
   table=1        or which table: 1, 3, 4 or 5 of iir, 1 of stdb, 1 of ull
+  sweep=PATH     the folder whose runs to put together
   runs=PATH      the folder of all runs, instead of runs
 """
 
@@ -33,7 +39,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from snn_rl import figures, paper_figures, paper_tables, runs
+from snn_rl import figures, paper_figures, paper_tables, runs, sweeps
 from snn_rl.checkpoint import read_json, write_text
 from snn_rl.config import Config, run_command
 from snn_rl.energy import FLOAT32, INT32, energy, skipping_energy
@@ -559,17 +565,22 @@ def _duration(seconds: float) -> str:
 
 
 def presets(config: Config) -> list[str]:
-    """The preset files; a paper's figure or table, which is of several games or nets, has none.
+    """The preset files; what is of several games or nets (a paper's, a sweep's) has none.
 
     Raises:
         UserError: Unknown environment, preset, paper, figure or table, or none of them.
     """
+    if config.sweep is not None:
+        return []
     paper = paper_tables.chosen(config) or paper_figures.chosen(config)
     return [] if paper else runs.presets(config)
 
 
 def main(config: Config) -> None:
-    """Writes the report, or a paper's figure or table, and says where it is."""
+    """Writes the report, a paper's figure or table, or that of a sweep, and says where it is."""
+    if config.sweep is not None:
+        print(sweeps.write_sweep(Path(config.sweep)))
+        return
     if (wanted := paper_tables.chosen(config)) is not None:
         print(paper_tables.write_table(*wanted, Path(config.runs)))
         return

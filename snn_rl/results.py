@@ -73,15 +73,23 @@ def read_stages(directory: Path) -> list[StageResult]:
     Raises:
         UserError: A file of the run is damaged.
     """
-    found = []
-    for path in directory.glob(f"*/{SETTINGS}"):
-        name = path.parent.name
-        match = _STAGE.fullmatch(name)
-        if name == ANN:
-            found.append(((-1, 0), path.parent))
-        elif match:
-            found.append(((_KINDS.index(match[2]), -int(match[1])), path.parent))
-    return [_read_stage(folder) for _, folder in sorted(found)]
+    found = [path.parent for path in directory.glob(f"*/{SETTINGS}") if is_stage(path.parent.name)]
+    return [_read_stage(folder) for folder in sorted(found, key=lambda path: order(path.name))]
+
+
+def is_stage(name: str) -> bool:
+    """Whether a directory of this name holds a stage of an agent's chain."""
+    return name == ANN or _STAGE.fullmatch(name) is not None
+
+
+def order(name: str) -> tuple[int, int, str]:
+    """Sorts stages by their names, in the chain's order; what is no agent's comes last."""
+    if name == ANN:
+        return -1, 0, name
+    match = _STAGE.fullmatch(name)
+    if match is None:
+        return len(_KINDS), 0, name
+    return _KINDS.index(match[2]), -int(match[1]), name
 
 
 def finished(stages: Iterable[StageResult]) -> list[StageResult]:

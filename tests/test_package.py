@@ -120,7 +120,7 @@ def test_every_dependency_is_pinned() -> None:
     pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
 
     def normal(requirement: str) -> str:
-        return re.sub(r"[-_.]+", "-", re.split(r"[=<>]", requirement)[0]).lower()
+        return re.sub(r"[-_.]+", "-", re.split(r"[=<>\[]", requirement)[0]).lower()
 
     pinned = {normal(line) for line in pins if "==" in line}
     assert {normal(requirement) for requirement in wanted} <= pinned

@@ -55,7 +55,7 @@ class SpikingDQN(DQN):
     replay buffer is `FrameReplayBuffer` unless another is asked for.
 
     Args:
-        policy: "SpikingDQNPolicy" or the class.
+        policy: "SpikingCnnPolicy", "SpikingDQNPolicy" (the same), or the class.
         env: Images, uint8.
         learning_rate: Constant, or a schedule over the remaining progress.
         double: Double-DQN target.
@@ -70,7 +70,10 @@ class SpikingDQN(DQN):
         ValueError: An unknown objective.
     """
 
-    policy_aliases = {"SpikingDQNPolicy": SpikingDQNPolicy}  # noqa: RUF012
+    policy_aliases = {  # noqa: RUF012
+        "SpikingCnnPolicy": SpikingDQNPolicy,
+        "SpikingDQNPolicy": SpikingDQNPolicy,
+    }
     saved = SAVED
     policy: SpikingDQNPolicy
     q_net: SpikingQNetwork  # type: ignore[assignment]
@@ -225,7 +228,8 @@ class SpikingDQN(DQN):
         """Writes the agent to one safetensors file (tensors, and its settings as JSON).
 
         Args:
-            path: The file; ".safetensors" is appended if it has no suffix.
+            path: The file; ".safetensors" is appended if it has no suffix, and stands in place of
+                the ".zip" that Stable-Baselines3's callbacks ask for.
             exclude: Not supported, nothing optional is stored.
             include: Not supported.
         """
@@ -243,7 +247,7 @@ class SpikingDQN(DQN):
             "n_updates": self._n_updates,
         }
         json.dumps(meta)  # a setting that is not plain data fails before anything is written
-        save_tensors(_with_suffix(path, ".safetensors"), self.tensors(), meta)
+        save_tensors(_own_suffix(path, ".safetensors", ".zip"), self.tensors(), meta)
 
     @classmethod
     def load(  # type: ignore[override]
@@ -267,7 +271,7 @@ class SpikingDQN(DQN):
         """
         if env is None:
             raise ValueError("SpikingDQN.load needs env: the file does not hold its spaces")
-        tensors, meta = load_tensors(_with_suffix(path, ".safetensors"))
+        tensors, meta = load_tensors(_own_suffix(path, ".safetensors", ".zip"))
         try:
             settings = {**meta["settings"], **kwargs}
             policy_kwargs = {
@@ -289,11 +293,11 @@ class SpikingDQN(DQN):
         return model
 
     def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
-        """Writes the replay buffer as compressed plain arrays (.npz)."""
+        """Writes the replay buffer as compressed plain arrays (.npz, in place of ".pkl" too)."""
         if isinstance(path, io.BufferedIOBase):
             raise ValueError("save_replay_buffer takes a path")
         assert isinstance(self.replay_buffer, FrameReplayBuffer)
-        save_buffer(_with_suffix(path, ".npz"), self.replay_buffer)
+        save_buffer(_own_suffix(path, ".npz", ".pkl"), self.replay_buffer)
 
     def load_replay_buffer(
         self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True
@@ -302,7 +306,7 @@ class SpikingDQN(DQN):
         if isinstance(path, io.BufferedIOBase):
             raise ValueError("load_replay_buffer takes a path")
         assert isinstance(self.replay_buffer, FrameReplayBuffer)
-        load_buffer(_with_suffix(path, ".npz"), self.replay_buffer)
+        load_buffer(_own_suffix(path, ".npz", ".pkl"), self.replay_buffer)
 
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
@@ -311,6 +315,7 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 }
 
 
-def _with_suffix(path: str | pathlib.Path, suffix: str) -> pathlib.Path:
+def _own_suffix(path: str | pathlib.Path, suffix: str, theirs: str) -> pathlib.Path:
+    """Our suffix where there is none, or that of Stable-Baselines3's pickles."""
     path = pathlib.Path(path)
-    return path if path.suffix else path.with_suffix(suffix)
+    return path.with_suffix(suffix) if path.suffix in ("", theirs) else path

@@ -1,0 +1,122 @@
+"""The look at the machine: what it finds, what it says of what is missing, and its exit code."""
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from snn_rl import doctor, runs
+from snn_rl.doctor import EXTRAS, Finding
+
+
+@pytest.fixture
+def without(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Makes a module neither importable nor to be found."""
+    find, load = importlib.util.find_spec, importlib.import_module
+
+    def hide(name: str) -> None:
+        def find_spec(module: str, package: str | None = None) -> Any:
+            return None if module == name else find(module, package)
+
+        def import_module(module: str, package: str | None = None) -> Any:
+            if module == name:
+                raise ImportError("libGL.so.1: cannot open\nshared object file")
+            return load(module, package)
+
+        monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+        monkeypatch.setattr(importlib, "import_module", import_module)
+
+    return hide
+
+
+def named(findings: list[Finding], name: str) -> Finding:
+    (found,) = [each for each in findings if each.name == name]
+    return found
+
+
+def test_this_machine_can_train_agents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "not" / "yet" / "there"
+    assert doctor.main(["--runs", str(folder)]) == 0
+    text = capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+    assert f"torch {torch.__version__.split('+')[0]}" in text
+    assert "Pong starts, with images (4, 84, 84)" in text
+    assert "FAIL" not in text and text.endswith("agents can be trained here\n")
+
+
+def test_every_extra_of_the_project_is_looked_at() -> None:
+    import tomllib
+
+    root = Path(__file__).parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set(EXTRAS) == set(project["optional-dependencies"]) - {"dev"}
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_a_missing_extra_is_named_with_its_remedy_and_is_not_fatal(
+    extra: str, without: Callable[[str], None]
+) -> None:
+    (module, *_), consequence = EXTRAS[extra]
+    without(module)
+    finding = named(list(doctor.extras()), f"[{extra}]")
+    assert not finding.fatal
+    assert f"no {module}" in finding.found
+    assert finding.trouble == f"{consequence}; pip install 'snn_rl[{extra}]'"
+
+
+def test_an_extra_whose_parent_is_missing_is_missing() -> None:
+    assert not doctor._is_there("no_such_package.no_such_module")
+
+
+def test_a_package_that_does_not_load_is_fatal_and_hides_nothing(
+    without: Callable[[str], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without("cv2")
+    assert doctor.main(["--runs", str(tmp_path)]) == 1
+    text = capsys.readouterr().out
+    assert "does not load: libGL.so.1: cannot open shared object file" in text
+    assert "opencv-python-headless" in text and "run folder" in text
+    assert "1 thing to put right" in text
+
+
+def test_a_check_that_breaks_is_a_finding() -> None:
+    def broken() -> Finding:
+        raise RuntimeError("no\nROM")
+
+    finding = doctor._attempt(broken, "Atari ROMs")
+    assert finding.fatal and finding.found == "does not work: RuntimeError: no ROM"
+    assert str(finding).startswith("FAIL  Atari ROMs")
+
+
+def test_a_full_disk_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=10**8))
+    finding = doctor.disk(tmp_path / "runs")
+    assert "0.1 GB free" in finding.found
+    assert finding.trouble is not None and "runs=PATH" in finding.trouble and not finding.fatal
+
+
+def test_a_run_folder_that_cannot_be_written_is_fatal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(doctor.tempfile, "TemporaryFile", refuse)
+    finding = doctor.run_folder(tmp_path / "runs")
+    assert finding.fatal and "Permission denied" in finding.found
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_what_there_is_of_gpu_and_bfloat16(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "uses_bf16", lambda *_: there)
+    assert (doctor.bfloat16().trouble is None) == there
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Abacus 9000")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2**30, 3 * 2**30))
+    assert (doctor.gpu().trouble is None) == there
+    assert ("Abacus 9000, 3 GiB" in doctor.gpu().found) == there
