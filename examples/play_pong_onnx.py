@@ -8,7 +8,6 @@ import sys
 
 import cv2
 import numpy as np
-import onnxruntime
 from ale_py import ALEInterface, roms
 
 
@@ -42,6 +41,8 @@ class Pong:
 
 
 if __name__ == "__main__":
+    import onnxruntime  # event_engine.py takes the game above, and has an engine of its own
+
     session, game = onnxruntime.InferenceSession(sys.argv[1]), Pong()
     while not game.ale.game_over():
         (q_values,) = session.run(["q_values"], {"pixels": game.pixels})

@@ -29,7 +29,8 @@ _CHOICES: dict[str, Collection[str]] = {
     "iir.percentile_over": PERCENTILES_OVER,
     "iir.surrogate": NAMES,
     "iir.encoding": ENCODINGS,
-    "format": ("onnx", "nir", "torch"),
+    "engine": ("dense", "event"),
+    "format": ("onnx", "nir", "torch", "event"),
     "play.output": ("auto", "window", "mp4", "gif"),
 }
 
@@ -123,6 +124,8 @@ def check_values(config: Config) -> None:
         raise UserError(f"carry_state=true does not go with iir.surrogate={config.iir.surrogate}")
     if config.exact and config.iir.encoding != "direct":
         raise UserError(f"exact=true goes with iir.encoding=direct, not {config.iir.encoding}")
+    if config.engine == "event" and not config.exact:
+        raise UserError("engine=event decides in integers: it goes with T=1 exact=true")
     played = config.dqn.learning_starts if config.ann else config.dqn.steps
     rows = min(config.dqn.buffer_size, played) // config.rollout.n_envs - 1
     length = config.carry.burn_in + config.carry.window
@@ -148,6 +151,7 @@ def refuse_settings_of_other_commands(config: Config) -> None:
     for name, command in (
         *(("paper", "report"), ("figure", "report"), ("table", "report"), ("sweep", "report")),
         ("zoo", "publish"),
+        ("engine", "evaluate"),
         *(("format", "export"), ("output", "export"), ("check_frames", "export")),
     ):
         if _get(config, name) != getattr(Config, name):

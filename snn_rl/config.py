@@ -145,6 +145,7 @@ class Config:
     pixel_max: float = 1.0
     carry_state: bool = False  # go on from T=1: membranes live on from frame to frame
     exact: bool = False  # end with the T=1 network on an integer grid
+    engine: str = "dense"  # dense | event: what an agent on that grid decides with
     network: str = "mnih"  # or cartpole, or layers as in 16c8s4-32c4s2-256; ann= brings its own
     bias: bool = False
     precision: str = "auto"  # auto | float32 | bfloat16
@@ -153,7 +154,7 @@ class Config:
     checkpoint_steps: int = 50_000
     episodes: int = 20
     video: bool = True
-    format: str = "onnx"  # onnx | nir | torch: of an exported file
+    format: str = "onnx"  # onnx | nir | torch | event: of an exported file
     output: str | None = None  # the exported file; None: in the stage's directory
     check_frames: int = 500  # of real games, that an exported file is checked on
     overlay: bool = False  # the short way to say play.overlay

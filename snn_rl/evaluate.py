@@ -18,6 +18,9 @@ snn_rl is taken, where there is one, and what is written goes to runs/<env>/zoo/
   direct=true, stages=none, carry_state=true, exact=true
                                 the agent of that kind of chain
 How it is evaluated:
+  engine=dense                  or event, with T=1 exact=true: the same decisions, by the pixels and
+                                spikes that change; what that really took is printed
+                                (pip install 'snn_rl[fast]')
   episodes=20                   games of each column
   eval.epsilon=0                probability of a random action
   eval.sticky=0.25              sticky-action probability of the sticky column
@@ -39,9 +42,10 @@ from snn_rl import runs, zoo
 from snn_rl.checkpoint import load_network, read_json, save_network, write_json
 from snn_rl.checks import check_values
 from snn_rl.config import Config, compose, keys, run_command
-from snn_rl.energy import INT32, energy, skipping_energy
+from snn_rl.energy import FLOAT32, INT32, energy, macs, skipping_energy
 from snn_rl.errors import UserError
 from snn_rl.exact import quantize
+from snn_rl.formats.event_file import EventDriven
 from snn_rl.iir import ANN, DONE, SETTINGS, is_done
 from snn_rl.networks import NetworkSpec, SpikingNetwork
 from snn_rl.trials import Trials, evaluate_agent, load_agent
@@ -195,6 +199,20 @@ def energy_ratios(
     }
 
 
+def work(network: EventDriven) -> dict[str, float]:
+    """What a decision took, on average over all that the network has made.
+
+    Returns:
+        "macs" and "acs", operations; "float32" and "int32", how many times more energy the
+        multiply-accumulates of the dense ANN take.
+    """
+    first, *others = (float(n) / network.decisions for n in network.operations)
+    dense, acs = sum(macs(network.spec)), sum(others)
+    costs = {"float32": FLOAT32, "int32": INT32}
+    ratios = {name: dense * mac / (first * mac + acs * ac) for name, (mac, ac) in costs.items()}
+    return {"macs": first, "acs": acs, **ratios}
+
+
 def format_report(results: dict[str, Any]) -> str:
     """The results as text.
 
@@ -240,6 +258,13 @@ def format_report(results: dict[str, Any]) -> str:
             f"  {ratios['float32_skipping']:.2f}  float32, against an ANN that skips its zeros",
             "",
         ]
+    if done := results.get("work"):
+        lines += [
+            f"Done by events, all games: {done['macs']:,.0f} multiply-accumulates and "
+            f"{done['acs']:,.0f} accumulations a",
+            f"decision; dense ANN / that: {done['float32']:.2f} float32, {done['int32']:.2f} int32",
+            "",
+        ]
     for title, column in columns:
         lines.append(f"{title}: " + " ".join(f"{r:g}" for r in column["returns"]))
     return "\n".join(lines)
@@ -269,10 +294,10 @@ def ann_results(ann: FinishedStage, trials: Trials, device: str) -> dict[str, An
 
 def main(config: Config) -> None:
     """Evaluates the ANN and the stage that is asked for."""
-    prepare(config, "snn_rl.evaluate", (*WHICH_AGENT, "episodes", "eval"))
+    prepare(config, "snn_rl.evaluate", (*WHICH_AGENT, "engine", "episodes", "eval"))
     stage = find_stage(config)
     trials = Trials.chosen(config)
-    agent = load_agent(stage.directory, config.device)
+    agent = load_agent(stage.directory, config.device, config.engine)
     ann = ann_results(stage.beside(ANN), trials, config.device)
     network = agent.q_net.network
     assert isinstance(network, SpikingNetwork)
@@ -290,6 +315,8 @@ def main(config: Config) -> None:
         results["energy"] = energy_ratios(
             network.spec, results["greedy"]["spike_rates"], ann["greedy"]["spike_rates"]
         )
+    if isinstance(network, EventDriven):
+        results["work"] = work(network)
     write_json(stage.output / EVALUATION, results)
     print(f"\n{format_report(results)}\n\nwritten to {stage.output / EVALUATION}")
 

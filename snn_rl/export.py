@@ -11,6 +11,8 @@ beside the network itself: how many spikes and actions are the same is printed. 
                   unrolled. Run in onnxruntime. (pip install 'snn_rl[export]')
   format=nir      the exchange format of spiking simulators; T=1. Run in snnTorch, and in Norse and
                   SpikingJelly where they are installed. (pip install 'snn_rl[interop]')
+  format=event    the integers of an exact agent, for the event-driven engine of snn_rl.event, which
+                  needs neither PyTorch nor Stable-Baselines3 (pip install 'snn_rl[fast]')
   format=torch    a torch.export program (.pt2), frames to Q-values, for any batch
 
 Which agent (say what you said to snn_rl.train; without a run of your own, one that ships with
@@ -37,11 +39,12 @@ from snn_rl import __version__, runs
 from snn_rl.config import Config, run_command
 from snn_rl.errors import UserError
 from snn_rl.evaluate import WHICH_AGENT, find_stage, prepare
-from snn_rl.formats import Engine, nir_graph, onnx_graph, program, simulators
+from snn_rl.event import EventNetwork
+from snn_rl.formats import Engine, event_file, nir_graph, onnx_graph, program, simulators
 from snn_rl.networks import SpikingNetwork
 from snn_rl.trials import Agent, load_agent
 
-SUFFIXES = {"onnx": "onnx", "nir": "nir", "torch": "pt2"}
+SUFFIXES = {"onnx": "onnx", "nir": "nir", "torch": "pt2", "event": "event"}
 BATCH = 32
 _ACCEPTED = (
     *(name for name in WHICH_AGENT if name != "device"),
@@ -147,6 +150,14 @@ def export(
     if kind == "nir":
         nir_graph.write(network, path, notes)
         return simulators.installed(nir_graph.read(path), network.spec)
+    if kind == "event":
+        event_file.write(network, path)
+        driven = event_file.EventDriven(network, EventNetwork.load(path))
+
+        def by_events(pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
+            return driven.activity(driven.images(pixels))
+
+        return {"snn_rl.event": by_events}
     loaded = program.write(network, path)
 
     def run(pixels: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -13,6 +13,7 @@ snn_rl is taken, where there is one, and its video goes to runs/<env>/zoo/<stage
   run_dir=PATH                  instead of runs/<env>/seed<k>
   direct=true, stages=none, carry_state=true, exact=true
                                 the agent of that kind of chain
+  engine=dense                  or event, with T=1 exact=true, see snn_rl.evaluate
 How it is shown:
   overlay=true                  spikes and Q-values beside the game
   play.output=auto              auto, window, mp4 or gif
@@ -43,7 +44,7 @@ from snn_rl.networks import SpikingNetwork
 from snn_rl.trials import Agent, load_agent
 from snn_rl.video import Labels, Moment, Picture
 
-_ACCEPTED = (*WHICH_AGENT, "overlay", "play", "eval.seed", "eval.epsilon")
+_ACCEPTED = (*WHICH_AGENT, "engine", "overlay", "play", "eval.seed", "eval.epsilon")
 
 
 class Game:
@@ -156,6 +157,7 @@ def record_video(
     max_steps: int = 2_000,
     fps: int = 30,
     device: str = "auto",
+    engine: str = "dense",
 ) -> Game:
     """Writes a finished stage's agent at play as mp4, or as gif by the suffix of the path.
 
@@ -168,6 +170,7 @@ def record_video(
         max_steps: Decisions at most.
         fps: Pictures a second.
         device: See `load_agent`.
+        engine: See `load_agent`.
 
     Returns:
         The game that was played.
@@ -175,7 +178,7 @@ def record_video(
     Raises:
         UserError: The stage's files are damaged, or the video cannot be written.
     """
-    game = Game(load_agent(directory, device), seed, epsilon, max_steps)
+    game = Game(load_agent(directory, device, engine), seed, epsilon, max_steps)
     write = video.write_gif if path.suffix == ".gif" else video.write_mp4
     write(path, pictures(game, overlay), fps)
     return game
@@ -195,7 +198,7 @@ def main(config: Config) -> None:
             "windows, as in opencv-python-headless); take play.output=mp4"
         )
     if output == "window":
-        agent = load_agent(stage.directory, config.device)
+        agent = load_agent(stage.directory, config.device, config.engine)
         game = Game(agent, config.eval.seed, config.eval.epsilon, play.max_steps)
         video.show(pictures(game, overlay), play.fps, f"{config.env} T={config.T}")
     else:
@@ -209,6 +212,7 @@ def main(config: Config) -> None:
             play.max_steps,
             play.fps,
             config.device,
+            config.engine,
         )
         print(f"written to {path}")
     end = "game over" if game.over else "stopped"

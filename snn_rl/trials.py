@@ -16,6 +16,7 @@ from snn_rl.checkpoint import load_network, read_json, write_json
 from snn_rl.config import Config
 from snn_rl.envs import make_env
 from snn_rl.errors import UserError
+from snn_rl.formats.event_file import EventDriven
 from snn_rl.iir import ANN, SETTINGS, is_done
 from snn_rl.networks import SpikingNetwork
 
@@ -73,15 +74,17 @@ class Agent:
         return _make_env(self.settings, n_envs, seed, sticky, render)
 
 
-def load_agent(directory: Path, device: str = "auto") -> Agent:
+def load_agent(directory: Path, device: str = "auto", engine: str = "dense") -> Agent:
     """Loads a stage's network and what it was trained with.
 
     Args:
         directory: Of the stage.
-        device: "auto", "cpu", "cuda", ...
+        device: "auto", "cpu", "cuda", ...; the event-driven engine runs on the processor.
+        engine: "dense", or "event": the stage is on the grid and decides by `snn_rl.event`.
 
     Raises:
-        UserError: A file is missing or damaged, or the network does not fit the environment.
+        UserError: A file is missing or damaged, the network does not fit the environment, or the
+            engine cannot run it.
     """
     settings = read_json(directory / SETTINGS)
     path = directory / runs.NETWORK
@@ -116,6 +119,10 @@ def load_agent(directory: Path, device: str = "auto") -> Agent:
     env.close()
     q_net.network.load_state_dict(network.state_dict())
     q_net.set_training_mode(False)
+    if engine == "event":
+        assert isinstance(network, SpikingNetwork)
+        q_net.network = EventDriven(network)
+        device = "cpu"
     return Agent(directory.name, q_net.to(get_device(device)), settings, notes)
 
 

@@ -1,0 +1,29 @@
+"""Play Pong with an event-driven agent, by NumPy, numba, OpenCV and ale-py: no PyTorch, no SB3.
+
+python -m snn_rl.export env=PongNoFrameskip-v4 T=1 exact=true format=event output=pong.event
+python examples/event_engine.py pong.event
+"""
+
+import sys
+import time
+
+import numpy as np
+from play_pong_onnx import Pong
+
+from snn_rl.event import EventEngine, EventNetwork
+
+if __name__ == "__main__":
+    network = EventNetwork.load(sys.argv[1])
+    engine, game = EventEngine(network), Pong()
+    engine(game.pixels[0])  # compiles
+    micros, operations = [], []
+    while not game.ale.game_over():
+        start = time.perf_counter()
+        action = engine.action(game.pixels[0])
+        micros.append(1e6 * (time.perf_counter() - start))
+        operations.append([engine.operations.macs, engine.operations.acs])
+        game.see(game.skip(action))
+    macs, acs = np.mean(operations, axis=0)
+    print(f"{game.score} points, {np.median(micros):.0f} µs a decision")
+    print(f"{macs:,.0f} multiply-accumulates and {acs:,.0f} accumulations a decision,")
+    print(f"of {sum(network.macs):,} that a dense pass takes")
