@@ -29,8 +29,8 @@ class SpikingFitConfig(FitConfig):
     """The spiking stages: Adam, and the conversion in front of them."""
 
     epochs: int = 1
-    t1_epochs: int = 6  # of the T=1 stage; 0: as many as the others
-    lr: float = 2e-4
+    t1_epochs: int = 12  # of the T=1 stage; 0: as many as the others
+    lr: float = 1e-3
     weight_decay: float = 0.0
     milestones: list[float] = field(default_factory=lambda: [0.6, 0.8, 0.9])
     dropout: float = 0.0
@@ -39,7 +39,7 @@ class SpikingFitConfig(FitConfig):
     temperature: float = 2.0  # of that distillation
     thresholds: str = "percentile"  # percentile | clip | alpha_beta
     thresholds_from: str | None = None  # this spiking network's, in place of any search
-    percentile: float = 90.0
+    percentile: float = 70.0
     percentile_over: str = "positive"  # positive | all
     surrogate: str = "linear"
     encoding: str = "direct"

@@ -214,4 +214,4 @@ def test_the_paper_s_preset_is_the_paper_s():
     )
     assert (config.fit.epochs, config.fit.lr, config.fit.dropout) == (500, 0.01, 0.5)
     assert (config.iir.epochs, config.iir.lr, config.iir.dropout) == (300, 1e-4, 0.2)
-    assert config.iir.distill == 0
+    assert (config.iir.distill, config.iir.percentile) == (0, 90)
