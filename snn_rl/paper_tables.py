@@ -71,8 +71,8 @@ class Measured:
         settings: Its own, over those of the ANN before it.
         accuracy: On the test images, in percent.
         images: How many test images.
-        command: Of the run's last invocation.
-        revision: Of the software that made it.
+        commands: Of the run's invocations, each once.
+        revision: Of the software at the last of them.
     """
 
     directory: Path
@@ -80,7 +80,7 @@ class Measured:
     settings: dict[str, Any]
     accuracy: float
     images: int
-    command: str
+    commands: tuple[str, ...]
     revision: str
 
     @property
@@ -312,7 +312,7 @@ def write_table(paper: str, number: int, folder: Path) -> Path:
         "named behind it, of the network at the end of its stage, scored once. –: not there.",
         "## Runs",
         table(
-            ["run", "stage", "accuracy", "epochs", "training images", "command", "revision"],
+            ["run", "stage", "accuracy", "epochs", "training images", "commands", "revision"],
             [_run_row(i, entry, target) for i, entry in enumerate(used, start=1)],
             names=2,
         )
@@ -336,7 +336,7 @@ def read_measured(folder: Path) -> list[Measured]:
             continue
         before = stage.parent / ANN / SETTINGS
         ann = read_json(before) if before.exists() else {}
-        invocation = read_json(stage.parent / runs.RUN)[-1]
+        invocations = read_json(stage.parent / runs.RUN)
         found.append(
             Measured(
                 stage.parent,
@@ -344,8 +344,8 @@ def read_measured(folder: Path) -> list[Measured]:
                 {**ann, **read_json(stage / SETTINGS)},
                 100 * metrics["accuracy"],
                 metrics["images"],
-                invocation["command"],
-                invocation["revision"] or "unknown",
+                tuple(dict.fromkeys(entry["command"] for entry in invocations)),
+                invocations[-1]["revision"] or "unknown",
             )
         )
     return found
@@ -382,6 +382,6 @@ def _run_row(number: int, entry: Measured, target: Path) -> list[str]:
         f"{entry.accuracy:.2f}",
         str(epochs),
         str(settings.get("limit") or "all"),
-        code(entry.command),
+        "<br>".join(map(code, entry.commands)),
         entry.revision,
     ]
