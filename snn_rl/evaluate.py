@@ -240,6 +240,7 @@ def format_report(results: dict[str, Any]) -> str:
         row("95 % interval", ["{:.2f} to {:.2f}".format(*c["interval"]) for _, c in columns]),
         row("different games", [str(c["distinct"]) for _, c in columns]),
         row("at the time limit", [str(c["capped"]) for _, c in columns]),
+        row("actions of the ANN's", [_percent(c.get("agreement")) for _, c in columns]),
     ]
     for i, layer in enumerate(results["layers"]):
         lines.append(row(f"spike rate {layer}", [f"{c['spike_rates'][i]:.4f}" for _, c in columns]))
@@ -270,6 +271,10 @@ def format_report(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
 def ann_results(ann: FinishedStage, trials: Trials, device: str) -> dict[str, Any]:
     """The ANN's results: read, if it has played these same trials before, otherwise played.
 
@@ -298,7 +303,8 @@ def main(config: Config) -> None:
     stage = find_stage(config)
     trials = Trials.chosen(config)
     agent = load_agent(stage.directory, config.device, config.engine)
-    ann = ann_results(stage.beside(ANN), trials, config.device)
+    ann_stage = stage.beside(ANN)
+    ann = ann_results(ann_stage, trials, config.device)
     network = agent.q_net.network
     assert isinstance(network, SpikingNetwork)
     results = {
@@ -309,7 +315,7 @@ def main(config: Config) -> None:
         "layers": network.spec.names()[:-1],
         "energy": None,
         ANN: {key: ann[key] for key in ("greedy", "sticky")},
-        **evaluate_agent(agent, trials),
+        **evaluate_agent(agent, trials, load_agent(ann_stage.directory, config.device)),
     }
     if network.encoding == "direct":  # what the energy model assumes
         results["energy"] = energy_ratios(

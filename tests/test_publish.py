@@ -102,7 +102,8 @@ def test_the_stored_files_are_what_was_evaluated(shipped):
         }
         assert metrics["steps"] == notes["steps"]
         assert len(metrics["greedy"]["spike_rates"]) == len(network.spec.layers)
-    again = evaluate_agent(load_agent(shipped / ENV / "T1", "cpu"), Trials(2, 3_000_000, 0.0, 0.25))
+    agent, ann = (load_agent(shipped / ENV / name, "cpu") for name in ("T1", "ann"))
+    again = evaluate_agent(agent, Trials(2, 3_000_000, 0.0, 0.25), ann)
     metrics = read_json(shipped / ENV / "T1" / runs.METRICS)
     assert {key: metrics[key] for key in again} == again
 

@@ -58,7 +58,7 @@ def recipe(window: int) -> Recipe:
 def gradients(network: SpikingNetwork, window: int) -> tuple[float, dict[str, Tensor], list[float]]:
     network.zero_grad()
     images, labels = next(split(20).batches(20))
-    loss, _, rates = backward(network, images, labels, recipe(window), None)
+    loss, _, rates = backward(network, network.activity, images, labels, recipe(window), None)
     found = {n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None}
     return loss, found, rates
 
@@ -210,7 +210,7 @@ def test_more_test_images_are_scored_anew_and_other_training_settings_refused(
         ("pixels=symetric", "did you mean symmetric"),
         ("test_limit=0", "1 or more"),
         ("test_limit=31", "1 to 30"),
-        ("preset=sdtb", "default or paper or stdb"),
+        ("preset=sdtb", "must be one of default, paper, stdb, ull; did you mean stdb"),
     ],
 )
 def test_impossible_settings_are_refused_in_one_line(
