@@ -53,6 +53,8 @@ def backward(
 ) -> tuple[float, float]:
     """Fills the current's gradient [T, M], and returns those of the threshold and the leak.
 
+    The spikes' gradient, as the current, has T rows or one that holds for every timestep.
+
     Membranes are computed again, which is faster than reading them. Sums are kept by place in
     a block, so that they can be vectorized and do not depend on how.
     """
@@ -79,7 +81,7 @@ def backward(
                     s = v if b > v else zero
                     x[i] = leak * (b - s) + now[i]
         for t in range(steps - 1, -1, -1):
-            incoming = grad_spikes[t, start : start + count]
+            incoming = grad_spikes[min(t, len(grad_spikes) - 1), start : start + count]
             out = grad[t, start : start + count]
             x = u[t]
             # short loops over few arrays: the compiler gives up on vectorizing the others

@@ -158,3 +158,19 @@ def test_what_it_cannot_do_is_left_to_the_plain_neuron(monkeypatch: pytest.Monke
     assert not available(current[:, :0], SURROGATES["linear"])
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     assert not available(current, SURROGATES["linear"])
+
+
+@pytest.mark.parametrize("steps", [1, 3, 5])
+def test_a_gradient_that_is_the_same_at_every_timestep(steps: int) -> None:
+    """That of a sum is one number, expanded to all timesteps and neurons."""
+    torch.manual_seed(0)
+    current = torch.randn(steps, 4, 300)
+    weight = torch.ones(())
+    results = [
+        outcome(neuron, current, 0.3, 0.9, SURROGATES["linear"], steps, weight)
+        for neuron in ("fused", "plain")
+    ]
+    assert_same(*results)
+    source = current.clone().requires_grad_()
+    fused_lif(source, torch.tensor(0.3), torch.tensor(0.9), SURROGATES["linear"]).sum().backward()
+    torch.testing.assert_close(source.grad, results[1][1])
