@@ -201,7 +201,10 @@ def _ull_1() -> list[list[str | Cell]]:
     ]
     rows: list[list[str | Cell]] = []
     for net, dataset, timesteps, values in printed:
-        wanted = {"net": net, "dataset": dataset, "clip": True}
+        wanted = {
+            **{"net": net, "dataset": dataset},
+            **{"clip": True, "batch_norm": False, "pooling": "max"},
+        }
         spiking = {**wanted, "iir.thresholds": "alpha_beta"}
         stages = [ANN, f"T{timesteps}-converted", f"T{timesteps}-direct"]
         cells = [
@@ -312,7 +315,10 @@ def write_table(paper: str, number: int, folder: Path) -> Path:
         "named behind it, of the network at the end of its stage, scored once. –: not there.",
         "## Runs",
         table(
-            ["run", "stage", "accuracy", "epochs", "training images", "commands", "revision"],
+            [
+                *("run", "stage", "from", "accuracy", "epochs", "training images"),
+                *("commands", "revision"),
+            ],
             [_run_row(i, entry, target) for i, entry in enumerate(used, start=1)],
             names=2,
         )
@@ -332,7 +338,9 @@ def read_measured(folder: Path) -> list[Measured]:
     found = []
     for path in sorted(folder.glob(f"*/*/*/{runs.METRICS}")):
         metrics, stage = read_json(path), path.parent
-        if "accuracy" not in metrics or not (stage / SETTINGS).exists():
+        if "accuracy" not in metrics or metrics.get("test_is_train"):
+            continue
+        if not (stage / SETTINGS).exists():
             continue
         before = stage.parent / ANN / SETTINGS
         ann = read_json(before) if before.exists() else {}
@@ -379,6 +387,7 @@ def _run_row(number: int, entry: Measured, target: Path) -> list[str]:
     return [
         f"[{number}: seed {settings['seed']}]({where})",
         entry.stage,
+        str(settings.get("source") or "-") if entry.stage != ANN else "-",
         f"{entry.accuracy:.2f}",
         str(epochs),
         str(settings.get("limit") or "all"),

@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -197,7 +198,7 @@ def invocation(config: Any, launcher: str = "python -m") -> dict[str, Any]:
     module = path.parent.name if path.stem == "__main__" else path.stem
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join([f"{launcher} snn_rl.{module}", *sys.argv[1:]]),
+        "command": f"{launcher} snn_rl.{module} {shlex.join(sys.argv[1:])}".rstrip(),
         "versions": {
             "snn_rl": __version__,
             "python": platform.python_version(),

@@ -57,7 +57,7 @@ import torch
 from snn_rl import runs
 from snn_rl.classify import distributed
 from snn_rl.classify.chain import ChainFitter, chain, run_directory, stage_settings
-from snn_rl.classify.checks import check_values
+from snn_rl.classify.checks import check_sizes, check_values
 from snn_rl.classify.config import ClassifyConfig
 from snn_rl.classify.datasets import PIXELS, open_dataset
 from snn_rl.classify.report import write_report
@@ -83,6 +83,7 @@ def main(config: ClassifyConfig) -> None:
     dataset = PIXELS[config.pixels](
         open_dataset(config.dataset, Path(folder), config.image_size, config.limit)
     )
+    check_sizes(config, dataset)
     directory = run_directory(config)
     first = distributed.is_first()
     with runs.lock(directory) if first else nullcontext():
@@ -93,7 +94,10 @@ def main(config: ClassifyConfig) -> None:
         for stage in stages:
             score = fitter.score(stage)
             if first:
-                print(f"{stage.name}: {score.accuracy:.2%} of {score.images} test images")
+                kind = (
+                    "TRAINING images: there are no others" if score.test_is_train else "test images"
+                )
+            print(f"{stage.name}: {score.accuracy:.2%} of {score.images} {kind}")
         if first:
             print(f"report: {write_report(directory)}")
 

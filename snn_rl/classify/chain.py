@@ -61,6 +61,10 @@ def network_spec(config: ClassifyConfig, dataset: Dataset) -> NetworkSpec:
     spec = IMAGE_NETWORKS[config.net](
         dataset.image_shape, dataset.classes, config.batch_norm, POOLINGS[config.pooling]
     )
+    try:
+        spec.connections()
+    except ValueError as error:
+        raise UserError(f"net={config.net}: {error}") from None
     return replace(spec, clip=config.clip)
 
 
@@ -178,6 +182,7 @@ class ChainFitter:
         seed_everything(derive_seed(self.config.seed, 1_000_000))  # for Poisson input
         settings = self.config.fit if stage.name == ANN else self.config.iir
         result = score(network, self.dataset.test, settings.batch_size, stage.name, limit)
+        result.test_is_train = self.dataset.test_is_train
         if distributed.is_first():
             write_json(path, vars(result))
         return result

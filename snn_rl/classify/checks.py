@@ -8,7 +8,7 @@ from typing import Any
 from snn_rl.classify import distributed
 from snn_rl.classify.chain import POOLINGS, chain
 from snn_rl.classify.config import ClassifyConfig
-from snn_rl.classify.datasets import DATASETS, PIXELS
+from snn_rl.classify.datasets import DATASETS, PIXELS, Dataset
 from snn_rl.classify.fitting import SCHEDULES
 from snn_rl.convert import BLOCK_THRESHOLDS, CONVERSIONS, PERCENTILE, PERCENTILES_OVER
 from snn_rl.encoding import ENCODINGS
@@ -111,9 +111,32 @@ def check_values(config: ClassifyConfig) -> None:
             raise UserError(f"{name}={file}: no such file")
     if config.scratch and config.iir.distill:
         raise UserError("scratch=true has no ANN to teach it: say iir.distill=0")
-    if config.scratch and (config.prune or config.direct or config.stages != "iir" or config.ann):
-        raise UserError("scratch=true is one stage: without ann, direct, stages and prune")
+    # a preset may say direct=true; of one stage it means nothing
+    if config.scratch and (config.prune or config.stages != "iir" or config.ann):
+        raise UserError("scratch=true is one stage: without ann, stages and prune")
+    if config.iir.thresholds_from and config.iir.threshold_scale != 1.0:
+        raise UserError(
+            f"iir.thresholds_from takes thresholds as they are: leave out iir.threshold_scale="
+            f"{config.iir.threshold_scale:g} (say iir.threshold_scale=1)"
+        )
     chain(config)
+
+
+def check_sizes(config: ClassifyConfig, dataset: Dataset) -> None:
+    """Checks what the settings ask of the images that are there.
+
+    Raises:
+        UserError: More images are asked for than there are.
+    """
+    if (config.test_limit or 0) > len(dataset.test):
+        raise UserError(
+            f"test_limit={config.test_limit}: there are {len(dataset.test)} test images"
+        )
+    for name in ("fit.batch_size", "iir.batch_size"):
+        if _get(config, name) > len(dataset.train):
+            raise UserError(
+                f"{name}={_get(config, name)}: there are {len(dataset.train)} training images"
+            )
 
 
 def _get(config: ClassifyConfig, name: str) -> Any:

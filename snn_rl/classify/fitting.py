@@ -197,8 +197,8 @@ def fit(
                 seen += len(labels)
                 loss_sum += loss * len(labels)
                 correct += int((logits.argmax(1) == labels).sum())
+                rate = sum(rates) / len(rates)
                 if counters.updates % 10 == 0:
-                    rate = sum(rates) / len(rates)
                     progress.set_postfix(
                         loss=f"{loss_sum / seen:.3f}",
                         accuracy=f"{correct / seen:.1%}",

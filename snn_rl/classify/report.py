@@ -33,8 +33,8 @@ def write_report(directory: Path) -> Path:
         costs.append(_costs(name, network, notes, metrics))
         rates.append([name, *(f"{rate:.3f}" for rate in metrics["spike_rates"])])
     invocations = read_json(directory / runs.RUN)
-    first = invocations[-1]
-    settings = first["settings"]
+    last = invocations[-1]
+    settings = last["settings"]
     text = [
         f"# {settings['net']} on {settings['dataset']}, seed {settings['seed']}",
         block("text", "\n".join(dict.fromkeys(entry["command"] for entry in invocations))),
@@ -42,7 +42,7 @@ def write_report(directory: Path) -> Path:
             ["stage", "accuracy", "epochs", "updates", "minutes", "spikes / neuron", "energy"],
             rows,
         ),
-        f"Accuracy: of the last network of each stage on {metrics['images']} test images, once; "
+        f"Accuracy: of the last network of each stage on {_images(metrics)}, once; "
         "energy: how many times more the dense ANN needs (MAC 4.6 pJ, AC 0.9 pJ; under direct "
         "encoding the first layer analog, under Poisson encoding its input spikes counted; "
         "accumulations by the spikes that enter a layer, and of a spike that is averaged with its "
@@ -63,8 +63,8 @@ def write_report(directory: Path) -> Path:
             costs,
         ),
         "## Where it was run\n\n"
-        + ", ".join(f"{key} {value}" for key, value in first["versions"].items())
-        + f"; revision {first['revision']}; {first['machine']}.",
+        + ", ".join(f"{key} {value}" for key, value in last["versions"].items())
+        + f"; revision {last['revision']}; {last['machine']} (the last command).",
     ]
     path = directory / REPORT
     write_text(path, "\n\n".join(text) + "\n")
@@ -114,6 +114,12 @@ def _costs(
         _number(None if inference is None else 1000 * inference),
         _number(metrics.get("memory"), 2**20),
     ]
+
+
+def _images(metrics: dict[str, Any]) -> str:
+    if metrics.get("test_is_train"):
+        return f"{metrics['images']} TRAINING images, as there are no others"
+    return f"{metrics['images']} test images"
 
 
 def _number(value: float | None, unit: float = 1.0) -> str:

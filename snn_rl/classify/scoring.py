@@ -24,6 +24,7 @@ class Score:
         input_rate: Expected input spikes per pixel value and image; None: the input is analog.
         seconds: Per image, reading it included.
         memory: The most that was in use, in bytes, see `PeakMemory`; None: not known.
+        test_is_train: They were training images, see `Dataset.test_is_train`.
     """
 
     accuracy: float
@@ -32,6 +33,7 @@ class Score:
     input_rate: float | None = None
     seconds: float | None = None
     memory: int | None = None
+    test_is_train: bool = False
 
 
 @torch.no_grad()
