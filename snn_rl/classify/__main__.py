@@ -95,9 +95,9 @@ def main(config: ClassifyConfig) -> None:
             score = fitter.score(stage)
             if first:
                 kind = (
-                    "TRAINING images: there are no others" if score.test_is_train else "test images"
+                    "TRAINING images, for want of others" if score.test_is_train else "test images"
                 )
-            print(f"{stage.name}: {score.accuracy:.2%} of {score.images} {kind}")
+                print(f"{stage.name}: {score.accuracy:.2%} of {score.images} {kind}")
         if first:
             print(f"report: {write_report(directory)}")
 

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from snn_rl.classify import distributed
-from snn_rl.classify.chain import POOLINGS, chain
+from snn_rl.classify.chain import POOLINGS, chain, stage_epochs
 from snn_rl.classify.config import ClassifyConfig
 from snn_rl.classify.datasets import DATASETS, PIXELS, Dataset
 from snn_rl.classify.fitting import SCHEDULES
 from snn_rl.convert import BLOCK_THRESHOLDS, CONVERSIONS, PERCENTILE, PERCENTILES_OVER
 from snn_rl.encoding import ENCODINGS
 from snn_rl.errors import UserError
+from snn_rl.iir import ANN
 from snn_rl.networks import IMAGE_NETWORKS
 from snn_rl.surrogate import NAMES
 
@@ -132,7 +133,8 @@ def check_sizes(config: ClassifyConfig, dataset: Dataset) -> None:
         raise UserError(
             f"test_limit={config.test_limit}: there are {len(dataset.test)} test images"
         )
-    for name in ("fit.batch_size", "iir.batch_size"):
+    trained = [stage for stage in chain(config) if stage_epochs(config, stage)]
+    for name in {"fit.batch_size" if s.name == ANN else "iir.batch_size" for s in trained}:
         if _get(config, name) > len(dataset.train):
             raise UserError(
                 f"{name}={_get(config, name)}: there are {len(dataset.train)} training images"
