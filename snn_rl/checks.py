@@ -3,13 +3,12 @@
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from snn_rl import runs
 from snn_rl.agents.dqn import OPTIMIZERS
 from snn_rl.agents.objectives import OBJECTIVES
 from snn_rl.agents.policies import network_spec
-from snn_rl.config import Config
+from snn_rl.config import Config, value_of
 from snn_rl.convert import PERCENTILES_OVER
 from snn_rl.encoding import ENCODINGS
 from snn_rl.envs import FRAMES, STACK, make_env
@@ -94,15 +93,15 @@ def check_values(config: Config) -> None:
     """
     opencv()  # everything is seen through it
     for name, choices in _CHOICES.items():
-        value = _get(config, name)
+        value = value_of(config, name)
         if value not in choices:
             raise UserError(f"{name}={value}: must be one of {', '.join(choices)}")
     for name in _AT_LEAST_ONE:
-        value = _get(config, name)
+        value = value_of(config, name)
         if value < 1:
             raise UserError(f"{name}={value}: must be 1 or more")
     for name, (low, high) in _RANGES.items():
-        value = _get(config, name)
+        value = value_of(config, name)
         if value is not None and not low <= value <= high:
             raise UserError(f"{name}={value}: must be between {low:g} and {high:g}")
     first, last = runs.SELECTION_SEED, runs.SELECTION_SEED + runs.SELECTION_SEEDS - 1
@@ -135,9 +134,9 @@ def check_values(config: Config) -> None:
             f"{rows} of each environment (dqn.buffer_size and dqn.steps over rollout.n_envs)"
         )
     for name in ("checkpoint_steps", "iir.selection_steps", "dqn.learning_starts"):
-        if _get(config, name) <= config.rollout.n_envs:
+        if value_of(config, name) <= config.rollout.n_envs:
             raise UserError(
-                f"{name}={_get(config, name)}: must be more than rollout.n_envs="
+                f"{name}={value_of(config, name)}: must be more than rollout.n_envs="
                 f"{config.rollout.n_envs}, the steps that are taken at once"
             )
 
@@ -153,8 +152,8 @@ def refuse_settings_of_other_commands(config: Config) -> None:
         *(("zoo", "publish"), ("engine", "evaluate")),
         *(("format", "export"), ("output", "export"), ("check_frames", "export")),
     ):
-        if _get(config, name) != getattr(Config, name):
-            raise UserError(f"{name}={_get(config, name)}: this is for snn_rl.{command}")
+        if value_of(config, name) != getattr(Config, name):
+            raise UserError(f"{name}={value_of(config, name)}: this is for snn_rl.{command}")
 
 
 def import_networks(config: Config) -> tuple[Config, dict[str, AnalogNetwork]]:
@@ -217,10 +216,3 @@ def _check_teacher(config: Config, spec: NetworkSpec, needed: NetworkSpec) -> No
             f"to {spec.outputs} Q-values, needed are {needed.outputs} from {needed.input_shape}, "
             "or from more frames"
         )
-
-
-def _get(config: Config, name: str) -> Any:
-    value: Any = config
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value

@@ -3,7 +3,6 @@
 Precedence: schema < preset (family, then exact id) < command line. The preset follows from `env`.
 """
 
-import difflib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +20,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from snn_rl.errors import UserError
+from snn_rl.errors import UserError, did_you_mean
 
 Settings = TypeVar("Settings")
 
@@ -216,10 +215,9 @@ def preset_files(env_id: str, family: str, preset: str) -> list[str]:
         ending = f"_{family}"
         presets = sorted(name.removesuffix(ending) for name in known if name.endswith(ending))
         if preset not in presets:
-            near = difflib.get_close_matches(preset, presets, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]}?" if near else ""
             raise UserError(
-                f"preset={preset}: must be one of {', '.join(['default', *presets])}{hint}"
+                f"preset={preset}: must be one of {', '.join(['default', *presets])}"
+                f"{did_you_mean(preset, presets)}"
             )
         wanted += [f"{preset}{ending}", f"{preset}_{env_id}"]
     return [name for name in dict.fromkeys(wanted) if name in known]
@@ -302,6 +300,14 @@ def keys(schema: Any = Config, prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{name}"
 
 
+def value_of(config: Any, name: str) -> Any:
+    """A setting's value by its full name."""
+    value = config
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
 def _check_keys(overrides: Sequence[str], schema: type[Any]) -> None:
     known = list(keys(schema))
     groups = {key.split(".")[0] for key in known if "." in key}
@@ -313,9 +319,8 @@ def _check_keys(overrides: Sequence[str], schema: type[Any]) -> None:
     for override in parsed:
         key = override.key_or_group
         if override.is_delete() or key in groups or key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-            everything = f"{schema.__module__.replace('.', '/')}.py lists them all"
-            hint = f"; did you mean {near[0]}?" if near else f"; {everything}"
+            everything = f"; {schema.__module__.replace('.', '/')}.py lists them all"
+            hint = did_you_mean(key, known) or everything
             raise UserError(f"unknown setting {key}={override.value()}{hint}")
 
 

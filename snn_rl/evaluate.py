@@ -48,7 +48,7 @@ from snn_rl.exact import quantize
 from snn_rl.formats.event_file import EventDriven
 from snn_rl.iir import ANN, DONE, SETTINGS, is_done
 from snn_rl.networks import NetworkSpec, SpikingNetwork
-from snn_rl.trials import Trials, evaluate_agent, load_agent
+from snn_rl.trials import Agent, Trials, evaluate_agent, load_agent
 
 EVALUATION = "evaluation.json"
 KIND_OF_CHAIN = ("direct", "stages", "carry_state", "exact", "T_start", "T_step")
@@ -275,13 +275,13 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
 
 
-def ann_results(ann: FinishedStage, trials: Trials, device: str) -> dict[str, Any]:
+def ann_results(ann: FinishedStage, agent: Agent, trials: Trials) -> dict[str, Any]:
     """The ANN's results: read, if it has played these same trials before, otherwise played.
 
     Args:
         ann: The ANN stage.
+        agent: Its agent.
         trials: The games.
-        device: See `load_agent`.
     """
     network = hashlib.sha256((ann.directory / runs.NETWORK).read_bytes()).hexdigest()
     for path in (ann.output / EVALUATION, ann.directory / runs.METRICS):
@@ -291,7 +291,7 @@ def ann_results(ann: FinishedStage, trials: Trials, device: str) -> dict[str, An
             if before.get("evaluation") == vars(trials) and known == network:
                 print(f"the ANN has played these games before: {path}")
                 return before
-    results = evaluate_agent(load_agent(ann.directory, device), trials)
+    results = evaluate_agent(agent, trials)
     results["network"] = network
     write_json(ann.output / EVALUATION, results)
     return results
@@ -304,7 +304,8 @@ def main(config: Config) -> None:
     trials = Trials.chosen(config)
     agent = load_agent(stage.directory, config.device, config.engine)
     ann_stage = stage.beside(ANN)
-    ann = ann_results(ann_stage, trials, config.device)
+    teacher = load_agent(ann_stage.directory, config.device)
+    ann = ann_results(ann_stage, teacher, trials)
     network = agent.q_net.network
     assert isinstance(network, SpikingNetwork)
     results = {
@@ -315,7 +316,7 @@ def main(config: Config) -> None:
         "layers": network.spec.names()[:-1],
         "energy": None,
         ANN: {key: ann[key] for key in ("greedy", "sticky")},
-        **evaluate_agent(agent, trials, load_agent(ann_stage.directory, config.device)),
+        **evaluate_agent(agent, trials, teacher),
     }
     if network.encoding == "direct":  # what the energy model assumes
         results["energy"] = energy_ratios(

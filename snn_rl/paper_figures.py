@@ -6,7 +6,6 @@
 
 import csv
 import io
-import os
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -596,9 +595,7 @@ def _run_section(found: Runs, target: Path) -> list[str]:
     versions: dict[str, list[str]] = {}
     for env, group in found.items():
         for run in group:
-            report = run.directory / "report.md"
-            place = report if report.exists() else run.directory
-            where = Path(os.path.relpath(place, target)).as_posix()
+            where = runs.link(run.directory, target)
             name = f"{_GAMES[env]}, seed {run.seed}"
             for entry in run.invocations:
                 command, revision = code(entry["command"]), entry["revision"] or "unknown"

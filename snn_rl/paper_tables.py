@@ -4,7 +4,6 @@ A cell is filled from the runs that lie in a folder, by the settings of their st
 where there is none.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,17 +172,12 @@ def _stdb_1() -> list[list[str | Cell]]:
         ("resnet34", "imagenet", 250, [70.2, 65.1, 56.87, 61.48]),
         ("vgg16", "imagenet", 250, [69.35, 68.12, 62.73, 65.19]),
     ]
-    rows: list[list[str | Cell]] = []
-    for net, dataset, timesteps, values in printed:
-        wanted = {"net": net, "dataset": dataset, "batch_norm": False}
-        spiking = {**wanted, "iir.encoding": "poisson"}
-        stages = [ANN, "T2500-converted", f"T{timesteps}-converted", f"T{timesteps}-direct"]
-        cells = [
-            Cell(value, stage, wanted if stage == ANN else spiking)
-            for value, stage in zip(values, stages, strict=True)
-        ]
-        rows.append([net, dataset, str(timesteps), *cells])
-    return rows
+    return _converted(
+        printed,
+        ("T2500-converted",),
+        {"batch_norm": False},
+        {"iir.encoding": "poisson"},
+    )
 
 
 def _ull_1() -> list[list[str | Cell]]:
@@ -199,16 +193,27 @@ def _ull_1() -> list[list[str | Cell]]:
         ("resnet20", "cifar100", 2, [63.88, 19.85, 57.81]),
         ("resnet20", "cifar100", 3, [63.88, 31.43, 59.29]),
     ]
+    return _converted(
+        printed,
+        (),
+        {"clip": True, "batch_norm": False, "pooling": "max"},
+        {"iir.thresholds": "alpha_beta"},
+    )
+
+
+def _converted(
+    printed: Sequence[tuple[str, str, int, Sequence[float]]],
+    before: Sequence[str],
+    analog: Mapping[str, Any],
+    spiking: Mapping[str, Any],
+) -> list[list[str | Cell]]:
+    """Rows of: the ANN, the stages `before`, its conversion at T, and that trained."""
     rows: list[list[str | Cell]] = []
     for net, dataset, timesteps, values in printed:
-        wanted = {
-            **{"net": net, "dataset": dataset},
-            **{"clip": True, "batch_norm": False, "pooling": "max"},
-        }
-        spiking = {**wanted, "iir.thresholds": "alpha_beta"}
-        stages = [ANN, f"T{timesteps}-converted", f"T{timesteps}-direct"]
+        wanted = {"net": net, "dataset": dataset, **analog}
+        stages = [ANN, *before, f"T{timesteps}-converted", f"T{timesteps}-direct"]
         cells = [
-            Cell(value, stage, wanted if stage == ANN else spiking)
+            Cell(value, stage, wanted if stage == ANN else {**wanted, **spiking})
             for value, stage in zip(values, stages, strict=True)
         ]
         rows.append([net, dataset, str(timesteps), *cells])
@@ -379,13 +384,10 @@ def _text(cell: Cell, measured: Sequence[Measured], used: list[Measured]) -> str
 
 
 def _run_row(number: int, entry: Measured, target: Path) -> list[str]:
-    report = entry.directory / "report.md"
-    place = report if report.exists() else entry.directory
-    where = Path(os.path.relpath(place, target)).as_posix()
     settings = entry.settings
     epochs = settings.get("fit.epochs" if entry.stage == ANN else "iir.epochs", 0)
     return [
-        f"[{number}: seed {settings['seed']}]({where})",
+        f"[{number}: seed {settings['seed']}]({runs.link(entry.directory, target)})",
         entry.stage,
         str(settings.get("source") or "-") if entry.stage != ANN else "-",
         f"{entry.accuracy:.2f}",

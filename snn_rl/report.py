@@ -49,7 +49,6 @@ from snn_rl.iir import ANN
 from snn_rl.markdown import block, bullets, code, plain, table
 from snn_rl.results import StageResult, finished, read_stages
 
-REPORT = "report.md"
 RETURNS = "returns.csv"
 FIGURES = "figures"
 _ARITHMETIC = {
@@ -114,7 +113,7 @@ def write_report(directory: Path) -> Path:
         *_settings_section(stages, latest),
         *command_section(invocations),
     ]
-    path = directory / REPORT
+    path = directory / runs.REPORT
     write_text(path, "\n\n".join(part for part in parts if part) + "\n")
     return path
 

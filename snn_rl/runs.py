@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import os
 import platform
 import shlex
 import subprocess
@@ -25,6 +26,7 @@ from snn_rl.iir import ANN, Stage, schedule
 
 NETWORK = "network.safetensors"
 METRICS = "metrics.json"
+REPORT = "report.md"
 RUN = "run.json"  # the commands that worked on a run, in its directory
 # Games that choose among the checkpoints of the ANN stage: their seeds, which evaluation may not
 # use, and the agent steps after which one is cut off, so that an endless rally costs little.
@@ -95,7 +97,7 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
         settings[key] = file and file_hash(file)
     if any(files.values()):
         # None at their defaults, as if there were no such settings: see iir.check_settings
-        settings |= {"strides": config.strides, "pixel_max": config.pixel_max}
+        settings["strides"] = config.strides
         settings["pixel_max"] = None if config.pixel_max == 1.0 else config.pixel_max
     if stage.carry_state:
         settings |= flat("carry", config.carry)
@@ -163,6 +165,12 @@ def stage_sticky(config: Config, stage: Stage) -> float:
     if config.iir.sticky is None or (stage.name == ANN and not config.ann):
         return config.rollout.sticky
     return config.iir.sticky
+
+
+def link(directory: Path, target: Path) -> str:
+    """The way from a page in the folder `target` to a run: to its report, if it has one."""
+    report = directory / REPORT
+    return Path(os.path.relpath(report if report.exists() else directory, target)).as_posix()
 
 
 @contextmanager

@@ -1,7 +1,5 @@
 """The stages of one classification run: the ANN, its conversion, and T5 down to T1."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -162,8 +160,7 @@ class ChainFitter:
         if not distributed.is_first():
             return
         if isinstance(network, SpikingNetwork):
-            with evaluating(network):
-                table = layer_table(network, self._samples(), [])
+            table = layer_table(network.eval(), self._samples(), [])
             print(f"\n{stage.name}\n{format_table(table)}")
             notes["layers"] = [vars(row) for row in table]
         save_network(directory / runs.NETWORK, network, notes)
@@ -296,16 +293,6 @@ def _thresholds(file: str | None) -> list[float] | None:
     if not isinstance(network, SpikingNetwork):
         raise UserError(f"iir.thresholds_from={file} is an ANN: it has no thresholds")
     return [float(neuron.v_threshold.detach()) for neuron in network.neurons]
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Without dropout, and without gradients."""
-    before = network.training
-    network.eval()
-    with torch.no_grad():
-        yield
-    network.train(before)
 
 
 def initialize(network: AnalogNetwork) -> None:

@@ -1,18 +1,17 @@
 """What the schema's types cannot say of the settings, checked before anything is done."""
 
-import difflib
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from snn_rl.classify import distributed
 from snn_rl.classify.chain import POOLINGS, chain, stage_epochs
 from snn_rl.classify.config import ClassifyConfig
 from snn_rl.classify.datasets import DATASETS, PIXELS, Dataset
 from snn_rl.classify.fitting import SCHEDULES
+from snn_rl.config import value_of
 from snn_rl.convert import BLOCK_THRESHOLDS, CONVERSIONS, PERCENTILE, PERCENTILES_OVER
 from snn_rl.encoding import ENCODINGS
-from snn_rl.errors import UserError
+from snn_rl.errors import UserError, did_you_mean
 from snn_rl.iir import ANN
 from snn_rl.networks import IMAGE_NETWORKS
 from snn_rl.surrogate import NAMES
@@ -71,24 +70,24 @@ def check_values(config: ClassifyConfig) -> None:
     if not config.dataset:
         raise UserError("dataset is missing: say for example dataset=cifar10")
     for name, choices in _CHOICES.items():
-        value = _get(config, name)
+        value = value_of(config, name)
         if value not in choices:
-            near = difflib.get_close_matches(str(value), list(choices), n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(str(value), choices)
             raise UserError(f"{name}={value}: must be one of {', '.join(choices)}{hint}")
     for name, least in _AT_LEAST.items():
-        if not _get(config, name) >= least:
-            raise UserError(f"{name}={_get(config, name)}: must be {least:g} or more")
+        if not value_of(config, name) >= least:
+            raise UserError(f"{name}={value_of(config, name)}: must be {least:g} or more")
     for name in _ABOVE_ZERO:
-        if not 0 < _get(config, name) < float("inf"):
-            raise UserError(f"{name}={_get(config, name)}: must be above 0")
+        if not 0 < value_of(config, name) < float("inf"):
+            raise UserError(f"{name}={value_of(config, name)}: must be above 0")
     for name in _FRACTIONS:
-        if not 0 <= _get(config, name) <= 1:
-            raise UserError(f"{name}={_get(config, name)}: must lie in 0 to 1")
+        if not 0 <= value_of(config, name) <= 1:
+            raise UserError(f"{name}={value_of(config, name)}: must lie in 0 to 1")
     for name in ("fit.batch_size", "iir.batch_size"):
-        if _get(config, name) % distributed.size():
+        value = value_of(config, name)
+        if value % distributed.size():
             raise UserError(
-                f"{name}={_get(config, name)}: it is shared out among {distributed.size()} workers "
+                f"{name}={value}: it is shared out among {distributed.size()} workers "
                 "and must be a multiple of that"
             )
     if config.iir.window and distributed.size() > 1:
@@ -135,14 +134,7 @@ def check_sizes(config: ClassifyConfig, dataset: Dataset) -> None:
         )
     trained = [stage for stage in chain(config) if stage_epochs(config, stage)]
     for name in {"fit.batch_size" if s.name == ANN else "iir.batch_size" for s in trained}:
-        if _get(config, name) > len(dataset.train):
+        if value_of(config, name) > len(dataset.train):
             raise UserError(
-                f"{name}={_get(config, name)}: there are {len(dataset.train)} training images"
+                f"{name}={value_of(config, name)}: there are {len(dataset.train)} training images"
             )
-
-
-def _get(config: ClassifyConfig, name: str) -> Any:
-    value: Any = config
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value

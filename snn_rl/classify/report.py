@@ -1,5 +1,6 @@
 """The report of a classification run, from what its stages left in their directories."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,6 @@ from snn_rl.energy import FLOAT32, energy
 from snn_rl.iir import ANN, SETTINGS
 from snn_rl.markdown import block, table
 from snn_rl.networks import Network, SpikingNetwork
-
-REPORT = "report.md"
 
 
 def write_report(directory: Path) -> Path:
@@ -66,7 +65,7 @@ def write_report(directory: Path) -> Path:
         + ", ".join(f"{key} {value}" for key, value in last["versions"].items())
         + f"; revision {last['revision']}; {last['machine']} (the last command).",
     ]
-    path = directory / REPORT
+    path = directory / runs.REPORT
     write_text(path, "\n\n".join(text) + "\n")
     return path
 
@@ -128,13 +127,6 @@ def _number(value: float | None, unit: float = 1.0) -> str:
 
 def _spikes(network: Network, metrics: dict[str, Any]) -> tuple[float, int]:
     """Spikes of all hidden neurons per image, and the number of these neurons."""
-    sizes = [_count(shape) for shape in network.spec.shapes()]
+    sizes = [math.prod(shape) for shape in network.spec.shapes()]
     rates = metrics["spike_rates"]
     return sum(n * rate for n, rate in zip(sizes, rates, strict=True)), sum(sizes)
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for n in shape:
-        count *= n
-    return count

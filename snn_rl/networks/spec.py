@@ -1,10 +1,9 @@
 """What a layer stack is: its layers, their shapes, and what is connected to what."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
-
-import torch
 
 Shape = tuple[int, ...]
 
@@ -93,10 +92,10 @@ class Connection:
         if isinstance(self.layer, Conv):
             fan_in = self.input_shape[0] * self.layer.kernel**2
         elif isinstance(self.layer, Dense):
-            fan_in = _count(self.input_shape)
+            fan_in = math.prod(self.input_shape)
         else:
             fan_in = 1
-        return fan_in * _count(self.output_shape)
+        return fan_in * math.prod(self.output_shape)
 
 
 @dataclass(frozen=True)
@@ -241,7 +240,3 @@ class NetworkSpec:
                 name = f"{kind}{counts[kind]}"
                 names += [f"{name}.1", f"{name}.2"] if isinstance(layer, Block) else [name]
         return [*names, "head"]
-
-
-def _count(shape: Shape) -> int:
-    return int(torch.Size(shape).numel())
