@@ -37,7 +37,7 @@ def available(current: Tensor, derivative: Derivative) -> bool:
     """Whether `fused_lif` can be had for this current and surrogate."""
     if torch.compiler.is_compiling():
         return False  # compilers and exporters see torch's own operations only
-    on_cpu = current.device.type == "cpu" and current.dtype == torch.float32
+    on_cpu = current.device.type == "cpu" and current.dtype in (torch.float32, torch.bfloat16)
     return on_cpu and derivative in _KINDS and current.numel() > 0 and _kernels() is not None
 
 
@@ -54,14 +54,15 @@ def _like(x: Tensor, steps: int) -> Tensor:
 def _rows(x: Tensor, like: Tensor) -> Any:
     """Timesteps laid out as `like`, as an array [T, M] in the order in which they lie in memory.
 
-    Of a current that is expanded over time there is one row.
+    Of a current that is expanded over time there is one row. Of bfloat16 there are the bits.
     """
     if x.stride(0) == 0:
         x = x[:1]
     dense = x.stride()[1:] == like.stride() and x.stride(0) in (0, like.numel())
     if not dense:
         x = _like(like, len(x)).copy_(x)
-    return x.detach().as_strided((len(x), like.numel()), (like.numel(), 1)).numpy()
+    rows = x.detach().as_strided((len(x), like.numel()), (like.numel(), 1))
+    return rows.numpy() if x.dtype == torch.float32 else rows.view(torch.uint16).numpy()
 
 
 @cache
@@ -124,8 +125,11 @@ class _FusedLIF(torch.autograd.Function):
 def fused_lif(current: Tensor, v_threshold: Tensor, leak: Tensor, derivative: Derivative) -> Tensor:
     """`snn_rl.lif.lif` from an empty membrane: the same spikes, and to rounding the same gradients.
 
+    Membranes are float32 whatever the current is. Spikes and the current's gradient are of its
+    type, which autocast would turn them into for the next layer, one pass over memory each.
+
     Args:
-        current: Input current, [T, N, ...], float32, on the processor.
+        current: Input current, [T, N, ...], float32 or bfloat16, on the processor.
         v_threshold: Scalar, positive.
         leak: Scalar in [0, 1].
         derivative: ds/dz, one of `snn_rl.surrogate.SURROGATES`.

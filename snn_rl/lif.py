@@ -134,7 +134,8 @@ class LIF(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """`lif` with this layer's parameters: current [T, N, ...] to spikes [T, N, ...], state.
 
-        From an empty membrane it is `snn_rl.fused.fused_lif`, where that can be had.
+        From an empty membrane it is `snn_rl.fused.fused_lif`, where that can be had. A current
+        that autocast has rounded is added up in the parameters' precision.
 
         Raises:
             ValueError: The surrogate needs a `Memory`, and a state came in: see `window`.
@@ -142,9 +143,11 @@ class LIF(nn.Module):
         if not isinstance(self.surrogate, SpikeTime):
             if state is None and available(current, self.surrogate):
                 return fused_lif(current, self.v_threshold, self.leak, self.surrogate), None
+            current = current.to(self.v_threshold.dtype)
             return lif(current, self.v_threshold, self.leak, self.surrogate, state, keep)
         if state is not None:
             raise ValueError("a state does not say when a neuron last fired: use `window`")
+        current = current.to(self.v_threshold.dtype)
         return timed_lif(current, self.v_threshold, self.leak, self.surrogate)[0], None
 
     def window(self, current: Tensor, memory: Memory | None = None) -> tuple[Tensor, Memory]:
@@ -154,6 +157,7 @@ class LIF(nn.Module):
             current: [timesteps of the window, N, ...].
             memory: From the window before; None in the first.
         """
+        current = current.to(self.v_threshold.dtype)
         if isinstance(self.surrogate, SpikeTime):
             return timed_lif(current, self.v_threshold, self.leak, self.surrogate, memory)
         state = torch.zeros_like(current[0]) if memory is None else memory.rest

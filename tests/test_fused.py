@@ -88,6 +88,54 @@ def test_it_is_the_plain_neuron(
     assert_same(outcome("fused", *arguments), outcome("plain", *arguments))
 
 
+@pytest.mark.parametrize("name", sorted(SURROGATES))
+@pytest.mark.parametrize(("entries", "steps"), [(1, 1), (1, 4), (4, 4)])
+def test_bfloat16_is_rounded_where_it_is_stored_and_nowhere_else(
+    name: str, entries: int, steps: int
+) -> None:
+    torch.manual_seed(0)
+    current = torch.randn(entries, 5, 700).bfloat16()
+    weights = torch.randn(steps, 5, 700).bfloat16()
+    results = []
+    for dtype in (torch.bfloat16, torch.float32):
+        source = current.expand(steps, 5, 700).to(dtype).requires_grad_()
+        v, leak = (torch.tensor(x, requires_grad=True) for x in (0.3, 0.9))
+        spikes = fused_lif(source, v, leak, SURROGATES[name])
+        spikes.backward(weights.to(dtype))
+        assert spikes.dtype == source.grad.dtype == dtype
+        results.append([spikes.float(), source.grad, v.grad, leak.grad])
+    (spikes, grad, *sums), (expected, expected_grad, *expected_sums) = results
+    assert 0 < spikes.mean() < 1 and torch.equal(spikes, expected)
+    assert torch.equal(grad, expected_grad.bfloat16())
+    assert sums == expected_sums
+
+
+def test_gradients_that_are_no_numbers_stay_none_in_bfloat16() -> None:
+    source = torch.zeros(1, 3, dtype=torch.bfloat16, requires_grad=True)
+    scalars = torch.tensor(1.0), torch.tensor(1.0)
+    # the largest bits of a NaN, of which rounding would make a zero
+    odd = torch.tensor([[-1, 0x7F80, 0x3F80]], dtype=torch.int16).view(torch.bfloat16)
+    fused_lif(source, *scalars, SURROGATES["boxcar"]).backward(odd)
+    assert source.grad[0].isnan().tolist() == [True, False, False]
+    assert source.grad[0, 1:].tolist() == [float("inf"), 1.0]
+
+
+def test_autocast_hands_the_neuron_what_it_computes_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    network = SpikingNetwork(Q_NETWORKS["mnih"]((2, 40, 40), 3), timesteps=3)
+    for neuron in network.neurons:
+        neuron.v_threshold.data.fill_(0.1)
+    images = torch.rand(5, 2, 40, 40)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        outputs, layers = network.activity(images)
+        monkeypatch.setattr(fused, "_kernels", lambda: None)
+        plain, spikes = network.activity(images)
+    assert {layer.dtype for layer in layers} == {torch.bfloat16}
+    assert {layer.dtype for layer in spikes} == {torch.float32}  # membranes in full precision
+    assert all(torch.equal(a.float(), b) for a, b in zip(layers, spikes, strict=True))
+    assert outputs.dtype == torch.float32 and torch.equal(outputs, plain)
+
+
 def test_any_memory_layout_will_do() -> None:
     torch.manual_seed(0)
     steps, shape = 3, (4, 6, 5, 2)
@@ -153,6 +201,7 @@ def test_a_network_learns_the_same_with_either(monkeypatch: pytest.MonkeyPatch) 
 def test_what_it_cannot_do_is_left_to_the_plain_neuron(monkeypatch: pytest.MonkeyPatch) -> None:
     current = torch.randn(2, 3)
     assert available(current, SURROGATES["linear"])
+    assert available(current.bfloat16(), SURROGATES["linear"])
     assert not available(current.double(), SURROGATES["linear"])
     assert not available(current, lambda z: z)
     assert not available(current[:, :0], SURROGATES["linear"])

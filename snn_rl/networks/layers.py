@@ -313,7 +313,8 @@ class SpikingNetwork(Network):
             return spikes
 
         last = self.propagate(ENCODINGS[self.encoding](x, self.timesteps), fire)
-        return _outputs(self.head, last.flatten(2).mean(0)), layers
+        mean = last.flatten(2).mean(0, dtype=self.head.weight.dtype)
+        return _outputs(self.head, mean), layers
 
     def fire(self, index: int, current: Tensor) -> Tensor:
         """Spikes [T, N, ...] of hidden layer `index`, from empty membranes.
@@ -323,9 +324,7 @@ class SpikingNetwork(Network):
             current: [T or 1, N, ...]; a single one flows at every timestep.
         """
         neuron = self.neurons[index]
-        # autocast has rounded the current; the membrane is not to be
-        full = current.to(neuron.v_threshold.dtype)
-        spikes: Tensor = neuron(full.expand(self.timesteps, *current.shape[1:]))[0]
+        spikes: Tensor = neuron(current.expand(self.timesteps, *current.shape[1:]))[0]
         return spikes
 
     def windows(self, x: Tensor, size: int) -> Iterator[tuple[Tensor, list[Tensor]]]:
@@ -383,8 +382,7 @@ class SpikingNetwork(Network):
             memory: Of this layer's neurons from the window before; None in the first.
         """
         neuron = self.neurons[index]
-        full = current.to(neuron.v_threshold.dtype)
-        return neuron.window(full.expand(steps, *current.shape[1:]), memory)
+        return neuron.window(current.expand(steps, *current.shape[1:]), memory)
 
     def count(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """See `Network.count`; in memory for a few timesteps."""
@@ -427,7 +425,7 @@ class SpikingNetwork(Network):
 
         def fire(index: int, current: Tensor) -> Tensor:
             neuron = self.neurons[index]
-            spikes, rest = neuron(current.to(neuron.v_threshold.dtype), state[index], keep)
+            spikes, rest = neuron(current, state[index], keep)
             layers.append(spikes)
             rests.append(rest)
             return layers[-1]
