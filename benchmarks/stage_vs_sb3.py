@@ -53,7 +53,7 @@ def agents(options: argparse.Namespace) -> dict[str, DQN]:
         return SpikingDQN("SpikingDQNPolicy", env, bf16=bf16, policy_kwargs=policy, **shared)
 
     result: dict[str, DQN] = {}
-    if runs.uses_bf16(config):
+    if runs.uses_bf16(config.precision, config.device):
         result["ours"] = ours(True)
     result["ours, float32"] = ours(False)
     env = VecFrameStack(make_atari_env(options.env, rollout.n_envs, seed=0), rollout.frame_stack)
