@@ -70,6 +70,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "dqn.epsilon_end": (0.0, 1.0),
     "dqn.selection_games": (0, runs.SELECTION_SEEDS),
     "iir.selection_games": (0, runs.SELECTION_SEEDS),
+    "iir.selection_sticky_games": (0, runs.SELECTION_SEEDS),
     "iir.t1_steps": (0, 10**9),
     "iir.lr": (0.0, 10.0),
     "iir.epsilon": (0.0, 1.0),
@@ -108,7 +109,7 @@ def check_values(config: Config) -> None:
     if config.eval.seed <= last and first <= config.eval.seed + config.episodes - 1:
         raise UserError(
             f"eval.seed={config.eval.seed}: the seeds {first} to {last} are for the games that "
-            f"choose the ANN's checkpoint; {config.episodes} games have to stay clear of them"
+            f"choose among checkpoints; {config.episodes} games have to stay clear of them"
         )
     if config.dqn.target_return is not None and not config.dqn.selection_games:
         raise UserError(

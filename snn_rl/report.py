@@ -348,15 +348,21 @@ def _selection(stage: StageResult) -> str:
     settings, scores = stage.settings, stage.notes["scores"]
     best = max(score for _, score in scores)
     step = next(step for step, score in scores if score == best)
-    # runs of older versions have it in their settings alone
-    games = {"games": settings["dqn.selection_games"], "sticky": settings["rollout.sticky"]}
-    games = stage.notes.get("selection", games)
+    kinds = stage.notes.get("selection")
+    if kinds is None:  # runs of older versions have it in their settings alone
+        kinds = {"games": settings["dqn.selection_games"], "sticky": settings["rollout.sticky"]}
+    if isinstance(kinds, dict):  # and those after them knew games of one kind
+        kinds = [kinds]
+    played = " and ".join(
+        f"{kind['games']} games without exploration (sticky actions: {kind['sticky']:g})"
+        for kind in kinds
+    )
+    both = ", of which the scores are the means" if len(kinds) > 1 else ""
     listed = ", ".join(f"{score:.2f} ({step:,})" for step, score in scores)
     return (
         f"The {stage.label} is its checkpoint at {step:,} agent steps: of {len(scores)}, the best "
-        f"in {games['games']} games without exploration (sticky actions: {games['sticky']:g}), of "
-        "other seeds than the tables' "
-        f"(cut off at {runs.SELECTION_CAP:,} agent steps). "
+        f"in {played}, of other seeds than the tables' "
+        f"(cut off at {runs.SELECTION_CAP:,} agent steps){both}. "
         f"Their mean returns (agent steps): {listed}."
     )
 

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -28,8 +28,8 @@ NETWORK = "network.safetensors"
 METRICS = "metrics.json"
 REPORT = "report.md"
 RUN = "run.json"  # the commands that worked on a run, in its directory
-# Games that choose among the checkpoints of the ANN stage: their seeds, which evaluation may not
-# use, and the agent steps after which one is cut off, so that an endless rally costs little.
+# Games that choose among the checkpoints of a stage: their seeds, which evaluation may not use,
+# and the agent steps after which one is cut off, so that an endless rally costs little.
 SELECTION_SEED, SELECTION_SEEDS = 2_000_000, 10_000
 SELECTION_CAP = 5_000
 _PACKAGES = ("torch", "stable-baselines3", "gymnasium", "ale-py", "numpy", "hydra-core")
@@ -108,7 +108,9 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
         # they are in iir.steps, rollout.sticky and checkpoint_steps, as far as they say something
         del iir["iir.t1_steps"], iir["iir.sticky"], iir["iir.selection_steps"]
         # None where nothing is chosen, as if there were no such setting: see iir.check_settings
-        iir["iir.selection_games"] = selection_games(config, stage) or None
+        chosen = selection_games(config, stage)
+        for name in ("iir.selection_games", "iir.selection_sticky_games"):
+            iir[name] = (chosen and iir[name]) or None
         iir["iir.steps"] = stage_steps(config, stage)
         settings |= {"T": stage.timesteps, "source": stage.source, **iir}
     return settings
@@ -141,15 +143,32 @@ def stage_steps(config: Config, stage: Stage) -> int:
     return config.iir.steps
 
 
-def selection_games(config: Config, stage: Stage) -> int:
-    """Games that every checkpoint of a stage plays, for the best to be kept; 0: the last is."""
-    if not stage.trained:
-        return 0
+class SelectionGames(NamedTuple):
+    """Games of one kind that choose among a stage's checkpoints.
+
+    Attributes:
+        games: How many.
+        sticky: Their sticky-action probability.
+    """
+
+    games: int
+    sticky: float
+
+
+def selection_games(config: Config, stage: Stage) -> list[SelectionGames]:
+    """What every checkpoint of a stage plays, for the best to be kept; empty: the last is."""
+    own = config.rollout.sticky
+    if not stage.trained or (stage.name == ANN and config.ann):
+        return []
     if stage.name == ANN:
-        return 0 if config.ann else config.dqn.selection_games
-    # one checkpoint leaves nothing to choose
-    chooses = stage_steps(config, stage) > config.iir.selection_steps
-    return config.iir.selection_games if chooses else 0
+        played = [SelectionGames(config.dqn.selection_games, own)]
+    elif stage_steps(config, stage) <= config.iir.selection_steps:
+        return []  # one checkpoint leaves nothing to choose
+    else:
+        played = [SelectionGames(config.iir.selection_games, own)]
+        if (learnt := stage_sticky(config, stage)) != own:
+            played.append(SelectionGames(config.iir.selection_sticky_games, learnt))
+    return [each for each in played if each.games]
 
 
 def checkpoint_steps(config: Config, stage: Stage) -> int:

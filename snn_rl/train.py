@@ -38,6 +38,7 @@ The settings that matter first (key=value, any order):
   iir.t1_steps=N      length of the T=1 stage
   iir.sticky=P        sticky-action probability of the games that the spiking stages learn from
   iir.selection_games=N  games that the checkpoints of a long spiking stage play, to keep the best
+  iir.selection_sticky_games=N  as many more with the sticky actions that the stage learns from
   iir.objective=X     distill (the ANN teaches), td (Q-learning), or distill+td
 
 All of them, with their defaults: snn_rl/config.py; what a game family changes:
@@ -48,6 +49,7 @@ import gc
 import warnings
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -140,10 +142,8 @@ class ChainTrainer:
         notes |= {"steps": counters.steps, "updates": counters.updates, "wall_s": counters.wall_s}
         notes["scores"] = counters.scores
         if counters.scores:
-            notes["selection"] = {
-                "games": runs.selection_games(config, stage),
-                "sticky": config.rollout.sticky,
-            }
+            played = runs.selection_games(config, stage)
+            notes["selection"] = [each._asdict() for each in played]
         save_network(directory / runs.NETWORK, model.network, notes)
 
     def evaluate(self, stage: Stage) -> None:
@@ -164,15 +164,15 @@ class ChainTrainer:
         config, games = self.config, runs.selection_games(self.config, stage)
         if not games:
             return None
-        make_games = partial(
-            self._env,
-            training=False,
-            cap=min(config.rollout.cap, runs.SELECTION_CAP),
-            sticky=config.rollout.sticky,
-        )
+        cap = min(config.rollout.cap, runs.SELECTION_CAP)
+
+        def mean(q_net: SpikingQNetwork, kind: runs.SelectionGames) -> float:
+            make_games = partial(self._env, training=False, cap=cap, sticky=kind.sticky)
+            first = runs.SELECTION_SEED
+            return evaluate(q_net, make_games, kind.games, first, side_by_side=20).mean
 
         def score(q_net: SpikingQNetwork) -> float:
-            return evaluate(q_net, make_games, games, runs.SELECTION_SEED, side_by_side=20).mean
+            return fmean(mean(q_net, kind) for kind in games)
 
         if stage.name != ANN:
             return Selection(score, runs.stage_steps(config, stage) // 2)

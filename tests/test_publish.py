@@ -280,7 +280,7 @@ def test_no_shipped_agent_stands_in_for_a_certain_run(capsys, arguments):
     [
         ((), ["eval.seed=1000000", "1000000 to 1000000", "T1/metrics.json"]),
         (("eval.seed=999999",), ["eval.seed=999999", "take others"]),
-        (("eval.seed=2000000",), ["eval.seed=2000000", "choose the ANN's checkpoint"]),
+        (("eval.seed=2000000",), ["eval.seed=2000000", "choose among checkpoints"]),
         ((FRESH, "T=2", "direct=true"), ["no finished T2-direct", "snn_rl.train env=CartPole-v1"]),
         ((FRESH, "dqn.steps=7"), ["snn_rl.publish does not take dqn.steps"]),
         ((FRESH, "episodes=0"), ["episodes=0"]),

@@ -51,6 +51,9 @@ def build_run(
                 neuron.v_threshold.data.fill_(0.01 * (i + 1))
             table = layer_table(network, torch.rand(3, *spec.input_shape), [])
             notes["layers"] = [vars(row) for row in table]
+        if name == "T1":
+            kinds = [{"games": 20, "sticky": 0.0}, {"games": 40, "sticky": 0.25}]
+            notes |= {"scores": [[60, 7.0], [90, 9.5]], "selection": kinds}
         save_network(folder / "network.safetensors", network, notes)
         if not name.endswith("-converted"):
             save_state(folder, rng, steps if name == "ann" else steps // 10, episodes)
@@ -156,7 +159,9 @@ def test_the_chosen_checkpoint_is_named(text: str) -> None:
     learning = section(text, "Learning")
     assert "The ANN is its checkpoint at 600 agent steps: of 4, the best in 5 games" in learning
     assert "1.50 (300), 4.25 (600), 4.25 (900), -3.00 (1,200)" in learning
-    assert learning.count("checkpoint at") == 1
+    assert "at 90 agent steps: of 2, the best in 20 games without exploration (sticky" in learning
+    assert "0) and 40 games without exploration (sticky actions: 0.25), of other" in learning
+    assert learning.count("checkpoint at") == 2
 
 
 def test_reward_table_holds_the_metrics(run, text):

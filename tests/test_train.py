@@ -176,21 +176,24 @@ def test_the_spiking_stages_have_games_of_their_own_to_learn_from_and_to_be_chos
 
     monkeypatch.setattr(train, "make_env", spy)
     arguments = ["iir.sticky=0.5", "iir.selection_games=3", "iir.selection_steps=40"]
+    arguments += ["iir.selection_sticky_games=5"]
     run(tmp_path, *arguments, "iir.steps=40", "iir.t1_steps=160")
     played = [sticky for training, sticky in made if training]
     learnt = played.index(0.5)  # where the spiking stages begin
     assert set(played[:learnt]) == {0.0} and set(played[learnt:]) == {0.5}
-    assert {sticky for training, sticky in made if not training} == {0.0}
+    chose = [sticky for training, sticky in made if not training]
+    assert set(chose[:-6]) == {0.0} and chose[-6:] == [0.0, 0.5] * 3  # three checkpoints of T1
     name = "network.safetensors/synapses.0.weight"
     assert torch.equal(results(uninterrupted)[f"ann/{name}"], results(tmp_path)[f"ann/{name}"])
     settings = [json.loads((tmp_path / stage / "settings.json").read_text()) for stage in STAGES]
     assert [each["rollout.sticky"] for each in settings] == [0.0, 0.5, 0.5]
     assert [each["iir.selection_games"] for each in settings[1:]] == [None, 3]
+    assert [each["iir.selection_sticky_games"] for each in settings[1:]] == [None, 5]
     _, notes = load_tensors(tmp_path / "T2" / "network.safetensors")
     assert notes["scores"] == [] and "selection" not in notes
     chosen, notes = load_tensors(tmp_path / "T1" / "network.safetensors")
     assert [step for step, _ in notes["scores"]] == [80, 120, 160]
-    assert notes["selection"] == {"games": 3, "sticky": 0.0}
+    assert notes["selection"] == [{"games": 3, "sticky": 0.0}, {"games": 5, "sticky": 0.5}]
     best, _ = load_tensors(tmp_path / "T1" / "best.safetensors")
     assert all(torch.equal(tensor, best[key]) for key, tensor in chosen.items())
 
