@@ -6,6 +6,8 @@ of its frames. That two frames are the same is checked, not assumed, so any obse
 as they were; those that share no frames only take more memory.
 """
 
+import math
+import mmap
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,18 @@ Array = NDArray[Any]
 
 _OBSERVATIONS, _FOLLOWING = 0, 1
 _EMPTY = 0  # the slot of the frame of zeros, which a stack begins an episode with
-_GROWTH = 32  # a full store grows by one part in so many
+_SPARE = 2  # times the slots that stacks need; those that are never used take no memory
+
+
+def _zeros(shape: tuple[int, ...], dtype: Any) -> Array:
+    """Zeros straight from the system, which gives a page when it is used and has it back at once.
+
+    What malloc is given it may keep, see `snn_rl.memory`: there a store that grows would take twice
+    its memory for good.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(pages, dtype).reshape(shape)
 
 
 class FrameStore:
@@ -42,7 +55,8 @@ class FrameStore:
         channels = image[0]
         self.slots = np.full((2, rows, envs, channels), _EMPTY, np.int32)
         # one new frame a step is what a stack needs, besides the first and those of new episodes
-        self.frames = np.zeros((1 + envs * (rows + channels), *image[1:]), dtype)
+        self._least = 1 + envs * (rows + channels)
+        self.frames = _zeros((_SPARE * self._least, *image[1:]), dtype)
         self._references = np.zeros(len(self.frames), np.int32)
         self._unused = _EMPTY + 1  # the first slot that was never taken
         self._freed: list[int] = []
@@ -50,7 +64,9 @@ class FrameStore:
     @property
     def nbytes(self) -> int:
         """Bytes that frames and slots take."""
-        return self.frames.nbytes + self.slots.nbytes + self._references.nbytes
+        frame = math.prod(self.frames.shape[1:]) * self.frames.itemsize
+        used = max(self._unused, self._least) * frame
+        return used + self.slots.nbytes + self._references.nbytes
 
     def put(self, kind: int, row: int, stacks: Array) -> None:
         """Stores the stacks [envs, channels, height, width] of a row."""
@@ -83,10 +99,11 @@ class FrameStore:
         return slot
 
     def _grow(self) -> None:
-        size = len(self.frames) + len(self.frames) // _GROWTH + 1
-        # in place where the system can; nobody else holds a view of these
-        self.frames.resize((size, *self.frames.shape[1:]), refcheck=False)
-        self._references.resize(size, refcheck=False)
+        size = len(self.frames)
+        frames = self.frames
+        self.frames = _zeros((2 * size, *frames.shape[1:]), frames.dtype)
+        self.frames[:size] = frames
+        self._references = np.concatenate([self._references, np.zeros_like(self._references)])
 
     def _release(self, slots: Array) -> None:
         np.subtract.at(self._references, slots, 1)

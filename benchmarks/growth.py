@@ -1,0 +1,172 @@
+"""How the cost of the main operations grows: timesteps, batch, environments, replay memory.
+
+    pip install numba        # the extra `fast`
+    python benchmarks/growth.py [--threads 1] [--figure growth.png] [--json FILE]
+
+Four ladders on Pong and the Mnih network, each with all its rungs timed in turns: an update (of a
+batch of 32) against T, an update of the ANN and of T=1 against the batch, a step of n environments
+with the decisions for it against n, and sampling a batch of 32 against the transitions that the
+memory holds. Prints what every rung takes, as a multiple of the lowest, and the exponent p of its
+growth from the rung before, cost ~ x^p: above 1 it grows faster than linearly.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from side_by_side import alternate, arguments, prepare, spread, write
+from spiking_step import agent
+
+from snn_rl.agents import FrameReplayBuffer, SpikingDQN
+from snn_rl.envs import make_env
+
+BATCH = 32
+
+
+@dataclass
+class Ladder:
+    """What one quantity costs at several sizes.
+
+    Attributes:
+        title: What is measured.
+        quantity: What grows.
+        calls: What is timed, by size.
+    """
+
+    title: str
+    quantity: str
+    calls: dict[int, Callable[[], object]]
+
+
+def updating(model: SpikingDQN, batch: int) -> Callable[[], object]:
+    """An update of a batch."""
+    return lambda: model.train(1, batch)
+
+
+def stepping(model: SpikingDQN, n_envs: int) -> Callable[[], object]:
+    """Ten decisions for n environments, and their steps."""
+    env = make_env("PongNoFrameskip-v4", n_envs)
+    model.policy.set_training_mode(False)
+    observations = [env.reset()]
+
+    def step() -> None:
+        for _ in range(10):
+            actions, _ = model.predict(observations[-1], deterministic=True)
+            observations[-1] = env.step(actions)[0]
+
+    return step
+
+
+def sampling(size: int) -> Callable[[], object]:
+    """Ten batches from a memory of so many transitions of games played at random."""
+    env = make_env("PongNoFrameskip-v4", 8)
+    buffer = FrameReplayBuffer(size, env.observation_space, env.action_space, "cpu", 8)
+    rng = np.random.default_rng(0)
+    observations = env.reset()
+    for _ in range(size // 8):
+        actions = rng.integers(6, size=8)
+        new, rewards, dones, infos = env.step(actions)
+        buffer.add(observations, new, actions, rewards, dones, infos)
+        observations = new
+    return lambda: [buffer.sample(BATCH) for _ in range(10)]
+
+
+def ladders(options: argparse.Namespace) -> list[Ladder]:
+    """Everything that is measured."""
+    bf16 = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    ann = agent(bf16, None)
+    spiking = {t: agent(bf16, t, ann) for t in options.timesteps}
+    one = spiking.get(1) or agent(bf16, 1, ann)
+    return [
+        Ladder(
+            "update of a spiking network",
+            "timesteps",
+            {t: updating(model, BATCH) for t, model in spiking.items()},
+        ),
+        Ladder("update of the ANN", "batch", {n: updating(ann, n) for n in options.batch}),
+        Ladder("update at T=1", "batch", {n: updating(one, n) for n in options.batch}),
+        Ladder(
+            "step with decisions at T=1",
+            "environments",
+            {n: stepping(one, n) for n in options.envs},
+        ),
+        Ladder(
+            f"sampling {BATCH} transitions",
+            "transitions in memory",
+            {n: sampling(n) for n in options.replay},
+        ),
+    ]
+
+
+def exponents(sizes: list[int], costs: list[float]) -> list[float]:
+    """The powers p of cost ~ size^p, from every size to the next."""
+    return list(np.diff(np.log(costs)) / np.diff(np.log(sizes)))
+
+
+def draw(found: list[dict]) -> Figure:
+    """A panel for every quantity: multiples of the lowest rung, beside linear growth."""
+    quantities = list(dict.fromkeys(ladder["quantity"] for ladder in found))
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    for axes, quantity in zip(figure.subplots(2, 2).flat, quantities, strict=True):
+        for ladder in (each for each in found if each["quantity"] == quantity):
+            axes.plot(ladder["sizes"], ladder["cost"], "o-", label=ladder["title"])
+        sizes = np.array(ladder["sizes"])
+        axes.plot(sizes, sizes / sizes[0], "--", color="#888888", label="linear")
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log", base=2)
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axes.minorticks_off()
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.set_xlabel(quantity)
+        axes.set_ylabel("times the lowest")
+        axes.legend()
+    return figure
+
+
+def main() -> None:
+    """Measures, prints, and draws."""
+    parser = arguments(__doc__, rounds=9)
+    parser.add_argument("--timesteps", type=int, nargs="+", default=[1, 2, 3, 4, 5, 6, 7, 8])
+    batches = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
+    parser.add_argument("--batch", type=int, nargs="+", default=batches)
+    parser.add_argument("--envs", type=int, nargs="+", default=[1, 2, 4, 8, 16])
+    parser.add_argument("--replay", type=int, nargs="+", default=[1_000, 10_000, 100_000])
+    parser.add_argument("--figure", type=Path, help="draw it, as PNG")
+    options = parser.parse_args()
+    prepare(options.threads)
+    np.random.seed(0)
+    found = []
+    for ladder in ladders(options):
+        seconds = alternate(
+            {str(size): call for size, call in ladder.calls.items()}, options.rounds
+        )
+        sizes = list(ladder.calls)
+        medians = [spread(seconds[str(size)])["median"] for size in sizes]
+        cost = [median / medians[0] for median in medians]
+        powers = exponents(sizes, cost)
+        print(f"{ladder.title} by {ladder.quantity}")
+        for size, times, power in zip(
+            sizes, cost, ["", *(f"{p:.2f}" for p in powers)], strict=True
+        ):
+            print(f"{size:>9,} {times:>8.2f} {power:>6}")
+        found.append(
+            {
+                "title": ladder.title,
+                "quantity": ladder.quantity,
+                "sizes": sizes,
+                "cost": cost,
+                "exponents": powers,
+                "lowest_ms": medians[0] * 1e3,
+            }
+        )
+    if options.figure:
+        draw(found).savefig(options.figure, dpi=120)
+    write(options.json, options.threads, options.rounds, {"ladders": found})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""The most memory that each stage of the chain takes, with the game's own settings.
+
+    pip install numba        # the extra `fast`
+    python benchmarks/stage_memory.py [--env PongNoFrameskip-v4] [--threads 1] [--json FILE]
+
+Every stage in a process of its own: the replay memory is filled by play at random, then the agent
+takes updates of the stage's batch. The peak is the process's resident memory, Python, torch and
+eight environments included. Games that choose among checkpoints and videos are not played.
+"""
+
+import argparse
+import multiprocessing
+import resource
+from concurrent.futures import ProcessPoolExecutor
+
+import torch
+from side_by_side import arguments, prepare, write
+from stable_baselines3.common.logger import configure
+
+from snn_rl import runs
+from snn_rl.agents import FrameReplayBuffer, SpikingDQN
+from snn_rl.config import compose
+from snn_rl.envs import make_env
+
+UPDATES = 10
+
+
+def stage(options: argparse.Namespace, timesteps: int | None) -> tuple[float, float]:
+    """Gigabytes at the peak, and of the replay memory, of one stage; in a fresh process."""
+    prepare(options.threads)
+    config = compose([f"env={options.env}"], runs.presets)
+    spiking = timesteps is not None
+    size = options.buffer or config.dqn.buffer_size
+    model = SpikingDQN(
+        "SpikingDQNPolicy",
+        make_env(options.env, config.rollout.n_envs, frame_stack=config.rollout.frame_stack),
+        buffer_size=size,
+        learning_starts=10**9,  # it plays at random
+        n_steps=config.dqn.n_steps,
+        bf16=runs.uses_bf16(config.precision, "cpu"),
+        seed=0,
+        device="cpu",
+        policy_kwargs={"network": config.network, "timesteps": timesteps},
+    )
+    model.set_logger(configure(None, []))
+    model.learn(size, log_interval=10**9)
+    model.train(UPDATES, config.iir.batch_size if spiking else config.dqn.batch_size)
+    buffer = model.replay_buffer
+    assert isinstance(buffer, FrameReplayBuffer)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, buffer.nbytes / 1e9
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = arguments(__doc__, rounds=1)
+    parser.add_argument("--env", default="PongNoFrameskip-v4")
+    parser.add_argument("--buffer", type=int, help="transitions; the game's own setting if absent")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    stages: dict[str, int | None] = {"ANN": None} | {f"T{t}": t for t in (5, 4, 3, 2, 1)}
+    figures = {}
+    context = multiprocessing.get_context("spawn")  # nothing of this process, or of the last stage
+    print(f"{options.env}: gigabytes at the peak, and of the replay memory")
+    for name, timesteps in stages.items():
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            peak, replay = pool.submit(stage, options, timesteps).result()
+        figures[name] = {"peak_gb": peak, "replay_gb": replay}
+        print(f"{name:<4} {peak:.2f} {replay:.2f}")
+    write(options.json, options.threads, options.rounds, {"env": options.env, "stages": figures})
+
+
+if __name__ == "__main__":
+    main()
