@@ -71,7 +71,7 @@ def record(agent: Agent, network: SpikingNetwork, games: int, check: EventEngine
 def in_torch(network: Network, compiled: bool) -> Decide:
     """A network in PyTorch, compiled or not."""
     layout = torch.channels_last
-    run = network.to(memory_format=layout).eval()  # type: ignore[call-overload]
+    run = network.to(memory_format=layout).eval()
     if compiled:
         run = torch.compile(run, mode="max-autotune-no-cudagraphs")
 
@@ -97,7 +97,7 @@ def in_onnxruntime(network: Any, folder: Path, calibration: Frames | None) -> De
         quantization = optional("onnxruntime.quantization", "export")
         feeds = iter([{onnx_graph.PIXELS: frame[None]} for frame in calibration])
 
-        class Reader(quantization.CalibrationDataReader):  # type: ignore[name-defined, misc]
+        class Reader(quantization.CalibrationDataReader):  # type: ignore[name-defined]
             def get_next(self) -> Any:
                 return next(feeds, None)
 

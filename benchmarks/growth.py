@@ -14,6 +14,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -107,7 +108,7 @@ def exponents(sizes: list[int], costs: list[float]) -> list[float]:
     return list(np.diff(np.log(costs)) / np.diff(np.log(sizes)))
 
 
-def draw(found: list[dict]) -> Figure:
+def draw(found: list[dict[str, Any]]) -> Figure:
     """A panel for every quantity: multiples of the lowest rung, beside linear growth."""
     quantities = list(dict.fromkeys(ladder["quantity"] for ladder in found))
     figure = Figure(figsize=(10, 7), layout="constrained")

@@ -15,6 +15,7 @@ preset=paper and divides by what the options below assume of the GPUs.
 
 import argparse
 import json
+import math
 import resource
 import subprocess
 import sys
@@ -26,7 +27,7 @@ import torch
 
 from snn_rl.classify.chain import initialize
 from snn_rl.classify.datasets import Split, open_dataset
-from snn_rl.classify.fitting import Recipe, update
+from snn_rl.classify.fitting import Recipe, backward
 from snn_rl.convert import convert
 from snn_rl.iir import schedule
 from snn_rl.memory import keep_freed_memory
@@ -70,15 +71,17 @@ def measure_reading(split: Split, batch: int, batches: int) -> dict[str, float]:
 
 
 def measure_steps(spec: NetworkSpec, split: Split, part: str, batch: int, steps: int) -> Any:
-    """Gradient steps as `fit` makes them, behind one that is not counted."""
+    """Gradient steps as `fit` makes them, reading included, behind one that is not counted."""
     torch.manual_seed(0)
-    network: AnalogNetwork | SpikingNetwork = AnalogNetwork(spec)
-    initialize(network)
+    analog = AnalogNetwork(spec)
+    initialize(analog)
+    network: AnalogNetwork | SpikingNetwork = analog
     generator = torch.Generator().manual_seed(0)
     batches = split.batches(batch, generator=generator, augment=True)
     if part == "t1":
-        network = convert(network.eval(), 1, next(batches)[0])
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = convert(analog.eval(), 1, next(batches)[0])
+        batches = split.batches(batch, generator=generator, augment=True)
+    network.to(memory_format=torch.channels_last)
     network.train()
     trained = [p for p in network.parameters() if p.requires_grad]
     optimizer: torch.optim.Optimizer = torch.optim.SGD(trained, 0.01, momentum=0.9, fused=True)
@@ -86,17 +89,21 @@ def measure_steps(spec: NetworkSpec, split: Split, part: str, batch: int, steps:
         optimizer = torch.optim.Adam(trained, 1e-4, fused=True)
     network.dropout = 0.2
     recipe = Recipe(1, lambda progress: 0.01, batch, bf16=uses_bf16("auto", "cpu"))
-    ready = [next(batches) for _ in range(steps + 1)]
-    for step, (images, labels) in enumerate(ready):
+    seen = 0
+    for step, (images, labels) in zip(range(steps + 1), batches, strict=False):
         if step == 1:
             clock = Clock()
-        loss, _, layers = update(network, network.activity, optimizer, images, labels, recipe)
-        assert bool(loss.isfinite())
-    rates = [round(float((layer != 0).float().sum(0).mean()), 4) for layer in layers]
-    return clock.per_second(batch * steps) | {
+        optimizer.zero_grad(set_to_none=True)
+        loss, _, rates = backward(network, network.activity, images, labels, recipe, None)
+        assert math.isfinite(loss)
+        optimizer.step()
+        network.clamp_()
+        seen += len(images) if step else 0
+    return clock.per_second(seen) | {
+        "images": seen,
         "parameters": sum(p.numel() for p in network.parameters()),
         "bf16": recipe.bf16,
-        "active": rates,
+        "active": [round(rate, 4) for rate in rates],
     }
 
 

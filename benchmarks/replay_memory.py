@@ -51,9 +51,10 @@ def main() -> None:
         theirs = NStepReplayBuffer(*shared, n_steps=3) if n_steps > 1 else ReplayBuffer(*shared)
         buffers = {OURS: FrameReplayBuffer(*shared, n_steps=n_steps), THEIRS: theirs}
         rng = np.random.default_rng(0)
-        obs, rows = env.reset(), []
+        obs = env.reset()
+        rows: list[tuple[Any, ...]] = []
         for _ in range(options.size // ENVS):
-            actions = rng.integers(env.action_space.n, size=ENVS)
+            actions = rng.integers(6, size=ENVS)
             new, rewards, dones, infos = env.step(actions)
             row = (obs, new, actions, rewards, dones, infos)
             for buffer in buffers.values():

@@ -33,7 +33,7 @@ def stepping(network: SpikingNetwork, fresh: Callable[[], list[Callable[[Tensor]
     first, *rest = network.synapses
 
     def forward(x: Tensor) -> Tensor:
-        neurons, current, total = fresh(), first(x), 0
+        neurons, current, total = fresh(), first(x), torch.zeros(())
         for _ in range(network.timesteps):
             spikes = neurons[0](current)
             for layer, neuron in zip(rest, neurons[1:], strict=True):

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from side_by_side import alternate, arguments, prepare, show, spread, write
 from stable_baselines3 import DQN
 from stable_baselines3.common.env_util import make_atari_env
@@ -68,7 +69,9 @@ def playing(agent: DQN) -> Callable[[], object]:
     env = agent.get_env()
     assert env is not None
     rng = np.random.default_rng(0)
-    return lambda: env.step(rng.integers(agent.action_space.n, size=env.num_envs))
+    assert isinstance(agent.action_space, spaces.Discrete)
+    actions = agent.action_space.n
+    return lambda: env.step(rng.integers(actions, size=env.num_envs))
 
 
 def main() -> None:
