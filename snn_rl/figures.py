@@ -186,6 +186,28 @@ def spike_rates(layers: Sequence[str], rates: Mapping[str, Sequence[float]]) -> 
     return figure
 
 
+def rates_by_layer(layers: Sequence[str], rates: Mapping[str, Sequence[float]]) -> Figure:
+    """Spikes per neuron of every hidden layer, on a logarithmic scale, a line a network.
+
+    Args:
+        layers: Names, from the input on.
+        rates: A number for each of them, by stage; "T1 of T5" are the weights of T5 at T = 1.
+    """
+    figure = Figure(figsize=(min(11.0, 4.0 + 0.6 * len(layers)), 4.6), layout="constrained")
+    axes = figure.subplots()
+    _style(axes)
+    for name, values in rates.items():
+        at_one = name.startswith("T1 of ")
+        shown = [value if value > 0 else np.nan for value in values]  # of none, no point
+        kind: dict[str, Any] = {"linestyle": "--" if at_one else "-", "marker": "o"}
+        axes.plot(shown, color=colour(name.removeprefix("T1 of ")), label=name, **kind)
+    axes.set_yscale("log")
+    axes.set_xticks(range(len(layers)), layers)
+    axes.set_ylabel("spikes per neuron and image", fontsize=12)
+    axes.legend(frameon=False, fontsize=11)
+    return figure
+
+
 def energies(bars: Mapping[str, Mapping[str, tuple[float, float]]]) -> Figure:
     """Energy of one decision, the first layer apart from what is behind it.
 

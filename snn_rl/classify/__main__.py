@@ -98,6 +98,7 @@ def main(config: ClassifyConfig) -> None:
                     "TRAINING images, for want of others" if score.test_is_train else "test images"
                 )
                 print(f"{stage.name}: {score.accuracy:.2%} of {score.images} {kind}")
+            fitter.score_at_one(stage)
         if first:
             print(f"report: {write_report(directory)}")
 

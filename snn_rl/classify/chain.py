@@ -33,6 +33,7 @@ from snn_rl.seeding import derive_seed, seed_everything
 
 SCRATCH = "-scratch"
 POOLINGS = {"avg": AvgPool, "max": MaxPool}
+AT_ONE = "at_one_timestep.json"  # the score of a stage's weights at T = 1, beside its own
 
 
 def chain(config: ClassifyConfig) -> list[Stage]:
@@ -167,18 +168,36 @@ class ChainFitter:
 
     def score(self, stage: Stage) -> Score:
         """The finished stage's accuracy on the test images, measured once and kept."""
+        return self._score(stage, runs.METRICS, stage.name)
+
+    def score_at_one(self, stage: Stage) -> Score | None:
+        """What a trained stage's weights do at T = 1, before they are trained for it.
+
+        Source: [IIR] Fig. 1d, where T1_5 are T5's weights at T = 1.
+
+        Returns:
+            None if the stage has one timestep, or none, or was not trained.
+        """
+        if not stage.trained or not stage.timesteps or stage.timesteps == 1:
+            return None
+        return self._score(stage, AT_ONE, f"T1 of {stage.name}", timesteps=1)
+
+    def _score(self, stage: Stage, file: str, name: str, timesteps: int | None = None) -> Score:
         distributed.barrier()
-        path = self.directory / stage.name / runs.METRICS
+        path = self.directory / stage.name / file
         limit = self.config.test_limit
         if path.exists():
             before = Score(**read_json(path))
             if before.images == (limit or len(self.dataset.test)):
                 return before
         network, _ = load_network(path.parent / runs.NETWORK)
+        if timesteps is not None:
+            assert isinstance(network, SpikingNetwork)
+            network = _with_timesteps(network, timesteps, network.surrogate, network.encoding)
         network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         seed_everything(derive_seed(self.config.seed, 1_000_000))  # for Poisson input
         settings = self.config.fit if stage.name == ANN else self.config.iir
-        result = score(network, self.dataset.test, settings.batch_size, stage.name, limit)
+        result = score(network, self.dataset.test, settings.batch_size, name, limit)
         result.test_is_train = self.dataset.test_is_train
         if distributed.is_first():
             write_json(path, vars(result))
@@ -193,9 +212,7 @@ class ChainFitter:
             return self._converted(source, stage.timesteps or 1)
         assert stage.timesteps is not None
         iir = self.config.iir
-        fewer = SpikingNetwork(source.spec, stage.timesteps, iir.surrogate, iir.encoding)
-        fewer.load_state_dict(source.state_dict())
-        return self._frozen(fewer)
+        return self._frozen(_with_timesteps(source, stage.timesteps, iir.surrogate, iir.encoding))
 
     def _analog_network(self) -> AnalogNetwork:
         """The imported ANN, or an untrained one."""
@@ -284,6 +301,15 @@ class ChainFitter:
             )
         iir = self.config.iir
         return torch.optim.Adam(trained, iir.lr, weight_decay=iir.weight_decay, fused=True)
+
+
+def _with_timesteps(
+    source: SpikingNetwork, timesteps: int, surrogate: str, encoding: str
+) -> SpikingNetwork:
+    """The same weights, thresholds and leaks in a network of other timesteps."""
+    network = SpikingNetwork(source.spec, timesteps, surrogate, encoding)
+    network.load_state_dict(source.state_dict())
+    return network
 
 
 def _thresholds(file: str | None) -> list[float] | None:

@@ -4,12 +4,15 @@ import math
 from pathlib import Path
 from typing import Any
 
-from snn_rl import runs
+from snn_rl import figures, runs
 from snn_rl.checkpoint import load_network, read_json, write_text
+from snn_rl.classify.chain import AT_ONE
 from snn_rl.energy import FLOAT32, energy
 from snn_rl.iir import ANN, SETTINGS
 from snn_rl.markdown import block, table
 from snn_rl.networks import Network, SpikingNetwork
+
+FIGURES = "figures"
 
 
 def write_report(directory: Path) -> Path:
@@ -24,13 +27,17 @@ def write_report(directory: Path) -> Path:
         if (path.parent / runs.NETWORK).exists()
     }
     order = sorted(stages, key=lambda name: (name != ANN, -_timesteps(stages[name]), name))
-    rows, rates, costs = [], [], []
+    rows, rates, costs, vanishing = [], [], [], {}
     for name in order:
         network, notes = load_network(stages[name] / runs.NETWORK)
         metrics = read_json(stages[name] / runs.METRICS)
         rows.append(_row(name, network, notes, metrics))
         costs.append(_costs(name, network, notes, metrics))
         rates.append([name, *(f"{rate:.3f}" for rate in metrics["spike_rates"])])
+        if isinstance(network, SpikingNetwork):
+            vanishing[name] = metrics
+            if (stages[name] / AT_ONE).exists():
+                vanishing[f"T1 of {name}"] = read_json(stages[name] / AT_ONE)
     invocations = read_json(directory / runs.RUN)
     last = invocations[-1]
     settings = last["settings"]
@@ -49,6 +56,7 @@ def write_report(directory: Path) -> Path:
         "## Spikes per neuron and image\n\n"
         "Of the ANN: the fraction of activations that are not zero.\n\n"
         + table(["stage", *network.spec.names()[:-1]], rates),
+        *_vanishing(directory, network.spec.names()[:-1], vanishing),
         "## Time, memory, and energy-delay product\n\n"
         "Spikes: of all hidden neurons, per image; energy-delay product: spikes times timesteps, "
         "after [STDB] section 7, where a spike is the unit of energy; times per image, on the "
@@ -68,6 +76,27 @@ def write_report(directory: Path) -> Path:
     path = directory / runs.REPORT
     write_text(path, "\n\n".join(text) + "\n")
     return path
+
+
+def _vanishing(directory: Path, layers: list[str], scores: dict[str, dict[str, Any]]) -> list[str]:
+    """The section about weights at fewer timesteps than they were trained for, if there are any."""
+    if not any(name.startswith("T1 of ") for name in scores):
+        return []
+    rates = {name: metrics["spike_rates"] for name, metrics in scores.items()}
+    path = directory / FIGURES / "vanishing.png"
+    path.parent.mkdir(exist_ok=True)
+    figures.save(figures.rates_by_layer(layers, rates), path)
+    rows = [
+        [name, f"{metrics['accuracy']:.2%}", *(f"{rate:.4f}" for rate in metrics["spike_rates"])]
+        for name, metrics in scores.items()
+    ]
+    return [
+        "## Spikes that vanish\n\n"
+        "*T1 of* a stage: its weights and thresholds at one timestep, before they are trained for "
+        "it ([IIR] Fig. 1d). Spikes per neuron and image.\n\n"
+        + table(["network", "accuracy", *layers], rows)
+        + f"\n\n![Spikes per neuron and image, layer by layer]({FIGURES}/{path.name})"
+    ]
 
 
 def _timesteps(directory: Path) -> int:

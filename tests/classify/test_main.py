@@ -14,7 +14,9 @@ from PIL import Image
 
 from snn_rl.checkpoint import load_network, load_tensors
 from snn_rl.classify import __main__ as command
+from snn_rl.classify.chain import AT_ONE
 from snn_rl.classify.config import ClassifyConfig
+from snn_rl.classify.datasets import open_dataset
 from snn_rl.config import compose_as, run_command_as
 from snn_rl.networks import AnalogNetwork, SpikingNetwork
 
@@ -121,6 +123,30 @@ def test_the_chain_trains_scores_and_reports_every_stage(finished):
         assert metrics["images"] == 20
     entry = json.loads((finished / "run.json").read_text())[0]
     assert entry["versions"]["torch"] == torch.__version__
+
+
+def test_a_stage_s_weights_are_looked_at_with_one_timestep_too(data, finished):
+    trained, _ = load_network(finished / "T2" / "network.safetensors")
+    at_one = SpikingNetwork(trained.spec, 1)
+    at_one.load_state_dict(trained.state_dict())
+    images, labels = next(open_dataset("imagenet", data, 32).test.batches(20))
+    with torch.no_grad():
+        outputs, layers = at_one.eval().activity(images)
+    found = json.loads((finished / "T2" / AT_ONE).read_text())
+    assert found["accuracy"] == float((outputs.argmax(1) == labels).float().mean())
+    expected = [float(layer.mean()) for layer in layers]
+    np.testing.assert_allclose(found["spike_rates"], expected, rtol=1e-5)
+    own = json.loads((finished / "T2" / "metrics.json").read_text())["spike_rates"]
+    assert sum(found["spike_rates"]) < sum(own)
+    assert not (finished / "T1" / AT_ONE).exists() and not (finished / "ann" / AT_ONE).exists()
+    report = (finished / "report.md").read_text()
+    section = report.split("## Spikes that vanish")[1].split("\n## ")[0]
+    for name, rate in (("T2", own[0]), ("T1 of T2", expected[0])):
+        (row,) = [line for line in section.splitlines() if line.startswith(f"| {name} |")]
+        assert f"{rate:.4f}" in row
+    assert "| T1 |" in section
+    with Image.open(finished / "figures" / "vanishing.png") as picture:
+        assert min(picture.size) > 300
 
 
 @pytest.mark.parametrize(("count", "moment"), [(4, "before"), (5, "after"), (9, "before")])
