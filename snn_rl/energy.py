@@ -1,5 +1,6 @@
 """Operations and energy of one decision, analog against spiking ([IIR] eq. 4 and A.4)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,6 +34,23 @@ class Energy:
 def macs(spec: NetworkSpec) -> list[int]:
     """Multiply-accumulates of every weight layer, head included ([IIR] A.4)."""
     return [connection.macs for connection in spec.connections()]
+
+
+def memory_accesses(spec: NetworkSpec, timesteps: int) -> int:
+    """What one decision fetches: all weights at every timestep, all membranes between timesteps.
+
+    With one timestep no membrane is kept, and it is what the ANN fetches. The first layer's current
+    is counted as if it were computed at every timestep, as the paper counts it.
+
+    Source: [IIR] "Inference Efficiency": 5.03 times fewer for VGG16 at T = 1 than at T = 5.
+
+    Args:
+        spec: The network.
+        timesteps: T.
+    """
+    weights = sum(connection.weights for connection in spec.connections())
+    neurons = sum(math.prod(shape) for shape in spec.shapes())
+    return timesteps * weights + (timesteps - 1) * neurons
 
 
 def energy(

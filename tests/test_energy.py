@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from snn_rl.energy import FLOAT32, INT32, energy, macs
-from snn_rl.networks import AnalogNetwork, Conv, Dense, NetworkSpec
+from snn_rl.energy import FLOAT32, INT32, energy, macs, memory_accesses
+from snn_rl.networks import IMAGE_NETWORKS, AnalogNetwork, Conv, Dense, NetworkSpec
 from snn_rl.networks.q_networks import cartpole, mnih
 
 PONG_ACTIONS = 6
@@ -33,6 +33,22 @@ def test_macs_of_the_mnih_network_layer_by_layer():
     assert macs(STACK) == [4 * hand[0], *hand[1:]]
     assert macs(SINGLE)[0] / 1e6 == pytest.approx(0.819, abs=5e-4)
     assert sum(macs(SINGLE)) / 1e6 == pytest.approx(6.888, abs=5e-4)
+
+
+@pytest.mark.parametrize("name", sorted(IMAGE_NETWORKS))
+def test_every_weight_is_fetched_at_every_timestep(name):
+    spec = IMAGE_NETWORKS[name]((3, 32, 32), 10)
+    weights = sum(p.numel() for p in AnalogNetwork(spec).parameters() if p.dim() > 1)
+    assert memory_accesses(spec, 1) == weights
+    between = memory_accesses(spec, 4) - 4 * weights
+    assert between == 3 * sum(torch.Size(shape).numel() for shape in spec.shapes())
+
+
+def test_the_paper_s_memory_accesses_of_vgg16():
+    """[IIR] "Inference Efficiency"."""
+    spec = IMAGE_NETWORKS["vgg16"]((3, 32, 32), 10)
+    ratio = memory_accesses(spec, 5) / memory_accesses(spec, 1)
+    assert ratio == pytest.approx(5.03, abs=5e-3)
 
 
 @pytest.mark.parametrize(("rate", "ratio"), [(0.08, 7.53), (0.42, 5.23), (2.92, 1.61)])

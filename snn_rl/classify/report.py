@@ -7,7 +7,7 @@ from typing import Any
 from snn_rl import figures, runs
 from snn_rl.checkpoint import load_network, read_json, write_text
 from snn_rl.classify.chain import AT_ONE
-from snn_rl.energy import FLOAT32, energy
+from snn_rl.energy import FLOAT32, energy, memory_accesses
 from snn_rl.iir import ANN, SETTINGS
 from snn_rl.markdown import block, table
 from snn_rl.networks import Network, SpikingNetwork
@@ -59,12 +59,13 @@ def write_report(directory: Path) -> Path:
         *_vanishing(directory, network.spec.names()[:-1], vanishing),
         "## Time, memory, and energy-delay product\n\n"
         "Spikes: of all hidden neurons, per image; energy-delay product: spikes times timesteps, "
-        "after [STDB] section 7, where a spike is the unit of energy; times per image, on the "
-        "machine below and whatever else ran there; memory: the most in use, of the whole process "
-        "where there is no GPU.\n\n"
+        "after [STDB] section 7, where a spike is the unit of energy; memory accesses: weights at "
+        "every timestep and membranes between them, per image ([IIR], Inference Efficiency); times "
+        "per image, on the machine below and whatever else ran there; memory: the most in use, of "
+        "the whole process where there is no GPU.\n\n"
         + table(
             [
-                *("stage", "T", "spikes", "energy-delay product"),
+                *("stage", "T", "spikes", "energy-delay product", "memory accesses (M)"),
                 *("training ms", "training MiB", "inference ms", "inference MiB"),
             ],
             costs,
@@ -127,9 +128,11 @@ def _costs(
     name: str, network: Network, notes: dict[str, Any], metrics: dict[str, Any]
 ) -> list[str]:
     timed = ["-", "-", "-"]
+    steps = 1
     if isinstance(network, SpikingNetwork):
         total, steps = _spikes(network, metrics)[0], network.timesteps
         timed = [str(steps), f"{total:.0f}", f"{total * steps:.3g}"]
+    fetched = memory_accesses(network.spec, steps)
     training = None
     if notes.get("images"):
         training = 1000 * notes["wall_s"] / notes["images"]
@@ -137,6 +140,7 @@ def _costs(
     return [
         "ANN" if name == ANN else name,
         *timed,
+        _number(fetched, 1e6),
         _number(training),
         _number(notes.get("memory"), 2**20),
         _number(None if inference is None else 1000 * inference),

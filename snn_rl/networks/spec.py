@@ -89,13 +89,18 @@ class Connection:
     @property
     def macs(self) -> int:
         """Multiply-accumulates of one dense pass ([IIR] A.4)."""
+        return self._fan_in * math.prod(self.output_shape)
+
+    @property
+    def weights(self) -> int:
+        """How many there are, biases aside; the identity has none."""
+        return 0 if isinstance(self.layer, Shortcut) else self._fan_in * self.output_shape[0]
+
+    @property
+    def _fan_in(self) -> int:
         if isinstance(self.layer, Conv):
-            fan_in = self.input_shape[0] * self.layer.kernel**2
-        elif isinstance(self.layer, Dense):
-            fan_in = math.prod(self.input_shape)
-        else:
-            fan_in = 1
-        return fan_in * math.prod(self.output_shape)
+            return self.input_shape[0] * self.layer.kernel**2
+        return math.prod(self.input_shape) if isinstance(self.layer, Dense) else 1
 
 
 @dataclass(frozen=True)
