@@ -208,6 +208,28 @@ def rates_by_layer(layers: Sequence[str], rates: Mapping[str, Sequence[float]]) 
     return figure
 
 
+def scores_by_timesteps(lines: Mapping[str, Mapping[int, float]], score: str) -> Figure:
+    """A score against the number of timesteps.
+
+    Args:
+        lines: By label: a score for every T.
+        score: Its name.
+    """
+    figure = Figure(figsize=(8.0, 4.6), layout="constrained")
+    axes = figure.subplots()
+    _style(axes)
+    for name, values in lines.items():
+        axes.plot(list(values), list(values.values()), marker="o", label=name)
+    ticks = sorted({timesteps for values in lines.values() for timesteps in values})
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("timesteps", fontsize=12)
+    axes.set_ylabel(score, fontsize=12)
+    axes.legend(frameon=False, fontsize=10)
+    return figure
+
+
 def energies(bars: Mapping[str, Mapping[str, tuple[float, float]]]) -> Figure:
     """Energy of one decision, the first layer apart from what is behind it.
 

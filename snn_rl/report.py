@@ -16,7 +16,8 @@ snn_rl.classify, into runs/paper/<paper>-table<n>/README.md.
 
 With sweep= it puts the runs of a folder together, seeds of one task beside one another: the
 interquartile mean of every stage's score with its 95 % interval, into sweep.md there, and every
-run's score into sweep.csv. Unfinished runs count with the stages that they have.
+run's score into sweep.csv. Unfinished runs count with the stages that they have. Of classifiers
+that were scored at several T it draws accuracy against T.
 
 The settings that matter:
   env=ID         environment of the run

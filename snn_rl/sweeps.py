@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snn_rl import runs
+from snn_rl import figures, runs
 from snn_rl.checkpoint import read_json, write_text
 from snn_rl.errors import UserError
 from snn_rl.figures import GREEDY, STICKY
@@ -26,7 +26,7 @@ from snn_rl.iir import ANN, SETTINGS
 from snn_rl.markdown import bullets, table
 from snn_rl.results import order
 
-REPORT, SCORES = "sweep.md", "sweep.csv"
+REPORT, SCORES, FIGURE = "sweep.md", "sweep.csv", "sweep.png"
 ACCURACY = "accuracy (%)"
 _DRAWS = 10_000
 
@@ -85,6 +85,8 @@ class Run:
 def write_sweep(folder: Path) -> Path:
     """Writes sweep.md and sweep.csv, of all runs below a folder, into it.
 
+    Where classifiers have been scored at several T, also sweep.png: accuracy against T.
+
     Returns:
         The path of sweep.md.
 
@@ -105,6 +107,7 @@ def write_sweep(folder: Path) -> Path:
         parts += _task_section(name if name != "." else folder.name, members)
     parts += [
         *_games_section(list(tasks.values())),
+        *_timesteps_section(folder, tasks),
         bullets(
             [
                 "Each run counts once, with the mean of its games: whole, unclipped ones, greedy "
@@ -208,6 +211,33 @@ def _games_section(tasks: Sequence[Sequence[Run]]) -> list[str]:
         "Human-normalised, in percent: 0 is a random player's score, 100 a human's, as DQN Zoo "
         "lists them.",
         table(["stage", "games", "runs", "greedy, IQM", "sticky, IQM"], rows),
+    ]
+
+
+def _timesteps_section(folder: Path, tasks: dict[str, list[Run]]) -> list[str]:
+    """Accuracy against T, a line a task and kind of stage; those with a single T are left out."""
+    lines: dict[str, dict[int, float]] = {}
+    for name, members in tasks.items():
+        for stage in _stages(members):
+            number, _, kind = stage.partition("-")
+            done = [run.scores[stage].get(ACCURACY) for run in members if stage in run.scores]
+            scores = [score for score in done if score is not None]
+            if stage != ANN and scores:
+                line = lines.setdefault(f"{name}, {kind or 'trained'}", {})
+                line[int(number[1:])] = float(interquartile_mean(np.array(scores)))
+    several = {name: dict(sorted(line.items())) for name, line in lines.items() if len(line) > 1}
+    if not several:
+        return []
+    figures.save(figures.scores_by_timesteps(several, ACCURACY), folder / FIGURE)
+    columns = sorted({t for line in several.values() for t in line})
+    rows = [
+        [name, *(f"{line[t]:.1f}" if t in line else "" for t in columns)]
+        for name, line in several.items()
+    ]
+    return [
+        "## Accuracy against T",
+        table(["runs", *(f"T={t}" for t in columns)], rows),
+        f"![Accuracy against T]({FIGURE})",
     ]
 
 

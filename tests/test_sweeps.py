@@ -14,6 +14,7 @@ from typing import Any
 import ale_py  # noqa: F401  (registers the games)
 import numpy as np
 import pytest
+from PIL import Image
 
 from snn_rl import report
 from snn_rl.checkpoint import load_tensors, write_json
@@ -113,6 +114,25 @@ def test_the_report_of_a_sweep(tmp_path: Path) -> None:
         table = list(csv.DictReader(file))
     found = [float(r["score"]) for r in table if (r["stage"], r["column"]) == ("T1", "greedy")]
     assert sorted(found) == sorted(returns)
+
+
+def test_accuracy_against_the_timesteps(tmp_path: Path) -> None:
+    for seed, gain in enumerate((0.0, 0.1)):
+        scores = {f"T{t}-converted": {"accuracy": 0.2 + gain + 0.001 * t} for t in (100, 2, 10)}
+        make_run(
+            tmp_path / "poisson", seed, scores | {"T2": {"accuracy": 0.9}, "ann": {"accuracy": 1}}
+        )
+    make_run(tmp_path / "direct", 0, {f"T{t}": {"accuracy": 0.01 * t} for t in (5, 10)})
+    make_run(tmp_path / PONG, 0, {f"T{t}": {"greedy": t, "sticky": t} for t in (1, 2)})
+    text = write_sweep(tmp_path).read_text(encoding="utf-8")
+    head = [line for line in text.split("## Accuracy against T")[1].splitlines() if "T=" in line]
+    assert head == ["| runs | T=2 | T=5 | T=10 | T=100 |"]
+    assert rows(text, "Accuracy against T") == [
+        ["direct, trained", "", "5.0", "10.0", ""],
+        ["poisson, converted", "25.2", "", "26.0", "35.0"],
+    ]
+    with Image.open(tmp_path / "sweep.png") as picture:
+        assert min(picture.size) > 300
 
 
 def test_runs_that_differ_in_more_than_their_seed_are_named(tmp_path: Path) -> None:
