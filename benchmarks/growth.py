@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from side_by_side import alternate, arguments, prepare, spread, write
 from spiking_step import agent
 
 from snn_rl.agents import FrameReplayBuffer, SpikingDQN
 from snn_rl.envs import make_env
+from snn_rl.runs import uses_bf16
 
 BATCH = 32
 
@@ -78,7 +78,7 @@ def sampling(size: int) -> Callable[[], object]:
 
 def ladders(options: argparse.Namespace) -> list[Ladder]:
     """Everything that is measured."""
-    bf16 = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    bf16 = uses_bf16("auto", "cpu")
     ann = agent(bf16, None)
     spiking = {t: agent(bf16, t, ann) for t in options.timesteps}
     one = spiking.get(1) or agent(bf16, 1, ann)

@@ -12,6 +12,7 @@ import argparse
 import multiprocessing
 import resource
 from concurrent.futures import ProcessPoolExecutor
+from typing import Any
 
 import torch
 from side_by_side import arguments, prepare, write
@@ -21,6 +22,7 @@ from snn_rl import runs
 from snn_rl.agents import FrameReplayBuffer, SpikingDQN
 from snn_rl.config import compose
 from snn_rl.envs import make_env
+from snn_rl.networks import Q_NETWORKS, AnalogNetwork
 
 UPDATES = 10
 
@@ -30,6 +32,13 @@ def stage(options: argparse.Namespace, timesteps: int | None) -> tuple[float, fl
     prepare(options.threads)
     config = compose([f"env={options.env}"], runs.presets)
     spiking = timesteps is not None
+    teaching: dict[str, Any] = {
+        "objective": config.iir.objective,
+        "sharpness": config.iir.sharpness,
+    }
+    if spiking and config.iir.objective != "td":
+        shape = (config.rollout.frame_stack, 84, 84)
+        teaching["teacher"] = AnalogNetwork(Q_NETWORKS[config.network](shape, 6))
     size = options.buffer or config.dqn.buffer_size
     model = SpikingDQN(
         "SpikingDQNPolicy",
@@ -37,6 +46,8 @@ def stage(options: argparse.Namespace, timesteps: int | None) -> tuple[float, fl
         buffer_size=size,
         learning_starts=10**9,  # it plays at random
         n_steps=config.dqn.n_steps,
+        double=config.dqn.double,
+        **(teaching if spiking else {}),
         bf16=runs.uses_bf16(config.precision, "cpu"),
         seed=0,
         device="cpu",
@@ -47,7 +58,7 @@ def stage(options: argparse.Namespace, timesteps: int | None) -> tuple[float, fl
     model.train(UPDATES, config.iir.batch_size if spiking else config.dqn.batch_size)
     buffer = model.replay_buffer
     assert isinstance(buffer, FrameReplayBuffer)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, buffer.nbytes / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9, buffer.nbytes / 1e9
 
 
 def main() -> None:

@@ -116,6 +116,11 @@ def check_values(config: Config) -> None:
             f"dqn.target_return={config.dqn.target_return:g}: it is the mean of the games that "
             "dqn.selection_games counts, which must be 1 or more"
         )
+    if config.iir.selection_sticky_games and config.iir.sticky in (None, config.rollout.sticky):
+        raise UserError(
+            f"iir.selection_sticky_games={config.iir.selection_sticky_games}: games with "
+            "iir.sticky, which has to be set, and other than rollout.sticky"
+        )
     if config.carry_state and config.iir.encoding != "direct":
         raise UserError(
             f"carry_state=true goes with iir.encoding=direct, not {config.iir.encoding}"

@@ -78,8 +78,7 @@ class IIRConfig:
     sticky: float | None = None  # in place of rollout.sticky; None: as that
     # Stages longer than selection_steps choose too, every so many steps of their second half.
     selection_games: int = 0
-    # As many more games each, under iir.sticky where that is not what rollout.sticky is; a
-    # checkpoint's score is the mean of the two means.
+    # Besides those, so many games under iir.sticky; a checkpoint's score is the mean of both means.
     selection_sticky_games: int = 0
     selection_steps: int = 10_000
     sharpness: float = 3.0

@@ -134,8 +134,7 @@ class LIF(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """`lif` with this layer's parameters: current [T, N, ...] to spikes [T, N, ...], state.
 
-        From an empty membrane it is `snn_rl.fused.fused_lif`, where that can be had. A current
-        that autocast has rounded is added up in the parameters' precision.
+        From an empty membrane it is `snn_rl.fused.fused_lif`, where that can be had.
 
         Raises:
             ValueError: The surrogate needs a `Memory`, and a state came in: see `window`.
@@ -143,12 +142,19 @@ class LIF(nn.Module):
         if not isinstance(self.surrogate, SpikeTime):
             if state is None and available(current, self.surrogate):
                 return fused_lif(current, self.v_threshold, self.leak, self.surrogate), None
-            current = current.to(self.v_threshold.dtype)
             return lif(current, self.v_threshold, self.leak, self.surrogate, state, keep)
         if state is not None:
             raise ValueError("a state does not say when a neuron last fired: use `window`")
-        current = current.to(self.v_threshold.dtype)
         return timed_lif(current, self.v_threshold, self.leak, self.surrogate)[0], None
+
+    def prepared(self, current: Tensor) -> Tensor:
+        """A current for `forward` from empty membranes: in the parameters' precision.
+
+        Autocast rounds currents; membranes are not to be. The compiled neuron sees to that itself.
+        """
+        if not isinstance(self.surrogate, SpikeTime) and available(current, self.surrogate):
+            return current
+        return current.to(self.v_threshold.dtype)
 
     def window(self, current: Tensor, memory: Memory | None = None) -> tuple[Tensor, Memory]:
         """Some of the timesteps, and what the neurons take with them into the next ones.
@@ -157,7 +163,6 @@ class LIF(nn.Module):
             current: [timesteps of the window, N, ...].
             memory: From the window before; None in the first.
         """
-        current = current.to(self.v_threshold.dtype)
         if isinstance(self.surrogate, SpikeTime):
             return timed_lif(current, self.v_threshold, self.leak, self.surrogate, memory)
         state = torch.zeros_like(current[0]) if memory is None else memory.rest

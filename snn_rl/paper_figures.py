@@ -538,7 +538,7 @@ _REASONS: tuple[tuple[set[str], str], ...] = (
         "rarely the best. The paper mentions no choice.",
     ),
     (
-        {"iir.selection_games"},
+        {"iir.selection_games", "iir.selection_sticky_games"},
         "A long spiking stage keeps the checkpoint that does best too: greedy games of networks "
         "that hardly differ end in very different ways.",
     ),

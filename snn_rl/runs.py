@@ -108,9 +108,9 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
         # they are in iir.steps, rollout.sticky and checkpoint_steps, as far as they say something
         del iir["iir.t1_steps"], iir["iir.sticky"], iir["iir.selection_steps"]
         # None where nothing is chosen, as if there were no such setting: see iir.check_settings
-        chosen = selection_games(config, stage)
-        for name in ("iir.selection_games", "iir.selection_sticky_games"):
-            iir[name] = (chosen and iir[name]) or None
+        played = {each.sticky: each.games for each in selection_games(config, stage)}
+        iir["iir.selection_games"] = played.pop(config.rollout.sticky, None)
+        iir["iir.selection_sticky_games"] = sum(played.values()) or None
         iir["iir.steps"] = stage_steps(config, stage)
         settings |= {"T": stage.timesteps, "source": stage.source, **iir}
     return settings

@@ -218,12 +218,13 @@ def _timesteps_section(folder: Path, tasks: dict[str, list[Run]]) -> list[str]:
     """Accuracy against T, a line a task and kind of stage; those with a single T are left out."""
     lines: dict[str, dict[int, float]] = {}
     for name, members in tasks.items():
+        title = name if name != "." else folder.name
         for stage in _stages(members):
             number, _, kind = stage.partition("-")
             done = [run.scores[stage].get(ACCURACY) for run in members if stage in run.scores]
             scores = [score for score in done if score is not None]
             if stage != ANN and scores:
-                line = lines.setdefault(f"{name}, {kind or 'trained'}", {})
+                line = lines.setdefault(f"{title}, {kind or 'trained'}", {})
                 line[int(number[1:])] = float(interquartile_mean(np.array(scores)))
     several = {name: dict(sorted(line.items())) for name, line in lines.items() if len(line) > 1}
     if not several:

@@ -38,7 +38,7 @@ The settings that matter first (key=value, any order):
   iir.t1_steps=N      length of the T=1 stage
   iir.sticky=P        sticky-action probability of the games that the spiking stages learn from
   iir.selection_games=N  games that the checkpoints of a long spiking stage play, to keep the best
-  iir.selection_sticky_games=N  as many more with the sticky actions that the stage learns from
+  iir.selection_sticky_games=N  and games with the sticky actions that the stage learns from
   iir.objective=X     distill (the ANN teaches), td (Q-learning), or distill+td
 
 All of them, with their defaults: snn_rl/config.py; what a game family changes:

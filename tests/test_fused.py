@@ -1,6 +1,7 @@
 """The compiled neuron against the plain one: the same spikes, the same gradients."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor
 from snn_rl import fused
 from snn_rl.fused import available, fused_lif
 from snn_rl.lif import LIF, lif
-from snn_rl.networks import Q_NETWORKS, SpikingNetwork
+from snn_rl.networks import IMAGE_NETWORKS, Q_NETWORKS, SpikingNetwork
+from snn_rl.networks.layers import Scale
 from snn_rl.surrogate import SURROGATES, Derivative
 
 pytest.importorskip("numba")
@@ -120,18 +122,33 @@ def test_gradients_that_are_no_numbers_stay_none_in_bfloat16() -> None:
     assert source.grad[0, 1:].tolist() == [float("inf"), 1.0]
 
 
-def test_autocast_hands_the_neuron_what_it_computes_in(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("timesteps", [1, 3])
+@pytest.mark.parametrize("name", ["mnih", "resnet8"])
+def test_under_autocast_the_spikes_are_the_plain_neuron_s(
+    name: str, timesteps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
-    network = SpikingNetwork(Q_NETWORKS["mnih"]((2, 40, 40), 3), timesteps=3)
-    for neuron in network.neurons:
-        neuron.v_threshold.data.fill_(0.1)
+    spec = (
+        Q_NETWORKS[name]((2, 40, 40), 3)
+        if name in Q_NETWORKS
+        else replace(IMAGE_NETWORKS[name]((2, 40, 40), 3), batch_norm=False)
+    )
+    network = SpikingNetwork(spec, timesteps).eval()
+    with torch.no_grad():
+        for neuron in network.neurons:
+            neuron.v_threshold.fill_(0.1)
+            neuron.leak.fill_(0.9)
+        for module in network.modules():
+            if isinstance(module, Scale):
+                module.weight.fill_(0.7314)  # no number of bfloat16
     images = torch.rand(5, 2, 40, 40)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         outputs, layers = network.activity(images)
         monkeypatch.setattr(fused, "_kernels", lambda: None)
         plain, spikes = network.activity(images)
-    assert {layer.dtype for layer in layers} == {torch.bfloat16}
+    assert torch.bfloat16 in {layer.dtype for layer in layers}
     assert {layer.dtype for layer in spikes} == {torch.float32}  # membranes in full precision
+    assert all(0 < layer.mean() < 1 for layer in spikes[:-1])
     assert all(torch.equal(a.float(), b) for a, b in zip(layers, spikes, strict=True))
     assert outputs.dtype == torch.float32 and torch.equal(outputs, plain)
 

@@ -131,6 +131,8 @@ def test_accuracy_against_the_timesteps(tmp_path: Path) -> None:
         ["direct, trained", "", "5.0", "10.0", ""],
         ["poisson, converted", "25.2", "", "26.0", "35.0"],
     ]
+    alone = write_sweep(tmp_path / "direct").read_text(encoding="utf-8")
+    assert rows(alone, "Accuracy against T") == [["direct, trained", "5.0", "10.0"]]
     with Image.open(tmp_path / "sweep.png") as picture:
         assert min(picture.size) > 300
 

@@ -265,6 +265,7 @@ def test_changed_training_settings_are_refused_and_evaluation_settings_are_not(
         (["iir.objective=magic"], ["iir.objective", "td", "distill"]),
         (["iir.percentile=101"], ["iir.percentile", "100"]),
         (["iir.sticky=2"], ["iir.sticky=2", "between 0 and 1"]),
+        (["iir.selection_sticky_games=4"], ["selection_sticky_games=4", "iir.sticky"]),
         (["iir.selection_steps=1"], ["iir.selection_steps=1", "rollout.n_envs=2"]),
         (["eval.seed=1999981", "episodes=20"], ["eval.seed=1999981", "2000000"]),
         (["eval.seed=2009999"], ["eval.seed=2009999", "2009999"]),

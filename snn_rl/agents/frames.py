@@ -8,6 +8,7 @@ as they were; those that share no frames only take more memory.
 
 import math
 import mmap
+import sys
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ Array = NDArray[Any]
 
 _OBSERVATIONS, _FOLLOWING = 0, 1
 _EMPTY = 0  # the slot of the frame of zeros, which a stack begins an episode with
+_MAP_NORESERVE = 0x4000  # of Linux, which Python has no name for before 3.13
 _SPARE = 2  # times the slots that stacks need; those that are never used take no memory
 
 
@@ -33,7 +35,10 @@ def _zeros(shape: tuple[int, ...], dtype: Any) -> Array:
     its memory for good.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
-    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    if sys.platform == "linux":
+        flags |= _MAP_NORESERVE
+    pages = mmap.mmap(-1, size, flags=flags)
     return np.frombuffer(pages, dtype).reshape(shape)
 
 

@@ -171,7 +171,7 @@ class ChainFitter:
         return self._score(stage, runs.METRICS, stage.name)
 
     def score_at_one(self, stage: Stage) -> Score | None:
-        """What a trained stage's weights do at T = 1, before they are trained for it.
+        """What a trained stage's weights do at T = 1, which they were not trained for.
 
         Source: [IIR] Fig. 1d, where T1_5 are T5's weights at T = 1.
 

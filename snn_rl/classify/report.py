@@ -93,8 +93,8 @@ def _vanishing(directory: Path, layers: list[str], scores: dict[str, dict[str, A
     ]
     return [
         "## Spikes that vanish\n\n"
-        "*T1 of* a stage: its weights and thresholds at one timestep, before they are trained for "
-        "it ([IIR] Fig. 1d). Spikes per neuron and image.\n\n"
+        "*T1 of* a stage: its weights and thresholds at one timestep, which they were not trained "
+        "for ([IIR] Fig. 1d). Spikes per neuron and image.\n\n"
         + table(["network", "accuracy", *layers], rows)
         + f"\n\n![Spikes per neuron and image, layer by layer]({FIGURES}/{path.name})"
     ]

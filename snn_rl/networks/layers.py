@@ -46,8 +46,8 @@ class Scale(nn.Module):
         self.weight = nn.Parameter(torch.tensor(1.0), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape."""
-        return x * self.weight
+        """Any shape; in the weight's precision, which autocast does not see to here."""
+        return x.to(self.weight.dtype) * self.weight
 
 
 def _synapse(connection: Connection, bias: bool, batch_norm: bool) -> nn.Module:
@@ -324,6 +324,7 @@ class SpikingNetwork(Network):
             current: [T or 1, N, ...]; a single one flows at every timestep.
         """
         neuron = self.neurons[index]
+        current = neuron.prepared(current)  # before it is expanded: once, not T times
         spikes: Tensor = neuron(current.expand(self.timesteps, *current.shape[1:]))[0]
         return spikes
 
@@ -382,7 +383,8 @@ class SpikingNetwork(Network):
             memory: Of this layer's neurons from the window before; None in the first.
         """
         neuron = self.neurons[index]
-        return neuron.window(current.expand(steps, *current.shape[1:]), memory)
+        full = current.to(neuron.v_threshold.dtype)
+        return neuron.window(full.expand(steps, *current.shape[1:]), memory)
 
     def count(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """See `Network.count`; in memory for a few timesteps."""
@@ -425,7 +427,7 @@ class SpikingNetwork(Network):
 
         def fire(index: int, current: Tensor) -> Tensor:
             neuron = self.neurons[index]
-            spikes, rest = neuron(current, state[index], keep)
+            spikes, rest = neuron(current.to(neuron.v_threshold.dtype), state[index], keep)
             layers.append(spikes)
             rests.append(rest)
             return layers[-1]

@@ -1,7 +1,10 @@
 """The buffer of single frames against Stable-Baselines3's own, sample for sample."""
 
 import copy
+import os
+import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -171,6 +174,18 @@ def test_a_hundred_thousand_atari_transitions_fit_in_less_than_0_8_gb() -> None:
     buffer = FrameReplayBuffer(100_000, env.observation_space, env.action_space, n_envs=8)
     assert buffer.nbytes < 0.8e9
     env.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_slots_that_are_not_used_take_no_memory() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    before = resident()
+    space = spaces.Box(0, 255, (4, 84, 84), np.uint8)
+    buffer = FrameReplayBuffer(1_000_000, space, spaces.Discrete(6), device="cpu", n_envs=8)
+    assert buffer.nbytes > 7e9
+    assert resident() - before < 0.2e9
 
 
 def test_a_copy_is_independent() -> None:

@@ -22,7 +22,7 @@ from snn_rl.checkpoint import load_network, load_tensors, read_json
 from snn_rl.classify import __main__ as command
 from snn_rl.classify import distributed
 from snn_rl.classify.batch_norm import synchronize_batch_norm
-from snn_rl.classify.chain import initialize
+from snn_rl.classify.chain import AT_ONE, initialize
 from snn_rl.classify.checks import check_values
 from snn_rl.classify.config import ClassifyConfig
 from snn_rl.classify.fitting import STATE, Recipe, fit
@@ -227,16 +227,18 @@ def refused(capsys: pytest.CaptureFixture[str], monkeypatch: Any, *arguments: st
 def test_the_command_under_torchrun(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
-    settings = [*TINY, f"data={pictures}", f"run_dir={tmp_path / 'run'}"]
+    settings = [*TINY, "direct=false", "T_start=2"]
+    settings += [f"data={pictures}", f"run_dir={tmp_path / 'run'}"]
     done = torchrun("-m", "snn_rl.classify", *settings)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("report: ") == 1
     report = (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
     assert "torchrun --nnodes 1 --nproc-per-node 2 -m snn_rl.classify dataset=imagenet" in report
-    network, notes = load_network(tmp_path / "run" / "T1-direct" / "network.safetensors")
+    network, notes = load_network(tmp_path / "run" / "T1" / "network.safetensors")
     assert network.spec.outputs == 2 and notes["updates"] == 4
-    score = read_json(tmp_path / "run" / "T1-direct" / "metrics.json")
-    assert score["images"] == 6 and (score["accuracy"] * 6) % 1 == pytest.approx(0)
+    for file in ("T1/metrics.json", f"T2/{AT_ONE}"):
+        score = read_json(tmp_path / "run" / file)
+        assert score["images"] == 6 and (score["accuracy"] * 6) % 1 == pytest.approx(0)
 
     line = refused(capsys, monkeypatch, *settings)
     assert "was started with other settings: workers was 2, now absent" in line
