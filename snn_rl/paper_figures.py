@@ -504,7 +504,8 @@ def _difference_section(figure: PaperFigure, found: Runs) -> list[str]:
         for key, values in here.items():
             ours.setdefault(key, set()).update(values)
             before = theirs.get(key, ["–"])
-            if sorted(values) != sorted(before):
+            nothing = set(values) <= {"null"} and set(before) <= {"–", "null"}
+            if sorted(values) != sorted(before) and not nothing:
                 rows.append([_GAMES[env], f"`{key}`", ", ".join(before), ", ".join(values)])
     notes += [text for keys, text in _REASONS if keys & {row[1].strip("`") for row in rows}]
     if any(_imported(s) for env in found for s in _having(found, env, ANN)):
