@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from side_by_side import alternate, arguments, prepare, spread, write
+from side_by_side import alternate, arguments, prepare, ratios, show, spread, write
 from spiking_step import agent
 
 from snn_rl.agents import FrameReplayBuffer, SpikingDQN
@@ -146,22 +146,21 @@ def main() -> None:
             {str(size): call for size, call in ladder.calls.items()}, options.rounds
         )
         sizes = list(ladder.calls)
-        medians = [spread(seconds[str(size)])["median"] for size in sizes]
-        cost = [median / medians[0] for median in medians]
+        times = ratios(seconds, str(sizes[0]))
+        cost = [times[str(size)]["median"] for size in sizes]
         powers = exponents(sizes, cost)
         print(f"{ladder.title} by {ladder.quantity}")
-        for size, times, power in zip(
-            sizes, cost, ["", *(f"{p:.2f}" for p in powers)], strict=True
-        ):
-            print(f"{size:>9,} {times:>8.2f} {power:>6}")
+        for size, power in zip(sizes, ["", *(f"{p:.2f}" for p in powers)], strict=True):
+            print(f"{size:>9,}  {show(times[str(size)]):<22} {power:>6}")
         found.append(
             {
                 "title": ladder.title,
                 "quantity": ladder.quantity,
                 "sizes": sizes,
                 "cost": cost,
+                "spread": [times[str(size)] for size in sizes],
                 "exponents": powers,
-                "lowest_ms": medians[0] * 1e3,
+                "lowest_ms": spread(seconds[str(sizes[0])] * 1e3),
             }
         )
     if options.figure:

@@ -20,5 +20,6 @@ def test_the_peak_is_of_what_came_after_it_began():
     del block
     after = PeakMemory(cpu).read()
     assert high is not None and after is not None
-    assert size <= high - low < 1.5 * size
+    # the rest of the process may have given a few pages back meanwhile
+    assert 0.9 * size <= high - low < 1.5 * size
     assert high - after > size / 2
