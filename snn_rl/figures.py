@@ -199,7 +199,8 @@ def rates_by_layer(layers: Sequence[str], rates: Mapping[str, Sequence[float]]) 
     for name, values in rates.items():
         at_one = name.startswith("T1 of ")
         shown = [value if value > 0 else np.nan for value in values]  # of none, no point
-        kind: dict[str, Any] = {"linestyle": "--" if at_one else "-", "marker": "o"}
+        style = "--" if at_one else ":" if name.endswith("-direct") else "-"
+        kind: dict[str, Any] = {"linestyle": style, "marker": "o"}
         axes.plot(shown, color=colour(name.removeprefix("T1 of ")), label=name, **kind)
     axes.set_yscale("log")
     axes.set_xticks(range(len(layers)), layers)
