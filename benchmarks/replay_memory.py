@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from side_by_side import alternate, arguments, prepare, ratios, show, spread, write
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
@@ -45,6 +46,7 @@ def main() -> None:
     options = parser.parse_args()
     prepare(options.threads)
     env = make_env(options.env, n_envs=ENVS)
+    assert isinstance(env.action_space, spaces.Discrete)
     shared = (options.size, env.observation_space, env.action_space, "cpu", ENVS)
     figures: dict[str, object] = {}
     for n_steps in (1, 3):
@@ -54,7 +56,7 @@ def main() -> None:
         obs = env.reset()
         rows: list[tuple[Any, ...]] = []
         for _ in range(options.size // ENVS):
-            actions = rng.integers(6, size=ENVS)
+            actions = rng.integers(env.action_space.n, size=ENVS)
             new, rewards, dones, infos = env.step(actions)
             row = (obs, new, actions, rewards, dones, infos)
             for buffer in buffers.values():

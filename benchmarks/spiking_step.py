@@ -20,6 +20,7 @@ from snn_rl.convert import convert
 from snn_rl.energy import macs
 from snn_rl.envs import make_env
 from snn_rl.networks import AnalogNetwork, NetworkSpec
+from snn_rl.runs import uses_bf16
 
 
 def floor(spec: NetworkSpec, timesteps: int) -> float:
@@ -65,7 +66,7 @@ def main() -> None:
     print(f"Mnih network, {options.threads} thread(s): times the ANN's update")
     print(f"{'precision':<10} {'batch':>5}  {'ANN: ms':>8}", end="")
     print("".join(f"  {f'T{t}':>17} {'floor':>5}" for t in options.timesteps))
-    for bf16 in (False, True) if torch.cpu.get_capabilities().get("avx512_bf16") else (False,):
+    for bf16 in (False, True) if uses_bf16("auto", "cpu") else (False,):
         ann = agent(bf16, None)
         made = {"ANN": ann} | {f"T{t}": agent(bf16, t, ann) for t in options.timesteps}
         for batch in options.batch:

@@ -20,9 +20,11 @@ from stable_baselines3.common.logger import configure
 
 from snn_rl import runs
 from snn_rl.agents import FrameReplayBuffer, SpikingDQN
+from snn_rl.agents.objectives import TD
+from snn_rl.agents.policies import network_spec
 from snn_rl.config import compose
 from snn_rl.envs import make_env
-from snn_rl.networks import Q_NETWORKS, AnalogNetwork
+from snn_rl.networks import AnalogNetwork
 
 UPDATES = 10
 
@@ -32,26 +34,27 @@ def stage(options: argparse.Namespace, timesteps: int | None) -> tuple[float, fl
     prepare(options.threads)
     config = compose([f"env={options.env}"], runs.presets)
     spiking = timesteps is not None
-    teaching: dict[str, Any] = {
-        "objective": config.iir.objective,
-        "sharpness": config.iir.sharpness,
-    }
-    if spiking and config.iir.objective != "td":
-        shape = (config.rollout.frame_stack, 84, 84)
-        teaching["teacher"] = AnalogNetwork(Q_NETWORKS[config.network](shape, 6))
+    env = make_env(options.env, config.rollout.n_envs, frame_stack=config.rollout.frame_stack)
+    teaching: dict[str, Any] = {}
+    if spiking:
+        teaching = {"objective": config.iir.objective, "sharpness": config.iir.sharpness}
+        if config.iir.objective != TD:
+            spaces = env.observation_space, env.action_space
+            spec = network_spec(config.network, *spaces, config.bias)
+            teaching["teacher"] = AnalogNetwork(spec)
     size = options.buffer or config.dqn.buffer_size
     model = SpikingDQN(
         "SpikingDQNPolicy",
-        make_env(options.env, config.rollout.n_envs, frame_stack=config.rollout.frame_stack),
+        env,
         buffer_size=size,
         learning_starts=10**9,  # it plays at random
         n_steps=config.dqn.n_steps,
         double=config.dqn.double,
-        **(teaching if spiking else {}),
+        **teaching,
         bf16=runs.uses_bf16(config.precision, "cpu"),
         seed=0,
         device="cpu",
-        policy_kwargs={"network": config.network, "timesteps": timesteps},
+        policy_kwargs={"network": config.network, "timesteps": timesteps, "bias": config.bias},
     )
     model.set_logger(configure(None, []))
     model.learn(size, log_interval=10**9)

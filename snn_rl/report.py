@@ -51,7 +51,6 @@ from snn_rl.markdown import block, bullets, code, plain, table
 from snn_rl.results import StageResult, finished, read_stages
 
 RETURNS = "returns.csv"
-FIGURES = "figures"
 _ARITHMETIC = {
     "float32, 45 nm (MAC 4.6 pJ, AC 0.9 pJ)": FLOAT32,
     "int32, 45 nm (MAC 3.2 pJ, AC 0.1 pJ)": INT32,
@@ -203,9 +202,9 @@ def _draw(directory: Path, stages: Sequence[StageResult]) -> dict[str, str]:
         )
     texts = {}
     for name, (text, figure) in drawn.items():
-        path = directory / FIGURES / f"{name}.png"
+        path = directory / runs.FIGURES / f"{name}.png"
         figures.save(figure, path)
-        texts[name] = f"![{text}]({FIGURES}/{path.name})"
+        texts[name] = f"![{text}]({runs.FIGURES}/{path.name})"
     return texts
 
 

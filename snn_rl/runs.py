@@ -27,6 +27,7 @@ from snn_rl.iir import ANN, Stage, schedule
 NETWORK = "network.safetensors"
 METRICS = "metrics.json"
 REPORT = "report.md"
+FIGURES = "figures"  # a folder beside the report
 RUN = "run.json"  # the commands that worked on a run, in its directory
 # Games that choose among the checkpoints of a stage: their seeds, which evaluation may not use,
 # and the agent steps after which one is cut off, so that an endless rally costs little.

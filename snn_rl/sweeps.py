@@ -104,7 +104,7 @@ def write_sweep(folder: Path) -> Path:
         tasks.setdefault(str(run.directory.parent.relative_to(folder)), []).append(run)
     parts = [f"# {len(found)} runs in {folder.name or folder}"]
     for name, members in tasks.items():
-        parts += _task_section(name if name != "." else folder.name, members)
+        parts += _task_section(_title(folder, name), members)
     parts += [
         *_games_section(list(tasks.values())),
         *_timesteps_section(folder, tasks),
@@ -138,6 +138,11 @@ def _read_run(directory: Path) -> Run:
         stages[stage] = read_json(path.parent / SETTINGS)
         stages[stage].pop("seed", None)
     return Run(directory, settings, scores, stages)
+
+
+def _title(folder: Path, task: str) -> str:
+    """A task's name in the report; of runs that lie in the folder itself, the folder's."""
+    return folder.name if task == "." else task
 
 
 def _columns(members: Sequence[Run]) -> list[str]:
@@ -218,13 +223,12 @@ def _timesteps_section(folder: Path, tasks: dict[str, list[Run]]) -> list[str]:
     """Accuracy against T, a line a task and kind of stage; those with a single T are left out."""
     lines: dict[str, dict[int, float]] = {}
     for name, members in tasks.items():
-        title = name if name != "." else folder.name
         for stage in _stages(members):
             number, _, kind = stage.partition("-")
             done = [run.scores[stage].get(ACCURACY) for run in members if stage in run.scores]
             scores = [score for score in done if score is not None]
             if stage != ANN and scores:
-                line = lines.setdefault(f"{title}, {kind or 'trained'}", {})
+                line = lines.setdefault(f"{_title(folder, name)}, {kind or 'trained'}", {})
                 line[int(number[1:])] = float(interquartile_mean(np.array(scores)))
     several = {name: dict(sorted(line.items())) for name, line in lines.items() if len(line) > 1}
     if not several:

@@ -12,8 +12,6 @@ from snn_rl.iir import ANN, SETTINGS
 from snn_rl.markdown import block, table
 from snn_rl.networks import Network, SpikingNetwork
 
-FIGURES = "figures"
-
 
 def write_report(directory: Path) -> Path:
     """Writes report.md of a run and returns its path.
@@ -84,7 +82,7 @@ def _vanishing(directory: Path, layers: list[str], scores: dict[str, dict[str, A
     if not any(name.startswith("T1 of ") for name in scores):
         return []
     rates = {name: metrics["spike_rates"] for name, metrics in scores.items()}
-    path = directory / FIGURES / "vanishing.png"
+    path = directory / runs.FIGURES / "vanishing.png"
     path.parent.mkdir(exist_ok=True)
     figures.save(figures.rates_by_layer(layers, rates), path)
     rows = [
@@ -96,7 +94,7 @@ def _vanishing(directory: Path, layers: list[str], scores: dict[str, dict[str, A
         "*T1 of* a stage: its weights and thresholds at one timestep, which they were not trained "
         "for ([IIR] Fig. 1d). Spikes per neuron and image.\n\n"
         + table(["network", "accuracy", *layers], rows)
-        + f"\n\n![Spikes per neuron and image, layer by layer]({FIGURES}/{path.name})"
+        + f"\n\n![Spikes per neuron and image, layer by layer]({runs.FIGURES}/{path.name})"
     ]
 
 
