@@ -41,7 +41,8 @@ class SpikingFitConfig(FitConfig):
     thresholds_from: str | None = None  # this spiking network's, in place of any search
     percentile: float = 70.0
     percentile_over: str = "positive"  # positive | all
-    surrogate: str = "linear"
+    # With [IIR]'s linear one next to no gradient reaches the first layers of VGG16 or a ResNet.
+    surrogate: str = "boxcar"
     encoding: str = "direct"
     conversion_samples: int = 256
     conversion_timesteps: int = 0  # that the threshold search looks at; 0: T
