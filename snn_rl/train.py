@@ -84,7 +84,7 @@ from snn_rl.networks import AnalogNetwork, Network, SpikingNetwork, State
 from snn_rl.play import record_video
 from snn_rl.report import write_report
 from snn_rl.seeding import derive_seed, seed_everything
-from snn_rl.trials import Trials, evaluate_stage
+from snn_rl.trials import Trials, evaluate_stage, whole_games
 
 
 class ChainTrainer:
@@ -164,10 +164,11 @@ class ChainTrainer:
         config, games = self.config, runs.selection_games(self.config, stage)
         if not games:
             return None
-        cap = min(config.rollout.cap, runs.SELECTION_CAP)
+        played = {"env": config.env, **runs.flat("rollout", config.rollout)}
+        played["rollout.cap"] = min(config.rollout.cap, runs.SELECTION_CAP)
 
         def mean(q_net: SpikingQNetwork, kind: runs.SelectionGames) -> float:
-            make_games = partial(self._env, training=False, cap=cap, sticky=kind.sticky)
+            make_games = partial(whole_games, played, sticky=kind.sticky)
             first = runs.SELECTION_SEED
             return evaluate(q_net, make_games, kind.games, first, side_by_side=20).mean
 
@@ -182,34 +183,15 @@ class ChainTrainer:
 
     def _training_env(self, stage: Stage, seed: int) -> VecEnv:
         rollout = self.config.rollout
-        return self._env(
+        return make_env(
+            self.config.env,
             rollout.n_envs,
             seed,
             training=True,
-            cap=rollout.cap,
-            sticky=runs.stage_sticky(self.config, stage),
-            frame_stack=self.teacher.spec.input_shape[0] if self.teacher else None,
-        )
-
-    def _env(
-        self,
-        n_envs: int,
-        seed: int,
-        training: bool,
-        cap: int,
-        sticky: float = 0.0,
-        frame_stack: int | None = None,
-    ) -> VecEnv:
-        rollout = self.config.rollout
-        return make_env(
-            self.config.env,
-            n_envs,
-            seed,
-            training=training,
-            frame_stack=frame_stack or rollout.frame_stack,
+            frame_stack=self.teacher.spec.input_shape[0] if self.teacher else rollout.frame_stack,
             frames=rollout.frames,
-            sticky=sticky,
-            cap=cap,
+            sticky=runs.stage_sticky(self.config, stage),
+            cap=rollout.cap,
         )
 
     def _model(self, stage: Stage) -> SpikingDQN:

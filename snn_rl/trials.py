@@ -71,7 +71,32 @@ class Agent:
 
     def make_env(self, n_envs: int, seed: int, sticky: float = 0.0, render: bool = False) -> VecEnv:
         """Whole, unclipped games with the observations that the agent was trained on."""
-        return _make_env(self.settings, n_envs, seed, sticky, render)
+        return whole_games(self.settings, n_envs, seed, sticky, render)
+
+
+def whole_games(
+    settings: dict[str, Any], n_envs: int, seed: int, sticky: float = 0.0, render: bool = False
+) -> VecEnv:
+    """Whole, unclipped games with the observations of a stage.
+
+    Args:
+        settings: The stage's env and rollout, flat.
+        n_envs: See `make_env`.
+        seed: See `make_env`.
+        sticky: See `make_env`; what the stage was trained with plays no part.
+        render: See `make_env`.
+    """
+    return make_env(
+        settings["env"],
+        n_envs,
+        seed,
+        training=False,
+        frame_stack=settings["rollout.frame_stack"],
+        frames=settings["rollout.frames"],
+        sticky=sticky,
+        cap=settings["rollout.cap"],
+        render=render,
+    )
 
 
 def load_agent(directory: Path, device: str = "auto", engine: str = "dense") -> Agent:
@@ -89,7 +114,7 @@ def load_agent(directory: Path, device: str = "auto", engine: str = "dense") -> 
     settings = read_json(directory / SETTINGS)
     path = directory / runs.NETWORK
     network, notes = load_network(path)
-    env = _make_env(settings, 1, 0)
+    env = whole_games(settings, 1, 0)
     needed = network_spec(
         settings["network"], env.observation_space, env.action_space, settings["bias"]
     )
@@ -219,19 +244,3 @@ class _Watched(VecEnvWrapper):
         if self.steps % 50 == 0:
             self.bar.set_postfix_str(f"{self.steps} steps into {self.num_envs} games")
         return result
-
-
-def _make_env(
-    settings: dict[str, Any], n_envs: int, seed: int, sticky: float = 0.0, render: bool = False
-) -> VecEnv:
-    return make_env(
-        settings["env"],
-        n_envs,
-        seed,
-        training=False,
-        frame_stack=settings["rollout.frame_stack"],
-        frames=settings["rollout.frames"],
-        sticky=sticky,
-        cap=settings["rollout.cap"],
-        render=render,
-    )

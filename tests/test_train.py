@@ -168,20 +168,23 @@ def test_another_seed_gives_another_run(uninterrupted: Path, tmp_path: Path) -> 
 def test_the_spiking_stages_have_games_of_their_own_to_learn_from_and_to_be_chosen_by(
     uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, make_env = [], train.make_env
+    def watched(name: str) -> list[float]:
+        """The sticky probabilities of the games that a function makes."""
+        make, stickies = getattr(train, name), []
 
-    def spy(*args: Any, **settings: Any) -> VecEnv:
-        made.append((settings["training"], settings["sticky"]))
-        return make_env(*args, **settings)
+        def spy(*args: Any, **settings: Any) -> VecEnv:
+            stickies.append(settings["sticky"])
+            return make(*args, **settings)
 
-    monkeypatch.setattr(train, "make_env", spy)
+        monkeypatch.setattr(train, name, spy)
+        return stickies
+
+    played, chose = watched("make_env"), watched("whole_games")
     arguments = ["iir.sticky=0.5", "iir.selection_games=3", "iir.selection_steps=40"]
     arguments += ["iir.selection_sticky_games=5"]
     run(tmp_path, *arguments, "iir.steps=40", "iir.t1_steps=160")
-    played = [sticky for training, sticky in made if training]
     learnt = played.index(0.5)  # where the spiking stages begin
     assert set(played[:learnt]) == {0.0} and set(played[learnt:]) == {0.5}
-    chose = [sticky for training, sticky in made if not training]
     assert set(chose[:-6]) == {0.0} and chose[-6:] == [0.0, 0.5] * 3  # three checkpoints of T1
     name = "network.safetensors/synapses.0.weight"
     assert torch.equal(results(uninterrupted)[f"ann/{name}"], results(tmp_path)[f"ann/{name}"])
