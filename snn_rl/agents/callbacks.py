@@ -1,5 +1,6 @@
 """Callbacks: the progress bar, and the record of finished episodes."""
 
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -11,6 +12,7 @@ from snn_rl.convert import spike_rates
 from snn_rl.networks import SpikingNetwork
 
 _RECENT = 100
+_REFRESH_S = 1.0
 
 
 class Episodes(BaseCallback):
@@ -37,12 +39,14 @@ class Episodes(BaseCallback):
 class Progress(BaseCallback):
     """A progress bar with reward, epsilon, loss and spike rates; time left comes with the bar.
 
+    The numbers are refreshed about once a second, whatever a step takes.
+
     Args:
         name: The stage's name.
         total: Steps of the whole stage.
         history: From `Episodes`.
-        report: Also receives each line's numbers, by step.
-        every: Steps between two refreshes of the numbers.
+        report: Also receives the numbers, by step.
+        every: Steps between two reports.
     """
 
     def __init__(
@@ -57,24 +61,32 @@ class Progress(BaseCallback):
         self.history = history
         self.report = report
         self.every = every
-        self.next_refresh = 0
-        self.bar = tqdm(total=total, desc=name, unit="step", dynamic_ncols=True, mininterval=1.0)
+        self.next_report = 0
+        self.next_refresh = 0.0
+        self.bar = tqdm(
+            total=total, desc=name, unit="step", dynamic_ncols=True, mininterval=_REFRESH_S
+        )
 
     def _on_step(self) -> bool:
         self.bar.update(self.num_timesteps - self.bar.n)
-        if self.num_timesteps >= self.next_refresh:
-            self.next_refresh = self.num_timesteps + self.every
+        # by steps, not by the clock: a stage's log is the same wherever it is trained
+        report = self.report if self.num_timesteps >= self.next_report else None
+        if report is not None or time.monotonic() >= self.next_refresh:
             numbers = self.numbers()
             self.bar.set_postfix({key: f"{value:.3g}" for key, value in numbers.items()})
-            if self.report is not None:
-                self.report(self.num_timesteps, numbers)
+            self.next_refresh = time.monotonic() + _REFRESH_S
+            if report is not None:
+                self.next_report = self.num_timesteps + self.every
+                report(self.num_timesteps, numbers)
         return True
 
     def numbers(self) -> dict[str, float]:
-        """What the bar shows."""
+        """What the bar shows; no loss before there is one."""
         model = self.model
         assert isinstance(model, SpikingDQN)
-        numbers = {"eps": model.exploration_rate, "loss": model.last_loss}
+        numbers = {"eps": model.exploration_rate}
+        if model.last_loss is not None:
+            numbers["loss"] = model.last_loss
         if self.history:
             numbers["reward"] = float(np.mean([row[1] for row in self.history[-_RECENT:]]))
         if isinstance(model.network, SpikingNetwork):

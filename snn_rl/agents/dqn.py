@@ -66,6 +66,9 @@ class SpikingDQN(DQN):
         bf16: Train in bfloat16 autocast (weights and optimizer stay float32).
         **kwargs: DQN's own arguments.
 
+    Attributes:
+        last_loss: Mean over the newest call of `train`; None before the first.
+
     Raises:
         ValueError: An unknown objective.
     """
@@ -98,7 +101,7 @@ class SpikingDQN(DQN):
         self.teacher = teacher
         self.sharpness = sharpness
         self.bf16 = bf16
-        self.last_loss = float("nan")
+        self.last_loss: float | None = None
         super().__init__(policy, env, learning_rate, **kwargs)
         if self.teacher is not None:
             self.teacher.to(self.device)

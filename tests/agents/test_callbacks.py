@@ -1,0 +1,77 @@
+"""What the progress bar of training shows, and when."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.vec_env import VecEnv
+
+from snn_rl.agents import SpikingDQN, callbacks
+from snn_rl.agents.callbacks import Progress
+
+MakeCatch = Callable[..., VecEnv]
+ENVS = 2
+
+
+class Clock(BaseCallback):
+    """A clock of its own for the bar, on which every step of the environments takes as long."""
+
+    def __init__(self, seconds: float):
+        super().__init__()
+        self.seconds = seconds
+        self.now = 0.0
+
+    def _on_step(self) -> bool:
+        self.now += self.seconds
+        return True
+
+
+def shown(
+    make_catch: MakeCatch, monkeypatch: pytest.MonkeyPatch, seconds: float, **settings: Any
+) -> tuple[list[tuple[int, dict[str, str]]], list[tuple[int, dict[str, float]]]]:
+    """The bar's numbers and the reported ones of 200 steps, each with the step."""
+    model = SpikingDQN(
+        "SpikingDQNPolicy",
+        make_catch(ENVS),
+        policy_kwargs={"network": "cartpole", "timesteps": 1},
+        buffer_size=200,
+        learning_starts=100,
+        batch_size=4,
+        train_freq=1,
+        seed=0,
+        device="cpu",
+    )
+    reported: list[tuple[int, dict[str, float]]] = []
+    progress = Progress(
+        "stage", 200, [], lambda step, numbers: reported.append((step, numbers)), **settings
+    )
+    clock = Clock(seconds)
+    monkeypatch.setattr(callbacks, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    lines: list[tuple[int, dict[str, str]]] = []
+    monkeypatch.setattr(
+        progress.bar, "set_postfix", lambda numbers: lines.append((model.num_timesteps, numbers))
+    )
+    model.learn(200, callback=CallbackList([clock, progress]))
+    progress.close()
+    return lines, reported
+
+
+def test_no_loss_is_shown_before_there_is_one(make_catch, monkeypatch):
+    lines, reported = shown(make_catch, monkeypatch, 1.0, every=50)
+    assert [step for step, _ in lines] == list(range(ENVS, 202, ENVS))
+    # the first update follows the first step above 100, and a step is shown before its update
+    with_loss = [step for step, numbers in lines if "loss" in numbers]
+    assert with_loss == list(range(104, 202, ENVS))
+    assert all(np.isfinite(float(numbers["loss"])) for step, numbers in lines if step in with_loss)
+    assert [(step, "loss" in numbers) for step, numbers in reported] == [
+        *((2, False), (52, False), (102, False), (152, True))
+    ]
+
+
+def test_numbers_are_refreshed_by_the_clock_and_reported_by_steps(make_catch, monkeypatch):
+    lines, reported = shown(make_catch, monkeypatch, 0.125, every=100_000)
+    assert [step for step, _ in lines] == list(range(ENVS, 202, 8 * ENVS))
+    assert [step for step, _ in reported] == [ENVS]
