@@ -68,6 +68,7 @@ class Measured:
         directory: Of the run.
         stage: Its name.
         settings: Its own, over those of the ANN before it.
+        lineage: The stages that it comes from, the first one first.
         accuracy: On the test images, in percent.
         images: How many test images.
         commands: Of the run's invocations, each once.
@@ -77,20 +78,29 @@ class Measured:
     directory: Path
     stage: str
     settings: dict[str, Any]
+    lineage: tuple[str, ...]
     accuracy: float
     images: int
     commands: tuple[str, ...]
     revision: str
 
     @property
-    def rank(self) -> tuple[int, int]:
-        """More training images come before fewer, then more test images."""
+    def strays(self) -> bool:
+        """Whether it is called as a stage of [IIR]'s chain, and comes by other stages."""
+        return self.lineage != _GRADUAL.get(self.stage, self.lineage)
+
+    @property
+    def rank(self) -> tuple[bool, int, int]:
+        """The paper's chain comes before others, then more training images, then more test ones."""
         limit = self.settings.get("limit")
-        return (-limit if limit else -(10**9), -self.images)
+        return (self.strays, -limit if limit else -(10**9), -self.images)
 
 
 _DIRECT = {"iir.encoding": "direct"}
 _TIMESTEPS = (5, 4, 3, 2, 1)
+# What a stage of [IIR]'s chain comes from: T5 from the ANN, and every other T from T + 1
+_GRADUAL = {f"T{t}": (ANN, *(f"T{u}" for u in _TIMESTEPS if u > t)) for t in _TIMESTEPS}
+_STRAYS = "†"
 
 
 def _chain(published: Sequence[float | None], suffix: str = "", **wanted: Any) -> list[Cell]:
@@ -318,6 +328,7 @@ def write_table(paper: str, number: int, folder: Path) -> Path:
         table(wanted.head, rows, names=wanted.names),
         "Published / ours, in percent of the test images; ours is the mean over the runs that are "
         "named behind it, of the network at the end of its stage, scored once. –: not there.",
+        *_strays(used),
         "## Runs",
         table(
             [
@@ -355,6 +366,7 @@ def read_measured(folder: Path) -> list[Measured]:
                 stage.parent,
                 stage.name,
                 {**ann, **read_json(stage / SETTINGS)},
+                _lineage(stage),
                 100 * metrics["accuracy"],
                 metrics["images"],
                 tuple(dict.fromkeys(entry["command"] for entry in invocations)),
@@ -362,6 +374,28 @@ def read_measured(folder: Path) -> list[Measured]:
             )
         )
     return found
+
+
+def _lineage(stage: Path) -> tuple[str, ...]:
+    """The stages that a stage comes from, as far back as there are settings."""
+    names: list[str] = []
+    while (stage / SETTINGS).exists():
+        source = read_json(stage / SETTINGS).get("source")
+        if not source or source in names:
+            break
+        names.insert(0, source)
+        stage = stage.parent / source
+    return tuple(names)
+
+
+def _strays(used: Sequence[Measured]) -> list[str]:
+    """What the mark at some of the cells means."""
+    if not any(entry.strays for entry in used):
+        return []
+    return [
+        f"{_STRAYS}: not by the paper's chain, T5 from the ANN and every other T from T + 1, of "
+        "which no run is there, but by the stages that stand under *from*."
+    ]
 
 
 def _text(cell: Cell, measured: Sequence[Measured], used: list[Measured]) -> str:
@@ -380,7 +414,8 @@ def _text(cell: Cell, measured: Sequence[Measured], used: list[Measured]) -> str
         if entry not in used:
             used.append(entry)
     numbers = ", ".join(str(used.index(entry) + 1) for entry in chosen)
-    return f"{published} / **{mean(entry.accuracy for entry in chosen):.2f}** [{numbers}]"
+    mark = _STRAYS if chosen[0].strays else ""
+    return f"{published} / **{mean(entry.accuracy for entry in chosen):.2f}**{mark} [{numbers}]"
 
 
 def _run_row(number: int, entry: Measured, target: Path) -> list[str]:
@@ -389,7 +424,7 @@ def _run_row(number: int, entry: Measured, target: Path) -> list[str]:
     return [
         f"[{number}: seed {settings['seed']}]({runs.link(entry.directory, target)})",
         entry.stage,
-        str(settings.get("source") or "-") if entry.stage != ANN else "-",
+        ", ".join(entry.lineage) or "-",
         f"{entry.accuracy:.2f}",
         str(epochs),
         str(settings.get("limit") or "all"),
