@@ -101,6 +101,7 @@ _TIMESTEPS = (5, 4, 3, 2, 1)
 # What a stage of [IIR]'s chain comes from: T5 from the ANN, and every other T from T + 1
 _GRADUAL = {f"T{t}": (ANN, *(f"T{u}" for u in _TIMESTEPS if u > t)) for t in _TIMESTEPS}
 _STRAYS = "†"
+_DEPTHS = ("*", "*/*")  # where runs are looked for
 
 
 def _chain(published: Sequence[float | None], suffix: str = "", **wanted: Any) -> list[Cell]:
@@ -306,7 +307,8 @@ def write_table(paper: str, number: int, folder: Path) -> Path:
     Args:
         paper: Key of `TITLES`.
         number: Of the table, in `TABLES`.
-        folder: Holds <dataset>-<net>/seed<k>, as classification lays them out.
+        folder: Holds <dataset>-<net>/seed<k>, as classification lays them out, or runs themselves,
+            as run_dir= may have put them.
 
     Returns:
         The path of the written README.md.
@@ -340,19 +342,21 @@ def write_table(paper: str, number: int, folder: Path) -> Path:
         )
         if used
         else "None of them has been run.",
+        f"Runs are looked for in {' and '.join(code(f'{folder}/{depth}') for depth in _DEPTHS)}.",
     ]
     write_text(target / README, "\n\n".join(parts) + "\n")
     return target / README
 
 
 def read_measured(folder: Path) -> list[Measured]:
-    """Every scored stage of the classification runs in a folder.
+    """Every scored stage of the classification runs in a folder, or in a folder of that.
 
     Raises:
         UserError: A file of a run is damaged.
     """
     found = []
-    for path in sorted(folder.glob(f"*/*/*/{runs.METRICS}")):
+    scored = (path for depth in _DEPTHS for path in folder.glob(f"{depth}/*/{runs.METRICS}"))
+    for path in sorted(scored):
         metrics, stage = read_json(path), path.parent
         if "accuracy" not in metrics or metrics.get("test_is_train"):
             continue

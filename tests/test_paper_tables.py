@@ -15,7 +15,10 @@ DIRECT = {"iir.encoding": "direct"}
 
 
 def stage(folder: Path, seed: int, name: str, accuracy: float, **settings: object) -> None:
-    run = folder / "cifar10-vgg6" / f"seed{seed}"
+    stage_of(folder / "cifar10-vgg6" / f"seed{seed}", seed, name, accuracy, **settings)
+
+
+def stage_of(run: Path, seed: int, name: str, accuracy: float, **settings: object) -> None:
     write_json(run / "run.json", [{"command": f"the command of {seed}", "revision": "abc"}])
     write_json(run / name / "settings.json", {**VGG6, "seed": seed, "limit": None, **settings})
     write_json(run / name / "metrics.json", {"accuracy": accuracy, "images": 10_000})
@@ -95,6 +98,16 @@ def test_the_paper_s_chain_comes_before_others(capsys, tmp_path):
     assert "| 1 | 89.10 / **50.00** [" in text
     assert "| T1 | ann, T5, T4, T3, T2 | 50.00 | 0 | 500 |" in text
     assert "†" not in text
+
+
+def test_a_run_is_found_where_run_dir_has_put_it_too(capsys, tmp_path):
+    stage(tmp_path, 0, "ann", 0.9)
+    stage_of(tmp_path / "mine", 1, "ann", 0.8)
+    stage_of(tmp_path / "too" / "deep" / "down", 2, "ann", 0.1)
+    text = written(capsys, "paper=iir", "table=1", f"runs={tmp_path}")
+    assert "| 91.59 / **85.00** [1, 2] |" in text
+    assert "[2: seed 1](../../mine)" in text
+    assert f"Runs are looked for in `{tmp_path}/*` and `{tmp_path}/*/*`." in text
 
 
 @pytest.mark.parametrize("key", TABLES)
