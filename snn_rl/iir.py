@@ -14,6 +14,8 @@ PRUNED = "-pruned"
 EXACT = "-exact"
 DONE = "done.json"
 SETTINGS = "settings.json"  # what a stage is trained with, in its directory
+# Settings that a stage's file may lack because it is older than they are: then they say nothing
+RECORDED_LATER = frozenset({"data"})
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,7 @@ def check_settings(directory: Path, settings: dict[str, Any]) -> None:
         f"{key} was {before.get(key, 'absent')}, now {settings.get(key, 'absent')}"
         for key in sorted(before.keys() | settings.keys())
         if before.get(key) != settings.get(key)  # None is no other setting than none at all
+        and not (key in RECORDED_LATER and key not in before)
     ]
     if changes:
         raise UserError(

@@ -22,7 +22,7 @@ from snn_rl.checkpoint import read_json, write_text
 from snn_rl.errors import UserError
 from snn_rl.figures import GREEDY, STICKY
 from snn_rl.human_scores import human_normalised
-from snn_rl.iir import ANN, SETTINGS
+from snn_rl.iir import ANN, RECORDED_LATER, SETTINGS
 from snn_rl.markdown import bullets, table
 from snn_rl.results import order
 
@@ -179,7 +179,8 @@ def _differences(members: Sequence[Run]) -> list[str]:
     for stage in _stages(members):
         settings = [run.stages[stage] for run in members if stage in run.stages]
         for key in {key for each in settings for key in each}:
-            if any(each.get(key) != settings[0].get(key) for each in settings):
+            told = [each for each in settings if key in each or key not in RECORDED_LATER]
+            if any(each.get(key) != told[0].get(key) for each in told):
                 different.add(f"`{key}`")
     if not different:
         return []

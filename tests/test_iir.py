@@ -228,6 +228,19 @@ def test_settings_of_stages_that_have_not_started_may_change(tmp_path):
     assert fit.fitted == ["T2", "T1"]
 
 
+def test_what_older_stages_did_not_record_is_no_difference(tmp_path):
+    run_chain(tmp_path, schedule(3), settings, Trainer(tmp_path))
+    before = snapshot(tmp_path)
+    fit = Trainer(tmp_path)
+    run_chain(tmp_path, schedule(2), lambda stage: settings(stage) | {"data": "these"}, fit)
+    assert fit.fitted == ["T2"]
+    assert before.items() <= snapshot(tmp_path).items()
+    with pytest.raises(UserError, match=r"T2 was started with .*: data was these, now those"):
+        run_chain(tmp_path, schedule(2), lambda stage: settings(stage) | {"data": "those"}, fit)
+    with pytest.raises(UserError, match="data was these, now absent"):
+        run_chain(tmp_path, schedule(2), settings, fit)
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "3"])
 def test_damaged_settings_are_one_line(tmp_path, content):
     (tmp_path / "settings.json").write_text(content)

@@ -147,6 +147,16 @@ def test_runs_that_differ_in_more_than_their_seed_are_named(tmp_path: Path) -> N
     assert rows(text, "CartPole-v1")[0][1] == "2"
 
 
+@pytest.mark.parametrize("other", ["these", "those"])
+def test_what_older_runs_did_not_record_is_no_difference(tmp_path: Path, other: str) -> None:
+    scores = {"ann": {"accuracy": 0.5}}
+    make_run(tmp_path / "cifar10-vgg6", 0, scores)
+    make_run(tmp_path / "cifar10-vgg6", 1, scores, data="these")
+    make_run(tmp_path / "cifar10-vgg6", 2, scores, data=other)
+    text = write_sweep(tmp_path).read_text(encoding="utf-8")
+    assert ("differ in more than their seed:** `data`" in text) == (other == "those")
+
+
 def test_games_whose_runs_are_of_several_kinds_are_not_put_together(tmp_path: Path) -> None:
     scores = {"ann": {"greedy": 1.0, "sticky": 1.0}}
     for folder, env in (("a", PONG), ("b", BREAKOUT)):

@@ -90,7 +90,8 @@ def main(config: ClassifyConfig) -> None:
         fitter = ChainFitter(config, dataset, directory)
         if first:
             runs.record_invocation(directory, config, distributed.launcher())
-        run_chain(directory, stages, partial(stage_settings, config), fitter.fit, writes=first)
+        settings = partial(stage_settings, config, dataset.train.fingerprint())
+        run_chain(directory, stages, settings, fitter.fit, writes=first)
         for stage in stages:
             score = fitter.score(stage)
             if first:

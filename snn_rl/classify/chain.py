@@ -67,8 +67,14 @@ def network_spec(config: ClassifyConfig, dataset: Dataset) -> NetworkSpec:
     return replace(spec, clip=config.clip)
 
 
-def stage_settings(config: ClassifyConfig, stage: Stage) -> dict[str, Any]:
-    """Everything that the stage's result depends on, flat, as plain JSON types."""
+def stage_settings(config: ClassifyConfig, fingerprint: str, stage: Stage) -> dict[str, Any]:
+    """Everything that the stage's result depends on, flat, as plain JSON types.
+
+    Args:
+        config: The resolved settings.
+        fingerprint: Of the training images.
+        stage: Of the chain.
+    """
     settings: dict[str, Any] = {
         name: getattr(config, name)
         for name in (
@@ -84,6 +90,7 @@ def stage_settings(config: ClassifyConfig, stage: Stage) -> dict[str, Any]:
         )
     }
     settings |= {
+        "data": fingerprint,
         "bf16": runs.uses_bf16(config.precision, config.device),
         "threads": torch.get_num_threads(),
     }

@@ -73,6 +73,9 @@ class DecodedSplit(Split):
     def _order(self, generator: Generator) -> Tensor:
         return self.source.order(generator)
 
+    def _stored(self, position: int) -> bytes:
+        return self.source.read(position)
+
     def _draw(self, generator: Generator) -> Tensor:
         """A seed for each image's own generator, int64 [N]."""
         return torch.randint(0, 2**63 - 1, (len(self),), generator=generator)

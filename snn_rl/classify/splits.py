@@ -1,5 +1,6 @@
 """What every data set gives: two splits, and batches of normalised images from each."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from torch import Generator, Tensor
 from snn_rl.errors import UserError
 
 PAD = 4  # pixels on every side before the random crop of a small image
+LOOKED_AT = 16  # images that a fingerprint is taken of
 
 
 class Split(ABC):
@@ -35,6 +37,19 @@ class Split(ABC):
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def fingerprint(self) -> str:
+        """What tells these images from others, cheaply: of all labels and of a few images.
+
+        Raises:
+            UserError: An image cannot be read.
+        """
+        count = len(self)
+        digest = hashlib.sha256(self.labels.numpy().tobytes())
+        for place in range(min(count, LOOKED_AT)):
+            digest.update(self._stored(place * count // min(count, LOOKED_AT)))
+        classes = len(self.labels.unique())
+        return f"{count} images of {classes} classes, {digest.hexdigest()[:16]}"
 
     def batches(
         self,
@@ -92,6 +107,10 @@ class Split(ABC):
         return torch.randperm(len(self), generator=generator)
 
     @abstractmethod
+    def _stored(self, position: int) -> bytes:
+        """An image as it is stored, in memory or in a file."""
+
+    @abstractmethod
     def _draw(self, generator: Generator) -> Tensor:
         """The random numbers for the augmentation of one pass, [N, ...]."""
 
@@ -130,6 +149,9 @@ class MemorySplit(Split):
     def __init__(self, images: Tensor, labels: Tensor, mean: Tensor, std: Tensor) -> None:
         super().__init__(labels, mean, std)
         self.images = images
+
+    def _stored(self, position: int) -> bytes:
+        return self.images[position].numpy().tobytes()
 
     def _draw(self, generator: Generator) -> Tensor:
         """Top and left of the crop in the padded image, and 1 for a flip, [N, 3]."""

@@ -39,6 +39,12 @@ def test_each_layout_comes_back_as_it_was(tmp_path, tiny, name, kind, folder):
         np.testing.assert_allclose(dataset.std, pixels.std(0), rtol=1e-6)
 
 
+def test_the_same_images_have_the_same_fingerprint_in_every_layout(tmp_path, tiny):
+    files = tiny("cifar10")
+    folders = (files.write(kind, tmp_path / kind) for kind in ("bin", "py", "mosaic"))
+    assert len({open_cifar("cifar10", folder).train.fingerprint() for folder in folders}) == 1
+
+
 def test_statistics_of_two_values():
     images = torch.zeros(1, 2, 2, 3, dtype=torch.uint8)
     images[0, 0] = 255

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,9 +61,12 @@ run_command_as(ClassifyConfig, "classify", command.main, command.presets, "")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pictures(tmp_path_factory.mktemp("images"), seed=0)
+
+
+def pictures(folder: Path, seed: int) -> Path:
     """Four classes of noise, whose brightness is the class."""
-    folder = tmp_path_factory.mktemp("images")
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     for half, count in (("train", 12), ("val", 5)):
         for label in range(4):
             directory = folder / half / f"n{label}"
@@ -184,6 +188,28 @@ def test_a_network_of_binary_activations_needs_no_ann(data, tmp_path):
     assert isinstance(network, SpikingNetwork)
     assert notes["updates"] == 2 * 2
     assert "| T1-scratch |" in (tmp_path / "report.md").read_text()
+
+
+def test_other_images_for_a_finished_stage_are_refused(capsys, data, finished, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(finished, run_dir)
+    others = pictures(tmp_path / "others", seed=1)
+    line = refuse(capsys, others, run_dir)
+    counted = "40 images of 4 classes, [0-9a-f]{16}"
+    assert re.search(
+        f"ann was started with other settings: data was {counted}, now {counted}", line
+    )
+
+    # the same images elsewhere are the same images
+    run(shutil.copytree(data, tmp_path / "moved"), run_dir)
+
+    # what was written before images were recorded is gone on with
+    for name in STAGES:
+        path = run_dir / name / "settings.json"
+        settings = json.loads(path.read_text())
+        del settings["data"]
+        path.write_text(json.dumps(settings))
+    run(others, run_dir)
 
 
 def test_other_settings_for_a_finished_stage_are_refused(capsys, data, finished):

@@ -21,6 +21,22 @@ def split() -> MemorySplit:
     return MemorySplit(images, torch.arange(20), MEAN, STD)
 
 
+@pytest.mark.parametrize("count", [1, 3, 16, 20, 33])
+def test_a_fingerprint_tells_images_and_labels_apart(count):
+    images = torch.randint(0, 256, (count, 4, 4, 3), dtype=torch.uint8, generator=seeded())
+    labels = torch.arange(count) % 2
+    found = MemorySplit(images, labels, MEAN, STD).fingerprint()
+    assert found.startswith(f"{count} images of {min(count, 2)} classes, ")
+    # whatever becomes of the same pixels, and wherever they lie in memory
+    same = torch.cat([images, images])[:count].permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0)
+    assert MemorySplit(same, labels.clone(), STD, MEAN).fingerprint() == found
+    for changed in (images.flip(2), images + 1, images.flip(0) + 1):
+        assert MemorySplit(changed, labels, MEAN, STD).fingerprint() != found
+    relabelled = labels.clone()
+    relabelled[-1] = 7
+    assert MemorySplit(images, relabelled, MEAN, STD).fingerprint() != found
+
+
 def joined(batches) -> tuple[Tensor, Tensor]:
     images, labels = zip(*batches, strict=True)
     return torch.cat(images), torch.cat(labels)
