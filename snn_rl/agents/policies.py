@@ -12,6 +12,12 @@ from torch import Tensor
 
 from snn_rl.networks import AnalogNetwork, NetworkSpec, SpikingNetwork, q_network
 
+# Of a network that nothing is loaded into. PyTorch's weights drive hardly any neuron above 1: no
+# layer fires, and without spikes there are neither Q-values nor gradients. Inputs of which a
+# fraction p are spikes give currents with a standard deviation of sqrt(p / 3), of which 0.1 leaves
+# p = 0.4 above it, layer after layer; of mostly black images it still leaves some.
+FRESH_THRESHOLD = 0.1
+
 
 def network_spec(
     network: str,
@@ -40,6 +46,8 @@ def network_spec(
 
 class SpikingQNetwork(BasePolicy):
     """Q-values from images; analog or spiking by the number of timesteps.
+
+    Of the spiking form, thresholds begin at `FRESH_THRESHOLD`.
 
     Args:
         observation_space: Images, uint8, channels first.
@@ -76,6 +84,9 @@ class SpikingQNetwork(BasePolicy):
             if timesteps is None
             else SpikingNetwork(spec, timesteps, surrogate, encoding, carry_state, exact)
         )
+        if isinstance(self.network, SpikingNetwork):
+            for neuron in self.network.neurons:
+                neuron.v_threshold.data.fill_(FRESH_THRESHOLD)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def images(self, obs: Tensor) -> Tensor:

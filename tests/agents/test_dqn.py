@@ -18,6 +18,7 @@ from torch import Tensor
 
 from snn_rl.agents import SpikingDQN
 from snn_rl.agents.objectives import OBJECTIVES
+from snn_rl.convert import spike_rates
 from snn_rl.errors import UserError
 from snn_rl.lif import MIN_THRESHOLD
 from snn_rl.networks import AnalogNetwork, SpikingNetwork
@@ -83,6 +84,33 @@ def test_spiking_agent_learns_by_every_objective(
         assert 0 <= neuron.leak.item() <= 1
     for name, p in teacher.named_parameters():
         assert torch.equal(p, taught[name]), "the teacher is left alone"
+
+
+@pytest.mark.parametrize("timesteps", [1, 3])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_fresh_spiking_agent_fires_and_learns(
+    make_catch: MakeCatch, timesteps: int, seed: int
+) -> None:
+    model = SpikingDQN(
+        "SpikingCnnPolicy",
+        make_catch(),
+        policy_kwargs={"network": "16c5s2-32c5s2-64", "timesteps": timesteps},
+        learning_starts=16,
+        buffer_size=200,
+        seed=seed,
+        device="cpu",
+    )
+    obs = images(model)
+    assert float((obs > 0).float().mean()) < 0.1, "Catch is nearly black, as many games are"
+    with torch.no_grad():
+        q_values, layers = model.network.activity(model.q_net.images(obs))
+    rates = [rate / timesteps for rate in spike_rates(layers)]
+    assert all(0.02 < rate < 0.6 for rate in rates)
+    assert (q_values.std(0) > 0).all()
+    weights = [*model.network.synapses.parameters(), model.network.head.weight]
+    before = [weight.clone() for weight in weights]
+    model.learn(60)
+    assert not any(torch.equal(*pair) for pair in zip(weights, before, strict=True))
 
 
 def test_thresholds_stay_positive_under_any_step(make_catch: MakeCatch) -> None:
