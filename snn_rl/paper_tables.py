@@ -90,10 +90,10 @@ class Measured:
         return self.lineage != _GRADUAL.get(self.stage, self.lineage)
 
     @property
-    def rank(self) -> tuple[bool, int, int]:
-        """The paper's chain comes before others, then more training images, then more test ones."""
+    def rank(self) -> tuple[int, bool, int]:
+        """More training images come first, then the paper's chain, then more test images."""
         limit = self.settings.get("limit")
-        return (self.strays, -limit if limit else -(10**9), -self.images)
+        return (-limit if limit else -(10**9), self.strays, -self.images)
 
 
 _DIRECT = {"iir.encoding": "direct"}
@@ -398,7 +398,7 @@ def _strays(used: Sequence[Measured]) -> list[str]:
         return []
     return [
         f"{_STRAYS}: not by the paper's chain, T5 from the ANN and every other T from T + 1, of "
-        "which no run is there, but by the stages that stand under *from*."
+        "which there is no run with as many images, but by the stages that stand under *from*."
     ]
 
 
