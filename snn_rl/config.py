@@ -204,24 +204,28 @@ def compose_as(
     return config
 
 
-def preset_files(env_id: str, family: str, preset: str) -> list[str]:
+def preset_files(names: Sequence[str], preset: str) -> list[str]:
     """The files in configs/settings that apply, general first.
+
+    Args:
+        names: Of a task, general first: its family (of which there are presets), then itself.
+        preset: One of that family's, or "default".
 
     Raises:
         UserError: No such preset of this family.
     """
     folder = resources.files("snn_rl.configs") / "settings"
     known = [entry.name.removesuffix(".yaml") for entry in folder.iterdir()]
-    wanted = [family, env_id]
+    wanted = list(names)
     if preset != "default":
-        ending = f"_{family}"
+        ending = f"_{names[0]}"
         presets = sorted(name.removesuffix(ending) for name in known if name.endswith(ending))
         if preset not in presets:
             raise UserError(
                 f"preset={preset}: must be one of {', '.join(['default', *presets])}"
                 f"{did_you_mean(preset, presets)}"
             )
-        wanted += [f"{preset}{ending}", f"{preset}_{env_id}"]
+        wanted += [f"{preset}_{name}" for name in names]
     return [name for name in dict.fromkeys(wanted) if name in known]
 
 

@@ -45,7 +45,7 @@ def presets(config: Config) -> list[str]:
     if not config.env:
         raise UserError("env is missing: say for example env=CartPole-v1")
     try:
-        return preset_files(config.env, family(config.env), config.preset)
+        return preset_files([family(config.env), config.env], config.preset)
     except UnknownEnv as error:
         raise UserError(str(error)) from None
 

@@ -59,17 +59,20 @@ from snn_rl.classify import distributed
 from snn_rl.classify.chain import ChainFitter, chain, run_directory, stage_settings
 from snn_rl.classify.checks import check_sizes, check_values
 from snn_rl.classify.config import ClassifyConfig
-from snn_rl.classify.datasets import PIXELS, open_dataset
+from snn_rl.classify.datasets import DATASETS, PIXELS, open_dataset
 from snn_rl.classify.report import write_report
 from snn_rl.config import preset_files, run_command_as
 from snn_rl.iir import run_chain
 from snn_rl.memory import keep_freed_memory
+from snn_rl.networks import IMAGE_NETWORKS
 
 
 def presets(config: ClassifyConfig) -> list[str]:
     """The preset files for what the command line asks for."""
     family = "imagenet" if config.dataset == "imagenet" else "cifar"
-    return preset_files(config.dataset, family, config.preset)
+    # what does not exist is for `check_values` and `open_dataset` to tell
+    named = [n for n in (config.dataset, config.net) if n in (*DATASETS, *IMAGE_NETWORKS)]
+    return preset_files([family, *named], config.preset)
 
 
 def main(config: ClassifyConfig) -> None:

@@ -223,6 +223,7 @@ def test_other_settings_for_a_finished_stage_are_refused(capsys, data, finished)
         ("dataset=cifar10 image_size=null data=/nowhere/at/all", "/nowhere/at/all"),
         ("dataset=cifar11", "dataset=cifar11: must be one of .* did you mean cifar10"),
         ("net=vgg7", "did you mean vgg"),
+        ("net=atari", "net=atari"),
         ("T=0", "T=0"),
         ("T=9", "T=9 is above T_start=2"),
         ("pooling=median", "pooling=median: must be one of avg, max"),
@@ -270,3 +271,19 @@ def test_the_paper_s_preset_is_the_paper_s():
     assert (config.fit.epochs, config.fit.lr, config.fit.dropout) == (500, 0.01, 0.5)
     assert (config.iir.epochs, config.iir.lr, config.iir.dropout) == (300, 1e-4, 0.2)
     assert (config.iir.distill, config.iir.percentile) == (0, 90)
+    assert config.iir.surrogate == "linear"
+
+
+@pytest.mark.parametrize(
+    ("settings", "lr"),
+    [
+        ("net=vgg6", 1e-3),
+        ("net=vgg16", 1e-4),
+        ("net=resnet20", 1e-4),
+        ("net=resnet34", 1e-4),
+        ("net=vgg16 iir.lr=0.5", 0.5),
+    ],
+)
+def test_deep_networks_have_a_lower_learning_rate(settings, lr):
+    overrides = ["dataset=cifar10", *settings.split()]
+    assert compose_as(ClassifyConfig, "classify", overrides, command.presets).iir.lr == lr
