@@ -53,26 +53,34 @@ def memory_accesses(spec: NetworkSpec, timesteps: int) -> int:
     return timesteps * weights + (timesteps - 1) * neurons
 
 
-def energy(
-    spec: NetworkSpec,
-    spike_rates: Sequence[float],
-    costs: tuple[float, float] = FLOAT32,
-    own_layer: bool = False,
-    input_rate: float | None = None,
-) -> Energy:
-    """Energy of one decision.
+def spikes(spec: NetworkSpec, spike_rates: Sequence[float]) -> tuple[float, int]:
+    """Spikes of all hidden neurons in one decision, and how many neurons these are.
 
     Args:
         spec: The network.
         spike_rates: Spikes per neuron and decision of every hidden layer, summed over timesteps.
-        costs: (multiply-accumulate, accumulate) in pJ.
+    """
+    sizes = [math.prod(shape) for shape in spec.shapes()]
+    return sum(n * rate for n, rate in zip(sizes, spike_rates, strict=True)), sum(sizes)
+
+
+def operations(
+    spec: NetworkSpec,
+    spike_rates: Sequence[float],
+    own_layer: bool = False,
+    input_rate: float | None = None,
+) -> tuple[float, float]:
+    """Multiply-accumulates and accumulates of one decision of a spiking network.
+
+    Args:
+        spec: The network.
+        spike_rates: Spikes per neuron and decision of every hidden layer, summed over timesteps.
         own_layer: Count a layer's accumulations by its own spike rate, as the papers index them,
             instead of by the spikes that enter it. The head fires nothing; it keeps the spikes
             that enter it.
         input_rate: Spikes per input value and decision under Poisson encoding ([STDB] section 7
             counts spikes alone); None: direct encoding.
     """
-    mac, ac = costs
     connections = spec.connections()
     if len(spike_rates) != connections[-1].target:
         raise ValueError(
@@ -85,8 +93,30 @@ def energy(
             fires = own_layer and connection.target < len(spike_rates)
             layer = connection.target if fires else connection.source
             accumulations += connection.macs * spike_rates[layer]
-    entering = first * mac if input_rate is None else first * input_rate * ac
-    return Energy(sum(macs(spec)) * mac, entering + accumulations * ac)
+    if input_rate is None:
+        return first, accumulations
+    return 0.0, first * input_rate + accumulations
+
+
+def energy(
+    spec: NetworkSpec,
+    spike_rates: Sequence[float],
+    costs: tuple[float, float] = FLOAT32,
+    own_layer: bool = False,
+    input_rate: float | None = None,
+) -> Energy:
+    """Energy of one decision.
+
+    Args:
+        spec: The network.
+        spike_rates: See `operations`.
+        costs: (multiply-accumulate, accumulate) in pJ.
+        own_layer: See `operations`.
+        input_rate: See `operations`.
+    """
+    mac, ac = costs
+    multiplied, accumulated = operations(spec, spike_rates, own_layer, input_rate)
+    return Energy(sum(macs(spec)) * mac, multiplied * mac + accumulated * ac)
 
 
 def skipping_energy(

@@ -12,6 +12,7 @@ ANN = "ann"
 CARRIED = "-carried"
 PRUNED = "-pruned"
 EXACT = "-exact"
+SCRATCH = "-scratch"
 DONE = "done.json"
 SETTINGS = "settings.json"  # what a stage is trained with, in its directory
 # Settings that a stage's file may lack because it is older than they are: then they say nothing

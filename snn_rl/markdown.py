@@ -26,6 +26,17 @@ def code(text: str) -> str:
     return "`" + text.replace("|", "\\|") + "`"
 
 
+def listed(items: Sequence[Any], word: str) -> str:
+    """Things in a sentence: a, b or c.
+
+    Args:
+        items: At least one.
+        word: In front of the last.
+    """
+    *before, last = map(str, items)
+    return f"{', '.join(before)} {word} {last}" if before else last
+
+
 def plain(value: Any) -> str:
     """A setting's value as the command line writes it."""
     return value if isinstance(value, str) else json.dumps(value)

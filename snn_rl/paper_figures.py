@@ -20,12 +20,12 @@ from snn_rl.config import Config, compose
 from snn_rl.errors import UserError
 from snn_rl.figures import GREEDY, STICKY
 from snn_rl.iir import ANN, Stage
-from snn_rl.markdown import bullets, code, plain, table
+from snn_rl.markdown import bullets, code, listed, plain, table
 from snn_rl.results import StageResult, finished, read_stages
 
 CARTPOLE, PONG = "CartPole-v1", "PongNoFrameskip-v4"
 CONVERTED = "T100-converted"
-PAPERS = ("iir",)
+PAPER = "iir"
 README, PICTURE, RETURNS = "README.md", "figure.png", "returns.csv"
 
 _GAMES = {CARTPOLE: "CartPole", PONG: "Pong"}
@@ -129,39 +129,12 @@ FIGURES = {
 }
 
 
-def chosen(config: Config) -> int | None:
-    """The figure that the settings ask for; None if they ask for none.
-
-    Raises:
-        UserError: They ask for one that there is not, or for half of one.
-    """
-    known = _listed(list(FIGURES), "or")
-    if config.paper is None:
-        if config.figure is None:
-            return None
-        raise UserError(f"figure={config.figure} of which paper? Say paper={PAPERS[0]}")
-    if config.paper not in PAPERS:
-        raise UserError(f"unknown paper={config.paper}: must be {_listed(PAPERS, 'or')}")
-    if config.figure is None:
-        raise UserError(f"which figure of paper={config.paper}? Say figure={known}")
-    if config.figure not in FIGURES:
-        raise UserError(f"figure={config.figure} is not drawn here: must be {known}")
-    for name, value in (("env", config.env), ("run_dir", config.run_dir)):
-        if value:
-            raise UserError(
-                f"{name}={value} does not go with paper={config.paper}, whose figures take all "
-                "seeds of the paper's games: leave it out; runs=PATH says in which folder they are"
-            )
-    return config.figure
-
-
-def write_figure(number: int, folder: Path, paper: str = PAPERS[0]) -> tuple[Path, list[str]]:
-    """Draws a figure from the runs in a folder into paper/<paper>-figure<number> there.
+def write_figure(number: int, folder: Path) -> tuple[Path, list[str]]:
+    """Draws a figure from the runs in a folder into paper/iir-figure<number> there.
 
     Args:
         number: Of the figure, in `FIGURES`.
         folder: Holds <env>/seed<k>, as training lays them out.
-        paper: In `PAPERS`.
 
     Returns:
         The path of the written README.md, and what was left out: a line each, with the command
@@ -177,10 +150,10 @@ def write_figure(number: int, folder: Path, paper: str = PAPERS[0]) -> tuple[Pat
     if not panels:
         commands = " and ".join(_command(env, folder, 0, []) for env in figure.stages)
         raise UserError(
-            f"no finished run of {_listed([*figure.stages], 'or')} in {folder}; this makes what "
+            f"no finished run of {listed([*figure.stages], 'or')} in {folder}; this makes what "
             f"figure={number} needs: {commands}"
         )
-    target = folder / "paper" / f"{paper}-figure{number}"
+    target = folder / "paper" / f"{PAPER}-figure{number}"
     figures.save(figures.grid(panels, figure.columns), target / PICTURE)
     write_text(target / RETURNS, _csv(figure, found))
     parts = [
@@ -263,9 +236,11 @@ def _missing(figure: PaperFigure, found: Runs, folder: Path) -> list[str]:
             for names, converts in ((chain, False), ([CONVERTED], True)):
                 if set(names) & set(absent):
                     command = _command(env, folder, run.seed, run.invocations, converts)
-                    listed = _listed([figures.label(name.split("-")[0]) for name in names], "and")
+                    absent_names = listed(
+                        [figures.label(name.split("-")[0]) for name in names], "and"
+                    )
                     lines.append(
-                        f"{_GAMES[env]}, seed {run.seed}: {listed}"
+                        f"{_GAMES[env]}, seed {run.seed}: {absent_names}"
                         f"{' (conversion only)' if converts else ''}, not finished; this makes "
                         f"{'it' if len(names) == 1 else 'them'}: {command}"
                     )
@@ -284,7 +259,7 @@ def _missing(figure: PaperFigure, found: Runs, folder: Path) -> list[str]:
         if short:
             free = max(run.seed for run in found[env]) + 1
             lines.append(
-                f"{_GAMES[env]}: training with {_listed(short, 'and')}, no episode ended in stages "
+                f"{_GAMES[env]}: training with {listed(short, 'and')}, no episode ended in stages "
                 f"so short; this makes longer ones: {_command(env, folder, free, [], steps=20_000)}"
             )
     return lines
@@ -632,11 +607,6 @@ def _csv(figure: PaperFigure, found: Runs) -> str:
                         row = [env, run.seed, stage.name, column, i + 1, "", first + i, value]
                         writer.writerow([*row, lengths[i]])
     return text.getvalue()
-
-
-def _listed(items: Sequence[Any], word: str) -> str:
-    *before, last = [str(item) for item in items]
-    return f"{', '.join(before)} {word} {last}" if before else last
 
 
 def _score(values: tuple[float, float] | None) -> str:

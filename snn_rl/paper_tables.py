@@ -10,22 +10,13 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from snn_rl import runs
-from snn_rl.checkpoint import read_json, write_text
-from snn_rl.config import Config
-from snn_rl.errors import UserError
-from snn_rl.iir import ANN, SETTINGS
-from snn_rl.markdown import code, table
+from snn_rl.checkpoint import write_text
+from snn_rl.iir import ANN
+from snn_rl.image_results import Measured, best, read_measured, run_table
+from snn_rl.markdown import table
+from snn_rl.papers import TITLES
 
 README = "README.md"
-TITLES = {
-    "iir": "One Timestep is All You Need: Training Spiking Neural Networks with Ultra Low Latency "
-    "(2021)",
-    "stdb": "Enabling Deep Spiking Neural Networks with Hybrid Conversion and Spike Timing "
-    "Dependent Backpropagation (ICLR 2020)",
-    "ull": "Can Deep Neural Networks be Converted to Ultra Low-Latency Spiking Neural Networks? "
-    "(2022)",
-}
 
 
 @dataclass(frozen=True)
@@ -60,48 +51,9 @@ class PaperTable:
     rows: Sequence[Sequence[str | Cell]]
 
 
-@dataclass(frozen=True)
-class Measured:
-    """A scored stage of a classification run.
-
-    Attributes:
-        directory: Of the run.
-        stage: Its name.
-        settings: Its own, over those of the ANN before it.
-        lineage: The stages that it comes from, the first one first.
-        accuracy: On the test images, in percent.
-        images: How many test images.
-        commands: Of the run's invocations, each once.
-        revision: Of the software at the last of them.
-    """
-
-    directory: Path
-    stage: str
-    settings: dict[str, Any]
-    lineage: tuple[str, ...]
-    accuracy: float
-    images: int
-    commands: tuple[str, ...]
-    revision: str
-
-    @property
-    def strays(self) -> bool:
-        """Whether it is called as a stage of [IIR]'s chain, and comes by other stages."""
-        return self.lineage != _GRADUAL.get(self.stage, self.lineage)
-
-    @property
-    def rank(self) -> tuple[int, bool, int]:
-        """More training images come first, then the paper's chain, then more test images."""
-        limit = self.settings.get("limit")
-        return (-limit if limit else -(10**9), self.strays, -self.images)
-
-
 _DIRECT = {"iir.encoding": "direct"}
 _TIMESTEPS = (5, 4, 3, 2, 1)
-# What a stage of [IIR]'s chain comes from: T5 from the ANN, and every other T from T + 1
-_GRADUAL = {f"T{t}": (ANN, *(f"T{u}" for u in _TIMESTEPS if u > t)) for t in _TIMESTEPS}
 _STRAYS = "†"
-_DEPTHS = ("*", "*/*")  # where runs are looked for
 
 
 def _chain(published: Sequence[float | None], suffix: str = "", **wanted: Any) -> list[Cell]:
@@ -273,34 +225,6 @@ TABLES: dict[tuple[str, int], PaperTable] = {
 }
 
 
-def chosen(config: Config) -> tuple[str, int] | None:
-    """The table that the settings ask for; None if they ask for none.
-
-    Raises:
-        UserError: They ask for one that there is not, or for half of one.
-    """
-    if config.table is None:
-        return None
-    if config.paper not in TITLES:
-        raise UserError(
-            f"table={config.table} of which paper? Say paper={', '.join(TITLES)} (one of them)"
-        )
-    known = [number for paper, number in TABLES if paper == config.paper]
-    if config.table not in known:
-        raise UserError(
-            f"table={config.table} of paper={config.paper} is not made here: must be one of "
-            f"{', '.join(map(str, known))}"
-        )
-    for name, value in (
-        ("env", config.env),
-        ("run_dir", config.run_dir),
-        ("figure", config.figure),
-    ):
-        if value:
-            raise UserError(f"{name}={value} does not go with table={config.table}: leave it out")
-    return config.paper, config.table
-
-
 def write_table(paper: str, number: int, folder: Path) -> Path:
     """Writes a table of a paper into paper/<paper>-table<number> of a folder of runs.
 
@@ -332,64 +256,11 @@ def write_table(paper: str, number: int, folder: Path) -> Path:
         "named behind it, of the network at the end of its stage, scored once. –: not there.",
         *_strays(used),
         "## Runs",
-        table(
-            [
-                *("run", "stage", "from", "accuracy", "epochs", "training images"),
-                *("commands", "revision"),
-            ],
-            [_run_row(i, entry, target) for i, entry in enumerate(used, start=1)],
-            names=2,
-        )
-        if used
-        else "None of them has been run.",
-        f"Runs are looked for in {' and '.join(code(f'{folder}/{depth}') for depth in _DEPTHS)}.",
+        run_table(used, target) if used else "None of them has been run.",
+        looked_in(folder),
     ]
     write_text(target / README, "\n\n".join(parts) + "\n")
     return target / README
-
-
-def read_measured(folder: Path) -> list[Measured]:
-    """Every scored stage of the classification runs in a folder, or in a folder of that.
-
-    Raises:
-        UserError: A file of a run is damaged.
-    """
-    found = []
-    scored = (path for depth in _DEPTHS for path in folder.glob(f"{depth}/*/{runs.METRICS}"))
-    for path in sorted(scored):
-        metrics, stage = read_json(path), path.parent
-        if "accuracy" not in metrics or metrics.get("test_is_train"):
-            continue
-        if not (stage / SETTINGS).exists():
-            continue
-        before = stage.parent / ANN / SETTINGS
-        ann = read_json(before) if before.exists() else {}
-        invocations = read_json(stage.parent / runs.RUN)
-        found.append(
-            Measured(
-                stage.parent,
-                stage.name,
-                {**ann, **read_json(stage / SETTINGS)},
-                _lineage(stage),
-                100 * metrics["accuracy"],
-                metrics["images"],
-                tuple(dict.fromkeys(entry["command"] for entry in invocations)),
-                invocations[-1]["revision"] or "unknown",
-            )
-        )
-    return found
-
-
-def _lineage(stage: Path) -> tuple[str, ...]:
-    """The stages that a stage comes from, as far back as there are settings."""
-    names: list[str] = []
-    while (stage / SETTINGS).exists():
-        source = read_json(stage / SETTINGS).get("source")
-        if not source or source in names:
-            break
-        names.insert(0, source)
-        stage = stage.parent / source
-    return tuple(names)
 
 
 def _strays(used: Sequence[Measured]) -> list[str]:
@@ -403,35 +274,13 @@ def _strays(used: Sequence[Measured]) -> list[str]:
 
 
 def _text(cell: Cell, measured: Sequence[Measured], used: list[Measured]) -> str:
-    fitting = [
-        entry
-        for entry in measured
-        if entry.stage == cell.stage
-        and all(entry.settings.get(key) == value for key, value in cell.wanted.items())
-    ]
+    chosen = best(e for e in measured if e.stage == cell.stage and e.has(cell.wanted))
     published = "–" if cell.published is None else f"{cell.published:.2f}"
-    if not fitting:
+    if not chosen:
         return f"{published} / –"
-    best = min(entry.rank for entry in fitting)
-    chosen = [entry for entry in fitting if entry.rank == best]
     for entry in chosen:
         if entry not in used:
             used.append(entry)
     numbers = ", ".join(str(used.index(entry) + 1) for entry in chosen)
     mark = _STRAYS if chosen[0].strays else ""
     return f"{published} / **{mean(entry.accuracy for entry in chosen):.2f}**{mark} [{numbers}]"
-
-
-def _run_row(number: int, entry: Measured, target: Path) -> list[str]:
-    settings = entry.settings
-    epochs = settings.get("fit.epochs" if entry.stage == ANN else "iir.epochs", 0)
-    return [
-        f"[{number}: seed {settings['seed']}]({runs.link(entry.directory, target)})",
-        entry.stage,
-        ", ".join(entry.lineage) or "-",
-        f"{entry.accuracy:.2f}",
-        str(epochs),
-        str(settings.get("limit") or "all"),
-        "<br>".join(map(code, entry.commands)),
-        entry.revision,
-    ]

@@ -40,7 +40,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from snn_rl import figures, paper_figures, paper_tables, runs, sweeps
+from snn_rl import figures, paper_choice, runs, sweeps
 from snn_rl.checkpoint import read_json, write_text
 from snn_rl.config import Config, run_command
 from snn_rl.energy import FLOAT32, INT32, energy, skipping_energy
@@ -577,8 +577,7 @@ def presets(config: Config) -> list[str]:
     """
     if config.sweep is not None:
         return []
-    paper = paper_tables.chosen(config) or paper_figures.chosen(config)
-    return [] if paper else runs.presets(config)
+    return [] if paper_choice.chosen(config) else runs.presets(config)
 
 
 def main(config: Config) -> None:
@@ -586,14 +585,11 @@ def main(config: Config) -> None:
     if config.sweep is not None:
         print(sweeps.write_sweep(Path(config.sweep)))
         return
-    if (wanted := paper_tables.chosen(config)) is not None:
-        print(paper_tables.write_table(*wanted, Path(config.runs)))
-        return
-    number = paper_figures.chosen(config)
-    if number is None:
+    make = paper_choice.chosen(config)
+    if make is None:
         print(write_report(runs.run_directory(config)))
         return
-    path, missing = paper_figures.write_figure(number, Path(config.runs))
+    path, missing = make(Path(config.runs))
     for line in missing:
         print(f"left out: {line}")
     print(path)

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from snn_rl import runs
 from snn_rl.agents.training import Counters, read_counters
 from snn_rl.checkpoint import load_tensors, read_json
+from snn_rl.energy import spikes
 from snn_rl.figures import GREEDY
 from snn_rl.iir import ANN, SETTINGS
 from snn_rl.networks import NetworkSpec
@@ -63,8 +62,8 @@ class StageResult:
     @property
     def mean_rate(self) -> float:
         """Spikes per neuron and decision over all hidden neurons."""
-        neurons = [torch.Size(shape).numel() for shape in self.spec.shapes()]
-        return sum(n * r for n, r in zip(neurons, self.rates, strict=True)) / sum(neurons)
+        total, neurons = spikes(self.spec, self.rates)
+        return total / neurons
 
 
 def read_stages(directory: Path) -> list[StageResult]:

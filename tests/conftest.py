@@ -1,6 +1,52 @@
-"""Settings for the whole test run."""
+"""Settings for the whole test run, and runs whose files a test writes."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
 import torch
+
+from snn_rl import runs
+from snn_rl.checkpoint import save_network, write_json
+from snn_rl.networks import AnalogNetwork, Conv, Dense, NetworkSpec, SpikingNetwork
 
 # One thread: sums keep their order from machine to machine, and parallel runs do not fight.
 torch.set_num_threads(1)
+
+# 72, 24 and 12 multiply-accumulates, 8 and 3 hidden neurons
+TINY = NetworkSpec((1, 5, 5), (Conv(2, 3, 2), Dense(3)), 4)
+ULL = {"batch_norm": False, "pooling": "max", "clip": True, "pixels": "standard"}
+
+
+@pytest.fixture
+def image_stage(tmp_path: Path) -> Callable[..., str]:
+    """Writes a scored stage of a classification run below `tmp_path`, with made-up numbers."""
+
+    def write(
+        run: str,
+        name: str,
+        rates: tuple[float, float] = (0.5, 0.25),
+        metrics: dict[str, Any] | None = None,
+        notes: dict[str, Any] | None = None,
+        command: str = "python -m snn_rl.classify dataset=cifar10 net=vgg5 limit=500",
+        **settings: Any,
+    ) -> str:
+        directory = tmp_path / run
+        seed = int(run.rpartition("seed")[2])
+        whole = {"dataset": "cifar10", "net": "vgg5", "seed": seed, "limit": 500, **ULL}
+        network: AnalogNetwork | SpikingNetwork = AnalogNetwork(TINY)
+        if name != "ann":
+            timesteps = int(name[1:].split("-")[0])
+            network = SpikingNetwork(TINY, timesteps)
+            whole |= {"T": timesteps, "source": "ann", "iir.encoding": "direct"}
+            whole |= {"iir.threshold_scale": 1.0}
+        write_json(directory / "run.json", [{"command": command, "revision": "abc"}])
+        write_json(directory / name / "settings.json", {**whole, **settings})
+        scored = {"accuracy": 0.5, "images": 200, "spike_rates": rates, **(metrics or {})}
+        write_json(directory / name / "metrics.json", scored)
+        file = directory / name / runs.NETWORK
+        save_network(file, network, notes or {})
+        return runs.file_hash(str(file))
+
+    return write

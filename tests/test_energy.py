@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from snn_rl.energy import FLOAT32, INT32, energy, macs, memory_accesses
+from snn_rl.energy import FLOAT32, INT32, energy, macs, memory_accesses, operations, spikes
 from snn_rl.networks import IMAGE_NETWORKS, AnalogNetwork, Conv, Dense, NetworkSpec
 from snn_rl.networks.q_networks import cartpole, mnih
 
@@ -105,3 +105,12 @@ def test_input_spikes_are_accumulations_instead_of_the_analog_first_layer():
     mac, ac = FLOAT32
     assert spiking.analog == direct.analog
     assert spiking.spiking == pytest.approx(direct.spiking - first * mac + first * 20.0 * ac)
+
+
+def test_operations_and_spikes_by_hand():
+    spec = NetworkSpec((1, 5, 5), (Conv(2, 3, 2), Dense(3)), 4)
+    first, second, head = 9 * 2 * 4, 8 * 3, 3 * 4
+    assert operations(spec, [0.5, 0.25]) == (first, second * 0.5 + head * 0.25)
+    poisson = operations(spec, [0.5, 0.25], input_rate=3.0)
+    assert poisson == (0, first * 3 + second * 0.5 + head * 0.25)
+    assert spikes(spec, [0.5, 0.25]) == (8 * 0.5 + 3 * 0.25, 11)

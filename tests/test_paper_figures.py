@@ -282,35 +282,6 @@ def test_a_damaged_file_is_named(tmp_path, file):
         write_figure(3, tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["paper=iir", "figure=3"], "no finished run of CartPole-v1 or PongNoFrameskip-v4 in "),
-        (["paper=iri", "figure=3"], "unknown paper=iri: must be iir"),
-        (["paper=nature", "figure=3"], "unknown paper=nature: must be iir"),
-        (["paper=iir"], "which figure of paper=iir? Say figure=3, 5 or 6"),
-        (["paper=iir", "figure=4"], "figure=4 is not drawn here: must be 3, 5 or 6"),
-        (["paper=iir", "figure=0"], "figure=0 is not drawn here: must be 3, 5 or 6"),
-        (["paper=iir", "figure=three"], "figure: "),
-        (["figure=3"], "figure=3 of which paper? Say paper=iir"),
-        (["figure=3", "env=CartPole-v1"], "figure=3 of which paper?"),
-        (["paper=iir", "figure=3", "env=CartPole-v1"], "env=CartPole-v1 does not go with paper="),
-        (["paper=iir", "figure=3", "run_dir=x"], "run_dir=x does not go with paper=iir"),
-        (["paper=iir", "figur=3"], "unknown setting figur=3; did you mean figure?"),
-        ([], "env is missing: say for example env=CartPole-v1"),
-    ],
-)
-def test_bad_input_is_one_clear_line(tmp_path, monkeypatch, capsys, arguments, message):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as end:
-        command(monkeypatch, *arguments)
-    assert end.value.code == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"error: {message}")
-    assert error.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_other_commands_still_need_an_environment():
     with pytest.raises(UserError, match="env is missing"):
         compose(["paper=iir", "figure=3"], runs.presets)

@@ -124,19 +124,3 @@ def test_every_table_is_whole_and_can_be_written_without_runs(tmp_path, key):
         assert len(row) == len(table.head)
         assert all(isinstance(cell, Cell) != (i < table.names) for i, cell in enumerate(row))
     assert "None of them has been run." in write_table(*key, tmp_path).read_text()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["table=1"], "table=1 of which paper"),
-        (["paper=iir", "table=7"], "must be one of 1, 3, 4, 5"),
-        (["paper=none", "table=1"], "of which paper"),
-        (["paper=iir", "table=1", "env=CartPole-v1"], "env=CartPole-v1 does not go with table=1"),
-    ],
-)
-def test_what_cannot_be_made_is_refused(capsys, arguments, message):
-    with pytest.raises(SystemExit) as stop:
-        written(capsys, *arguments)
-    assert stop.value.code == 2
-    assert message in capsys.readouterr().err

@@ -17,7 +17,7 @@ from snn_rl.classify.fitting import SCHEDULES, Recipe, fit
 from snn_rl.classify.scoring import Score, score
 from snn_rl.convert import ConversionError, convert, format_table, fuse_batch_norm, layer_table
 from snn_rl.errors import UserError
-from snn_rl.iir import ANN, Stage, schedule
+from snn_rl.iir import ANN, SCRATCH, Stage, schedule
 from snn_rl.memory import PeakMemory
 from snn_rl.networks import (
     IMAGE_NETWORKS,
@@ -31,7 +31,6 @@ from snn_rl.networks import (
 from snn_rl.prune import magnitude_masks
 from snn_rl.seeding import derive_seed, seed_everything
 
-SCRATCH = "-scratch"
 POOLINGS = {"avg": AvgPool, "max": MaxPool}
 AT_ONE = "at_one_timestep.json"  # the score of a stage's weights at T = 1, beside its own
 

@@ -1,14 +1,14 @@
 """The report of a classification run, from what its stages left in their directories."""
 
-import math
 from pathlib import Path
 from typing import Any
 
 from snn_rl import figures, runs
 from snn_rl.checkpoint import load_network, read_json, write_text
 from snn_rl.classify.chain import AT_ONE
-from snn_rl.energy import FLOAT32, energy, memory_accesses
+from snn_rl.energy import FLOAT32, energy, memory_accesses, spikes
 from snn_rl.iir import ANN, SETTINGS
+from snn_rl.image_results import costs
 from snn_rl.markdown import block, table
 from snn_rl.networks import Network, SpikingNetwork
 
@@ -25,12 +25,12 @@ def write_report(directory: Path) -> Path:
         if (path.parent / runs.NETWORK).exists()
     }
     order = sorted(stages, key=lambda name: (name != ANN, -_timesteps(stages[name]), name))
-    rows, rates, costs, vanishing = [], [], [], {}
+    rows, rates, taken, vanishing = [], [], [], {}
     for name in order:
         network, notes = load_network(stages[name] / runs.NETWORK)
         metrics = read_json(stages[name] / runs.METRICS)
         rows.append(_row(name, network, notes, metrics))
-        costs.append(_costs(name, network, notes, metrics))
+        taken.append(_costs(name, network, notes, metrics))
         rates.append([name, *(f"{rate:.3f}" for rate in metrics["spike_rates"])])
         if isinstance(network, SpikingNetwork):
             vanishing[name] = metrics
@@ -66,7 +66,7 @@ def write_report(directory: Path) -> Path:
                 *("stage", "T", "spikes", "energy-delay product", "memory accesses (M)"),
                 *("training ms", "training MiB", "inference ms", "inference MiB"),
             ],
-            costs,
+            taken,
         ),
         "## Where it was run\n\n"
         + ", ".join(f"{key} {value}" for key, value in last["versions"].items())
@@ -110,7 +110,7 @@ def _row(name: str, network: Network, notes: dict[str, Any], metrics: dict[str, 
         if network.encoding == "direct" or entering is not None:
             used = energy(network.spec, metrics["spike_rates"], FLOAT32, input_rate=entering)
             ratio = f"{used.ratio:.2f}"
-    total, neurons = _spikes(network, metrics)
+    total, neurons = spikes(network.spec, metrics["spike_rates"])
     return [
         "ANN" if name == ANN else name,
         f"{metrics['accuracy']:.2%}",
@@ -128,21 +128,19 @@ def _costs(
     timed = ["-", "-", "-"]
     steps = 1
     if isinstance(network, SpikingNetwork):
-        total, steps = _spikes(network, metrics)[0], network.timesteps
+        total, _ = spikes(network.spec, metrics["spike_rates"])
+        steps = network.timesteps
         timed = [str(steps), f"{total:.0f}", f"{total * steps:.3g}"]
     fetched = memory_accesses(network.spec, steps)
-    training = None
-    if notes.get("images"):
-        training = 1000 * notes["wall_s"] / notes["images"]
-    inference = metrics.get("seconds")
+    took = costs(notes, metrics)
     return [
         "ANN" if name == ANN else name,
         *timed,
         _number(fetched, 1e6),
-        _number(training),
-        _number(notes.get("memory"), 2**20),
-        _number(None if inference is None else 1000 * inference),
-        _number(metrics.get("memory"), 2**20),
+        _number(took.training, 1e-3),
+        _number(took.training_memory, 2**20),
+        _number(took.inference, 1e-3),
+        _number(took.inference_memory, 2**20),
     ]
 
 
@@ -154,10 +152,3 @@ def _images(metrics: dict[str, Any]) -> str:
 
 def _number(value: float | None, unit: float = 1.0) -> str:
     return "-" if value is None else f"{value / unit:.4g}"
-
-
-def _spikes(network: Network, metrics: dict[str, Any]) -> tuple[float, int]:
-    """Spikes of all hidden neurons per image, and the number of these neurons."""
-    sizes = [math.prod(shape) for shape in network.spec.shapes()]
-    rates = metrics["spike_rates"]
-    return sum(n * rate for n, rate in zip(sizes, rates, strict=True)), sum(sizes)

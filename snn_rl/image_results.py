@@ -1,0 +1,263 @@
+"""What the stages of classification runs left in their directories, and which belong together.
+
+A stage often lies in another run than the ANN that it begins with (`ann=FILE`). Its settings have
+the checksum of that file, and by it the ANN is found again.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from snn_rl import runs
+from snn_rl.checkpoint import load_tensors, read_json
+from snn_rl.iir import ANN, RECORDED_LATER, SCRATCH, SETTINGS
+from snn_rl.markdown import code, table
+from snn_rl.networks import NetworkSpec
+
+_TIMESTEPS = (5, 4, 3, 2, 1)
+# What a stage of [IIR]'s chain comes from: T5 from the ANN, and every other T from T + 1
+_GRADUAL = {f"T{t}": (ANN, *(f"T{u}" for u in _TIMESTEPS if u > t)) for t in _TIMESTEPS}
+_DEPTHS = ("*", "*/*")  # where runs are looked for
+# settings of an ANN that say on what machine it was trained, or which of several alike it is
+_ALIKE = ("seed", "threads", "bf16", "workers", *RECORDED_LATER)
+# settings that an ANN and a spiking network trained from scratch have to share to be compared
+_BUILT = ("dataset", "net", "batch_norm", "pooling", "clip", "pixels", "image_size")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A scored stage of a classification run.
+
+    Attributes:
+        directory: Of the run.
+        stage: Its name.
+        settings: Its own, over those of the ANN before it.
+        lineage: The stages that it comes from, the first one first.
+        metrics: Its metrics.json.
+        commands: Of the run's invocations, each once.
+        revision: Of the software at the last of them.
+    """
+
+    directory: Path
+    stage: str
+    settings: dict[str, Any]
+    lineage: tuple[str, ...]
+    metrics: dict[str, Any]
+    commands: tuple[str, ...]
+    revision: str
+
+    @property
+    def accuracy(self) -> float:
+        """On the test images, in percent."""
+        return 100 * float(self.metrics["accuracy"])
+
+    @property
+    def images(self) -> int:
+        """How many test images."""
+        return int(self.metrics["images"])
+
+    @property
+    def strays(self) -> bool:
+        """Whether it is called as a stage of [IIR]'s chain, and comes by other stages."""
+        return self.lineage != _GRADUAL.get(self.stage, self.lineage)
+
+    @property
+    def rank(self) -> tuple[int, bool, int]:
+        """More training images come first, then the paper's chain, then more test images."""
+        limit = self.settings.get("limit")
+        return (-limit if limit else -(10**9), self.strays, -self.images)
+
+    @property
+    def timesteps(self) -> int:
+        """T; 0 for an ANN."""
+        return int(self.settings.get("T") or 0)
+
+    @property
+    def epochs(self) -> int:
+        """That the stage was trained for."""
+        return int(self.settings.get("fit.epochs" if self.stage == ANN else "iir.epochs", 0))
+
+    @property
+    def network(self) -> Path:
+        """The file of its network."""
+        return self.directory / self.stage / runs.NETWORK
+
+    @cached_property
+    def notes(self) -> dict[str, Any]:
+        """What stands beside the network's weights.
+
+        Raises:
+            UserError: The network is not there, or damaged.
+        """
+        return load_tensors(self.network)[1]
+
+    @cached_property
+    def spec(self) -> NetworkSpec:
+        """Of its network; raises as `notes` does."""
+        return NetworkSpec.from_dict(self.notes["network"]["spec"])
+
+    def has(self, wanted: Mapping[str, Any]) -> bool:
+        """Whether it was made with these settings."""
+        return all(self.settings.get(key) == value for key, value in wanted.items())
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a stage took, as far as it is known.
+
+    Attributes:
+        training: Seconds per image and epoch.
+        training_memory: Bytes, see `snn_rl.memory.PeakMemory`.
+        inference: Seconds per image.
+        inference_memory: Bytes.
+    """
+
+    training: float | None
+    training_memory: int | None
+    inference: float | None
+    inference_memory: int | None
+
+
+def costs(notes: Mapping[str, Any], metrics: Mapping[str, Any]) -> Costs:
+    """What training and scoring a stage took.
+
+    Args:
+        notes: That stand beside its network.
+        metrics: Its metrics.json.
+    """
+    training = notes["wall_s"] / notes["images"] if notes.get("images") else None
+    return Costs(training, notes.get("memory"), metrics.get("seconds"), metrics.get("memory"))
+
+
+@dataclass(frozen=True)
+class ImageNetwork:
+    """ANNs that were trained alike but for the seed, and the spiking stages that belong to them.
+
+    Attributes:
+        name: Network and data set.
+        analogs: The ANNs.
+        stages: That begin with one of them, or with no ANN and the same layers and images.
+    """
+
+    name: str
+    analogs: tuple[Measured, ...]
+    stages: tuple[Measured, ...]
+
+
+def read_measured(folder: Path) -> list[Measured]:
+    """Every scored stage of the classification runs in a folder, or in a folder of that.
+
+    Raises:
+        UserError: A file of a run is damaged.
+    """
+    found = []
+    scored = (path for depth in _DEPTHS for path in folder.glob(f"{depth}/*/{runs.METRICS}"))
+    for path in sorted(scored):
+        metrics, stage = read_json(path), path.parent
+        if "accuracy" not in metrics or metrics.get("test_is_train"):
+            continue
+        if not (stage / SETTINGS).exists():
+            continue
+        before = stage.parent / ANN / SETTINGS
+        ann = read_json(before) if before.exists() else {}
+        invocations = read_json(stage.parent / runs.RUN)
+        found.append(
+            Measured(
+                stage.parent,
+                stage.name,
+                {**ann, **read_json(stage / SETTINGS)},
+                _lineage(stage),
+                metrics,
+                tuple(dict.fromkeys(entry["command"] for entry in invocations)),
+                invocations[-1]["revision"] or "unknown",
+            )
+        )
+    return found
+
+
+def looked_in(folder: Path) -> str:
+    """Says where `read_measured` looks."""
+    return f"Runs are looked for in {' and '.join(code(f'{folder}/{depth}') for depth in _DEPTHS)}."
+
+
+def _lineage(stage: Path) -> tuple[str, ...]:
+    """The stages that a stage comes from, as far back as there are settings."""
+    names: list[str] = []
+    while (stage / SETTINGS).exists():
+        source = read_json(stage / SETTINGS).get("source")
+        if not source or source in names:
+            break
+        names.insert(0, source)
+        stage = stage.parent / source
+    return tuple(names)
+
+
+def best(entries: Iterable[Measured]) -> list[Measured]:
+    """Those with the most images: seeds beside one another."""
+    entries = list(entries)
+    least = min((entry.rank for entry in entries), default=None)
+    return [entry for entry in entries if entry.rank == least]
+
+
+def networks_of(measured: Sequence[Measured]) -> list[ImageNetwork]:
+    """The spiking stages by the ANN that they begin with, ANNs of several seeds put together.
+
+    Args:
+        measured: From `read_measured`.
+    """
+    own = {entry.directory: entry for entry in measured if entry.stage == ANN}
+    by_file = {runs.file_hash(str(e.network)): e for e in own.values() if e.network.exists()}
+
+    def origin(entry: Measured) -> Measured | None:
+        ann = own.get(entry.directory)
+        while ann is not None and ann.settings.get("ann") in by_file:
+            ann = by_file[ann.settings["ann"]]
+        return ann
+
+    groups: dict[str, tuple[list[Measured], list[Measured]]] = {}
+    scratch = [entry for entry in measured if entry.stage.endswith(SCRATCH)]
+    for entry in measured:
+        analog = None if entry in scratch else origin(entry)
+        if analog is None:
+            continue
+        alike = {key: value for key, value in analog.settings.items() if key not in _ALIKE}
+        analogs, stages = groups.setdefault(repr(sorted(alike.items())), ([], []))
+        if analog not in analogs:
+            analogs.append(analog)
+        if entry.stage != ANN:
+            stages.append(entry)
+    networks = []
+    for analogs, stages in groups.values():
+        built = {key: analogs[0].settings.get(key) for key in _BUILT}
+        fitting = (entry for entry in scratch if entry.has(built))
+        name = f"{built['net']} on {built['dataset']}"
+        networks.append(ImageNetwork(name, tuple(analogs), (*stages, *fitting)))
+    return networks
+
+
+def run_table(entries: Sequence[Measured], target: Path) -> str:
+    """A table of stages, numbered from 1, with their commands and revisions.
+
+    Args:
+        entries: The stages.
+        target: Folder of the page that the table stands on.
+    """
+    rows = []
+    for number, entry in enumerate(entries, start=1):
+        settings = entry.settings
+        rows.append(
+            [
+                f"[{number}: seed {settings['seed']}]({runs.link(entry.directory, target)})",
+                entry.stage,
+                ", ".join(entry.lineage) or "-",
+                f"{entry.accuracy:.2f}",
+                str(entry.epochs),
+                str(settings.get("limit") or "all"),
+                "<br>".join(map(code, entry.commands)),
+                entry.revision,
+            ]
+        )
+    head = ["run", "stage", "from", "accuracy", "epochs", "training images"]
+    return table([*head, "commands", "revision"], rows, names=2)
