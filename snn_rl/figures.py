@@ -2,13 +2,14 @@
 
 Figures are built without pyplot, so no backend is chosen for the process. A stage has the same
 colour in every one of them (palette: Okabe and Ito, safe for colour-blind readers); a hatch marks a
-stage retrained directly from the converted ANN, dots one that carries its membranes.
+stage retrained directly from the converted ANN, crosses one trained without an ANN, dots one that
+carries its membranes.
 """
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, MaxNLocator
+from numpy.typing import ArrayLike, NDArray
 
 from snn_rl.checkpoint import write_atomic
 
@@ -26,6 +28,8 @@ RUNNING = 20  # episodes
 
 _ANN, _CONVERTED = "#555555", "#CC79A7"
 _BY_TIMESTEPS = ("#D55E00", "#E69F00", "#009E73", "#56B4E9", "#0072B2")  # T = 1, 2, ...
+_MARKERS = "osD^v"
+_LEVEL = 8  # names of groups that find room side by side
 _GRID = "#DDDDDD"
 _REST = "#BBBBBB"
 _PUBLISHED: dict[str, Any] = {
@@ -34,6 +38,22 @@ _PUBLISHED: dict[str, Any] = {
     "markersize": 7,
     "markerfacecolor": "white",
 }
+
+
+class Bars(NamedTuple):
+    """Bars of one kind, one in each of several groups.
+
+    Attributes:
+        label: Of the kind.
+        stage: Whose colour and hatch they have.
+        runs: For each run: a height for each group, None or not a number where there is none.
+        published: A paper's, for each group; empty if there is none.
+    """
+
+    label: str
+    stage: str
+    runs: Sequence[Sequence[float | None]]
+    published: Sequence[float | None] = ()
 
 
 def colour(stage: str) -> str:
@@ -219,14 +239,7 @@ def scores_by_timesteps(lines: Mapping[str, Mapping[int, float]], score: str) ->
     figure = Figure(figsize=(8.0, 4.6), layout="constrained")
     axes = figure.subplots()
     _style(axes)
-    for name, values in lines.items():
-        axes.plot(list(values), list(values.values()), marker="o", label=name)
-    ticks = sorted({timesteps for values in lines.values() for timesteps in values})
-    axes.set_xscale("log")
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
-    axes.minorticks_off()
-    axes.set_xlabel("timesteps", fontsize=12)
-    axes.set_ylabel(score, fontsize=12)
+    timestep_lines(axes, lines, score)
     axes.legend(frameon=False, fontsize=10)
     return figure
 
@@ -449,12 +462,113 @@ def evaluation_games(axes: Axes, stage: str, runs: Sequence[Sequence[float]]) ->
     axes.set_ylabel("return", fontsize=12)
 
 
+def timestep_lines(
+    axes: Axes,
+    lines: Mapping[str, Mapping[int, float]],
+    score: str,
+    reference: tuple[str, float] | None = None,
+) -> None:
+    """A score against the number of timesteps, on a logarithmic scale.
+
+    Args:
+        axes: The panel.
+        lines: By label: a score for every T, in their order.
+        score: Its name.
+        reference: Label and score of what has no timesteps.
+    """
+    for i, (name, values) in enumerate(lines.items()):
+        marker, shade = _MARKERS[i % len(_MARKERS)], _BY_TIMESTEPS[-1 - i % len(_BY_TIMESTEPS)]
+        axes.plot(list(values), list(values.values()), marker=marker, color=shade, label=name)
+    if reference is not None:
+        name, value = reference
+        axes.axhline(value, color=_ANN, linestyle=(0, (4, 3)), zorder=1, label=name)
+    ticks = sorted({timesteps for values in lines.values() for timesteps in values})
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("timesteps", fontsize=12)
+    axes.set_ylabel(score, fontsize=12)
+
+
+def grouped_bars(
+    axes: Axes,
+    groups: Sequence[str],
+    bars: Sequence[Bars],
+    unit: str,
+    log: bool = False,
+    numbers: bool = False,
+) -> None:
+    """Bars side by side, one of every kind in each group: the mean over runs, and each run.
+
+    Args:
+        axes: The panel.
+        groups: Their names; of a single one the bars have names instead.
+        bars: The kinds.
+        unit: Of the heights.
+        log: A logarithmic scale.
+        numbers: Write its height on every bar.
+    """
+    width = 0.8 / len(bars)
+    ends = []
+    for k, kind in enumerate(bars):
+        look = _bar(kind.stage)
+        if len(groups) > 1:
+            look["label"] = kind.label
+        centres = np.arange(len(groups)) - 0.4 + (k + 0.5) * width
+        each = np.array(kind.runs, dtype=float)
+        there = ~np.isnan(each).all(axis=0)
+        heights = np.full(len(groups), np.nan)
+        heights[there] = np.nanmean(each[:, there], axis=0)
+        axes.bar(centres[there], heights[there], 0.9 * width, **look)
+        if len(each) > 1:
+            for run in each:
+                _run_dots(axes, centres, run, kind.stage)
+        published = np.array(kind.published or [None] * len(groups), dtype=float)
+        if not np.isnan(published).all():
+            axes.plot(centres, published, linestyle="", label="the paper", **_PUBLISHED)
+        if numbers:
+            marks = np.vstack([published, *(each if len(each) > 1 else [])])
+            for x, height, above in zip(centres, heights, marks.T, strict=True):
+                _write_height(axes, x, height, above)
+        ends += [*each[:, there].ravel(), *published[~np.isnan(published)]]
+    if log:
+        axes.set_yscale("log")
+        # room below the least, or a bar that is it would have no height
+        axes.set_ylim(min(ends) / 2, max(ends) * 2)
+    else:
+        axes.margins(y=0.12 if numbers else 0.05)
+    if len(groups) == 1:
+        centres = -0.4 + (np.arange(len(bars)) + 0.5) * width
+        axes.set_xticks(centres, [kind.label.replace(", ", "\n") for kind in bars], fontsize=10)
+    else:
+        axes.set_xticks(range(len(groups)), groups)
+        if len(groups) > _LEVEL:
+            axes.tick_params(axis="x", labelrotation=90)
+    axes.tick_params(axis="x", length=0)
+    axes.set_ylabel(unit, fontsize=12)
+
+
 def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
     """Mean, and standard deviation (n - 1; 0 for a single value)."""
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
-def _run_dots(axes: Axes, x: Sequence[int], y: Sequence[float], stage: str) -> None:
+def _write_height(axes: Axes, x: float, height: float, marks: NDArray[np.float64]) -> None:
+    """Writes a bar's height on it, or on the marks that would cover the number."""
+    if np.isnan(height):
+        return
+    covering = marks[(0.8 * height < marks) & (marks < 1.5 * height)]
+    axes.annotate(
+        f"{height:.0f}" if height >= 100 else f"{height:.3g}",
+        (x, max([height, *covering])),
+        xytext=(0, 7 if covering.size else 2),
+        textcoords="offset points",
+        ha="center",
+        fontsize=9,
+    )
+
+
+def _run_dots(axes: Axes, x: ArrayLike, y: ArrayLike, stage: str) -> None:
     axes.plot(
         x,
         y,
@@ -473,6 +587,8 @@ def _bar(stage: str) -> dict[str, Any]:
         hatch = "..."
     if stage.endswith("-exact"):
         hatch = "++"
+    if stage.endswith("-scratch"):
+        hatch = "xxx"
     return {"facecolor": colour(stage), "edgecolor": "white", "hatch": hatch}
 
 
