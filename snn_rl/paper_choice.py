@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from snn_rl import paper_figures, paper_tables
+from snn_rl import image_figures, paper_figures, paper_tables, ull_figures
 from snn_rl.config import Config
 from snn_rl.errors import UserError
 from snn_rl.markdown import listed
@@ -14,6 +14,7 @@ from snn_rl.papers import TITLES
 Maker = Callable[[Path], tuple[Path, list[str]]]
 
 FIGURE, TABLE = "figure", "table"
+_IMAGES = {"ull": ull_figures.FIGURES}
 
 
 def _table(paper: str, number: int, folder: Path) -> tuple[Path, list[str]]:
@@ -25,6 +26,11 @@ MAKERS: dict[tuple[str, str, int], Maker] = {
     **{
         (paper_figures.PAPER, FIGURE, number): partial(paper_figures.write_figure, number)
         for number in paper_figures.FIGURES
+    },
+    **{
+        (paper, FIGURE, number): partial(image_figures.write_figure, paper, number, figure)
+        for paper, numbered in _IMAGES.items()
+        for number, figure in numbered.items()
     },
     **{
         (paper, TABLE, number): partial(_table, paper, number)

@@ -20,11 +20,16 @@ def command(monkeypatch, *arguments: str) -> None:
     ("arguments", "message"),
     [
         (["paper=iir", "figure=3"], "no finished run of CartPole-v1 or PongNoFrameskip-v4 in "),
+        (["paper=ull", "figure=4"], "no run in runs has what figure=4 of paper=ull shows; this "),
         (["paper=iri", "figure=3"], f"unknown paper=iri: must be {PAPERS}"),
         (["paper=none", "table=1"], f"unknown paper=none: must be {PAPERS}"),
         (
             ["paper=iir"],
             "which figure or table of paper=iir? Say figure=3, 5 or 6 or table=1, 3, 4 or 5",
+        ),
+        (
+            ["paper=ull", "figure=7"],
+            "figure=7 of paper=ull is not made here: must be one of 2, 3, 4\n",
         ),
         (["paper=iir", "figure=0"], "figure=0 of paper=iir is not made here: must be one of 3, 5"),
         (["paper=iir", "table=7"], "table=7 of paper=iir is not made here: must be one of 1, 3, 4"),
@@ -56,5 +61,17 @@ def test_figures_and_tables_of_three_papers():
         *(("iir", "figure", number) for number in (3, 5, 6)),
         *(("iir", "table", number) for number in (1, 3, 4, 5)),
         ("stdb", "table", 1),
+        *(("ull", "figure", number) for number in (2, 3, 4)),
         ("ull", "table", 1),
     ]
+
+
+def test_what_is_asked_for_is_written(image_stage, tmp_path, monkeypatch, capsys):
+    image_stage("runs/seed0", "ann")
+    image_stage("runs/seed0", "T2-converted", **{"iir.thresholds": "clip"})
+    command(monkeypatch, "paper=ull", "figure=2", f"runs={tmp_path}")
+    *left, path = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in left] == ["left out", "left out"]
+    assert path == f"{tmp_path}/paper/ull-figure2/README.md"
+    command(monkeypatch, "paper=ull", "table=1", f"runs={tmp_path}")
+    assert capsys.readouterr().out == f"{tmp_path}/paper/ull-table1/README.md\n"
