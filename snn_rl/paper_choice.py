@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from snn_rl import image_figures, paper_figures, paper_tables, ull_figures
+from snn_rl import image_figures, paper_figures, paper_tables, stdb_figures, ull_figures
 from snn_rl.config import Config
 from snn_rl.errors import UserError
 from snn_rl.markdown import listed
@@ -14,7 +14,7 @@ from snn_rl.papers import TITLES
 Maker = Callable[[Path], tuple[Path, list[str]]]
 
 FIGURE, TABLE = "figure", "table"
-_IMAGES = {"ull": ull_figures.FIGURES}
+_IMAGES = {"ull": ull_figures.FIGURES, "stdb": stdb_figures.FIGURES}
 
 
 def _table(paper: str, number: int, folder: Path) -> tuple[Path, list[str]]:
@@ -63,7 +63,7 @@ def chosen(config: Config) -> Maker | None:
         for kind in (FIGURE, TABLE)
     }
     if not asked:
-        say = " or ".join(f"{kind}={listed(of, 'or')}" for kind, of in known.items() if of)
+        say = " or ".join(f"{kind}={listed(of, 'or')}" for kind, of in known.items())
         raise UserError(f"which figure or table of paper={paper}? Say {say}")
     if len(asked) > 1:
         raise UserError(f"{_words(asked)} of paper={paper}: say one of them at a time")

@@ -8,9 +8,12 @@
 Training writes it at its end; this command writes it anew from what lies in the run directory, at
 any time, while a training is at work there too. Stages that are not there yet are left out.
 
-With paper= it draws a figure of a paper instead, from the runs of all seeds of its games (CartPole
-and Pong) in runs/<env>/seed<k>, with its printed numbers beside ours: the returns (figure=3) and
-the training (figure=5: CartPole, figure=6: Pong) of [IIR], into runs/paper/iir-figure<n>/README.md.
+With paper= it draws a figure of a paper instead, into runs/paper/<paper>-figure<n>/README.md, with
+its printed numbers beside ours. Of [IIR], from the runs of all seeds of its games (CartPole and
+Pong) in runs/<env>/seed<k>: the returns (figure=3) and the training (figure=5: CartPole, figure=6:
+Pong). From the runs of snn_rl.classify, of [ULL] conversion without training (figure=2), time and
+memory (figure=3), spikes and energy (figure=4), and of [STDB] spikes before and after training
+(figure=3), time and memory (figure=5).
 With paper= and table= it writes a table of classification accuracies instead, from the runs of
 snn_rl.classify, into runs/paper/<paper>-table<n>/README.md.
 
@@ -23,8 +26,8 @@ The settings that matter:
   env=ID         environment of the run
   seed=0         seed of the run
   run_dir=PATH   instead of runs/<env>/seed<k>
-  paper=iir      whose figure to draw, and
-  figure=3       which of them: 3, 5 or 6
+  paper=iir      whose figure to draw, iir, stdb or ull, and
+  figure=3       which of them: 3, 5 or 6 of iir, 3 or 5 of stdb, 2, 3 or 4 of ull
   table=1        or which table: 1, 3, 4 or 5 of iir, 1 of stdb, 1 of ull
   sweep=PATH     the folder whose runs to put together
   runs=PATH      the folder of all runs, instead of runs

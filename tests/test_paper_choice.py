@@ -31,6 +31,10 @@ def command(monkeypatch, *arguments: str) -> None:
             ["paper=ull", "figure=7"],
             "figure=7 of paper=ull is not made here: must be one of 2, 3, 4\n",
         ),
+        (
+            ["paper=stdb", "figure=4"],
+            "figure=4 of paper=stdb is not made here: must be one of 3, 5\n",
+        ),
         (["paper=iir", "figure=0"], "figure=0 of paper=iir is not made here: must be one of 3, 5"),
         (["paper=iir", "table=7"], "table=7 of paper=iir is not made here: must be one of 1, 3, 4"),
         (["paper=iir", "figure=three"], "figure: "),
@@ -60,6 +64,7 @@ def test_figures_and_tables_of_three_papers():
     assert sorted(MAKERS) == [
         *(("iir", "figure", number) for number in (3, 5, 6)),
         *(("iir", "table", number) for number in (1, 3, 4, 5)),
+        *(("stdb", "figure", number) for number in (3, 5)),
         ("stdb", "table", 1),
         *(("ull", "figure", number) for number in (2, 3, 4)),
         ("ull", "table", 1),
