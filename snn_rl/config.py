@@ -132,7 +132,7 @@ class Config:
     stages: str = "iir"  # iir | none
     run_dir: str | None = None
     runs: str = "runs"  # the folder of all runs
-    paper: str | None = None  # iir
+    paper: str | None = None  # iir | stdb | ull
     figure: int | None = None  # of that paper
     table: int | None = None  # of that paper, instead
     sweep: str | None = None  # a folder of runs, whose scores are put together

@@ -12,7 +12,7 @@ from typing import Any
 
 from snn_rl.checkpoint import write_text
 from snn_rl.iir import ANN
-from snn_rl.image_results import Measured, best, read_measured, run_table
+from snn_rl.image_results import Measured, best, looked_in, read_measured, run_table
 from snn_rl.markdown import table
 from snn_rl.papers import TITLES
 
