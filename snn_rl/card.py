@@ -7,7 +7,7 @@ from typing import Any
 from snn_rl import runs
 from snn_rl.checkpoint import read_json, write_text
 from snn_rl.envs import ATARI, family
-from snn_rl.iir import ANN
+from snn_rl.iir import ANN, PRETRAINED
 from snn_rl.markdown import table
 from snn_rl.report import (
     command_section,
@@ -115,6 +115,8 @@ def _training(stage: StageResult) -> str:
         return f"{amount}, imported: its steps only fill the replay buffer"
     if settings.get("teacher"):
         amount += ", taught by another ANN"
+    if settings.get("source") == PRETRAINED:
+        amount += " (trained further under sticky actions; the steps before it are not in this)"
     if stage.name == ANN:
         return (
             f"{amount}, epsilon {settings['dqn.epsilon_start']:g} to "

@@ -62,6 +62,15 @@ class DQNConfig:
 
 
 @dataclass
+class FinetuneConfig:
+    """The ANN trained further, under sticky actions, before it is converted; else as in `dqn`."""
+
+    steps: int = 0  # 0: no such stage
+    sticky: float = 0.25
+    lr: float = 1e-4
+
+
+@dataclass
 class IIRConfig:
     """The spiking stages."""
 
@@ -161,6 +170,7 @@ class Config:
     overlay: bool = False  # the short way to say play.overlay
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     dqn: DQNConfig = field(default_factory=DQNConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     iir: IIRConfig = field(default_factory=IIRConfig)
     carry: CarryConfig = field(default_factory=CarryConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)

@@ -92,19 +92,20 @@ def learning_curves(episodes: Mapping[str, Sequence[Sequence[float]]]) -> Figure
         episodes: [agent step, return, ...] of every finished episode, by stage.
     """
     # the ANN stage is far longer than the others: panels share the returns' axis, not the steps'
-    widths = [2.4 if stage == "ann" else 1.0 for stage in episodes]
+    analog = [stage.startswith("ann") for stage in episodes]
+    widths = [2.4 if wide else 1.0 for wide in analog]
     figure = Figure(figsize=(min(11.0, 2.5 + 1.6 * sum(widths)), 4.2), layout="constrained")
     panels = figure.subplots(
         1, len(episodes), sharey=True, squeeze=False, gridspec_kw={"width_ratios": widths}
     )[0]
-    for axes, (stage, rows) in zip(panels, episodes.items(), strict=True):
+    for axes, wide, (stage, rows) in zip(panels, analog, episodes.items(), strict=True):
         _style(axes)
         steps, returns = [row[0] for row in rows], [row[1] for row in rows]
         axes.plot(steps, returns, ".", color=colour(stage), alpha=0.3, markersize=5, mew=0)
         axes.plot(steps, running_mean(returns), color=colour(stage), linewidth=2.2)
         axes.set_title(label(stage).replace("\n", " "), color=colour(stage), fontweight="bold")
         axes.set_xlim(left=0)
-        axes.xaxis.set_major_locator(MaxNLocator(5 if stage == "ann" else 2, prune="upper"))
+        axes.xaxis.set_major_locator(MaxNLocator(5 if wide else 2, prune="upper"))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     panels[0].set_ylabel("return of a training episode", fontsize=12)
     figure.supxlabel("agent steps within the stage", fontsize=12)

@@ -9,6 +9,8 @@ from snn_rl.checkpoint import read_json, write_json
 from snn_rl.errors import UserError
 
 ANN = "ann"
+PRETRAINED = "ann-pretrained"  # what the ANN is trained further from, if it is
+ANALOG = (PRETRAINED, ANN)
 CARRIED = "-carried"
 PRUNED = "-pruned"
 EXACT = "-exact"
@@ -24,8 +26,8 @@ class Stage:
     """One link of the chain.
 
     Attributes:
-        name: Its directory: ann, T5, T1, T1-direct, T1-exact, T100-converted, ...
-        timesteps: T, or None for the analog network.
+        name: Its directory: ann-pretrained, ann, T5, T1, T1-direct, T1-exact, T100-converted, ...
+        timesteps: T, or None for an analog network.
         source: Name of the stage it is initialized from, or None for the first.
         trained: False for conversion only.
         carry_state: Membranes live on from image to image.
@@ -51,6 +53,7 @@ def schedule(
     carry_state: bool = False,
     prune: bool = False,
     exact: bool = False,
+    finetune: bool = False,
 ) -> list[Stage]:
     """The stages from the ANN down to T timesteps.
 
@@ -65,9 +68,10 @@ def schedule(
         carry_state: Go on from T = 1 to an agent whose membranes live on from image to image.
         prune: Go on to a network without its smallest weights ([IIR] section 5.3).
         exact: End with the T = 1 network on an integer grid, see `snn_rl.exact`.
+        finetune: Train the ANN in two stages.
 
     Returns:
-        The ANN stage and the spiking ones behind it, in order.
+        The ANN stage, or both, and the spiking ones behind it, in order.
 
     Raises:
         UserError: These values do not describe a chain.
@@ -88,6 +92,8 @@ def schedule(
     if prune and (carry_state or stages == "none"):
         raise UserError("pruning retrains a spiking stage: stages=iir, without carry_state")
     chain = [Stage(ANN, None, None)]
+    if finetune:
+        chain = [Stage(PRETRAINED, None, None), Stage(ANN, None, PRETRAINED)]
     if stages == "none":
         return [*chain, Stage(f"T{T}-converted", T, ANN, trained=False)]
     if stages != "iir":

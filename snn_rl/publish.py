@@ -43,7 +43,7 @@ from snn_rl.evaluate import (
     prepare,
     stage_directory,
 )
-from snn_rl.iir import DONE, SETTINGS, Stage, is_done
+from snn_rl.iir import DONE, PRETRAINED, SETTINGS, Stage, is_done
 from snn_rl.play import Game, record_video
 from snn_rl.trials import Trials, evaluate_stage, load_agent
 
@@ -63,7 +63,7 @@ def stages_to_ship(config: Config, run: Path) -> list[Stage]:
         config: The settings.
         run: Directory of the run.
     """
-    ann, first, *others = runs.chain(config)
+    ann, first, *others = (stage for stage in runs.chain(config) if stage.name != PRETRAINED)
     chosen = [ann, *(stage for stage in (first, *others) if stage.timesteps == config.T)]
     if first not in chosen and is_done(run / first.name):
         chosen.insert(1, first)

@@ -49,7 +49,7 @@ from snn_rl.config import Config, run_command
 from snn_rl.energy import FLOAT32, INT32, energy, skipping_energy
 from snn_rl.errors import UserError
 from snn_rl.figures import GREEDY, STICKY
-from snn_rl.iir import ANN
+from snn_rl.iir import ANN, PRETRAINED
 from snn_rl.markdown import block, bullets, code, plain, table
 from snn_rl.results import StageResult, finished, read_stages
 
@@ -125,6 +125,7 @@ def headline(stages: Sequence[StageResult]) -> str:
     """One sentence: the last stage of the chain beside its ANN, greedy and sticky."""
     done = {stage.name: stage for stage in stages if stage.metrics}
     ann = done.pop(ANN, None)
+    done.pop(PRETRAINED, None)
     # the chain's own stages come first; only without one, a direct or a converted stage
     side = ("-direct", "-direct-carried", "-direct-exact", "-converted")
     chain = [s for s in done.values() if not s.name.endswith(side)] or list(done.values())
@@ -157,7 +158,7 @@ def stage_energy(
 
 
 def _spiking(stages: Iterable[StageResult]) -> list[StageResult]:
-    return [stage for stage in finished(stages) if stage.name != ANN]
+    return [stage for stage in finished(stages) if not stage.analog]
 
 
 def _with_energy(stages: Iterable[StageResult]) -> list[StageResult]:

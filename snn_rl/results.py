@@ -11,7 +11,7 @@ from snn_rl.agents.training import Counters, read_counters
 from snn_rl.checkpoint import load_tensors, read_json
 from snn_rl.energy import spikes
 from snn_rl.figures import GREEDY
-from snn_rl.iir import ANN, SETTINGS
+from snn_rl.iir import ANALOG, ANN, SETTINGS
 from snn_rl.networks import NetworkSpec
 
 _KINDS = (
@@ -26,7 +26,7 @@ class StageResult:
     """What one stage left in its directory.
 
     Attributes:
-        name: ann, T5, T1-direct, T100-converted, ...
+        name: ann-pretrained, ann, T5, T1-direct, T100-converted, ...
         settings: settings.json, flat.
         counters: Where its training stands; None if it never trained.
         metrics: metrics.json; None before the evaluation.
@@ -42,7 +42,12 @@ class StageResult:
     @property
     def label(self) -> str:
         """Its name in tables."""
-        return "ANN" if self.name == ANN else self.name
+        return label(self.name)
+
+    @property
+    def analog(self) -> bool:
+        """Whether its network does not spike."""
+        return self.name in ANALOG
 
     @property
     def spec(self) -> NetworkSpec:
@@ -78,13 +83,20 @@ def read_stages(directory: Path) -> list[StageResult]:
 
 def is_stage(name: str) -> bool:
     """Whether a directory of this name holds a stage of an agent's chain."""
-    return name == ANN or _STAGE.fullmatch(name) is not None
+    return name in ANALOG or _STAGE.fullmatch(name) is not None
+
+
+def label(name: str) -> str:
+    """A stage's name in tables."""
+    if name in ANALOG:
+        return name.replace(ANN, "ANN").replace("-", ", ")
+    return name
 
 
 def order(name: str) -> tuple[int, int, str]:
     """Sorts stages by their names, in the chain's order; what is no agent's comes last."""
-    if name == ANN:
-        return -1, 0, name
+    if name in ANALOG:
+        return -1, ANALOG.index(name), name
     match = _STAGE.fullmatch(name)
     if match is None:
         return len(_KINDS), 0, name

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -19,10 +19,10 @@ import torch
 
 from snn_rl import __version__
 from snn_rl.checkpoint import read_json, write_json
-from snn_rl.config import Config, preset_files
+from snn_rl.config import Config, DQNConfig, preset_files
 from snn_rl.envs import UnknownEnv, family
 from snn_rl.errors import UserError
-from snn_rl.iir import ANN, Stage, schedule
+from snn_rl.iir import Stage, schedule
 
 NETWORK = "network.safetensors"
 METRICS = "metrics.json"
@@ -65,6 +65,26 @@ def chain(config: Config) -> list[Stage]:
         config.stages,
         config.carry_state,
         exact=config.exact,
+        finetune=_finetuned(config),
+    )
+
+
+def _finetuned(config: Config) -> bool:
+    return config.finetune.steps > 0 and not config.ann
+
+
+def dqn_settings(config: Config, stage: Stage) -> DQNConfig:
+    """The settings of Q-learning in a stage: of the ANN's second one with another length."""
+    if stage.timesteps is not None or stage.source is None:
+        return config.dqn
+    return replace(
+        config.dqn,
+        steps=config.finetune.steps,
+        lr=config.finetune.lr,
+        epsilon_start=config.dqn.epsilon_end,
+        epsilon_steps=1,
+        learning_starts=0,  # the stage before has filled the replay buffer
+        target_return=None,  # that is a goal for games without sticky actions
     )
 
 
@@ -89,10 +109,11 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
         "checkpoint_steps": checkpoint_steps(config, stage),
         **flat("rollout", config.rollout),
         "rollout.sticky": stage_sticky(config, stage),
-        **flat("dqn", config.dqn),
+        **flat("dqn", dqn_settings(config, stage)),
     }
     files = {"teacher": config.teacher}
-    if stage.name == ANN:
+    is_ann = stage.timesteps is None
+    if is_ann and stage.source is None:
         files |= {"ann": config.ann, "init": config.init}
     for key, file in files.items():
         settings[key] = file and file_hash(file)
@@ -104,7 +125,9 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
         settings |= flat("carry", config.carry)
     if stage.exact:
         settings["exact"] = True
-    if stage.name != ANN:
+    if is_ann and stage.source:
+        settings["source"] = stage.source
+    if not is_ann:
         iir = flat("iir", config.iir)
         # they are in iir.steps, rollout.sticky and checkpoint_steps, as far as they say something
         del iir["iir.t1_steps"], iir["iir.sticky"], iir["iir.selection_steps"]
@@ -127,16 +150,17 @@ def stage_number(stage: Stage) -> int:
 
     Stages of the same T in other chains share it: they are compared with one another.
     """
-    return (stage.timesteps or 0) + 1_000_000 * stage.carry_state
+    finetuned = stage.timesteps is None and stage.source is not None
+    return (stage.timesteps or 0) + 1_000_000 * stage.carry_state + 2_000_000 * finetuned
 
 
 def stage_steps(config: Config, stage: Stage) -> int:
     """Agent steps of a stage."""
     if not stage.trained:
         return 0
-    if stage.name == ANN:
+    if stage.timesteps is None:
         # an imported network is not trained, it only plays to fill the replay buffer
-        return config.dqn.learning_starts if config.ann else config.dqn.steps
+        return config.dqn.learning_starts if config.ann else dqn_settings(config, stage).steps
     if stage.carry_state:
         return config.carry.steps
     if stage.timesteps == 1 and config.iir.t1_steps:
@@ -159,10 +183,11 @@ class SelectionGames(NamedTuple):
 def selection_games(config: Config, stage: Stage) -> list[SelectionGames]:
     """What every checkpoint of a stage plays, for the best to be kept; empty: the last is."""
     own = config.rollout.sticky
-    if not stage.trained or (stage.name == ANN and config.ann):
+    is_ann = stage.timesteps is None
+    if not stage.trained or (is_ann and config.ann):
         return []
-    if stage.name == ANN:
-        played = [SelectionGames(config.dqn.selection_games, own)]
+    if is_ann:
+        played = [SelectionGames(config.dqn.selection_games, stage_sticky(config, stage))]
     elif stage_steps(config, stage) <= config.iir.selection_steps:
         return []  # one checkpoint leaves nothing to choose
     else:
@@ -174,15 +199,18 @@ def selection_games(config: Config, stage: Stage) -> list[SelectionGames]:
 
 def checkpoint_steps(config: Config, stage: Stage) -> int:
     """Agent steps from one checkpoint of a stage to the next."""
-    if stage.name != ANN and selection_games(config, stage):
+    if stage.timesteps is not None and selection_games(config, stage):
         return config.iir.selection_steps
     return config.checkpoint_steps
 
 
 def stage_sticky(config: Config, stage: Stage) -> float:
     """Sticky-action probability of the games that a stage plays to learn from."""
+    is_ann = stage.timesteps is None
+    if is_ann and stage.source:
+        return config.finetune.sticky
     # an imported network plays for the spiking stages behind it
-    if config.iir.sticky is None or (stage.name == ANN and not config.ann):
+    if config.iir.sticky is None or (is_ann and not config.ann):
         return config.rollout.sticky
     return config.iir.sticky
 

@@ -22,9 +22,9 @@ from snn_rl.checkpoint import read_json, write_text
 from snn_rl.errors import UserError
 from snn_rl.figures import GREEDY, STICKY
 from snn_rl.human_scores import human_normalised
-from snn_rl.iir import ANN, RECORDED_LATER, SETTINGS
+from snn_rl.iir import ANALOG, RECORDED_LATER, SETTINGS
 from snn_rl.markdown import bullets, table
-from snn_rl.results import order
+from snn_rl.results import label, order
 
 REPORT, SCORES, FIGURE = "sweep.md", "sweep.csv", "sweep.png"
 ACCURACY = "accuracy (%)"
@@ -159,7 +159,7 @@ def _task_section(name: str, members: Sequence[Run]) -> list[str]:
     rows = []
     for stage in _stages(members):
         done = [run.scores[stage] for run in members if stage in run.scores]
-        row = ["ANN" if stage == ANN else stage, str(len(done))]
+        row = [label(stage), str(len(done))]
         for column in columns:
             scores = np.array([each[column] for each in done if column in each])
             row += [_with_interval([scores]), f"{scores.min():z.1f} to {scores.max():z.1f}"]
@@ -208,7 +208,7 @@ def _games_section(tasks: Sequence[Sequence[Run]]) -> list[str]:
         }
         if len(strata[GREEDY]) > 1:
             runs_in_all = sum(len(scores) for scores in strata[GREEDY])
-            row = ["ANN" if stage == ANN else stage, len(strata[GREEDY]), runs_in_all]
+            row = [label(stage), len(strata[GREEDY]), runs_in_all]
             rows.append([*row, *(_with_interval(strata[c]) for c in (GREEDY, STICKY))])
     if not rows:
         return []
@@ -228,7 +228,7 @@ def _timesteps_section(folder: Path, tasks: dict[str, list[Run]]) -> list[str]:
             number, _, kind = stage.partition("-")
             done = [run.scores[stage].get(ACCURACY) for run in members if stage in run.scores]
             scores = [score for score in done if score is not None]
-            if stage != ANN and scores:
+            if stage not in ANALOG and scores:
                 line = lines.setdefault(f"{_title(folder, name)}, {kind or 'trained'}", {})
                 line[int(number[1:])] = float(interquartile_mean(np.array(scores)))
     several = {name: dict(sorted(line.items())) for name, line in lines.items() if len(line) > 1}

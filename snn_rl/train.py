@@ -34,6 +34,7 @@ The settings that matter first (key=value, any order):
   dqn.selection_games=N  games that its checkpoints play, once epsilon has fallen; the best one is
                          kept (0: the last)
   dqn.target_return=X    a mean return in those games that ends it
+  finetune.steps=N    then trains the ANN further under sticky actions, before it is converted
   iir.steps=N         length of each spiking stage
   iir.t1_steps=N      length of the T=1 stage
   iir.sticky=P        sticky-action probability of the games that the spiking stages learn from
@@ -162,6 +163,7 @@ class ChainTrainer:
 
     def _selection(self, stage: Stage) -> Selection | None:
         config, games = self.config, runs.selection_games(self.config, stage)
+        dqn = runs.dqn_settings(config, stage)
         if not games:
             return None
         played = {"env": config.env, **runs.flat("rollout", config.rollout)}
@@ -175,11 +177,11 @@ class ChainTrainer:
         def score(q_net: SpikingQNetwork) -> float:
             return fmean(mean(q_net, kind) for kind in games)
 
-        if stage.name != ANN:
+        if stage.timesteps is not None:
             return Selection(score, runs.stage_steps(config, stage) // 2)
         # while it still explores it is not what it will be; the last one is looked at in any case
-        start = min(config.dqn.epsilon_steps, config.dqn.steps)
-        return Selection(score, start, config.dqn.target_return)
+        start = min(dqn.epsilon_steps, dqn.steps)
+        return Selection(score, start, dqn.target_return)
 
     def _training_env(self, stage: Stage, seed: int) -> VecEnv:
         rollout = self.config.rollout
@@ -195,8 +197,8 @@ class ChainTrainer:
         )
 
     def _model(self, stage: Stage) -> SpikingDQN:
-        config, dqn, iir = self.config, self.config.dqn, self.config.iir
-        is_ann = stage.name == ANN
+        config, dqn, iir = self.config, runs.dqn_settings(self.config, stage), self.config.iir
+        is_ann = stage.timesteps is None
         algorithm = SpikingDQN
         settings: dict[str, Any] = {
             "gamma": dqn.gamma,

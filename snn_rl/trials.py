@@ -17,7 +17,7 @@ from snn_rl.config import Config
 from snn_rl.envs import make_env
 from snn_rl.errors import UserError
 from snn_rl.formats.event_file import EventDriven
-from snn_rl.iir import ANN, SETTINGS, is_done
+from snn_rl.iir import ANALOG, ANN, SETTINGS, is_done
 from snn_rl.networks import SpikingNetwork
 
 
@@ -164,7 +164,7 @@ def evaluate_stage(directory: Path, trials: Trials, device: str = "auto") -> Non
     """
     agent = load_agent(directory, device)
     ann = directory.parent / ANN
-    teacher = load_agent(ann, device) if directory.name != ANN and is_done(ann) else None
+    teacher = load_agent(ann, device) if directory.name not in ANALOG and is_done(ann) else None
     results = evaluate_agent(agent, trials, teacher)
     results |= {key: agent.notes[key] for key in ("steps", "updates", "wall_s")}
     for column in ("greedy", "sticky"):

@@ -375,6 +375,41 @@ def test_training_goes_on_from_a_given_network(uninterrupted: Path, tmp_path: Pa
     assert not torch.equal(one["head.weight"], other["head.weight"])
 
 
+def test_the_ann_is_trained_further_under_sticky_actions(
+    uninterrupted: Path, tmp_path: Path
+) -> None:
+    extra = ["finetune.steps=160", "finetune.lr=1e-3", "T_start=1", "iir.steps=40"]
+    stages = ("ann-pretrained", "ann", "T1")
+    run(tmp_path / "whole", *extra)
+    expected = results(tmp_path / "whole", stages)
+    before = results(uninterrupted, ["ann"])
+    for key, tensor in before.items():
+        assert torch.equal(tensor, expected[key.replace("ann/", "ann-pretrained/", 1)])
+    name = "network.safetensors/synapses.0.weight"
+    assert not torch.equal(expected[f"ann-pretrained/{name}"], expected[f"ann/{name}"])
+
+    def settings(stage: str) -> dict[str, Any]:
+        return json.loads((tmp_path / "whole" / stage / "settings.json").read_text())
+
+    assert [settings(stage)["rollout.sticky"] for stage in stages] == [0.0, 0.25, 0.0]
+    assert [settings(stage)["dqn.steps"] for stage in stages[:2]] == [400, 160]
+    assert [settings(stage).get("source") for stage in stages] == [None, "ann-pretrained", "ann"]
+    _, notes = load_tensors(tmp_path / "whole" / "ann" / "network.safetensors")
+    assert notes["selection"] == [{"games": 2, "sticky": 0.25}]
+    assert [step for step, _ in notes["scores"]] == [80, 160], "it does not explore any more"
+    text = (tmp_path / "whole" / "report.md").read_text()
+    assert "| ANN, pretrained | 400 |" in text and "| ANN | 160 |" in text
+
+    killed = tmp_path / "killed"
+    shutil.copytree(uninterrupted / "ann", killed / "ann-pretrained")
+    words = [KILLER, "after", "4", *command(killed, *extra)[3:]]  # the first checkpoint
+    done = subprocess.run([sys.executable, "-c", *words], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert not (killed / "ann" / "done.json").exists()
+    run(killed, *extra)
+    assert_same(expected, results(killed, stages))
+
+
 CARRIED = [
     "rollout.frame_stack=1",
     "T_start=1",
