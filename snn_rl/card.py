@@ -116,7 +116,8 @@ def _training(stage: StageResult) -> str:
     if settings.get("teacher"):
         amount += ", taught by another ANN"
     if settings.get("source") == PRETRAINED:
-        amount += " (trained further under sticky actions; the steps before it are not in this)"
+        sticky = settings["rollout.sticky"]
+        amount += f" (trained further, sticky actions {sticky:g}; besides those of {PRETRAINED})"
     if stage.name == ANN:
         return (
             f"{amount}, epsilon {settings['dqn.epsilon_start']:g} to "

@@ -114,6 +114,11 @@ def check_values(config: Config) -> None:
             f"eval.seed={config.eval.seed}: the seeds {first} to {last} are for the games that "
             f"choose among checkpoints; {config.episodes} games have to stay clear of them"
         )
+    if config.finetune.steps and config.ann:
+        raise UserError(
+            f"finetune.steps={config.finetune.steps}: the network of ann= is not trained any "
+            "further; say init= for one that is, or finetune.steps=0"
+        )
     if config.dqn.target_return is not None and not config.dqn.selection_games:
         raise UserError(
             f"dqn.target_return={config.dqn.target_return:g}: it is the mean of the games that "

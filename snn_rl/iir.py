@@ -18,7 +18,7 @@ SCRATCH = "-scratch"
 DONE = "done.json"
 SETTINGS = "settings.json"  # what a stage is trained with, in its directory
 # Settings that a stage's file may lack because it is older than they are: then they say nothing
-RECORDED_LATER = frozenset({"data"})
+RECORDED_LATER = frozenset({"training_images"})
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,16 @@ class Stage:
     carry_state: bool = False
     pruned: bool = False
     exact: bool = False
+
+    @property
+    def analog(self) -> bool:
+        """Whether its network does not spike."""
+        return self.timesteps is None
+
+    @property
+    def finetuned(self) -> bool:
+        """Whether it trains an analog network further."""
+        return self.analog and self.source is not None
 
 
 def schedule(

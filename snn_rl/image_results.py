@@ -12,7 +12,7 @@ from typing import Any
 
 from snn_rl import runs
 from snn_rl.checkpoint import load_tensors, read_json
-from snn_rl.iir import ANN, RECORDED_LATER, SCRATCH, SETTINGS
+from snn_rl.iir import ANN, SCRATCH, SETTINGS
 from snn_rl.markdown import code, table
 from snn_rl.networks import NetworkSpec
 
@@ -21,9 +21,9 @@ _TIMESTEPS = (5, 4, 3, 2, 1)
 _GRADUAL = {f"T{t}": (ANN, *(f"T{u}" for u in _TIMESTEPS if u > t)) for t in _TIMESTEPS}
 _DEPTHS = ("*", "*/*")  # where runs are looked for
 # settings of an ANN that say on what machine it was trained, or which of several alike it is
-_ALIKE = ("seed", "threads", "bf16", "workers", *RECORDED_LATER)
+_ALIKE = ("seed", "threads", "bf16", "workers")
 # settings that an ANN and a spiking network trained from scratch have to share to be compared
-_BUILT = ("dataset", "net", "batch_norm", "pooling", "clip", "pixels", "image_size")
+_BUILT = ("dataset", "net", "batch_norm", "pooling", "clip", "pixels", "image_size", "limit")
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Measured:
         metrics: Its metrics.json.
         commands: Of the run's invocations, each once.
         revision: Of the software at the last of them.
+        time: When that was.
     """
 
     directory: Path
@@ -47,6 +48,7 @@ class Measured:
     metrics: dict[str, Any]
     commands: tuple[str, ...]
     revision: str
+    time: str
 
     @property
     def accuracy(self) -> float:
@@ -68,6 +70,15 @@ class Measured:
         """More training images come first, then the paper's chain, then more test images."""
         limit = self.settings.get("limit")
         return (-limit if limit else -(10**9), self.strays, -self.images)
+
+    def alike(self, *besides: str) -> str:
+        """What runs have in common that differ in their seeds, and in the machine, alone.
+
+        Args:
+            *besides: Other settings in which they may differ.
+        """
+        ignored = (*_ALIKE, *besides)
+        return repr(sorted(item for item in self.settings.items() if item[0] not in ignored))
 
     @property
     def timesteps(self) -> int:
@@ -172,6 +183,7 @@ def read_measured(folder: Path) -> list[Measured]:
                 metrics,
                 tuple(dict.fromkeys(entry["command"] for entry in invocations)),
                 invocations[-1]["revision"] or "unknown",
+                invocations[-1]["time"],
             )
         )
     return found
@@ -195,10 +207,13 @@ def _lineage(stage: Path) -> tuple[str, ...]:
 
 
 def best(entries: Iterable[Measured]) -> list[Measured]:
-    """Those with the most images: seeds beside one another."""
+    """Those with the most images, and of these the newest with its like: seeds of one another."""
     entries = list(entries)
     least = min((entry.rank for entry in entries), default=None)
-    return [entry for entry in entries if entry.rank == least]
+    first = [entry for entry in entries if entry.rank == least]
+    newest = max(first, key=lambda entry: entry.time, default=None)
+    # every seed has an ANN of its own, which its run may have from a file
+    return [entry for entry in first if newest and entry.alike(ANN) == newest.alike(ANN)]
 
 
 def networks_of(measured: Sequence[Measured]) -> list[ImageNetwork]:
@@ -222,8 +237,7 @@ def networks_of(measured: Sequence[Measured]) -> list[ImageNetwork]:
         analog = None if entry in scratch else origin(entry)
         if analog is None:
             continue
-        alike = {key: value for key, value in analog.settings.items() if key not in _ALIKE}
-        analogs, stages = groups.setdefault(repr(sorted(alike.items())), ([], []))
+        analogs, stages = groups.setdefault(analog.alike(), ([], []))
         if analog not in analogs:
             analogs.append(analog)
         if entry.stage != ANN:

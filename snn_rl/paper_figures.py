@@ -9,7 +9,7 @@ import io
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from snn_rl.checkpoint import read_json, write_text
 from snn_rl.config import Config, compose
 from snn_rl.errors import UserError
 from snn_rl.figures import GREEDY, STICKY
-from snn_rl.iir import ANN, Stage
+from snn_rl.iir import ANN, PRETRAINED, Stage
 from snn_rl.markdown import bullets, code, listed, plain, table
+from snn_rl.papers import TITLES
 from snn_rl.results import StageResult, finished, read_stages
 
 CARTPOLE, PONG = "CartPole-v1", "PongNoFrameskip-v4"
@@ -159,8 +160,7 @@ def write_figure(number: int, folder: Path) -> tuple[Path, list[str]]:
     parts = [
         f"# Figure {number} of [IIR], from our runs",
         f"![{' | '.join(panels)}]({PICTURE})",
-        "[IIR]: *One Timestep is All You Need: Training Spiking Neural Networks with Ultra Low "
-        f"Latency* (2021). Its figure {number}: {figure.shows}",
+        f"[IIR]: *{TITLES[PAPER]}*. Its figure {number}: {figure.shows}",
         *_numbers_section(figure, found),
         *_difference_section(figure, found),
         *_run_section(found, target),
@@ -184,6 +184,8 @@ def read_runs(folder: Path, env: str) -> list[Run]:
     found = []
     for seed, directory in sorted(seeds.items()):
         stages = {stage.name: stage for stage in finished(read_stages(directory))}
+        if PRETRAINED in stages and ANN in stages:
+            stages[ANN] = _whole_training(stages[PRETRAINED], stages[ANN])
         found.append(Run(env, seed, directory, read_json(directory / runs.RUN), stages))
     layers = {tuple(s.spec.names()) for run in found for s in run.stages.values()}
     if len(layers) > 1:
@@ -192,6 +194,15 @@ def read_runs(folder: Path, env: str) -> list[Run]:
             "show together: move some of them elsewhere"
         )
     return found
+
+
+def _whole_training(pretrained: StageResult, ann: StageResult) -> StageResult:
+    """The ANN with the training episodes of both its stages, one after the other."""
+    if pretrained.counters is None or ann.counters is None:
+        return ann
+    first = pretrained.counters
+    then = [[first.steps + step, *rest] for step, *rest in ann.counters.episodes]
+    return replace(ann, counters=replace(ann.counters, episodes=[*first.episodes, *then]))
 
 
 def _having(found: Runs, env: str, stage: str) -> list[StageResult]:

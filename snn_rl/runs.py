@@ -65,17 +65,13 @@ def chain(config: Config) -> list[Stage]:
         config.stages,
         config.carry_state,
         exact=config.exact,
-        finetune=_finetuned(config),
+        finetune=config.finetune.steps > 0,
     )
-
-
-def _finetuned(config: Config) -> bool:
-    return config.finetune.steps > 0 and not config.ann
 
 
 def dqn_settings(config: Config, stage: Stage) -> DQNConfig:
     """The settings of Q-learning in a stage: of the ANN's second one with another length."""
-    if stage.timesteps is not None or stage.source is None:
+    if not stage.finetuned:
         return config.dqn
     return replace(
         config.dqn,
@@ -112,8 +108,7 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
         **flat("dqn", dqn_settings(config, stage)),
     }
     files = {"teacher": config.teacher}
-    is_ann = stage.timesteps is None
-    if is_ann and stage.source is None:
+    if stage.analog and not stage.finetuned:
         files |= {"ann": config.ann, "init": config.init}
     for key, file in files.items():
         settings[key] = file and file_hash(file)
@@ -125,9 +120,9 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
         settings |= flat("carry", config.carry)
     if stage.exact:
         settings["exact"] = True
-    if is_ann and stage.source:
+    if stage.finetuned:
         settings["source"] = stage.source
-    if not is_ann:
+    if not stage.analog:
         iir = flat("iir", config.iir)
         # they are in iir.steps, rollout.sticky and checkpoint_steps, as far as they say something
         del iir["iir.t1_steps"], iir["iir.sticky"], iir["iir.selection_steps"]
@@ -150,15 +145,15 @@ def stage_number(stage: Stage) -> int:
 
     Stages of the same T in other chains share it: they are compared with one another.
     """
-    finetuned = stage.timesteps is None and stage.source is not None
-    return (stage.timesteps or 0) + 1_000_000 * stage.carry_state + 2_000_000 * finetuned
+    own = 1_000_000 * stage.carry_state + 2_000_000 * stage.finetuned
+    return (stage.timesteps or 0) + own
 
 
 def stage_steps(config: Config, stage: Stage) -> int:
     """Agent steps of a stage."""
     if not stage.trained:
         return 0
-    if stage.timesteps is None:
+    if stage.analog:
         # an imported network is not trained, it only plays to fill the replay buffer
         return config.dqn.learning_starts if config.ann else dqn_settings(config, stage).steps
     if stage.carry_state:
@@ -183,10 +178,9 @@ class SelectionGames(NamedTuple):
 def selection_games(config: Config, stage: Stage) -> list[SelectionGames]:
     """What every checkpoint of a stage plays, for the best to be kept; empty: the last is."""
     own = config.rollout.sticky
-    is_ann = stage.timesteps is None
-    if not stage.trained or (is_ann and config.ann):
+    if not stage.trained or (stage.analog and config.ann):
         return []
-    if is_ann:
+    if stage.analog:
         played = [SelectionGames(config.dqn.selection_games, stage_sticky(config, stage))]
     elif stage_steps(config, stage) <= config.iir.selection_steps:
         return []  # one checkpoint leaves nothing to choose
@@ -199,18 +193,17 @@ def selection_games(config: Config, stage: Stage) -> list[SelectionGames]:
 
 def checkpoint_steps(config: Config, stage: Stage) -> int:
     """Agent steps from one checkpoint of a stage to the next."""
-    if stage.timesteps is not None and selection_games(config, stage):
+    if not stage.analog and selection_games(config, stage):
         return config.iir.selection_steps
     return config.checkpoint_steps
 
 
 def stage_sticky(config: Config, stage: Stage) -> float:
     """Sticky-action probability of the games that a stage plays to learn from."""
-    is_ann = stage.timesteps is None
-    if is_ann and stage.source:
+    if stage.finetuned:
         return config.finetune.sticky
     # an imported network plays for the spiking stages behind it
-    if config.iir.sticky is None or (is_ann and not config.ann):
+    if config.iir.sticky is None or (stage.analog and not config.ann):
         return config.rollout.sticky
     return config.iir.sticky
 

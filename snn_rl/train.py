@@ -177,7 +177,7 @@ class ChainTrainer:
         def score(q_net: SpikingQNetwork) -> float:
             return fmean(mean(q_net, kind) for kind in games)
 
-        if stage.timesteps is not None:
+        if not stage.analog:
             return Selection(score, runs.stage_steps(config, stage) // 2)
         # while it still explores it is not what it will be; the last one is looked at in any case
         start = min(dqn.epsilon_steps, dqn.steps)
@@ -198,7 +198,7 @@ class ChainTrainer:
 
     def _model(self, stage: Stage) -> SpikingDQN:
         config, dqn, iir = self.config, runs.dqn_settings(self.config, stage), self.config.iir
-        is_ann = stage.timesteps is None
+        is_ann = stage.analog
         algorithm = SpikingDQN
         settings: dict[str, Any] = {
             "gamma": dqn.gamma,

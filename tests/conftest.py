@@ -30,6 +30,7 @@ def image_stage(tmp_path: Path) -> Callable[..., str]:
         metrics: dict[str, Any] | None = None,
         notes: dict[str, Any] | None = None,
         command: str = "python -m snn_rl.classify dataset=cifar10 net=vgg5 limit=500",
+        time: str = "2026-01-01",
         **settings: Any,
     ) -> str:
         directory = tmp_path / run
@@ -41,7 +42,7 @@ def image_stage(tmp_path: Path) -> Callable[..., str]:
             network = SpikingNetwork(TINY, timesteps)
             whole |= {"T": timesteps, "source": "ann", "iir.encoding": "direct"}
             whole |= {"iir.threshold_scale": 1.0}
-        write_json(directory / "run.json", [{"command": command, "revision": "abc"}])
+        write_json(directory / "run.json", [{"command": command, "revision": "abc", "time": time}])
         write_json(directory / name / "settings.json", {**whole, **settings})
         scored = {"accuracy": 0.5, "images": 200, "spike_rates": rates, **(metrics or {})}
         write_json(directory / name / "metrics.json", scored)

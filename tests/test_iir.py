@@ -232,12 +232,18 @@ def test_what_older_stages_did_not_record_is_no_difference(tmp_path):
     run_chain(tmp_path, schedule(3), settings, Trainer(tmp_path))
     before = snapshot(tmp_path)
     fit = Trainer(tmp_path)
-    run_chain(tmp_path, schedule(2), lambda stage: settings(stage) | {"data": "these"}, fit)
+    run_chain(
+        tmp_path, schedule(2), lambda stage: settings(stage) | {"training_images": "these"}, fit
+    )
     assert fit.fitted == ["T2"]
     assert before.items() <= snapshot(tmp_path).items()
-    with pytest.raises(UserError, match=r"T2 was started with .*: data was these, now those"):
-        run_chain(tmp_path, schedule(2), lambda stage: settings(stage) | {"data": "those"}, fit)
-    with pytest.raises(UserError, match="data was these, now absent"):
+    with pytest.raises(
+        UserError, match=r"T2 was started with .*: training_images was these, now those"
+    ):
+        run_chain(
+            tmp_path, schedule(2), lambda stage: settings(stage) | {"training_images": "those"}, fit
+        )
+    with pytest.raises(UserError, match="training_images was these, now absent"):
         run_chain(tmp_path, schedule(2), settings, fit)
 
 

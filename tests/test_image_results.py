@@ -46,6 +46,7 @@ def test_what_has_no_ann_belongs_to_the_same_layers_and_images(image_stage, tmp_
     image_stage("a/seed0", "ann")
     image_stage("b/seed0", "ann", pixels="symmetric")
     image_stage("scratch/seed0", "T2-scratch", pixels="symmetric")
+    image_stage("more/seed0", "T2-scratch", pixels="symmetric", limit=5000)
     networks = networks_of(read_measured(tmp_path))
     assert [names(network.stages) for network in networks] == [[], [("scratch", "T2-scratch")]]
 
@@ -58,6 +59,13 @@ def test_most_images_come_first(image_stage, tmp_path):
     image_stage("a/seed3", "ann", limit=None)
     assert [entry.settings["seed"] for entry in best(read_measured(tmp_path))] == [3]
     assert best([]) == []
+
+
+def test_other_settings_are_no_other_seeds_and_the_newest_count(image_stage, tmp_path):
+    for seed in (0, 1):
+        image_stage(f"new/seed{seed}", "T1", time=f"2026-01-0{2 + seed}", **{"iir.lr": 1e-4})
+    image_stage("old/seed2", "T1", time="2026-01-01", **{"iir.lr": 1e-3})
+    assert [entry.settings["seed"] for entry in best(read_measured(tmp_path))] == [0, 1]
 
 
 def test_scores_on_training_images_do_not_count(image_stage, tmp_path):

@@ -182,6 +182,18 @@ def test_training_means(folder):
     assert rows["Pong", "T100, converted"][-3:] == ["–"] * 3
 
 
+def test_an_ann_trained_twice_shows_both_trainings(tmp_path):
+    before = build_run(tmp_path, PONG, 1, ("ann",)) / "ann"
+    before.rename(tmp_path / "first")
+    directory = build_run(tmp_path, PONG, 0)
+    (tmp_path / "first").rename(directory / "ann-pretrained")
+    (run,) = [run for run in paper_figures.read_runs(tmp_path, PONG) if run.seed == 0]
+    (own,) = (s for s in paper_figures.read_stages(directory) if s.name == "ann")
+    whole = run.stages["ann"].counters.episodes
+    assert len(whole) == 2 * len(own.counters.episodes)
+    assert whole[len(own.counters.episodes)] == [900, *own.counters.episodes[0][1:]]
+
+
 def test_what_differs_from_the_paper_is_read_from_the_runs(folder, tmp_path):
     text = write_figure(5, folder)[0].read_text()
     assert "| CartPole | `dqn.n_steps` | 1 | 5 |" in text

@@ -160,6 +160,7 @@ def test_the_card_says_what_the_files_hold(shipped, monkeypatch):
         (("T_start=3", "exact=true"), ["ann", "T3", "T1", "T1-exact"]),
         (("direct=true", "carry_state=true"), ["ann", "T1-direct", "T1-direct-carried"]),
         (("T=7", "stages=none"), ["ann", "T7-converted"]),
+        (("T_start=3", "finetune.steps=60"), ["ann", "T3", "T1"]),
     ],
 )
 def test_which_stages_ship(run_dir, arguments, names):

@@ -116,6 +116,13 @@ def test_the_report_of_a_sweep(tmp_path: Path) -> None:
     assert sorted(found) == sorted(returns)
 
 
+def test_the_first_of_two_trainings_of_an_ann_has_a_row_of_its_own(tmp_path: Path) -> None:
+    names = ("T1", "ann", "ann-pretrained")
+    make_run(tmp_path / PONG, 0, {name: {"greedy": 1.0, "sticky": 0.0} for name in names})
+    text = write_sweep(tmp_path).read_text(encoding="utf-8")
+    assert [row[0] for row in rows(text, PONG)] == ["ANN, pretrained", "ANN", "T1"]
+
+
 def test_accuracy_against_the_timesteps(tmp_path: Path) -> None:
     for seed, gain in enumerate((0.0, 0.1)):
         scores = {f"T{t}-converted": {"accuracy": 0.2 + gain + 0.001 * t} for t in (100, 2, 10)}
@@ -151,10 +158,10 @@ def test_runs_that_differ_in_more_than_their_seed_are_named(tmp_path: Path) -> N
 def test_what_older_runs_did_not_record_is_no_difference(tmp_path: Path, other: str) -> None:
     scores = {"ann": {"accuracy": 0.5}}
     make_run(tmp_path / "cifar10-vgg6", 0, scores)
-    make_run(tmp_path / "cifar10-vgg6", 1, scores, data="these")
-    make_run(tmp_path / "cifar10-vgg6", 2, scores, data=other)
+    make_run(tmp_path / "cifar10-vgg6", 1, scores, training_images="these")
+    make_run(tmp_path / "cifar10-vgg6", 2, scores, training_images=other)
     text = write_sweep(tmp_path).read_text(encoding="utf-8")
-    assert ("differ in more than their seed:** `data`" in text) == (other == "those")
+    assert ("differ in more than their seed:** `training_images`" in text) == (other == "those")
 
 
 def test_games_whose_runs_are_of_several_kinds_are_not_put_together(tmp_path: Path) -> None:

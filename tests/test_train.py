@@ -245,6 +245,8 @@ def test_changed_training_settings_are_refused_and_evaluation_settings_are_not(
     assert "dqn.lr was 0.0005, now 0.5" in line
     line = refuse(capsys, uninterrupted, "iir.epsilon=0.5")
     assert "T2" in line and "iir.epsilon was 0.02, now 0.5" in line
+    line = refuse(capsys, uninterrupted, "finetune.steps=160")
+    assert "source was absent, now ann-pretrained" in line
     assert_same(before, results(uninterrupted))
     run(uninterrupted, "episodes=2")
     metrics = json.loads((uninterrupted / "T1" / "metrics.json").read_text())
@@ -282,6 +284,8 @@ def test_changed_training_settings_are_refused_and_evaluation_settings_are_not(
         (["carry.window=1"], ["carry.window=1", "between 2"]),
         (["carry_state=true", "carry.burn_in=95"], ["103 frames", "holds 99"]),
         (["figure=3"], ["figure=3", "snn_rl.report"]),
+        (["ann=nowhere.safetensors", "finetune.steps=9"], ["finetune.steps=9", "init="]),
+        (["finetune.sticky=2"], ["finetune.sticky=2", "between 0 and 1"]),
         (["ann=nowhere.safetensors"], ["no such file", "nowhere.safetensors"]),
         (["network=mnhi"], ["network=mnhi", "cartpole, mnih", "16c8s4-32c4s2-256"]),
         (["network=3c50s1"], ["too small"]),

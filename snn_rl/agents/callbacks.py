@@ -69,7 +69,7 @@ class Progress(BaseCallback):
 
     def _on_step(self) -> bool:
         self.bar.update(self.num_timesteps - self.bar.n)
-        # by steps, not by the clock: a stage's log is the same wherever it is trained
+        # by steps, not by the clock: the log of a fast machine is no longer than a slow one's
         report = self.report if self.num_timesteps >= self.next_report else None
         if report is not None or time.monotonic() >= self.next_refresh:
             numbers = self.numbers()

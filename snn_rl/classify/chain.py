@@ -89,7 +89,7 @@ def stage_settings(config: ClassifyConfig, fingerprint: str, stage: Stage) -> di
         )
     }
     settings |= {
-        "data": fingerprint,
+        "training_images": fingerprint,
         "bf16": runs.uses_bf16(config.precision, config.device),
         "threads": torch.get_num_threads(),
     }

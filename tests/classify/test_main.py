@@ -197,7 +197,7 @@ def test_other_images_for_a_finished_stage_are_refused(capsys, data, finished, t
     line = refuse(capsys, others, run_dir)
     counted = "40 images of 4 classes, [0-9a-f]{16}"
     assert re.search(
-        f"ann was started with other settings: data was {counted}, now {counted}", line
+        f"ann was started with other settings: training_images was {counted}, now {counted}", line
     )
 
     # the same images elsewhere are the same images
@@ -207,7 +207,7 @@ def test_other_images_for_a_finished_stage_are_refused(capsys, data, finished, t
     for name in STAGES:
         path = run_dir / name / "settings.json"
         settings = json.loads(path.read_text())
-        del settings["data"]
+        del settings["training_images"]
         path.write_text(json.dumps(settings))
     run(others, run_dir)
 
