@@ -531,7 +531,7 @@ def grouped_bars(
             marks = np.vstack([published, *(each if len(each) > 1 else [])])
             for x, height, above in zip(centres, heights, marks.T, strict=True):
                 _write_height(axes, x, height, above)
-        ends += [*each[:, there].ravel(), *published[~np.isnan(published)]]
+        ends += [end for end in (*each.ravel(), *published) if not np.isnan(end)]
     if log:
         axes.set_yscale("log")
         # room below the least, or a bar that is it would have no height
