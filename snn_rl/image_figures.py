@@ -36,7 +36,7 @@ from snn_rl.markdown import bullets, table
 from snn_rl.papers import TITLES
 
 README, PICTURE, VALUES = "README.md", "figure.png", "values.csv"
-ANALOG = "ANN"  # label of what every figure shows beside its spiking networks
+ANN_LABEL = "ANN"  # label of what every figure shows beside its spiking networks
 
 # quantities that several figures show
 ACCURACY = "accuracy (%)"
@@ -124,7 +124,7 @@ class Filled:
 
     def bars(self, quantities: Sequence[str]) -> list[figures.Bars]:
         """The runs of every label that has one of these quantities."""
-        looks = {ANALOG: ANN, **{wanted.label: wanted.look for wanted in self.wanted}}
+        looks = {ANN_LABEL: ANN, **{wanted.label: wanted.look for wanted in self.wanted}}
         found = []
         for label, look in looks.items():
             each = [v for key, values in self.values.items() if key[0] == label for v in values]
@@ -336,7 +336,7 @@ def _filled(
             found[each.label, timesteps] = best(alike)
     if not found:
         return None
-    found = {(ANALOG, 0): network.analogs, **found}
+    found = {(ANN_LABEL, 0): network.analogs, **found}
     taken = {key: [values(entry) for entry in entries] for key, entries in found.items()}
     return Filled(network.name + suffix, network, wanted, found, taken)
 

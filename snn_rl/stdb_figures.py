@@ -5,10 +5,10 @@ from functools import partial
 from typing import Any
 
 from snn_rl import figures
-from snn_rl.iir import SCRATCH
+from snn_rl.iir import ANN, SCRATCH
 from snn_rl.image_figures import (
     ACCURACY,
-    ANALOG,
+    ANN_LABEL,
     INFERENCE,
     INFERENCE_MEMORY,
     MEMORY_NOTE,
@@ -33,7 +33,7 @@ from snn_rl.image_results import ImageNetwork, Measured, best
 CONVERTED, HYBRID, FROM_SCRATCH = "converted", "converted and trained", "from scratch"
 # epochs of the ANN, of the network trained from scratch, and of the hybrid's spiking stage
 # Source: [STDB] appendix B
-PAPER_EPOCHS = {ANALOG: 250, FROM_SCRATCH: 250, HYBRID: 20}
+PAPER_EPOCHS = {ANN_LABEL: 250, FROM_SCRATCH: 250, HYBRID: 20}
 
 _ANALOG = {"clip": False, "batch_norm": False, "pixels": "symmetric"}
 _POISSON = {"iir.encoding": "poisson"}
@@ -131,7 +131,7 @@ def _trainings(network: ImageNetwork) -> list[tuple[str, Sequence[Wanted]]]:
 
 def _as_run(filled: Filled, label: str) -> float | None:
     """Training of all that leads to a network, against the ANN's."""
-    own = filled.ratio(STAGE_TIME, label, ANALOG)
+    own = filled.ratio(STAGE_TIME, label, ANN_LABEL)
     return own if own is None or label != HYBRID else 1 + own
 
 
@@ -144,12 +144,12 @@ def _by_epochs(label: str, epoch: float | None) -> float | None:
     """
     if epoch is None:
         return None
-    own = PAPER_EPOCHS[label] * epoch / PAPER_EPOCHS[ANALOG]
+    own = PAPER_EPOCHS[label] * epoch / PAPER_EPOCHS[ANN_LABEL]
     return own if label != HYBRID else 1 + own
 
 
 def _normalized(filled: Filled, label: str) -> list[float | None]:
-    epoch, *others = (filled.ratio(quantity, label, ANALOG) for quantity in _COSTS)
+    epoch, *others = (filled.ratio(quantity, label, ANN_LABEL) for quantity in _COSTS)
     return [epoch, _as_run(filled, label), _by_epochs(label, epoch), *others]
 
 
@@ -180,7 +180,7 @@ def _cost_panels(filled: Filled) -> Panels:
             bars.append(figures.Bars(label, look, [heights], _printed(label)))
     if not bars:
         return {"resources": None}
-    analog = figures.Bars(ANALOG, "ann", [[1.0] * len(_GROUPS)])
+    analog = figures.Bars(ANN_LABEL, ANN, [[1.0] * len(_GROUPS)])
     draw = partial(
         figures.grouped_bars,
         groups=_GROUPS,
@@ -219,7 +219,7 @@ def _rows() -> list[Printed]:
             '"one order of magnitude"',
             lambda filled: _quotient(
                 *(
-                    _by_epochs(label, filled.ratio(TRAINING, label, ANALOG))
+                    _by_epochs(label, filled.ratio(TRAINING, label, ANN_LABEL))
                     for label in (FROM_SCRATCH, HYBRID)
                 )
             ),
@@ -228,7 +228,7 @@ def _rows() -> list[Printed]:
 
 
 def _over_analog(quantity: str, label: str) -> Callable[[Filled], float | None]:
-    return lambda filled: filled.ratio(quantity, label, ANALOG)
+    return lambda filled: filled.ratio(quantity, label, ANN_LABEL)
 
 
 def _quotient(over: float | None, under: float | None) -> float | None:

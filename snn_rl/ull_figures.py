@@ -10,7 +10,7 @@ from snn_rl.energy import INT32, energy, macs, operations
 from snn_rl.iir import ANN
 from snn_rl.image_figures import (
     ACCURACY,
-    ANALOG,
+    ANN_LABEL,
     INFERENCE,
     INFERENCE_MEMORY,
     MEMORY_NOTE,
@@ -126,14 +126,14 @@ def _accuracy_panels(filled: Filled) -> Panels:
     lines: dict[str, dict[int, float]] = {}
     for label, timesteps in filled.runs:
         accuracy = filled.mean(label, ACCURACY, timesteps)
-        if label != ANALOG and accuracy is not None:
+        if label != ANN_LABEL and accuracy is not None:
             lines.setdefault(label, {})[timesteps] = accuracy
-    analog = filled.mean(ANALOG, ACCURACY)
+    analog = filled.mean(ANN_LABEL, ACCURACY)
     draw = partial(
         figures.timestep_lines,
         lines=lines,
         score=ACCURACY,
-        reference=None if analog is None else (ANALOG, analog),
+        reference=None if analog is None else (ANN_LABEL, analog),
     )
     return {"conversion": draw}
 
@@ -231,7 +231,7 @@ FIGURES: dict[int, ImageFigure] = {
             Printed(
                 "accuracy, ANN (%)",
                 "90.76 and 91.10 (VGG11), 93.26 (VGG16), 93.07 (ResNet20)",
-                lambda filled: filled.mean(ANALOG, ACCURACY),
+                lambda filled: filled.mean(ANN_LABEL, ACCURACY),
             ),
             _searched(2, "65.82 (VGG11), 69.58 (VGG16), 61.96 (ResNet20)"),
             _searched(3, "78.76 (VGG11), 85.06 (VGG16), 73.57 (ResNet20)"),
@@ -283,7 +283,7 @@ FIGURES: dict[int, ImageFigure] = {
         printed=(
             _ratio("spikes", f"1.53 {_BOTH}", SPIKES, HYBRID),
             _ratio("spikes", f"4.22 {_BOTH}", SPIKES, OPTIMAL),
-            _ratio("energy", "103.5 (CIFAR-10), 159.2 (CIFAR-100)", ENERGY, ANALOG),
+            _ratio("energy", "103.5 (CIFAR-10), 159.2 (CIFAR-100)", ENERGY, ANN_LABEL),
             _ratio("energy", "1.27 (CIFAR-10), 1.52 (CIFAR-100)", ENERGY, HYBRID),
             _ratio("energy", "5.18 (CIFAR-10), 4.72 (CIFAR-100)", ENERGY, OPTIMAL),
         ),
