@@ -324,6 +324,16 @@ def value_of(config: Any, name: str) -> Any:
     return value
 
 
+def is_sweep(override: str) -> bool:
+    """Whether -m makes several runs of a key=value string: lr=0.1,0.2, but not lr=[0.1,0.2].
+
+    Raises:
+        UserError: Hydra cannot read it.
+    """
+    with _OneLine():
+        return OverridesParser.create().parse_override(override).is_sweep_override()
+
+
 def _check_keys(overrides: Sequence[str], schema: type[Any]) -> None:
     known = list(keys(schema))
     groups = {key.split(".")[0] for key in known if "." in key}

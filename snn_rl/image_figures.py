@@ -34,6 +34,7 @@ from snn_rl.image_results import (
 )
 from snn_rl.markdown import bullets, table
 from snn_rl.papers import TITLES
+from snn_rl.recorded_commands import stage_command
 
 README, PICTURE, VALUES = "README.md", "figure.png", "values.csv"
 ANN_LABEL = "ANN"  # label of what every figure shows beside its spiking networks
@@ -54,11 +55,6 @@ TIME_NOTE = (
 MEMORY_NOTE = (
     "Memory is the most in use: of the GPU, or of the whole process where there is none, with the "
     "libraries and the training images in it."
-)
-
-# settings that say which stage a command makes and where, and those of the ANN, which is there
-_WHICH = re.compile(
-    "dataset|net|preset|T|T_start|T_step|seed|direct|stages|scratch|prune|ann|run_dir|runs"
 )
 
 Key = tuple[str, int]  # label and T
@@ -209,15 +205,9 @@ def write_figure(
         )
     parts = _numbered(parts)
     drawn: dict[str, figures.Drawing] = {}
-    missing = []
+    missing: list[str] = []
     for filled in parts:
-        missing += [
-            f"{filled.name}: {wanted.label}, no run; this makes one: "
-            f"{_command(filled.network, wanted, folder)}"
-            for wanted in filled.wanted
-            if not any(label == wanted.label for label, _ in filled.runs)
-        ]
-        missing += _unknown_training(filled)
+        missing += [*_without_run(filled), *_unknown_training(filled)]
         panels = figure.panels(filled)
         for letter, (title, draw) in zip("abcdef", panels.items(), strict=False):
             head = f"({letter}) {title}" if len(panels) > 1 else title
@@ -296,6 +286,20 @@ def resources(entry: Measured) -> dict[str, float | None]:
     }
 
 
+def _without_run(filled: Filled) -> list[str]:
+    """What no run shows: lines, with the commands that make it."""
+    lines = []
+    analog = filled.network.analogs[0]
+    run = analog.directory.parent
+    for wanted in filled.wanted:
+        if any(label == wanted.label for label, _ in filled.runs):
+            continue
+        directory = run.parent / f"{run.name}-{wanted.folder}" / analog.directory.name
+        command = stage_command(analog, wanted.like or analog, wanted.words, directory)
+        lines.append(f"{filled.name}: {wanted.label}, no run; this makes one: {command}")
+    return lines
+
+
 def _unknown_training(filled: Filled) -> list[str]:
     """What trained without noting it: lines, where the figure shows it."""
     labels = dict.fromkeys(
@@ -349,34 +353,6 @@ def _numbered(parts: Sequence[Filled]) -> list[Filled]:
         replace(filled, name=f"{filled.name} ({count})" if count > 1 else filled.name)
         for filled, count in zip(parts, counts, strict=True)
     ]
-
-
-def _command(network: ImageNetwork, wanted: Wanted, folder: Path) -> str:
-    """The command that makes what is wanted of a network and is not there.
-
-    It has the words of the command that made the stage it is to be compared with, without those
-    that say which stage that was.
-    """
-    analog = network.analogs[0]
-    like = wanted.like or analog
-    flags = [word for word in wanted.words if word.startswith("-")]
-    words = [f"{key}={analog.settings[key]}" for key in ("dataset", "net")]
-    words += [word for word in wanted.words if word not in flags]
-    if "scratch=true" not in words:
-        words.append(f"ann={analog.network}")
-    said = {word.split("=")[0] for word in words}
-    for word in shlex.split(like.commands[-1]):
-        key, equals, value = word.partition("=")
-        if not equals or _WHICH.fullmatch(key) or key in said or key.startswith("fit."):
-            continue
-        if "," in value and not value.startswith("["):  # of several runs, one after the other
-            value = str(like.settings.get(key))
-        words.append(f"{key}={value}")
-    if analog.settings.get("seed"):
-        words.append(f"seed={analog.settings['seed']}")
-    run = analog.directory.parent
-    words.append(f"run_dir={run.parent / f'{run.name}-{wanted.folder}' / analog.directory.name}")
-    return f"python -m snn_rl.classify {shlex.join([*flags, *words])}"
 
 
 def _usual(folder: Path) -> bool:

@@ -22,6 +22,7 @@ from snn_rl.figures import GREEDY, STICKY
 from snn_rl.iir import ANN, PRETRAINED, Stage
 from snn_rl.markdown import bullets, code, listed, plain, table
 from snn_rl.papers import TITLES
+from snn_rl.recorded_commands import given_settings
 from snn_rl.results import StageResult, finished, read_stages
 
 CARTPOLE, PONG = "CartPole-v1", "PongNoFrameskip-v4"
@@ -300,14 +301,23 @@ def _command(
     for invocation in reversed(invocations):
         *module, rest = str(invocation["command"]).split(" ", 3)
         if module[-1:] == ["snn_rl.train"]:
-            given = [word for word in rest.split() if "=" in word]
-            words += [word for word in given if word.split("=")[0].lstrip("+") not in _WHICH]
+            given = given_settings(rest, _resolved(invocation))
+            words += [f"{key}={value}" for key, value in given.items() if key not in _WHICH]
             break
     if steps is not None:
         words += [f"iir.steps={steps}", "iir.t1_steps=0"]
     if folder != Path(Config.runs):
         words.append(f"run_dir={folder / env / f'seed{seed}'}")
     return f"python -m snn_rl.train {shlex.join(words)}"
+
+
+def _resolved(invocation: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that an invocation came to, by their full names."""
+    settings = dict(invocation.get("settings", {}))
+    for section, group in [*settings.items()]:
+        if isinstance(group, dict):
+            settings |= {f"{section}.{name}": value for name, value in group.items()}
+    return settings
 
 
 # panels

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from snn_rl import runs
 from snn_rl.checks import check_values
-from snn_rl.config import Config, compose, keys
+from snn_rl.config import Config, compose, is_sweep, keys
 from snn_rl.errors import UserError
 
 WORDS = st.text("=+~.,:[]{}()'\"\\/$@ -_a1eT?*%&|<>\n\té", max_size=12)
@@ -55,3 +55,19 @@ def test_anything_typed_is_settings_or_one_line(overrides: list[str]) -> None:
 def test_presets_do_not_leave_their_folder(name: str) -> None:
     assert complaint(f"env={name}")
     assert "must be one of default, paper" in complaint("env=CartPole-v1", f"preset={name}")
+
+
+@pytest.mark.parametrize(
+    ("override", "several"),
+    [
+        *(("iir.lr=1e-3,1e-4", True), ("seed=range(1,4)", True), ("a=[1,2],[3,4]", True)),
+        *(("iir.lr=1e-3", False), ("a=[1,2]", False), ("a='x,y'", False), ("a=", False)),
+    ],
+)
+def test_sweeps_are_told_from_lists(override: str, several: bool) -> None:
+    assert is_sweep(override) is several
+
+
+def test_a_sweep_that_cannot_be_read_is_one_line() -> None:
+    with pytest.raises(UserError, match=r"^.+$"):
+        is_sweep("a=[1,")

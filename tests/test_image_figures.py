@@ -73,9 +73,11 @@ def test_a_picture_is_drawn(two_seeds, tmp_path):
 def test_what_is_missing_is_named_with_its_command(image_stage, tmp_path):
     command = (
         "python -m snn_rl.classify -m dataset=cifar10 net=vgg5 preset=ull T=2,3 stages=none "
-        "limit=100,500 fit.epochs=6 iir.epochs=3 'iir.milestones=[0.5,0.9]' run_dir=elsewhere"
+        "limit=100,500 fit.epochs=6 iir.epochs=3 'iir.milestones=[0.5,0.9]' run_dir=elsewhere "
+        "iir.lr=1e-3,1e-4 test_limit=100,200 data=/a,/b hydra/launcher=joblib "
+        "hydra.launcher.n_jobs=2"
     )
-    image_stage("net/seed3", "ann", command=command)
+    image_stage("net/seed3", "ann", command=command, data="0123")
     image_stage("net/seed3", "T2-converted", command=command, **CLIP)
     _, missing = figure(tmp_path)
     assert missing == [
@@ -83,12 +85,12 @@ def test_what_is_missing_is_named_with_its_command(image_stage, tmp_path):
         "snn_rl.classify -m dataset=cifar10 net=vgg5 preset=ull stages=none T=1,2,3,4,5,8,16 "
         "iir.thresholds=percentile iir.percentile=100.0 iir.conversion_timesteps=16 "
         f"ann={tmp_path}/net/seed3/ann/network.safetensors limit=500 iir.epochs=3 "
-        f"'iir.milestones=[0.5,0.9]' seed=3 run_dir={tmp_path}/net-maximum/seed3",
+        f"'iir.milestones=[0.5,0.9]' data=/a,/b seed=3 run_dir={tmp_path}/net-maximum/seed3",
         "vgg5 on cifar10: alpha-beta search, no run; this makes one: python -m "
         "snn_rl.classify -m dataset=cifar10 net=vgg5 preset=ull stages=none T=1,2,3,4,5,8,16 "
         "iir.thresholds=alpha_beta "
         f"ann={tmp_path}/net/seed3/ann/network.safetensors limit=500 iir.epochs=3 "
-        f"'iir.milestones=[0.5,0.9]' seed=3 run_dir={tmp_path}/net-alpha-beta/seed3",
+        f"'iir.milestones=[0.5,0.9]' data=/a,/b seed=3 run_dir={tmp_path}/net-alpha-beta/seed3",
     ]
     text = (tmp_path / "paper/ull-figure2/README.md").read_text()
     assert text.endswith("## Left out\n\n" + "".join(f"- {line}\n" for line in missing))

@@ -13,7 +13,7 @@ from PIL import Image
 
 from snn_rl import paper_figures, report, runs
 from snn_rl.agents import Evaluation
-from snn_rl.checkpoint import save_network, save_tensors, write_json
+from snn_rl.checkpoint import read_json, save_network, save_tensors, write_json
 from snn_rl.config import compose, run_command
 from snn_rl.errors import UserError
 from snn_rl.iir import Stage
@@ -249,6 +249,22 @@ def test_a_folder_of_another_name_is_in_the_commands(tmp_path):
     _, missing = write_figure(3, folder)
     assert missing[0].endswith(f"iir.lr=0.5 'run_dir={folder}/CartPole-v1/seed0'")
     assert missing[1].endswith(f"T=1 'run_dir={folder}/PongNoFrameskip-v4/seed0'")
+
+
+def test_commands_of_a_sweep_have_the_run_s_own_values(tmp_path):
+    directory = build_run(tmp_path, CARTPOLE, 0, ("ann",))
+    (invocation,) = read_json(directory / "run.json")
+    invocation["command"] = (
+        "python -m snn_rl.train -m env=CartPole-v1 seed=0,1 'ann=my nets/a.pt' iir.lr=0.5,0.25 "
+        "threads=1,2 hydra/launcher=joblib hydra.launcher.n_jobs=2"
+    )
+    invocation["settings"] = {"threads": 2, "iir": {"lr": 0.25}}
+    write_json(directory / "run.json", [invocation])
+    _, missing = write_figure(5, tmp_path)
+    assert missing[0].endswith(
+        "snn_rl.train env=CartPole-v1 T=1 'ann=my nets/a.pt' iir.lr=0.25 threads=2 "
+        f"run_dir={tmp_path}/CartPole-v1/seed0"
+    )
 
 
 def test_stages_too_short_for_an_episode_and_imported_anns(tmp_path):
