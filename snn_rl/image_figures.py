@@ -12,7 +12,7 @@ import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -71,7 +71,7 @@ class Wanted:
         stage: Pattern of the names of its stages.
         settings: That these were made with.
         words: Of the command that makes them.
-        folder: What that command's run directory is called, behind the name of the ANN's.
+        folder: What the folder of that command's run is called, behind the name of the ANN's.
         like: A stage whose command has the other words; None: the ANN.
     """
 
@@ -191,9 +191,10 @@ def write_figure(
     Raises:
         UserError: There is nothing to draw, or a file of a run is damaged.
     """
+    measured = read_measured(folder)
     parts = [
         filled
-        for network in networks_of(read_measured(folder))
+        for network in networks_of(measured)
         for suffix, wanted in figure.wanted(network)
         if (filled := _filled(network, suffix, wanted, figure.values)) is not None
     ]
@@ -206,8 +207,9 @@ def write_figure(
     parts = _numbered(parts)
     drawn: dict[str, figures.Drawing] = {}
     missing: list[str] = []
+    taken = {(entry.directory, entry.stage) for entry in measured}
     for filled in parts:
-        missing += [*_without_run(filled), *_unknown_training(filled)]
+        missing += [*_without_run(filled, folder, taken), *_unknown_training(filled)]
         panels = figure.panels(filled)
         for letter, (title, draw) in zip("abcdef", panels.items(), strict=False):
             head = f"({letter}) {title}" if len(panels) > 1 else title
@@ -286,18 +288,45 @@ def resources(entry: Measured) -> dict[str, float | None]:
     }
 
 
-def _without_run(filled: Filled) -> list[str]:
-    """What no run shows: lines, with the commands that make it."""
+def _without_run(filled: Filled, folder: Path, taken: set[tuple[Path, str]]) -> list[str]:
+    """What no run shows: lines, with the commands that make it.
+
+    Args:
+        filled: The part of the figure.
+        folder: Of the runs.
+        taken: Directories and their stages, or patterns of these; those of the commands are added.
+    """
     lines = []
     analog = filled.network.analogs[0]
-    run = analog.directory.parent
     for wanted in filled.wanted:
         if any(label == wanted.label for label, _ in filled.runs):
             continue
-        directory = run.parent / f"{run.name}-{wanted.folder}" / analog.directory.name
+        directory = _free_directory(analog, wanted, folder, taken)
+        taken.add((directory, wanted.stage))
         command = stage_command(analog, wanted.like or analog, wanted.words, directory)
         lines.append(f"{filled.name}: {wanted.label}, no run; this makes one: {command}")
     return lines
+
+
+def _free_directory(
+    analog: Measured, wanted: Wanted, folder: Path, taken: set[tuple[Path, str]]
+) -> Path:
+    """A directory for a run beside the ANN's, with a number if another has the first one.
+
+    A stage that lies there would be one with other settings, and the command refused.
+    """
+    # the ANN's run lies in the folder itself, or in a folder of that, see `read_measured`
+    name = f"{analog.directory.relative_to(folder).parts[0]}-{wanted.folder}"
+    names = chain([name], (f"{name}-{number}" for number in count(2)))
+    directories = (folder / each / f"seed{analog.settings['seed']}" for each in names)
+    return next(
+        directory
+        for directory in directories
+        if not any(
+            path == directory and (stage == wanted.stage or re.fullmatch(wanted.stage, stage))
+            for path, stage in taken
+        )
+    )
 
 
 def _unknown_training(filled: Filled) -> list[str]:

@@ -96,6 +96,34 @@ def test_what_is_missing_is_named_with_its_command(image_stage, tmp_path):
     assert text.endswith("## Left out\n\n" + "".join(f"- {line}\n" for line in missing))
 
 
+def test_new_runs_stay_in_the_folder(image_stage, tmp_path):
+    """Of an ANN whose run lies in the folder itself, and of one in a folder of that."""
+    image_stage("vgg5seed7", "ann")
+    image_stage("vgg5seed7", "T2-converted", **CLIP)
+    image_stage("deep/again-seed8", "ann", **{"fit.epochs": 6})
+    image_stage("deep/again-seed8", "T2-converted", **CLIP)
+    _, missing = figure(tmp_path)
+    assert [line.split("run_dir=")[1] for line in missing] == [
+        f"{tmp_path}/deep-maximum/seed8",
+        f"{tmp_path}/deep-alpha-beta/seed8",
+        f"{tmp_path}/vgg5seed7-maximum/seed7",
+        f"{tmp_path}/vgg5seed7-alpha-beta/seed7",
+    ]
+
+
+def test_a_directory_with_such_a_stage_of_other_settings_is_left_alone(image_stage, tmp_path):
+    image_stage("net/seed0", "ann")
+    image_stage("net/seed0", "T2-converted", **CLIP)
+    for run in ("net-maximum/seed0", "net-maximum-2/seed0"):
+        image_stage(run, "T2-converted", **SEARCH)
+    image_stage("net-alpha-beta/seed0", "T2-direct", **SEARCH)  # not refused beside another stage
+    _, missing = figure(tmp_path)
+    assert [line.split("run_dir=")[1] for line in missing] == [
+        f"{tmp_path}/net-maximum-3/seed0",
+        f"{tmp_path}/net-alpha-beta/seed0",
+    ]
+
+
 def test_other_settings_do_not_fill_a_line(image_stage, tmp_path):
     image_stage("net/seed0", "ann")
     image_stage("net/seed0", "T2-converted", **CLIP)

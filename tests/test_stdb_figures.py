@@ -8,7 +8,13 @@ from snn_rl.image_figures import write_figure
 from snn_rl.stdb_figures import FIGURES
 
 ANALOG = {"clip": False, "pixels": "symmetric", "pooling": "avg"}
-POISSON = {**ANALOG, "iir.encoding": "poisson", "iir.surrogate": "stdb", "iir.percentile": 100.0}
+POISSON = {
+    **ANALOG,
+    "iir.encoding": "poisson",
+    "iir.surrogate": "stdb",
+    "iir.percentile": 100.0,
+    "iir.train_threshold": False,
+}
 
 
 def costs(training: float, inference: float, memories: tuple[int, int]) -> dict[str, dict]:
@@ -58,6 +64,30 @@ def test_a_pair_has_one_conversion(whole, image_stage, tmp_path):
     )
     assert missing[1:] == [f"{name}: the panel spikes, for want of its numbers"]
     assert f"### {name}" in path.read_text()
+
+
+def test_commands_of_two_conversions_have_directories_of_their_own(whole, image_stage, tmp_path):
+    shutil.rmtree(tmp_path / "net/seed0/T7-converted")
+    shutil.copytree(tmp_path / "net/seed0/ann", tmp_path / "scaled/seed0/ann")
+    command = "python -m snn_rl.classify preset=stdb iir.threshold_scale=0.4"
+    lower = {**POISSON, "iir.threshold_scale": 0.4}
+    image_stage("scaled/seed0", "T7-direct", command=command, **lower)
+    _, missing = write_figure("stdb", 3, FIGURES[3], tmp_path)
+    commands = [line.split("this makes one: ")[1] for line in missing if "no run" in line]
+    assert ["iir.threshold_scale=0.4" in command for command in commands] == [False, True]
+    assert [command.split("run_dir=")[1] for command in commands] == [
+        f"{tmp_path}/net-converted/seed0",
+        f"{tmp_path}/net-converted-2/seed0",
+    ]
+    # made, one does not take the place of the other
+    image_stage("net/seed0", "T7-converted", **POISSON)
+    shutil.move(tmp_path / "net/seed0/T7-converted", tmp_path / "net-converted/seed0/T7-converted")
+    shutil.copytree(tmp_path / "net/seed0/ann", tmp_path / "net-converted/seed0/ann")
+    shutil.copy(tmp_path / "net/seed0/run.json", tmp_path / "net-converted/seed0")
+    _, missing = write_figure("stdb", 3, FIGURES[3], tmp_path)
+    assert [line.split("run_dir=")[1] for line in missing if "no run" in line] == [
+        f"{tmp_path}/net-converted-2/seed0"
+    ]
 
 
 def test_other_surrogates_and_encodings_do_not_count(whole, image_stage, tmp_path):
