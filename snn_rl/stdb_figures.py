@@ -37,10 +37,17 @@ PAPER_EPOCHS = {ANN_LABEL: 250, FROM_SCRATCH: 250, HYBRID: 20}
 
 _ANALOG = {"clip": False, "batch_norm": False, "pixels": "symmetric"}
 _POISSON = {"iir.encoding": "poisson"}
+_TRAINED = {**_POISSON, "iir.surrogate": "stdb"}
+_SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    CONVERTED: _POISSON,
+    HYBRID: {**_TRAINED, "iir.train_threshold": False},  # those of the conversion
+    FROM_SCRATCH: _TRAINED,
+}
 # what a conversion depends on, besides the ANN and T: "iso conditions" ([STDB] section 7)
 _CONVERSION = (
-    *("iir.thresholds", "iir.percentile", "iir.threshold_scale", "iir.block_thresholds"),
-    *("iir.conversion_samples", "iir.conversion_timesteps", "iir.thresholds_from"),
+    *("iir.thresholds", "iir.percentile", "iir.percentile_over", "iir.threshold_scale"),
+    *("iir.block_thresholds", "iir.conversion_samples", "iir.conversion_timesteps"),
+    *("iir.thresholds_from", "limit"),  # the samples are of the training images
 )
 _START = "dataset=cifar10 net=vgg16 T=100 preset=stdb"
 _WORDS = {
@@ -56,12 +63,8 @@ def _stages(network: ImageNetwork, label: str) -> list[Measured]:
     return [
         stage
         for stage in network.stages
-        if stage.stage.endswith(_KINDS[label]) and stage.has(_settings(label))
+        if stage.stage.endswith(_KINDS[label]) and stage.has(_SETTINGS[label])
     ]
-
-
-def _settings(label: str) -> Mapping[str, Any]:
-    return _POISSON if label == CONVERTED else {**_POISSON, "iir.surrogate": "stdb"}
 
 
 def _wanted(label: str, like: Measured, conversion: Mapping[str, Any] | None = None) -> Wanted:
@@ -71,7 +74,7 @@ def _wanted(label: str, like: Measured, conversion: Mapping[str, Any] | None = N
         label,
         name,
         name,
-        {**_settings(label), **(conversion or {})},
+        {**_SETTINGS[label], **(conversion or {})},
         ("preset=stdb", f"T={like.timesteps}", *_WORDS[label]),
         _KINDS[label].removeprefix("-"),
         like,

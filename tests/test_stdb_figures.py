@@ -90,6 +90,20 @@ def test_commands_of_two_conversions_have_directories_of_their_own(whole, image_
     ]
 
 
+@pytest.mark.parametrize("other", [{"iir.percentile_over": "all"}, {"limit": 100}])
+def test_thresholds_of_other_currents_are_another_conversion(whole, image_stage, tmp_path, other):
+    image_stage("net/seed0", "T7-converted", **{**POISSON, **other})
+    _, missing = write_figure("stdb", 3, FIGURES[3], tmp_path)
+    assert missing[0].startswith("vgg5 on cifar10, T = 7: converted, no run; ")
+
+
+@pytest.mark.parametrize("number", [3, 5])
+def test_a_hybrid_has_the_thresholds_of_the_conversion(whole, image_stage, tmp_path, number):
+    image_stage("net/seed0", "T7-direct", **{**POISSON, "iir.train_threshold": True})
+    _, missing = write_figure("stdb", number, FIGURES[number], tmp_path)
+    assert missing[0].startswith("vgg5 on cifar10, T = 7: converted and trained, no run; ")
+
+
 def test_other_surrogates_and_encodings_do_not_count(whole, image_stage, tmp_path):
     image_stage("net/seed0", "T7-direct", **{**POISSON, "iir.surrogate": "linear"})
     image_stage("net/seed0", "T9-direct", **ANALOG)
