@@ -138,7 +138,7 @@ def _stdb_1() -> list[list[str | Cell]]:
     return _converted(
         printed,
         ("T2500-converted",),
-        {"batch_norm": False},
+        {"batch_norm": False, "clip": False, "pixels": "symmetric"},
         {"iir.encoding": "poisson"},
     )
 

@@ -121,6 +121,17 @@ def test_a_run_is_found_where_run_dir_has_put_it_too(capsys, tmp_path):
     assert f"Runs are looked for in `{tmp_path}/*` and `{tmp_path}/*/*`." in text
 
 
+def test_the_anns_of_two_papers_are_told_apart(capsys, tmp_path):
+    shared = {"net": "vgg16", "batch_norm": False}
+    clipped = {"clip": True, "pooling": "max", "pixels": "standard"}
+    stage(tmp_path, 0, "ann", 0.8, **shared, clip=False, pixels="symmetric")
+    stage(tmp_path, 1, "ann", 0.9, **shared, **clipped)
+    text = written(capsys, "paper=stdb", "table=1", f"runs={tmp_path}")
+    assert "| vgg16 | cifar10 | 100 | 92.81 / **80.00** [1] |" in text
+    text = written(capsys, "paper=ull", "table=1", f"runs={tmp_path}")
+    assert "| vgg16 | cifar10 | 2 | 93.26 / **90.00** [1] |" in text
+
+
 @pytest.mark.parametrize("key", TABLES)
 def test_every_table_is_whole_and_can_be_written_without_runs(tmp_path, key):
     table = TABLES[key]
