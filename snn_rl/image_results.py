@@ -269,9 +269,10 @@ def run_table(entries: Sequence[Measured], target: Path) -> str:
                 f"{entry.accuracy:.2f}",
                 str(entry.epochs),
                 str(settings.get("limit") or "all"),
+                str(entry.images),
                 "<br>".join(map(code, entry.commands)),
                 entry.revision,
             ]
         )
-    head = ["run", "stage", "from", "accuracy", "epochs", "training images"]
+    head = ["run", "stage", "from", "accuracy", "epochs", "training images", "test images"]
     return table([*head, "commands", "revision"], rows, names=2)
