@@ -136,6 +136,11 @@ def _extended(chain: list[Stage], carry_state: bool, prune: bool, exact: bool) -
     return chain
 
 
+def label(name: str) -> str:
+    """A stage's name in tables."""
+    return name.replace(ANN, "ANN").replace("-", ", ") if name in ANALOG else name
+
+
 def is_done(directory: Path) -> bool:
     """Whether a stage has finished in this directory."""
     return (directory / DONE).exists()

@@ -12,13 +12,12 @@ from typing import Any
 
 from snn_rl import runs
 from snn_rl.checkpoint import load_tensors, read_json
-from snn_rl.iir import ANN, SCRATCH, SETTINGS
+from snn_rl.iir import ANN, SCRATCH, SETTINGS, schedule
 from snn_rl.markdown import code, table
 from snn_rl.networks import NetworkSpec
 
-_TIMESTEPS = (5, 4, 3, 2, 1)
-# What a stage of [IIR]'s chain comes from: T5 from the ANN, and every other T from T + 1
-_GRADUAL = {f"T{t}": (ANN, *(f"T{u}" for u in _TIMESTEPS if u > t)) for t in _TIMESTEPS}
+_CHAIN = [stage.name for stage in schedule(T=1)]
+_GRADUAL = {name: tuple(_CHAIN[:i]) for i, name in enumerate(_CHAIN)}  # all that lies before it
 _DEPTHS = ("*", "*/*")  # where runs are looked for
 # settings of an ANN that say on what machine it was trained, or which of several alike it is
 _ALIKE = ("seed", "threads", "bf16", "workers")

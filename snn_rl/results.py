@@ -11,7 +11,7 @@ from snn_rl.agents.training import Counters, read_counters
 from snn_rl.checkpoint import load_tensors, read_json
 from snn_rl.energy import spikes
 from snn_rl.figures import GREEDY
-from snn_rl.iir import ANALOG, ANN, SETTINGS
+from snn_rl.iir import ANALOG, SETTINGS, label
 from snn_rl.networks import NetworkSpec
 
 _KINDS = (
@@ -84,13 +84,6 @@ def read_stages(directory: Path) -> list[StageResult]:
 def is_stage(name: str) -> bool:
     """Whether a directory of this name holds a stage of an agent's chain."""
     return name in ANALOG or _STAGE.fullmatch(name) is not None
-
-
-def label(name: str) -> str:
-    """A stage's name in tables."""
-    if name in ANALOG:
-        return name.replace(ANN, "ANN").replace("-", ", ")
-    return name
 
 
 def order(name: str) -> tuple[int, int, str]:

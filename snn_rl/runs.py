@@ -120,7 +120,7 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
         settings |= flat("carry", config.carry)
     if stage.exact:
         settings["exact"] = True
-    if stage.finetuned:
+    if stage.source is not None:
         settings["source"] = stage.source
     if not stage.analog:
         iir = flat("iir", config.iir)
@@ -131,7 +131,7 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
         iir["iir.selection_games"] = played.pop(config.rollout.sticky, None)
         iir["iir.selection_sticky_games"] = sum(played.values()) or None
         iir["iir.steps"] = stage_steps(config, stage)
-        settings |= {"T": stage.timesteps, "source": stage.source, **iir}
+        settings |= {"T": stage.timesteps, **iir}
     return settings
 
 

@@ -22,9 +22,9 @@ from snn_rl.checkpoint import read_json, write_text
 from snn_rl.errors import UserError
 from snn_rl.figures import GREEDY, STICKY
 from snn_rl.human_scores import human_normalised
-from snn_rl.iir import ANALOG, RECORDED_LATER, SETTINGS
+from snn_rl.iir import ANALOG, RECORDED_LATER, SETTINGS, label
 from snn_rl.markdown import bullets, table
-from snn_rl.results import label, order
+from snn_rl.results import order
 
 REPORT, SCORES, FIGURE = "sweep.md", "sweep.csv", "sweep.png"
 ACCURACY = "accuracy (%)"

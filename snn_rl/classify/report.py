@@ -7,7 +7,7 @@ from snn_rl import figures, runs
 from snn_rl.checkpoint import load_network, read_json, write_text
 from snn_rl.classify.chain import AT_ONE
 from snn_rl.energy import FLOAT32, energy, memory_accesses, spikes
-from snn_rl.iir import ANN, SETTINGS
+from snn_rl.iir import ANN, SETTINGS, label
 from snn_rl.image_results import costs
 from snn_rl.markdown import block, table
 from snn_rl.networks import Network, SpikingNetwork
@@ -112,7 +112,7 @@ def _row(name: str, network: Network, notes: dict[str, Any], metrics: dict[str, 
             ratio = f"{used.ratio:.2f}"
     total, neurons = spikes(network.spec, metrics["spike_rates"])
     return [
-        "ANN" if name == ANN else name,
+        label(name),
         f"{metrics['accuracy']:.2%}",
         str(notes["epochs"]),
         str(notes.get("updates", 0)),
@@ -134,7 +134,7 @@ def _costs(
     fetched = memory_accesses(network.spec, steps)
     took = costs(notes, metrics)
     return [
-        "ANN" if name == ANN else name,
+        label(name),
         *timed,
         _number(fetched, 1e6),
         _number(took.training, 1e-3),
