@@ -114,20 +114,10 @@ def check_values(config: Config) -> None:
             f"eval.seed={config.eval.seed}: the seeds {first} to {last} are for the games that "
             f"choose among checkpoints; {config.episodes} games have to stay clear of them"
         )
-    if config.finetune.steps and config.ann:
-        raise UserError(
-            f"finetune.steps={config.finetune.steps}: the network of ann= is not trained any "
-            "further; say init= for one that is, or finetune.steps=0"
-        )
     if config.dqn.target_return is not None and not config.dqn.selection_games:
         raise UserError(
             f"dqn.target_return={config.dqn.target_return:g}: it is the mean of the games that "
             "dqn.selection_games counts, which must be 1 or more"
-        )
-    if config.iir.selection_sticky_games and config.iir.sticky in (None, config.rollout.sticky):
-        raise UserError(
-            f"iir.selection_sticky_games={config.iir.selection_sticky_games}: games with "
-            "iir.sticky, which has to be set, and other than rollout.sticky"
         )
     if config.carry_state and config.iir.encoding != "direct":
         raise UserError(

@@ -65,7 +65,7 @@ class DQNConfig:
 class FinetuneConfig:
     """The ANN trained further, under sticky actions, before it is converted; else as in `dqn`."""
 
-    steps: int = 0  # 0: no such stage
+    steps: int = 0  # 0: no such stage; none either for an imported ANN (ann=)
     sticky: float = 0.25
     lr: float = 1e-4
 
@@ -87,7 +87,8 @@ class IIRConfig:
     sticky: float | None = None  # in place of rollout.sticky; None: as that
     # Stages longer than selection_steps choose too, every so many steps of their second half.
     selection_games: int = 0
-    # Besides those, so many games under iir.sticky; a checkpoint's score is the mean of both means.
+    # Besides those, so many games under iir.sticky, where it is not rollout.sticky; a checkpoint's
+    # score is the mean of both means.
     selection_sticky_games: int = 0
     selection_steps: int = 10_000
     sharpness: float = 3.0

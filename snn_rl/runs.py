@@ -65,7 +65,7 @@ def chain(config: Config) -> list[Stage]:
         config.stages,
         config.carry_state,
         exact=config.exact,
-        finetune=config.finetune.steps > 0,
+        finetune=config.finetune.steps > 0 and config.ann is None,
     )
 
 

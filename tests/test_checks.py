@@ -42,3 +42,18 @@ def test_the_papers_settings_do_not_choose_among_checkpoints(env: str) -> None:
     assert paper.iir.selection_games == paper.dqn.selection_games == 0
     assert paper.dqn.target_return is None
     check_values(paper)
+
+
+@pytest.mark.parametrize(
+    "override", ["ann=mine.safetensors", "iir.sticky=null", "rollout.sticky=0.25"]
+)
+def test_the_preset_of_pong_goes_with_other_ways_to_train(override: str) -> None:
+    config = settings(override)
+    assert config.finetune.steps and config.iir.selection_sticky_games
+    check_values(config)
+    # an imported ANN is not trained further
+    stages = [stage.name for stage in runs.chain(config)]
+    assert ("ann-pretrained" in stages) == (config.ann is None)
+    # where the stages learn from the games that are played greedily, only those choose
+    chosen = {each.sticky for each in runs.selection_games(config, runs.chain(config)[-1])}
+    assert chosen == ({0.0, 0.25} if config.ann else {config.rollout.sticky})
