@@ -25,6 +25,7 @@ class Score:
         seconds: Per image, reading it included.
         memory: The most that was in use, in bytes, see `PeakMemory`; None: not known.
         test_is_train: They were training images, see `Dataset.test_is_train`.
+        test_images: The fingerprint of the images there were; None: kept before it was noted.
     """
 
     accuracy: float
@@ -34,6 +35,7 @@ class Score:
     seconds: float | None = None
     memory: int | None = None
     test_is_train: bool = False
+    test_images: str | None = None
 
 
 @torch.no_grad()

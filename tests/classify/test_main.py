@@ -212,6 +212,27 @@ def test_other_images_for_a_finished_stage_are_refused(capsys, data, finished, t
     run(others, run_dir)
 
 
+def test_other_test_images_are_measured_anew(data, finished, tmp_path):
+    run_dir = shutil.copytree(finished, tmp_path / "run")
+    metrics = run_dir / "T1" / "metrics.json"
+    before = metrics.read_bytes()
+    run(shutil.copytree(data, tmp_path / "moved"), run_dir)
+    assert metrics.read_bytes() == before
+    other = tmp_path / "other"
+    shutil.copytree(data / "train", other / "train")
+    shutil.copytree(pictures(tmp_path / "noise", seed=1) / "val", other / "val")
+    run(other, run_dir)
+    kept, measured = json.loads(before), json.loads(metrics.read_text())
+    assert kept["test_images"] != measured["test_images"]
+    assert kept["images"] == measured["images"] == 20
+
+    # where they were not noted, as many are the same
+    del kept["test_images"]
+    metrics.write_text(json.dumps(kept))
+    run(other, run_dir)
+    assert json.loads(metrics.read_text()) == kept
+
+
 def test_other_settings_for_a_finished_stage_are_refused(capsys, data, finished):
     line = refuse(capsys, data, finished, "fit.lr=0.01")
     assert "fit.lr was 0.05, now 0.01" in line
