@@ -5,7 +5,8 @@
 Runs `snn_rl.train` with the settings behind the options (a run that is done is only read, one that
 was interrupted goes on). Prints by stage what it took up to its end, all stages before it included,
 and what it has in greedy games; and when the ANN had the target: at the first of its checkpoints
-that has it in the mean of the games that choose among them, in its share of the stage's wall-clock.
+that has it in the mean of the games that choose among them (a fine-tuned ANN's last ones are chosen
+by sticky games), in its share of the stage's wall-clock.
 Wall-clock is that of training and choosing, without evaluation, reports and videos.
 """
 
@@ -18,7 +19,6 @@ from typing import Any
 
 from snn_rl import runs
 from snn_rl.config import compose
-from snn_rl.iir import ANN
 from snn_rl.results import finished, read_stages
 
 
@@ -41,7 +41,7 @@ def main() -> None:
     config = compose(settings, runs.presets)
     command = [sys.executable, "-m", "snn_rl.train", *settings]
     subprocess.run(command, check=True)
-    steps, seconds, rows = 0, 0.0, []
+    steps, seconds, rows, reached = 0, 0.0, [], None
     print(f"{'stage':<10} {'steps':>10} {'minutes':>8} {'greedy':>7} {'sticky':>7}")
     # the chain's own stages: a run may have been used for others too
     chain = {stage.name for stage in runs.chain(config)}
@@ -49,10 +49,9 @@ def main() -> None:
         if stage.name not in chain:
             continue
         assert stage.notes is not None and stage.metrics is not None
-        if stage.name == ANN:
-            reached = first_reached(stage.notes, options.target)
-            step, took = reached or (0, 0.0)
-            where = f"at {step:,} steps, {took / 60:.1f} minutes" if reached else "never"
+        if stage.analog and reached is None:
+            found = first_reached(stage.notes, options.target)
+            reached = found and (steps + found[0], seconds + found[1])
         steps, seconds = steps + stage.notes["steps"], seconds + stage.notes["wall_s"]
         greedy, sticky = (stage.metrics[kind]["mean"] for kind in ("greedy", "sticky"))
         print(
@@ -61,10 +60,11 @@ def main() -> None:
         )
         row = {"stage": stage.label, "steps": steps, "seconds": seconds}
         rows.append(row | {"greedy": greedy, "sticky": sticky})
+    where = f"at {reached[0]:,} steps, {reached[1] / 60:.1f} minutes" if reached else "never"
     print(f"the ANN's checkpoints had {options.target:g} {where}")
     if options.json:
-        found = {"command": " ".join(command), "target": options.target, "stages": rows}
-        options.json.write_text(json.dumps(found | {"ann_reached": reached}, indent=2) + "\n")
+        figures = {"command": " ".join(command), "target": options.target, "stages": rows}
+        options.json.write_text(json.dumps(figures | {"ann_reached": reached}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
