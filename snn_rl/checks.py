@@ -69,6 +69,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "finetune.steps": (0, 10**9),
     "finetune.sticky": (0.0, 1.0),
     "finetune.lr": (0.0, 10.0),
+    "finetune.selection_games": (0, runs.SELECTION_SEEDS),
     "dqn.epsilon_start": (0.0, 1.0),
     "dqn.epsilon_end": (0.0, 1.0),
     "dqn.selection_games": (0, runs.SELECTION_SEEDS),

@@ -68,6 +68,9 @@ class FinetuneConfig:
     steps: int = 0  # 0: no such stage; none either for an imported ANN (ann=)
     sticky: float = 0.25
     lr: float = 1e-4
+    # Choose among the checkpoints of the second half: so many games with sticky actions, and as
+    # many without; a checkpoint's score is the mean of both means.
+    selection_games: int = 20
 
 
 @dataclass

@@ -70,7 +70,7 @@ def chain(config: Config) -> list[Stage]:
 
 
 def dqn_settings(config: Config, stage: Stage) -> DQNConfig:
-    """The settings of Q-learning in a stage: of the ANN's second one with another length."""
+    """The settings of Q-learning in a stage; in the ANN's second one it hardly explores."""
     if not stage.finetuned:
         return config.dqn
     return replace(
@@ -79,7 +79,7 @@ def dqn_settings(config: Config, stage: Stage) -> DQNConfig:
         lr=config.finetune.lr,
         epsilon_start=config.dqn.epsilon_end,
         epsilon_steps=1,
-        learning_starts=0,  # the stage before has filled the replay buffer
+        selection_games=config.finetune.selection_games,
         target_return=None,  # that is a goal for games without sticky actions
     )
 
@@ -177,17 +177,17 @@ class SelectionGames(NamedTuple):
 
 def selection_games(config: Config, stage: Stage) -> list[SelectionGames]:
     """What every checkpoint of a stage plays, for the best to be kept; empty: the last is."""
-    own = config.rollout.sticky
     if not stage.trained or (stage.analog and config.ann):
         return []
     if stage.analog:
-        played = [SelectionGames(config.dqn.selection_games, stage_sticky(config, stage))]
+        own = learnt = dqn_settings(config, stage).selection_games
     elif stage_steps(config, stage) <= config.iir.selection_steps:
         return []  # one checkpoint leaves nothing to choose
     else:
-        played = [SelectionGames(config.iir.selection_games, own)]
-        if (learnt := stage_sticky(config, stage)) != own:
-            played.append(SelectionGames(config.iir.selection_sticky_games, learnt))
+        own, learnt = config.iir.selection_games, config.iir.selection_sticky_games
+    played = [SelectionGames(own, config.rollout.sticky)]
+    if (sticky := stage_sticky(config, stage)) != config.rollout.sticky:
+        played.append(SelectionGames(learnt, sticky))
     return [each for each in played if each.games]
 
 

@@ -112,8 +112,8 @@ class ChainTrainer:
         config, directory = self.config, self.directory / stage.name
         journal = Journal([self.directory / name / "replay" for name in self._lineage(stage)])
         rows_before = 0
-        if stage.source is not None:
-            source = read_counters(self.directory / stage.source)
+        if (before := _plays_on(stage)) is not None:
+            source = read_counters(self.directory / before)
             rows_before = source.rows if source else 0
         seed_everything(derive_seed(config.seed, runs.stage_number(stage)))
         model = self._model(stage)
@@ -157,8 +157,8 @@ class ChainTrainer:
 
     def _lineage(self, stage: Stage) -> list[str]:
         names = [stage.name]
-        while (source := self.stages[names[0]].source) is not None:
-            names.insert(0, source)
+        while (before := _plays_on(self.stages[names[0]])) is not None:
+            names.insert(0, before)
         return names
 
     def _selection(self, stage: Stage) -> Selection | None:
@@ -177,7 +177,7 @@ class ChainTrainer:
         def score(q_net: SpikingQNetwork) -> float:
             return fmean(mean(q_net, kind) for kind in games)
 
-        if not stage.analog:
+        if not stage.analog or stage.finetuned:
             return Selection(score, runs.stage_steps(config, stage) // 2)
         # while it still explores it is not what it will be; the last one is looked at in any case
         start = min(dqn.epsilon_steps, dqn.steps)
@@ -318,6 +318,14 @@ class ChainTrainer:
             rng.integers(buffer.n_envs, size=count),
         )
         return model.q_net.images(torch.as_tensor(buffer.observations[rows, envs]).to(model.device))
+
+
+def _plays_on(stage: Stage) -> str | None:
+    """The stage whose replay buffer this one goes on with.
+
+    Fine-tuning begins with an empty one, its games being others; measured: docs/results/pong.md.
+    """
+    return None if stage.finetuned else stage.source
 
 
 def _teacher(network: Network) -> Network:

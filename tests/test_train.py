@@ -22,6 +22,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecEnv
 
 from snn_rl import runs, train
+from snn_rl.agents.training import read_counters
 from snn_rl.checkpoint import load_network, load_tensors, save_network
 from snn_rl.config import run_command
 from snn_rl.exact import quantize
@@ -380,7 +381,8 @@ def test_training_goes_on_from_a_given_network(uninterrupted: Path, tmp_path: Pa
 def test_the_ann_is_trained_further_under_sticky_actions(
     uninterrupted: Path, tmp_path: Path
 ) -> None:
-    extra = ["finetune.steps=160", "finetune.lr=1e-3", "T_start=1", "iir.steps=40"]
+    extra = ["finetune.steps=160", "finetune.lr=1e-3", "finetune.selection_games=3"]
+    extra += ["T_start=1", "iir.steps=40"]
     stages = ("ann-pretrained", "ann", "T1")
     run(tmp_path / "whole", *extra)
     expected = results(tmp_path / "whole", stages)
@@ -397,8 +399,13 @@ def test_the_ann_is_trained_further_under_sticky_actions(
     assert [settings(stage)["dqn.steps"] for stage in stages[:2]] == [400, 160]
     assert [settings(stage).get("source") for stage in stages] == [None, "ann-pretrained", "ann"]
     _, notes = load_tensors(tmp_path / "whole" / "ann" / "network.safetensors")
-    assert notes["selection"] == [{"games": 2, "sticky": 0.25}]
-    assert [step for step, _ in notes["scores"]] == [80, 160], "it does not explore any more"
+    assert notes["selection"] == [{"games": 3, "sticky": 0.0}, {"games": 3, "sticky": 0.25}]
+    assert [step for step, _ in notes["scores"]] == [80, 160], "the second half, from its first"
+    counted = (read_counters(tmp_path / "whole" / stage) for stage in stages[1:])
+    tuned, student = (each for each in counted if each is not None)
+    assert tuned.rows == tuned.calls, "it begins with an empty replay buffer"
+    assert student.rows == tuned.rows + student.calls, "the stage behind it goes on with that"
+    assert tuned.updates <= (160 - 40) // 2, "it begins with random steps, and learns behind them"
     text = (tmp_path / "whole" / "report.md").read_text()
     assert "| ANN, pretrained | 400 |" in text and "| ANN | 160 |" in text
 
