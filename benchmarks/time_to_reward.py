@@ -5,8 +5,8 @@
 Runs `snn_rl.train` with the settings behind the options (a run that is done is only read, one that
 was interrupted goes on). Prints by stage what it took up to its end, all stages before it included,
 and what it has in greedy games; and when the ANN had the target: at the first of its checkpoints
-that has it in the mean of the games that choose among them (a fine-tuned ANN's last ones are chosen
-by sticky games), in its share of the stage's wall-clock.
+that has it in the mean of the games that choose among them (a fine-tuned ANN's later ones
+play sticky games too), in its share of the stage's wall-clock.
 Wall-clock is that of training and choosing, without evaluation, reports and videos.
 """
 

@@ -110,11 +110,10 @@ class ChainTrainer:
         # large, would stay until the collector happens to come by
         gc.collect()
         config, directory = self.config, self.directory / stage.name
-        journal = Journal([self.directory / name / "replay" for name in self._lineage(stage)])
-        rows_before = 0
-        if (before := _plays_on(stage)) is not None:
-            source = read_counters(self.directory / before)
-            rows_before = source.rows if source else 0
+        lineage = [self.directory / name for name in self._lineage(stage)]
+        journal = Journal([each / "replay" for each in lineage])
+        source = read_counters(lineage[-2]) if len(lineage) > 1 else None
+        rows_before = source.rows if source else 0
         seed_everything(derive_seed(config.seed, runs.stage_number(stage)))
         model = self._model(stage)
         counters = resume(model, directory, journal, rows_before)
@@ -156,9 +155,13 @@ class ChainTrainer:
         evaluate_stage(path.parent, trials, config.device)
 
     def _lineage(self, stage: Stage) -> list[str]:
+        """The stages whose replay rows this one goes on with, and itself.
+
+        Fine-tuning begins with none, its games being others; measured: docs/results/pong.md.
+        """
         names = [stage.name]
-        while (before := _plays_on(self.stages[names[0]])) is not None:
-            names.insert(0, before)
+        while not (first := self.stages[names[0]]).finetuned and first.source is not None:
+            names.insert(0, first.source)
         return names
 
     def _selection(self, stage: Stage) -> Selection | None:
@@ -318,14 +321,6 @@ class ChainTrainer:
             rng.integers(buffer.n_envs, size=count),
         )
         return model.q_net.images(torch.as_tensor(buffer.observations[rows, envs]).to(model.device))
-
-
-def _plays_on(stage: Stage) -> str | None:
-    """The stage whose replay buffer this one goes on with.
-
-    Fine-tuning begins with an empty one, its games being others; measured: docs/results/pong.md.
-    """
-    return None if stage.finetuned else stage.source
 
 
 def _teacher(network: Network) -> Network:

@@ -192,9 +192,10 @@ class ChainFitter:
         distributed.barrier()
         path = self.directory / stage.name / file
         test, limit = self.dataset.test, self.config.test_limit
+        images = test.fingerprint()
         if path.exists():
             before = Score(**read_json(path))
-            of_these = before.test_images in (None, test.fingerprint())
+            of_these = before.test_images in (None, images)
             if of_these and before.images == (limit or len(test)):
                 return before
         network, _ = load_network(path.parent / runs.NETWORK)
@@ -206,7 +207,7 @@ class ChainFitter:
         settings = self.config.fit if stage.name == ANN else self.config.iir
         result = score(network, test, settings.batch_size, name, limit)
         result.test_is_train = self.dataset.test_is_train
-        result.test_images = test.fingerprint()
+        result.test_images = images
         if distributed.is_first():
             write_json(path, vars(result))
         return result
