@@ -101,6 +101,7 @@ def check_values(config: Config) -> None:
         value = value_of(config, name)
         if value not in choices:
             raise UserError(f"{name}={value}: must be one of {', '.join(choices)}")
+    runs.check_device(config.device)
     for name in _AT_LEAST_ONE:
         value = value_of(config, name)
         if value < 1:
@@ -138,6 +139,13 @@ def check_values(config: Config) -> None:
             f"carry.burn_in + carry.window = {length} frames in a row: the replay buffer holds "
             f"{rows} of each environment (dqn.buffer_size and dqn.steps over rollout.n_envs)"
         )
+    for name in ("dqn.steps", "finetune.steps"):
+        steps, starts = value_of(config, name), config.dqn.learning_starts
+        if config.ann is None and 0 < steps <= starts:
+            raise UserError(
+                f"{name}={steps}: must be more than dqn.learning_starts={starts}, the random steps "
+                "before anything is learnt"
+            )
     for name in ("checkpoint_steps", "iir.selection_steps", "dqn.learning_starts"):
         if value_of(config, name) <= config.rollout.n_envs:
             raise UserError(
@@ -159,6 +167,8 @@ def refuse_settings_of_other_commands(config: Config) -> None:
     ):
         if value_of(config, name) != getattr(Config, name):
             raise UserError(f"{name}={value_of(config, name)}: this is for snn_rl.{command}")
+    if config.play.output == "window":
+        raise UserError("play.output=window: this is for snn_rl.play; a training writes mp4 or gif")
 
 
 def import_networks(config: Config) -> tuple[Config, dict[str, AnalogNetwork]]:

@@ -4,6 +4,7 @@ Precedence: schema < preset (family, then exact id) < command line. The preset f
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, is_dataclass
@@ -282,6 +283,9 @@ def run_command_as(
         if not any(argument.startswith("-") for argument in arguments):
             task(composed(arguments))
         else:
+            # what is no flag and no setting of Hydra's own; a typo is told before anything starts
+            own = [a for a in arguments if "=" in a and not re.match(r"-|[+~]*hydra[./]", a)]
+            _check_keys(own, schema)
             _sweep(lambda overrides: task(composed(overrides)), primary, complain)
     except UserError as error:
         complain(error)
@@ -307,7 +311,8 @@ def _sweep(
             complain(error)
             sys.exit(2)
 
-    job()
+    with _OneLine():
+        job()
 
 
 def keys(schema: Any = Config, prefix: str = "") -> Iterator[str]:

@@ -126,7 +126,8 @@ def processor() -> Finding:
     """Cores and memory."""
     import torch
 
-    cores = len(os.sched_getaffinity(0))
+    # not every system can say how many of its cores this process may use
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     threads = torch.get_num_threads()
     return Finding(

@@ -19,7 +19,9 @@ class Energy:
         analog: The ANN's dense multiply-accumulates, in pJ.
         spiking: The SNN's, in pJ: the first layer as multiply-accumulates, once, because direct
             encoding computes its current once, or as accumulations where the input is spikes;
-            every other layer one accumulation per synapse and arriving spike.
+            every other layer one accumulation per synapse and arriving spike. Pooled layers
+            arrive at the rate that they have in front of the pooling, as in the papers: behind
+            max-pooling, where one spike of four neurons is enough, that is up to 4 times too few.
     """
 
     analog: float

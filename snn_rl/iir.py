@@ -1,6 +1,6 @@
 """Iterative initialization and retraining: the schedule of stages from the ANN to T = 1."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,8 +169,7 @@ def run_chain(
     Raises:
         UserError: A stage of this run was started with other settings.
     """
-    for stage in chain:
-        check_settings(run_dir / stage.name, settings(stage))
+    check_chain(run_dir, chain, settings)
     # looked up before anything is written: all processes of a run have to come to the same list
     for stage in [stage for stage in chain if not is_done(run_dir / stage.name)]:
         directory = run_dir / stage.name
@@ -180,6 +179,23 @@ def run_chain(
         fit(stage)
         if writes:
             write_json(directory / DONE, {"stage": stage.name})
+
+
+def check_chain(
+    run_dir: Path, chain: Iterable[Stage], settings: Callable[[Stage], dict[str, Any]]
+) -> None:
+    """Refuses a chain of which a stage was started with other settings.
+
+    Args:
+        run_dir: See `run_chain`.
+        chain: See `run_chain`.
+        settings: See `run_chain`.
+
+    Raises:
+        UserError: It names the stage and the difference.
+    """
+    for stage in chain:
+        check_settings(run_dir / stage.name, settings(stage))
 
 
 def check_settings(directory: Path, settings: dict[str, Any]) -> None:

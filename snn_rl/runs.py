@@ -93,6 +93,22 @@ def uses_bf16(precision: str, device: str) -> bool:
     return precision == "bfloat16"
 
 
+def check_device(device: str) -> None:
+    """Refuses a GPU that is not there: training on the processor instead would take days.
+
+    Args:
+        device: auto, cpu or cuda.
+
+    Raises:
+        UserError: There is none, or this torch cannot use it.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "device=cuda: this torch finds no GPU (`python -m snn_rl.doctor` says more); "
+            "device=auto takes the processor then"
+        )
+
+
 def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
     """Everything that the stage's result depends on, flat, as plain JSON types."""
     settings: dict[str, Any] = {

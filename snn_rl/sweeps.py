@@ -99,9 +99,15 @@ def write_sweep(folder: Path) -> Path:
             f"sweep={folder}: no run lies there; this makes some: "
             f"python -m snn_rl.train -m env=CartPole-v1 T=1 seed=0,1,2 runs={folder}"
         )
-    tasks: dict[str, list[Run]] = {}
+    groups: dict[tuple[str, str], list[Run]] = {}
     for run in found:
-        tasks.setdefault(str(run.directory.parent.relative_to(folder)), []).append(run)
+        parent = str(run.directory.parent.relative_to(folder))
+        groups.setdefault((parent, _subject(run.settings)), []).append(run)
+    parents = [parent for parent, _ in groups]
+    tasks = {
+        parent if parents.count(parent) == 1 else f"{_title(folder, parent)}, {subject}": members
+        for (parent, subject), members in groups.items()
+    }
     parts = [f"# {len(found)} runs in {folder.name or folder}"]
     for name, members in tasks.items():
         parts += _task_section(_title(folder, name), members)
@@ -138,6 +144,11 @@ def _read_run(directory: Path) -> Run:
         stages[stage] = read_json(path.parent / SETTINGS)
         stages[stage].pop("seed", None)
     return Run(directory, settings, scores, stages)
+
+
+def _subject(settings: dict[str, Any]) -> str:
+    """What was learnt: runs of different games or networks have nothing to average."""
+    return str(settings["env"] if "env" in settings else f"{settings['dataset']}-{settings['net']}")
 
 
 def _title(folder: Path, task: str) -> str:

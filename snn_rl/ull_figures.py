@@ -294,9 +294,11 @@ FIGURES: dict[int, ImageFigure] = {
             "Spikes: summed over timesteps, per neuron; over all hidden neurons in the ratios.",
             "Operations: of the ANN the multiply-accumulates of all layers; of a spiking network "
             "those of the first layer, once, and behind it an accumulate per synapse and arriving "
-            "spike. Energy (section VI-B, INT32): 3.2 pJ per multiply-accumulate, 0.1 pJ per "
-            "accumulate. The paper prints the ANN's as a sum from layer 2 at the cost of an "
-            "accumulate, a misprint: no ratio could be a hundred then. Here it runs from layer 1, "
+            "spike, pooled layers at their rate in front of the pooling, as the paper has it: "
+            "behind max-pooling up to four times as many arrive. Energy (section VI-B, INT32): "
+            "3.2 pJ per multiply-accumulate, 0.1 pJ per accumulate. The paper prints the ANN's as "
+            "a sum from layer 2 at the cost of an accumulate, a misprint: no ratio could be a "
+            "hundred then. Here it runs from layer 1, "
             "at that of a multiply-accumulate.",
         ),
         start=_START,

@@ -39,7 +39,9 @@ def test_the_papers_settings_do_not_choose_among_checkpoints(env: str) -> None:
     own = compose([f"env={env}"], runs.presets)
     assert own.dqn.selection_games > 0 and own.dqn.target_return is not None
     paper = compose([f"env={env}", "preset=paper"], runs.presets)
-    assert paper.iir.selection_games == paper.dqn.selection_games == 0
+    stages = runs.chain(paper)
+    assert [stage.name for stage in stages] == ["ann", "T5", "T4", "T3", "T2", "T1"]
+    assert not any(runs.selection_games(paper, stage) for stage in stages)
     assert paper.dqn.target_return is None
     check_values(paper)
 

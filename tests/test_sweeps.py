@@ -173,6 +173,14 @@ def test_games_whose_runs_are_of_several_kinds_are_not_put_together(tmp_path: Pa
     assert "All Atari games" not in write_sweep(tmp_path).read_text(encoding="utf-8")
 
 
+def test_runs_of_two_games_side_by_side_are_not_averaged(tmp_path: Path) -> None:
+    for seed, (env, score) in enumerate([(PONG, 20.0), (BREAKOUT, 300.0), (PONG, 18.0)]):
+        make_run(tmp_path, seed, {"ann": {"greedy": score, "sticky": 0.0}}, env=env)
+    text = write_sweep(tmp_path).read_text(encoding="utf-8")
+    assert rows(text, f"{tmp_path.name}, {PONG}")[0][1:3] == ["2", "19.0 [18.0, 20.0]"]
+    assert rows(text, f"{tmp_path.name}, {BREAKOUT}")[0][1:3] == ["1", "300.0 [300.0, 300.0]"]
+
+
 def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run lies there"):
         report.main(compose([f"sweep={tmp_path}"], report.presets))
@@ -234,6 +242,22 @@ def test_a_killed_sweep_goes_on_with_the_same_command(tmp_path: Path) -> None:
         assert all((one[key] == other[key]).all() for key in one)
     text = write_sweep(tmp_path / "runs").read_text(encoding="utf-8")
     assert [row[:2] for row in rows(text, "CartPole-v1")] == [["ANN", "2"], ["T1-converted", "2"]]
+
+
+@pytest.mark.parametrize(
+    ("mistake", "words"),
+    [
+        ("dqn.stepz=3", ["unknown setting dqn.stepz=3", "did you mean dqn.steps"]),
+        ("dqn.lr=fast", ["dqn.lr", "fast", "Float"]),
+    ],
+)
+def test_a_typo_in_a_sweep_is_one_line(mistake: str, words: list[str], tmp_path: Path) -> None:
+    with training(tmp_path, "-m", "env=CartPole-v1", "seed=0,1", mistake) as process:
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2
+    (line,) = [line for line in output.splitlines() if "error: " in line]
+    assert all(word in line for word in words)
+    assert "Traceback" not in output and not (tmp_path / "runs").exists()
 
 
 def test_a_sweep_of_bad_values_ends_with_one_line(tmp_path: Path) -> None:

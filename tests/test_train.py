@@ -242,6 +242,7 @@ def test_changed_training_settings_are_refused_and_evaluation_settings_are_not(
     uninterrupted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = results(uninterrupted)
+    invocations = (uninterrupted / "run.json").read_bytes()
     line = refuse(capsys, uninterrupted, "dqn.lr=0.5")
     assert "dqn.lr was 0.0005, now 0.5" in line
     line = refuse(capsys, uninterrupted, "iir.epsilon=0.5")
@@ -249,6 +250,7 @@ def test_changed_training_settings_are_refused_and_evaluation_settings_are_not(
     line = refuse(capsys, uninterrupted, "finetune.steps=160")
     assert "source was absent, now ann-pretrained" in line
     assert_same(before, results(uninterrupted))
+    assert (uninterrupted / "run.json").read_bytes() == invocations
     run(uninterrupted, "episodes=2")
     metrics = json.loads((uninterrupted / "T1" / "metrics.json").read_text())
     assert len(metrics["greedy"]["returns"]) == 2
@@ -284,6 +286,9 @@ def test_changed_training_settings_are_refused_and_evaluation_settings_are_not(
         (["carry.window=1"], ["carry.window=1", "between 2"]),
         (["carry_state=true", "carry.burn_in=95"], ["103 frames", "holds 99"]),
         (["figure=3"], ["figure=3", "snn_rl.report"]),
+        (["play.output=window"], ["play.output=window", "snn_rl.play", "gif"]),
+        (["dqn.steps=40"], ["dqn.steps=40", "dqn.learning_starts=40"]),
+        (["finetune.steps=8"], ["finetune.steps=8", "dqn.learning_starts=40"]),
         (["finetune.sticky=2"], ["finetune.sticky=2", "between 0 and 1"]),
         (["ann=nowhere.safetensors"], ["no such file", "nowhere.safetensors"]),
         (["network=mnhi"], ["network=mnhi", "cartpole, mnih", "16c8s4-32c4s2-256"]),
@@ -300,6 +305,14 @@ def test_bad_input_is_one_line_and_exit_2(
     for word in words:
         assert word in line
     assert not (tmp_path / "run" / "ann").exists()
+
+
+def test_a_gpu_that_is_not_there_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    line = refuse(capsys, tmp_path / "run", "device=cuda")
+    assert "no GPU" in line and "device=auto" in line
 
 
 def test_no_env_is_one_line(
@@ -369,7 +382,7 @@ def test_somebody_elses_network_starts_the_chain(
 def test_training_goes_on_from_a_given_network(uninterrupted: Path, tmp_path: Path) -> None:
     start = uninterrupted / "ann" / "network.safetensors"
     # as many steps as are taken before learning starts: what comes out is what went in
-    run(tmp_path / "run", f"init={start}", "dqn.steps=40", "T_start=1", "iir.steps=8")
+    run(tmp_path / "run", f"init={start}", "dqn.steps=48", "T_start=1", "iir.steps=8")
     one, _ = load_tensors(start)
     other, _ = load_tensors(tmp_path / "run" / "ann" / "network.safetensors")
     assert_same(one, other)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from stable_baselines3 import DQN
-from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, Schedule, TrainFreq
 from torch import Tensor
 
 from snn_rl.agents import objectives
@@ -240,8 +240,11 @@ class SpikingDQN(DQN):
             raise ValueError("SpikingDQN.save takes a path, and neither exclude nor include")
         settings = {name: getattr(self, name) for name in self.saved}
         settings["learning_rate"] = self.lr_schedule(1.0)
-        settings["train_freq"] = self.train_freq.frequency  # type: ignore[union-attr]
+        # learn() has made it one of these
+        assert isinstance(self.train_freq, TrainFreq)
+        settings["train_freq"] = [self.train_freq.frequency, self.train_freq.unit.value]
         meta = {
+            "schedule": callable(self.learning_rate),
             "settings": settings,
             "policy_kwargs": self.policy.network_kwargs,
             "optimizer": self.policy.optimizer_class.__name__,
@@ -261,6 +264,9 @@ class SpikingDQN(DQN):
         **kwargs: Any,
     ) -> SelfSpikingDQN:
         """Builds the agent that `save` wrote.
+
+        A schedule of the learning rate is not in the file: training goes on at its first value,
+        and a warning says so, unless learning_rate= is given.
 
         Args:
             path: The file.
@@ -282,6 +288,8 @@ class SpikingDQN(DQN):
                 "optimizer_class": OPTIMIZERS[meta["optimizer"]],
                 "optimizer_kwargs": meta["optimizer_kwargs"],
             }
+            if isinstance(settings["train_freq"], list):
+                settings["train_freq"] = tuple(settings["train_freq"])
             steps, updates = int(meta["num_timesteps"]), int(meta["n_updates"])
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} is not a SpikingDQN ({error!r})") from None
@@ -291,6 +299,12 @@ class SpikingDQN(DQN):
             )
         except ValueError as error:
             raise UserError(f"{path} does not fit this environment: {error}") from error
+        if meta.get("schedule") and "learning_rate" not in kwargs:
+            warnings.warn(
+                f"{path} holds no learning-rate schedule: to train on as before, give load "
+                f"learning_rate=; without it stays at {settings['learning_rate']}",
+                stacklevel=2,
+            )
         model.load_tensors(tensors)
         model.num_timesteps, model._n_updates = steps, updates
         return model

@@ -67,6 +67,7 @@ class Evaluation:
         }
 
 
+@torch.random.fork_rng()  # Poisson input draws: looking must not change training
 def evaluate(
     q_net: SpikingQNetwork,
     make_evaluation_env: Callable[[int, int], VecEnv],
@@ -101,6 +102,7 @@ def evaluate(
     for first in range(0, episodes, side_by_side):
         count = min(side_by_side, episodes - first)
         env = make_evaluation_env(count, seed + first)
+        torch.manual_seed(seed + first)
         rng = [np.random.default_rng([seed + first + i, 1]) for i in range(count)]
         courses = [hashlib.sha256() for _ in range(count)]
         ends: list[dict[str, Any] | None] = [None] * count

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from pathlib import Path
 
+from snn_rl import runs
 from snn_rl.classify import distributed
 from snn_rl.classify.chain import POOLINGS, chain, stage_epochs
 from snn_rl.classify.config import ClassifyConfig
@@ -74,6 +75,7 @@ def check_values(config: ClassifyConfig) -> None:
         if value not in choices:
             hint = did_you_mean(str(value), choices)
             raise UserError(f"{name}={value}: must be one of {', '.join(choices)}{hint}")
+    runs.check_device(config.device)
     for name, least in _AT_LEAST.items():
         if not value_of(config, name) >= least:
             raise UserError(f"{name}={value_of(config, name)}: must be {least:g} or more")

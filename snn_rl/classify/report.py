@@ -50,7 +50,8 @@ def write_report(directory: Path) -> Path:
         "energy: how many times more the dense ANN needs (MAC 4.6 pJ, AC 0.9 pJ; under direct "
         "encoding the first layer analog, under Poisson encoding its input spikes counted; "
         "accumulations by the spikes that enter a layer, and of a spike that is averaged with its "
-        "neighbours one quarter, as the papers count).",
+        "neighbours one quarter, as the papers count; behind max-pooling, too, at the rate in "
+        "front of it, though up to four times as many spikes arrive).",
         "## Spikes per neuron and image\n\n"
         "Of the ANN: the fraction of activations that are not zero.\n\n"
         + table(["stage", *network.spec.names()[:-1]], rates),

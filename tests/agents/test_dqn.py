@@ -1,4 +1,5 @@
 import pickle
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -278,6 +279,28 @@ def test_load_replaces_settings(make_catch: MakeCatch, tmp_path: Path) -> None:
     loaded.learn(40)
     assert loaded.gamma == 0.5
     assert np.isfinite(loaded.last_loss)
+
+
+def test_load_restores_how_often_is_trained(make_catch: MakeCatch, tmp_path: Path) -> None:
+    model = make_model(make_catch(n_envs=1), train_freq=(2, "episode"))
+    model.save(tmp_path / "agent")
+    loaded = SpikingDQN.load(tmp_path / "agent", env=make_catch(n_envs=1))
+    assert loaded.train_freq == model.train_freq and loaded.train_freq.unit.value == "episode"
+
+
+def test_load_says_that_a_schedule_is_not_restored(make_catch: MakeCatch, tmp_path: Path) -> None:
+    def halving(remaining: float) -> float:
+        return 1e-3 * (1 + remaining) / 2
+
+    make_model(make_catch(), learning_rate=halving).save(tmp_path / "agent")
+    with pytest.warns(UserWarning, match=r"learning_rate=.*0\.001"):
+        SpikingDQN.load(tmp_path / "agent", env=make_catch())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded = SpikingDQN.load(tmp_path / "agent", env=make_catch(), learning_rate=halving)
+        assert loaded.lr_schedule(0.0) == 5e-4
+        make_model(make_catch()).save(tmp_path / "constant")
+        SpikingDQN.load(tmp_path / "constant", env=make_catch())
 
 
 def test_files_are_safetensors_without_pickles(make_catch: MakeCatch, tmp_path: Path) -> None:

@@ -91,9 +91,10 @@ def varied(seed: int) -> int:
     return 3 + seed * 7 % 17
 
 
-def q_network(timesteps: int | None = None) -> SpikingQNetwork:
+def q_network(timesteps: int | None = None, **options: Any) -> SpikingQNetwork:
     torch.manual_seed(0)
-    q_net = SpikingQNetwork(IMAGES, ACTIONS, network="cartpole", timesteps=timesteps, bias=True)
+    options |= {"network": "cartpole", "timesteps": timesteps, "bias": True}
+    q_net = SpikingQNetwork(IMAGES, ACTIONS, **options)
     with torch.no_grad():
         for layer in [*q_net.network.synapses, q_net.network.head]:
             layer.weight.mul_(5)  # so that actions differ from picture to picture
@@ -166,6 +167,17 @@ def test_random_actions_depend_on_the_trial_alone() -> None:
     assert one.returns == trials(epsilon=0.5, side_by_side=1).returns
     assert one.returns[4:] == trials(8, epsilon=0.5, seed=SEED + 4).returns
     assert len(set(one.returns)) == 12
+
+
+def test_poisson_input_depends_on_the_trials_alone() -> None:
+    q_net = q_network(2, encoding="poisson")
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        found.append(trials(q_net=q_net))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert found[0] == found[1]
 
 
 def test_epsilon_is_the_share_of_random_actions() -> None:
