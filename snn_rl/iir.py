@@ -1,6 +1,6 @@
 """Iterative initialization and retraining: the schedule of stages from the ANN to T = 1."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,6 +151,7 @@ def run_chain(
     chain: list[Stage],
     settings: Callable[[Stage], dict[str, Any]],
     fit: Callable[[Stage], None],
+    begin: Callable[[], None] | None = None,
     writes: bool = True,
 ) -> None:
     """Runs the stages that are not done yet.
@@ -163,13 +164,17 @@ def run_chain(
         chain: From `schedule`.
         settings: What a stage's result depends on, as plain JSON types.
         fit: Trains one stage; it resumes by itself what it finds half done.
+        begin: Called once no stage is refused, before the first one starts.
         writes: False for a process that takes part in a run whose files another one writes; `fit`
-            has to begin by waiting for that one.
+            has to begin by waiting for that one, and `begin` is not called.
 
     Raises:
         UserError: A stage of this run was started with other settings.
     """
-    check_chain(run_dir, chain, settings)
+    for stage in chain:
+        check_settings(run_dir / stage.name, settings(stage))
+    if begin and writes:
+        begin()
     # looked up before anything is written: all processes of a run have to come to the same list
     for stage in [stage for stage in chain if not is_done(run_dir / stage.name)]:
         directory = run_dir / stage.name
@@ -179,23 +184,6 @@ def run_chain(
         fit(stage)
         if writes:
             write_json(directory / DONE, {"stage": stage.name})
-
-
-def check_chain(
-    run_dir: Path, chain: Iterable[Stage], settings: Callable[[Stage], dict[str, Any]]
-) -> None:
-    """Refuses a chain of which a stage was started with other settings.
-
-    Args:
-        run_dir: See `run_chain`.
-        chain: See `run_chain`.
-        settings: See `run_chain`.
-
-    Raises:
-        UserError: It names the stage and the difference.
-    """
-    for stage in chain:
-        check_settings(run_dir / stage.name, settings(stage))
 
 
 def check_settings(directory: Path, settings: dict[str, Any]) -> None:

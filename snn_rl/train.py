@@ -79,7 +79,7 @@ from snn_rl.convert import ConversionError, convert, format_table, layer_table
 from snn_rl.envs import make_env
 from snn_rl.errors import UserError
 from snn_rl.exact import quantize
-from snn_rl.iir import ANN, Stage, check_chain, run_chain
+from snn_rl.iir import ANN, Stage, run_chain
 from snn_rl.memory import keep_freed_memory
 from snn_rl.networks import AnalogNetwork, Network, SpikingNetwork, State
 from snn_rl.play import record_video
@@ -346,9 +346,8 @@ def main(config: Config) -> None:
     with runs.lock(directory):
         trainer = ChainTrainer(config, directory, networks)
         settings = partial(runs.stage_settings, config)
-        check_chain(directory, stages, settings)  # a refused command is none of the run's
-        runs.record_invocation(directory, config)
-        run_chain(directory, stages, settings, trainer.fit)
+        record = partial(runs.record_invocation, directory, config)
+        run_chain(directory, stages, settings, trainer.fit, record)
         for stage in stages:
             trainer.evaluate(stage)
         last = directory / stages[-1].name

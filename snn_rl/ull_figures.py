@@ -298,8 +298,7 @@ FIGURES: dict[int, ImageFigure] = {
             "behind max-pooling up to four times as many arrive. Energy (section VI-B, INT32): "
             "3.2 pJ per multiply-accumulate, 0.1 pJ per accumulate. The paper prints the ANN's as "
             "a sum from layer 2 at the cost of an accumulate, a misprint: no ratio could be a "
-            "hundred then. Here it runs from layer 1, "
-            "at that of a multiply-accumulate.",
+            "hundred then. Here it runs from layer 1, at that of a multiply-accumulate.",
         ),
         start=_START,
     ),

@@ -140,6 +140,22 @@ def test_runs_every_stage_in_order_and_marks_it(tmp_path):
     assert all(is_done(tmp_path / name) for name in fit.fitted)
 
 
+def test_begins_once_when_nothing_is_refused_and_before_anything_is_written(tmp_path):
+    seen: list[dict[str, tuple[int, bytes]]] = []
+
+    def begin() -> None:
+        seen.append(snapshot(tmp_path))
+
+    run_chain(tmp_path, schedule(3), settings, Trainer(tmp_path), begin)
+    assert seen == [{}]
+    run_chain(tmp_path, schedule(3), settings, Trainer(tmp_path), begin)
+    assert len(seen) == 2  # also a command that finds everything done is one of the run's
+    with pytest.raises(UserError):
+        run_chain(tmp_path, schedule(3), lambda _: {"lr": 9}, Trainer(tmp_path), begin)
+    run_chain(tmp_path, schedule(3), settings, Trainer(tmp_path), begin, writes=False)
+    assert len(seen) == 2
+
+
 def test_done_stages_are_not_repeated(tmp_path):
     run_chain(tmp_path, schedule(3), settings, Trainer(tmp_path))
     before = snapshot(tmp_path)

@@ -240,8 +240,7 @@ class SpikingDQN(DQN):
             raise ValueError("SpikingDQN.save takes a path, and neither exclude nor include")
         settings = {name: getattr(self, name) for name in self.saved}
         settings["learning_rate"] = self.lr_schedule(1.0)
-        # learn() has made it one of these
-        assert isinstance(self.train_freq, TrainFreq)
+        assert isinstance(self.train_freq, TrainFreq)  # `_setup_model` has made it one
         settings["train_freq"] = [self.train_freq.frequency, self.train_freq.unit.value]
         meta = {
             "schedule": callable(self.learning_rate),

@@ -62,7 +62,7 @@ from snn_rl.classify.config import ClassifyConfig
 from snn_rl.classify.datasets import DATASETS, PIXELS, open_dataset
 from snn_rl.classify.report import write_report
 from snn_rl.config import preset_files, run_command_as
-from snn_rl.iir import check_chain, run_chain
+from snn_rl.iir import run_chain
 from snn_rl.memory import keep_freed_memory
 from snn_rl.networks import IMAGE_NETWORKS
 
@@ -92,10 +92,8 @@ def main(config: ClassifyConfig) -> None:
     with runs.lock(directory) if first else nullcontext():
         fitter = ChainFitter(config, dataset, directory)
         settings = partial(stage_settings, config, dataset.train.fingerprint())
-        if first:
-            check_chain(directory, stages, settings)  # a refused command is none of the run's
-            runs.record_invocation(directory, config, distributed.launcher())
-        run_chain(directory, stages, settings, fitter.fit, writes=first)
+        record = partial(runs.record_invocation, directory, config, distributed.launcher())
+        run_chain(directory, stages, settings, fitter.fit, record, writes=first)
         for stage in stages:
             score = fitter.score(stage)
             if first:
