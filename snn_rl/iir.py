@@ -164,7 +164,7 @@ def run_chain(
         chain: From `schedule`.
         settings: What a stage's result depends on, as plain JSON types.
         fit: Trains one stage; it resumes by itself what it finds half done.
-        begin: Called once no stage is refused, before the first one starts.
+        begin: Called when no stage is refused, before any starts; also where all are done.
         writes: False for a process that takes part in a run whose files another one writes; `fit`
             has to begin by waiting for that one, and `begin` is not called.
 
