@@ -65,6 +65,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "pixel_max": (1e-6, 1e6),
     "dqn.lr": (0.0, 10.0),
     "dqn.lr_end": (0.0, 1.0),
+    "dqn.lr_steps": (1, 10**9),
     "dqn.gamma": (0.0, 1.0),
     "finetune.steps": (0, 10**9),
     "finetune.sticky": (0.0, 1.0),

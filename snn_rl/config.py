@@ -57,6 +57,7 @@ class DQNConfig:
     epsilon_end: float = 0.01
     epsilon_steps: int = 100_000
     lr_end: float = 1.0  # the learning rate falls linearly to this fraction of lr
+    lr_steps: int | None = None  # and stays there after so many steps; None: falls to the end
     # Checkpoints play as many games once epsilon has fallen, and the best is kept; 0: the last is.
     selection_games: int = 0
     target_return: float | None = None  # a mean return in those games that ends the stage

@@ -77,6 +77,7 @@ def dqn_settings(config: Config, stage: Stage) -> DQNConfig:
         config.dqn,
         steps=config.finetune.steps,
         lr=config.finetune.lr,
+        lr_steps=None,
         epsilon_start=config.dqn.epsilon_end,
         epsilon_steps=1,
         selection_games=config.finetune.selection_games,

@@ -213,8 +213,9 @@ class ChainTrainer:
             "device": config.device,
         }
         if is_ann and config.ann is None:
+            falling = min(dqn.lr_steps or dqn.steps, dqn.steps)
             settings |= {
-                "learning_rate": linear(dqn.lr, dqn.lr * dqn.lr_end),
+                "learning_rate": linear(dqn.lr, dqn.lr * dqn.lr_end, falling / dqn.steps),
                 "batch_size": dqn.batch_size,
                 "learning_starts": dqn.learning_starts,
                 "train_freq": dqn.train_freq,
@@ -328,9 +329,12 @@ def _teacher(network: Network) -> Network:
     return network
 
 
-def linear(start: float, end: float) -> Schedule:
-    """Learning rate from start to end, over the remaining progress from 1 to 0."""
-    return lambda remaining: end + (start - end) * remaining
+def linear(start: float, end: float, fraction: float = 1.0) -> Schedule:
+    """Learning rate from start to end over this fraction of the progress, and constant after it.
+
+    The schedule's argument is the remaining progress, from 1 to 0.
+    """
+    return lambda remaining: end + (start - end) * max(0.0, 1.0 - (1.0 - remaining) / fraction)
 
 
 def main(config: Config) -> None:

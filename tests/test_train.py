@@ -288,6 +288,7 @@ def test_changed_training_settings_are_refused_and_evaluation_settings_are_not(
         (["figure=3"], ["figure=3", "snn_rl.report"]),
         (["play.output=window"], ["play.output=window", "snn_rl.play", "gif"]),
         (["dqn.steps=40"], ["dqn.steps=40", "dqn.learning_starts=40"]),
+        (["dqn.lr_steps=0"], ["dqn.lr_steps=0", "between 1"]),
         (["finetune.steps=8"], ["finetune.steps=8", "dqn.learning_starts=40"]),
         (["finetune.sticky=2"], ["finetune.sticky=2", "between 0 and 1"]),
         (["ann=nowhere.safetensors"], ["no such file", "nowhere.safetensors"]),
@@ -431,6 +432,34 @@ def test_the_ann_is_trained_further_under_sticky_actions(
     assert not (killed / "ann" / "done.json").exists()
     run(killed, *extra)
     assert_same(expected, results(killed, stages))
+
+
+def test_a_longer_training_with_the_same_fall_of_the_learning_rate_begins_the_same(
+    tmp_path: Path,
+) -> None:
+    def weights(name: str, *extra: str) -> torch.Tensor:
+        # any return is the target: the ANN ends with its first checkpoint behind the exploration
+        run(tmp_path / name, "stages=none", "T=2", "dqn.target_return=0", *extra)
+        assert [step for step, _ in stage_scores(tmp_path / name / "ann")] == [160]
+        return results(tmp_path / name, ["ann"])["ann/network.safetensors/synapses.0.weight"]
+
+    short = weights("short")
+    assert torch.allclose(short, weights("same", "dqn.steps=800", "dqn.lr_steps=400"), atol=1e-6)
+    assert torch.equal(short, weights("clipped", "dqn.lr_steps=9999"))
+    assert not torch.allclose(short, weights("slow", "dqn.steps=800"), atol=1e-6)
+
+
+def stage_scores(directory: Path) -> list[list[float]]:
+    counters = read_counters(directory)
+    assert counters is not None
+    return counters.scores
+
+
+@pytest.mark.parametrize(
+    ("remaining", "rate"), [(1.0, 1.0), (0.75, 0.6), (0.5, 0.2), (0.25, 0.2), (0.0, 0.2)]
+)
+def test_the_learning_rate_falls_over_a_fraction_and_stays(remaining: float, rate: float) -> None:
+    assert train.linear(1.0, 0.2, 0.5)(remaining) == pytest.approx(rate)
 
 
 CARRIED = [
