@@ -57,6 +57,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from snn_rl import runs
@@ -74,7 +75,7 @@ from snn_rl.agents.training import (
 )
 from snn_rl.checkpoint import load_network, read_json, save_network
 from snn_rl.checks import check_values, import_networks, refuse_settings_of_other_commands
-from snn_rl.config import Config, run_command
+from snn_rl.config import Config, DQNConfig, run_command
 from snn_rl.convert import ConversionError, convert, format_table, layer_table
 from snn_rl.envs import make_env
 from snn_rl.errors import UserError
@@ -213,9 +214,8 @@ class ChainTrainer:
             "device": config.device,
         }
         if is_ann and config.ann is None:
-            falling = min(dqn.lr_steps or dqn.steps, dqn.steps)
             settings |= {
-                "learning_rate": linear(dqn.lr, dqn.lr * dqn.lr_end, falling / dqn.steps),
+                "learning_rate": learning_rate(dqn),
                 "batch_size": dqn.batch_size,
                 "learning_starts": dqn.learning_starts,
                 "train_freq": dqn.train_freq,
@@ -329,12 +329,10 @@ def _teacher(network: Network) -> Network:
     return network
 
 
-def linear(start: float, end: float, fraction: float = 1.0) -> Schedule:
-    """Learning rate from start to end over this fraction of the progress, and constant after it.
-
-    The schedule's argument is the remaining progress, from 1 to 0.
-    """
-    return lambda remaining: end + (start - end) * max(0.0, 1.0 - (1.0 - remaining) / fraction)
+def learning_rate(dqn: DQNConfig) -> Schedule:
+    """The ANN's learning rate over the remaining progress of its stage, from 1 to 0."""
+    fraction = min(1.0, (dqn.lr_steps or dqn.steps) / dqn.steps)
+    return LinearSchedule(dqn.lr, dqn.lr * dqn.lr_end, fraction)
 
 
 def main(config: Config) -> None:

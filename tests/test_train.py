@@ -24,7 +24,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from snn_rl import runs, train
 from snn_rl.agents.training import read_counters
 from snn_rl.checkpoint import load_network, load_tensors, save_network
-from snn_rl.config import run_command
+from snn_rl.config import DQNConfig, run_command
 from snn_rl.exact import quantize
 from snn_rl.networks import AnalogNetwork, SpikingNetwork
 from snn_rl.networks.q_networks import cartpole
@@ -71,7 +71,7 @@ def replace(source, target):
         os.kill(os.getpid(), signal.SIGKILL)
 os.replace = replace
 from snn_rl import runs, train
-from snn_rl.config import run_command
+from snn_rl.config import DQNConfig, run_command
 run_command(train.main, runs.presets, train.__doc__)
 """
 
@@ -440,7 +440,8 @@ def test_a_longer_training_with_the_same_fall_of_the_learning_rate_begins_the_sa
     def weights(name: str, *extra: str) -> torch.Tensor:
         # any return is the target: the ANN ends with its first checkpoint behind the exploration
         run(tmp_path / name, "stages=none", "T=2", "dqn.target_return=0", *extra)
-        assert [step for step, _ in stage_scores(tmp_path / name / "ann")] == [160]
+        counters = read_counters(tmp_path / name / "ann")
+        assert counters is not None and [step for step, _ in counters.scores] == [160]
         return results(tmp_path / name, ["ann"])["ann/network.safetensors/synapses.0.weight"]
 
     short = weights("short")
@@ -449,17 +450,12 @@ def test_a_longer_training_with_the_same_fall_of_the_learning_rate_begins_the_sa
     assert not torch.allclose(short, weights("slow", "dqn.steps=800"), atol=1e-6)
 
 
-def stage_scores(directory: Path) -> list[list[float]]:
-    counters = read_counters(directory)
-    assert counters is not None
-    return counters.scores
-
-
 @pytest.mark.parametrize(
     ("remaining", "rate"), [(1.0, 1.0), (0.75, 0.6), (0.5, 0.2), (0.25, 0.2), (0.0, 0.2)]
 )
 def test_the_learning_rate_falls_over_a_fraction_and_stays(remaining: float, rate: float) -> None:
-    assert train.linear(1.0, 0.2, 0.5)(remaining) == pytest.approx(rate)
+    schedule = train.learning_rate(DQNConfig(steps=8, lr=1.0, lr_end=0.2, lr_steps=4))
+    assert schedule(remaining) == pytest.approx(rate)
 
 
 CARRIED = [
