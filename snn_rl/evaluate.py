@@ -25,7 +25,7 @@ How it is evaluated:
   eval.epsilon=0                probability of a random action
   eval.sticky=0.25              sticky-action probability of the sticky column
   eval.seed=1000000             seed of the first game; game i has seed + i
-  device=auto  threads=0        auto, cpu or cuda; processor threads (0: all cores)
+  device=auto  threads=0        auto, cpu or cuda; processor threads (0: all cores; Pong: 1)
 
 What the agent was trained with (frames it sees, step cap, network) is read from its run.
 """
@@ -35,8 +35,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from snn_rl import runs, zoo
 from snn_rl.checkpoint import load_network, read_json, save_network, write_json
@@ -48,6 +46,7 @@ from snn_rl.exact import quantize
 from snn_rl.formats.event_file import EventDriven
 from snn_rl.iir import ANN, DONE, SETTINGS, is_done
 from snn_rl.networks import NetworkSpec, SpikingNetwork
+from snn_rl.threads import use_threads
 from snn_rl.trials import Agent, Trials, evaluate_agent, load_agent
 
 EVALUATION = "evaluation.json"
@@ -112,8 +111,7 @@ def prepare(config: Config, command: str, accepted: Sequence[str]) -> None:
     """
     refuse_training_settings(config, command, accepted)
     check_values(config)
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    use_threads(config.threads)
 
 
 def find_stage(config: Config) -> FinishedStage:

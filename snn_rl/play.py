@@ -21,7 +21,7 @@ How it is shown:
   play.fps=30                   pictures a second, one for every decision (Atari itself: 15)
   eval.seed=1000000             seed of the game
   eval.epsilon=0                probability of a random action
-  device=auto  threads=0        auto, cpu or cuda; processor threads (0: all cores)
+  device=auto  threads=0        auto, cpu or cuda; processor threads (0: all cores; Pong: 1)
 """
 
 import re

@@ -19,7 +19,7 @@ Where they go, and how they are evaluated:
   eval.seed=N                   seed of the first game; games that the run has played are refused
   eval.epsilon=0                probability of a random action
   eval.sticky=0.25              sticky-action probability of the sticky column
-  device=auto  threads=0        auto, cpu or cuda; processor threads (0: all cores)
+  device=auto  threads=0        auto, cpu or cuda; processor threads (0: all cores; Pong: 1)
 """
 
 import shutil

@@ -29,7 +29,7 @@ The settings that matter first (key=value, any order):
                       memory layout, ONNX) computes to the same bits
   stages=none         convert only, without retraining (any T, for example T=100)
   episodes=20         games of each evaluation
-  threads=0           processor threads (0: all cores)
+  threads=0           processor threads (0: all cores; Pong: 1)
   dqn.steps=N         length of the ANN stage, in agent steps
   dqn.selection_games=N  games that its checkpoints play, once epsilon has fallen; the best one is
                          kept (0: the last)
@@ -86,6 +86,7 @@ from snn_rl.networks import AnalogNetwork, Network, SpikingNetwork, State
 from snn_rl.play import record_video
 from snn_rl.report import write_report
 from snn_rl.seeding import derive_seed, seed_everything
+from snn_rl.threads import use_threads
 from snn_rl.trials import Trials, evaluate_stage, whole_games
 
 
@@ -337,9 +338,8 @@ def learning_rate(dqn: DQNConfig) -> Schedule:
 
 def main(config: Config) -> None:
     """Runs the chain, the evaluations, the report and the video."""
-    if config.threads:
-        torch.set_num_threads(config.threads)
     check_values(config)
+    use_threads(config.threads)
     config, networks = import_networks(config)
     keep_freed_memory()
     refuse_settings_of_other_commands(config)

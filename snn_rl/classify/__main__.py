@@ -52,8 +52,6 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from snn_rl import runs
 from snn_rl.classify import distributed
 from snn_rl.classify.chain import ChainFitter, chain, run_directory, stage_settings
@@ -65,6 +63,7 @@ from snn_rl.config import preset_files, run_command_as
 from snn_rl.iir import run_chain
 from snn_rl.memory import keep_freed_memory
 from snn_rl.networks import IMAGE_NETWORKS
+from snn_rl.threads import use_threads
 
 
 def presets(config: ClassifyConfig) -> list[str]:
@@ -77,9 +76,8 @@ def presets(config: ClassifyConfig) -> list[str]:
 
 def main(config: ClassifyConfig) -> None:
     """Runs the chain, scores every stage, writes the report."""
-    if config.threads:
-        torch.set_num_threads(config.threads)
     check_values(config)
+    use_threads(config.threads)
     keep_freed_memory()
     stages = chain(config)
     folder = config.data or str(Path(os.environ.get("SNN_RL_DATA", "data")) / config.dataset)
