@@ -71,7 +71,7 @@ def replace(source, target):
         os.kill(os.getpid(), signal.SIGKILL)
 os.replace = replace
 from snn_rl import runs, train
-from snn_rl.config import DQNConfig, run_command
+from snn_rl.config import run_command
 run_command(train.main, runs.presets, train.__doc__)
 """
 
