@@ -1,4 +1,4 @@
-"""What `snn_rl.memory.keep_freed_memory` saves: processor time of updates, with it and without.
+"""CPU time of updates with and without `snn_rl.utils.process_memory`.
 
     python benchmarks/allocator.py
 
@@ -12,8 +12,8 @@ import sys
 
 import torch
 
-from snn_rl.memory import keep_freed_memory
-from snn_rl.networks import Q_NETWORKS, AnalogNetwork, SpikingNetwork
+from snn_rl.core.networks import Q_NETWORKS, AnalogNetwork, SpikingNetwork
+from snn_rl.utils.process_memory import keep_freed_memory
 
 SHAPES = {"cartpole": (3, 40, 120), "mnih": (4, 84, 84)}
 

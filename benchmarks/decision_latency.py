@@ -24,14 +24,15 @@ from side_by_side import arguments, prepare, show, spread, write
 from torch import Tensor
 
 from snn_rl import zoo
-from snn_rl.energy import FLOAT32, INT32, energy, macs
-from snn_rl.errors import UserError
-from snn_rl.event import EventEngine, EventNetwork
-from snn_rl.exact import quantize
-from snn_rl.formats import onnx_graph, optional
-from snn_rl.formats.event_file import event_network
-from snn_rl.networks import AnalogNetwork, Conv, Network, SpikingNetwork
-from snn_rl.trials import Agent, load_agent
+from snn_rl.agents.loading import Agent, load_agent
+from snn_rl.core.conversion.integer_grid import quantize
+from snn_rl.core.energy import FLOAT32, INT32, energy, macs
+from snn_rl.core.networks import AnalogNetwork, Conv, Network, SpikingNetwork
+from snn_rl.event.engine import EventEngine, EventNetwork
+from snn_rl.formats import onnx as onnx_format
+from snn_rl.formats import optional
+from snn_rl.formats.event import event_network
+from snn_rl.utils.errors import UserError
 
 Decide = Callable[[Any], int]
 Frames = np.ndarray[Any, np.dtype[np.uint8]]
@@ -92,10 +93,10 @@ def in_onnxruntime(network: Any, folder: Path, calibration: Frames | None) -> De
     """
     runtime = optional("onnxruntime", "export")
     path = folder / "network.onnx"
-    onnx_graph.write(network, path)
+    onnx_format.write(network, path)
     if calibration is not None:
         quantization = optional("onnxruntime.quantization", "export")
-        feeds = iter([{onnx_graph.PIXELS: frame[None]} for frame in calibration])
+        feeds = iter([{onnx_format.PIXELS: frame[None]} for frame in calibration])
 
         class Reader(quantization.CalibrationDataReader):  # type: ignore[name-defined]
             def get_next(self) -> Any:
@@ -110,7 +111,7 @@ def in_onnxruntime(network: Any, folder: Path, calibration: Frames | None) -> De
     session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def decide(frame: Any) -> int:
-        return int(session.run(None, {onnx_graph.PIXELS: frame[None]})[0].argmax())
+        return int(session.run(None, {onnx_format.PIXELS: frame[None]})[0].argmax())
 
     return decide
 

@@ -23,7 +23,7 @@ from spiking_step import agent
 
 from snn_rl.agents import FrameReplayBuffer, SpikingDQN
 from snn_rl.envs import make_env
-from snn_rl.runs import uses_bf16
+from snn_rl.utils.device import uses_bf16
 
 BATCH = 32
 

@@ -25,14 +25,14 @@ from typing import Any
 
 import torch
 
-from snn_rl.classify.chain import initialize
-from snn_rl.classify.datasets import Split, open_dataset
-from snn_rl.classify.fitting import Recipe, backward
-from snn_rl.convert import convert
-from snn_rl.iir import schedule
-from snn_rl.memory import keep_freed_memory
-from snn_rl.networks import IMAGE_NETWORKS, AnalogNetwork, NetworkSpec, SpikingNetwork
-from snn_rl.runs import uses_bf16
+from snn_rl.chain.stages import schedule
+from snn_rl.core.conversion.convert import convert
+from snn_rl.core.networks import IMAGE_NETWORKS, AnalogNetwork, NetworkSpec, SpikingNetwork
+from snn_rl.images.chain import initialize
+from snn_rl.images.data.datasets import Split, open_dataset
+from snn_rl.images.fitting import Recipe, backward
+from snn_rl.utils.device import uses_bf16
+from snn_rl.utils.process_memory import keep_freed_memory
 
 PARTS = ("read", "ann", "t1")
 IMAGES, CLASSES = 1_281_167, 1_000  # ILSVRC2012's training images

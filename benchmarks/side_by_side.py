@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from snn_rl.memory import keep_freed_memory
+from snn_rl.utils.process_memory import keep_freed_memory
 
 
 def arguments(description: str | None, rounds: int) -> argparse.ArgumentParser:

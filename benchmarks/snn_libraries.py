@@ -20,10 +20,10 @@ import torch
 from side_by_side import alternate, arguments, prepare, ratios, show, spread, write
 from torch import Tensor, nn
 
-from snn_rl import fused
-from snn_rl.convert import convert
-from snn_rl.networks import Q_NETWORKS, AnalogNetwork, SpikingNetwork
-from snn_rl.surrogate import SURROGATES
+from snn_rl.core import compiled as fused
+from snn_rl.core.conversion.convert import convert
+from snn_rl.core.networks import Q_NETWORKS, AnalogNetwork, SpikingNetwork
+from snn_rl.core.surrogate import SURROGATES
 
 Net = Callable[[Tensor], Tensor]
 

@@ -16,11 +16,11 @@ from side_by_side import alternate, arguments, prepare, ratios, show, spread, wr
 from stable_baselines3.common.logger import configure
 
 from snn_rl.agents import SpikingDQN
-from snn_rl.convert import convert
-from snn_rl.energy import macs
+from snn_rl.core.conversion.convert import convert
+from snn_rl.core.energy import macs
+from snn_rl.core.networks import AnalogNetwork, NetworkSpec
 from snn_rl.envs import make_env
-from snn_rl.networks import AnalogNetwork, NetworkSpec
-from snn_rl.runs import uses_bf16
+from snn_rl.utils.device import uses_bf16
 
 
 def floor(spec: NetworkSpec, timesteps: int) -> float:

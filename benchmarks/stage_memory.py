@@ -18,13 +18,13 @@ import torch
 from side_by_side import arguments, prepare, write
 from stable_baselines3.common.logger import configure
 
-from snn_rl import runs
 from snn_rl.agents import FrameReplayBuffer, SpikingDQN
 from snn_rl.agents.objectives import TD
 from snn_rl.agents.policies import network_spec
-from snn_rl.config import compose
+from snn_rl.configs.compose import agent_presets, compose
+from snn_rl.core.networks import AnalogNetwork
 from snn_rl.envs import make_env
-from snn_rl.networks import AnalogNetwork
+from snn_rl.utils.device import uses_bf16
 
 UPDATES = 10
 
@@ -32,7 +32,7 @@ UPDATES = 10
 def stage(options: argparse.Namespace, timesteps: int | None) -> tuple[float, float]:
     """Gigabytes at the peak, and of the replay memory, of one stage; in a fresh process."""
     prepare(options.threads)
-    config = compose([f"env={options.env}"], runs.presets)
+    config = compose([f"env={options.env}"], agent_presets)
     spiking = timesteps is not None
     env = make_env(options.env, config.rollout.n_envs, frame_stack=config.rollout.frame_stack)
     teaching: dict[str, Any] = {}
@@ -51,7 +51,7 @@ def stage(options: argparse.Namespace, timesteps: int | None) -> tuple[float, fl
         n_steps=config.dqn.n_steps,
         double=config.dqn.double,
         **teaching,
-        bf16=runs.uses_bf16(config.precision, "cpu"),
+        bf16=uses_bf16(config.precision, "cpu"),
         seed=0,
         device="cpu",
         policy_kwargs={"network": config.network, "timesteps": timesteps, "bias": config.bias},

@@ -22,15 +22,15 @@ from stable_baselines3.common.env_util import make_atari_env
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecFrameStack
 
-from snn_rl import runs
 from snn_rl.agents import SpikingDQN
-from snn_rl.config import compose
+from snn_rl.configs.compose import agent_presets, compose
 from snn_rl.envs import make_env
+from snn_rl.utils.device import uses_bf16
 
 
 def agents(options: argparse.Namespace) -> dict[str, DQN]:
     """The agents, by name, on environments of their own."""
-    config = compose([f"env={options.env}"], runs.presets)
+    config = compose([f"env={options.env}"], agent_presets)
     dqn, rollout = config.dqn, config.rollout
     shared = {
         "learning_rate": dqn.lr,
@@ -54,7 +54,7 @@ def agents(options: argparse.Namespace) -> dict[str, DQN]:
         return SpikingDQN("SpikingDQNPolicy", env, bf16=bf16, policy_kwargs=policy, **shared)
 
     result: dict[str, DQN] = {}
-    if runs.uses_bf16(config.precision, config.device):
+    if uses_bf16(config.precision, config.device):
         result["ours"] = ours(True)
     result["ours, float32"] = ours(False)
     env = VecFrameStack(make_atari_env(options.env, rollout.n_envs, seed=0), rollout.frame_stack)

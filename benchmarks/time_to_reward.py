@@ -17,9 +17,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from snn_rl import runs
-from snn_rl.config import compose
-from snn_rl.results import finished, read_stages
+from snn_rl.agents import plan
+from snn_rl.chain.records import finished, read_stages
+from snn_rl.configs.compose import agent_presets, compose
 
 
 def first_reached(notes: dict[str, Any], target: float) -> tuple[int, float] | None:
@@ -38,14 +38,14 @@ def main() -> None:
     parser.add_argument("--target", type=float, default=19.0)
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     options, settings = parser.parse_known_args()
-    config = compose(settings, runs.presets)
+    config = compose(settings, agent_presets)
     command = [sys.executable, "-m", "snn_rl.train", *settings]
     subprocess.run(command, check=True)
     steps, seconds, rows, reached = 0, 0.0, [], None
     print(f"{'stage':<10} {'steps':>10} {'minutes':>8} {'greedy':>7} {'sticky':>7}")
     # the chain's own stages: a run may have been used for others too
-    chain = {stage.name for stage in runs.chain(config)}
-    for stage in finished(read_stages(runs.run_directory(config))):
+    chain = {stage.name for stage in plan.chain(config)}
+    for stage in finished(read_stages(plan.directory_of(config))):
         if stage.name not in chain:
             continue
         assert stage.notes is not None and stage.metrics is not None

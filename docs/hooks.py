@@ -8,10 +8,15 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 PAGE = "configuration.md"
 SCHEMAS = (
-    ("Agents", "snn_rl/config.py", "Config", "`python -m snn_rl.train` and the other commands"),
+    (
+        "Agents",
+        "snn_rl/configs/compose.py",
+        "Config",
+        "`python -m snn_rl.train` and the other commands",
+    ),
     (
         "Image classification",
-        "snn_rl/classify/config.py",
+        "snn_rl/configs/image_schema.py",
         "ClassifyConfig",
         "`python -m snn_rl.classify`",
     ),

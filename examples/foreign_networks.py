@@ -21,8 +21,8 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import EvalCallback, StopTrainingOnRewardThreshold
 from torch import Tensor, nn
 
-from snn_rl.checkpoint import load_network
 from snn_rl.envs import make_env
+from snn_rl.files.checkpoint import load_network
 
 PONG = "PongNoFrameskip-v4"
 RECORDED = Path(__file__).parents[1] / "docs" / "results" / "pong-seed0" / "ann.safetensors"

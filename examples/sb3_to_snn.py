@@ -14,10 +14,10 @@ from pathlib import Path
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from snn_rl.agents import iir, observe
-from snn_rl.checkpoint import save_network
-from snn_rl.convert import convert
+from snn_rl.core.conversion.convert import convert
 from snn_rl.envs import make_env
-from snn_rl.importing import load_any
+from snn_rl.files.checkpoint import save_network
+from snn_rl.files.importing import load_any
 
 
 def main() -> None:

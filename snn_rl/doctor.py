@@ -23,7 +23,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from snn_rl import __version__
-from snn_rl.errors import UserError
+from snn_rl.utils.errors import UserError
 
 # Nothing outside the standard library is imported until it is looked at: it may be what is broken.
 
@@ -149,7 +149,7 @@ def gpu() -> Finding:
 
 def bfloat16() -> Finding:
     """Whether training takes bfloat16 by itself."""
-    from snn_rl.runs import uses_bf16
+    from snn_rl.utils.device import uses_bf16
 
     if uses_bf16("auto", "auto"):
         return Finding("bfloat16", "used in training (precision=auto)")
@@ -176,7 +176,7 @@ def roms() -> Finding:
 def renderer() -> Finding:
     """Whether games can be drawn, and shown in a window."""
     from snn_rl.envs import make_env
-    from snn_rl.video import has_display
+    from snn_rl.reports.video import has_display
 
     env = make_env("CartPole-v1", render=True)
     env.reset()

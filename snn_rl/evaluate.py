@@ -31,148 +31,27 @@ What the agent was trained with (frames it sees, step cap, network) is read from
 """
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from snn_rl import runs, zoo
-from snn_rl.checkpoint import load_network, read_json, save_network, write_json
-from snn_rl.checks import check_values
-from snn_rl.config import Config, compose, keys, run_command
-from snn_rl.energy import FLOAT32, INT32, energy, macs, skipping_energy
-from snn_rl.errors import UserError
-from snn_rl.exact import quantize
-from snn_rl.formats.event_file import EventDriven
-from snn_rl.iir import ANN, DONE, SETTINGS, is_done
-from snn_rl.networks import NetworkSpec, SpikingNetwork
-from snn_rl.threads import use_threads
-from snn_rl.trials import Agent, Trials, evaluate_agent, load_agent
-
-EVALUATION = "evaluation.json"
-KIND_OF_CHAIN = ("direct", "stages", "carry_state", "exact", "T_start", "T_step")
-# the settings that say which agent is meant and where it runs
-WHICH_AGENT = ("env", "T", "seed", "run_dir", "runs", *KIND_OF_CHAIN, "device", "threads")
-
-
-@dataclass(frozen=True)
-class FinishedStage:
-    """A stage that is done.
-
-    Attributes:
-        directory: Where it is, to be read.
-        output: Where to write what it does: the same, unless the agent ships with the package.
-        chain: Where the other stages of its chain are, if not beside it.
-    """
-
-    directory: Path
-    output: Path
-    chain: Path | None = None
-
-    def beside(self, name: str) -> "FinishedStage":
-        """Another stage of the same chain, by name."""
-        chain = self.chain or self.directory.parent
-        return FinishedStage(chain / name, self.output.parent / name)
-
-
-def refuse_training_settings(config: Config, command: str, accepted: Sequence[str]) -> None:
-    """Refuses settings that the command would ignore: a finished run has its own.
-
-    Args:
-        config: The resolved settings.
-        command: For the message.
-        accepted: Names of settings, or of groups of them.
-
-    Raises:
-        UserError: A setting other than the accepted ones is not at its default.
-    """
-    default = compose([f"env={config.env}"], runs.presets)
-    for key in keys():
-        value, usual = config, default
-        for part in key.split("."):
-            value, usual = getattr(value, part), getattr(usual, part)
-        if value != usual and key not in accepted and key.split(".")[0] not in accepted:
-            raise UserError(
-                f"{command} does not take {key}: what the agent was trained with is read from "
-                "its run; leave it out"
-            )
-
-
-def prepare(config: Config, command: str, accepted: Sequence[str]) -> None:
-    """What a command on a finished run does first: checks its settings, and sets the threads.
-
-    Args:
-        config: The resolved settings.
-        command: See `refuse_training_settings`.
-        accepted: See `refuse_training_settings`.
-
-    Raises:
-        UserError: A setting is refused.
-    """
-    refuse_training_settings(config, command, accepted)
-    check_values(config)
-    use_threads(config.threads)
-
-
-def find_stage(config: Config) -> FinishedStage:
-    """The finished stage that is asked for, of the user's own run or of those that ship.
-
-    One that ships is taken, and a line says so, if neither run_dir nor another seed than the
-    default asks for a certain run, and that run has no such stage. Of one that ships, the exact
-    stage is made on the spot.
-
-    Raises:
-        UserError: There is none; see `stage_directory`.
-    """
-    stage, run = runs.chain(config)[-1], runs.run_directory(config)
-    name, folder = stage.name, zoo.ROOT / config.env
-    shipped = folder / (stage.source if stage.exact and stage.source else name)
-    asked_for = config.run_dir is not None or config.seed != Config.seed
-    if asked_for or is_done(run / name) or not is_done(shipped):
-        directory = stage_directory(config)
-        return FinishedStage(directory, directory)
-    print(f"{run} has no finished {name}: this is the one that ships with snn_rl, {shipped}")
-    output = run.parent / "zoo" / name
-    if not stage.exact:
-        return FinishedStage(shipped, output)
-    put_on_grid(shipped, output)
-    return FinishedStage(output, output, folder)
-
-
-def put_on_grid(source: Path, target: Path) -> None:
-    """Makes the exact stage of a finished T=1 stage.
-
-    Args:
-        source: Directory of the T=1 stage.
-        target: Directory of the exact one.
-
-    Raises:
-        UserError: A file is damaged, or cannot be written.
-    """
-    network, notes = load_network(source / runs.NETWORK)
-    assert isinstance(network, SpikingNetwork)
-    own = {key: note for key, note in notes.items() if key not in ("schema", "network")}
-    save_network(target / runs.NETWORK, quantize(network), own)
-    settings = read_json(source / SETTINGS) | {"exact": True, "source": source.name}
-    write_json(target / SETTINGS, settings)
-    write_json(target / DONE, {"stage": target.name})
-
-
-def stage_directory(config: Config) -> Path:
-    """Directory of the finished stage of a run that env, T, seed, run_dir, ... name.
-
-    Raises:
-        UserError: The run has no such stage, or it is another environment's.
-    """
-    stage = runs.chain(config)[-1]
-    directory = runs.run_directory(config) / stage.name
-    if not is_done(directory):
-        train = agent_command("train", config, ("seed", "run_dir", "runs", *KIND_OF_CHAIN))
-        raise UserError(f"{directory.parent} has no finished {stage.name}: train it with `{train}`")
-    trained_on = read_json(directory / SETTINGS)["env"]
-    if trained_on != config.env:
-        raise UserError(f"{directory.parent} is a run of env={trained_on}, not of {config.env}")
-    return directory
+from snn_rl.agents.checks import prepare
+from snn_rl.agents.loading import (
+    EVALUATION,
+    WHICH_AGENT,
+    Agent,
+    FinishedStage,
+    Trials,
+    evaluate_agent,
+    find_stage,
+    load_agent,
+)
+from snn_rl.chain import run_directory
+from snn_rl.chain.stages import ANN
+from snn_rl.configs.compose import agent_presets, run_command
+from snn_rl.configs.schema import Config
+from snn_rl.core.energy import FLOAT32, INT32, energy, macs, skipping_energy
+from snn_rl.core.networks import NetworkSpec, SpikingNetwork
+from snn_rl.files.checkpoint import read_json, write_json
+from snn_rl.formats.event import EventDriven
 
 
 def energy_ratios(
@@ -281,8 +160,8 @@ def ann_results(ann: FinishedStage, agent: Agent, trials: Trials) -> dict[str, A
         agent: Its agent.
         trials: The games.
     """
-    network = hashlib.sha256((ann.directory / runs.NETWORK).read_bytes()).hexdigest()
-    for path in (ann.output / EVALUATION, ann.directory / runs.METRICS):
+    network = hashlib.sha256((ann.directory / run_directory.NETWORK).read_bytes()).hexdigest()
+    for path in (ann.output / EVALUATION, ann.directory / run_directory.METRICS):
         if path.exists():
             before: dict[str, Any] = read_json(path)
             known = before.get("network", network)  # a run's own network does not change
@@ -326,21 +205,5 @@ def main(config: Config) -> None:
     print(f"\n{format_report(results)}\n\nwritten to {stage.output / EVALUATION}")
 
 
-def agent_command(command: str, config: Config, keys: Sequence[str] = KIND_OF_CHAIN) -> str:
-    """A command line for the agent that the settings mean.
-
-    Args:
-        command: train, evaluate, ...
-        config: The settings.
-        keys: Those that are named besides env and T, if they are not at their defaults.
-    """
-    words = [f"python -m snn_rl.{command} env={config.env} T={config.T}"]
-    for key in keys:
-        value = getattr(config, key)
-        if value != getattr(Config, key):
-            words.append(f"{key}={str(value).lower() if isinstance(value, bool) else value}")
-    return " ".join(words)
-
-
 if __name__ == "__main__":
-    run_command(main, runs.presets, __doc__)
+    run_command(main, agent_presets, __doc__)

@@ -35,14 +35,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snn_rl import __version__, runs
-from snn_rl.config import Config, run_command
-from snn_rl.errors import UserError
-from snn_rl.evaluate import WHICH_AGENT, find_stage, prepare
-from snn_rl.event import EventNetwork
-from snn_rl.formats import Engine, event_file, nir_graph, onnx_graph, program, simulators
-from snn_rl.networks import SpikingNetwork
-from snn_rl.trials import Agent, load_agent
+from snn_rl import __version__
+from snn_rl.agents.checks import prepare
+from snn_rl.agents.loading import WHICH_AGENT, Agent, find_stage, load_agent
+from snn_rl.configs.compose import agent_presets, run_command
+from snn_rl.configs.schema import Config
+from snn_rl.core.networks import SpikingNetwork
+from snn_rl.event.engine import EventNetwork
+from snn_rl.formats import Engine, event, nir, onnx, program, simulators
+from snn_rl.utils.errors import UserError
 
 SUFFIXES = {"onnx": "onnx", "nir": "nir", "torch": "pt2", "event": "event"}
 BATCH = 32
@@ -145,19 +146,19 @@ def export(
         UserError: The format cannot hold the network, a package is missing, or the disk is full.
     """
     if kind == "onnx":
-        onnx_graph.write(network, path, notes)
-        return {"onnxruntime": onnx_graph.Runner(path, network)}
+        onnx.write(network, path, notes)
+        return {"onnxruntime": onnx.Runner(path, network)}
     if kind == "nir":
-        nir_graph.write(network, path, notes)
-        return simulators.installed(nir_graph.read(path), network.spec)
+        nir.write(network, path, notes)
+        return simulators.installed(nir.read(path), network.spec)
     if kind == "event":
-        event_file.write(network, path)
-        driven = event_file.EventDriven(network, EventNetwork.load(path))
+        event.write(network, path)
+        driven = event.EventDriven(network, EventNetwork.load(path))
 
         def by_events(pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
             return driven.activity(driven.images(pixels))
 
-        return {"snn_rl.event": by_events}
+        return {"snn_rl.event.engine": by_events}
     loaded = program.write(network, path)
 
     def run(pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -207,4 +208,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, runs.presets, __doc__)
+    run_command(main, agent_presets, __doc__)

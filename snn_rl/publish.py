@@ -31,21 +31,27 @@ from typing import Any
 
 import torch
 
-from snn_rl import runs, zoo
-from snn_rl.card import GAME, write_card
-from snn_rl.checkpoint import load_network, read_json, save_network, write_json
-from snn_rl.config import Config, run_command
-from snn_rl.errors import UserError
-from snn_rl.evaluate import (
+from snn_rl import zoo
+from snn_rl.agents import plan
+from snn_rl.agents.checks import prepare
+from snn_rl.agents.loading import (
     EVALUATION,
     WHICH_AGENT,
+    Trials,
     agent_command,
-    prepare,
+    evaluate_stage,
+    load_agent,
     stage_directory,
 )
-from snn_rl.iir import DONE, PRETRAINED, SETTINGS, Stage, is_done
-from snn_rl.play import Game, record_video
-from snn_rl.trials import Trials, evaluate_stage, load_agent
+from snn_rl.chain import run_directory
+from snn_rl.chain.runner import DONE, SETTINGS, is_done
+from snn_rl.chain.stages import PRETRAINED, Stage
+from snn_rl.configs.compose import agent_presets, run_command
+from snn_rl.configs.schema import Config
+from snn_rl.files.checkpoint import load_network, read_json, save_network, write_json
+from snn_rl.reports.gameplay import Game, record_video
+from snn_rl.reports.model_card import GAME, write_card
+from snn_rl.utils.errors import UserError
 
 GIF = "play.gif"
 _GIF_BYTES, _GIF_DECISIONS, _GIF_FPS = 1_500_000, 200, 15
@@ -63,7 +69,7 @@ def stages_to_ship(config: Config, run: Path) -> list[Stage]:
         config: The settings.
         run: Directory of the run.
     """
-    ann, first, *others = (stage for stage in runs.chain(config) if stage.name != PRETRAINED)
+    ann, first, *others = (stage for stage in plan.chain(config) if stage.name != PRETRAINED)
     chosen = [ann, *(stage for stage in (first, *others) if stage.timesteps == config.T)]
     if first not in chosen and is_done(run / first.name):
         chosen.insert(1, first)
@@ -77,7 +83,7 @@ def refuse_played_seeds(run: Path, trials: Trials) -> None:
         UserError: It names the seeds.
     """
     end = trials.seed + trials.episodes
-    for path in sorted([*run.glob(f"*/{runs.METRICS}"), *run.glob(f"*/{EVALUATION}")]):
+    for path in sorted([*run.glob(f"*/{run_directory.METRICS}"), *run.glob(f"*/{EVALUATION}")]):
         played = read_json(path)["evaluation"]
         first, last = played["seed"], played["seed"] + played["episodes"] - 1
         if first < end and trials.seed <= last:
@@ -130,9 +136,9 @@ def store_stage(source: Path, target: Path) -> None:
     Raises:
         UserError: A file of the stage is missing or damaged.
     """
-    network, notes = load_network(source / runs.NETWORK)
+    network, notes = load_network(source / run_directory.NETWORK)
     own = {key: note for key, note in notes.items() if key not in ("schema", "network")}
-    save_network(target / runs.NETWORK, network, own, torch.float16)
+    save_network(target / run_directory.NETWORK, network, own, torch.float16)
     for name in (SETTINGS, DONE):
         write_json(target / name, read_json(source / name))
 
@@ -141,7 +147,7 @@ def portable(invocation: dict[str, Any]) -> dict[str, Any]:
     """A command of a run, without the places of its files on the machine that it ran on.
 
     Args:
-        invocation: From `runs.invocation`; of absolute paths, only the last name is kept.
+        invocation: From `run_directory.invocation`; of absolute paths, only the last name is kept.
     """
     words = []
     for word in invocation["command"].split(" "):
@@ -206,7 +212,7 @@ def main(config: Config) -> None:
     run, last = source.parent, source.name
     trials, device = Trials.chosen(config), config.device
     refuse_played_seeds(run, trials)
-    commands = [*read_json(run / runs.RUN), runs.invocation(config)]
+    commands = [*read_json(run / run_directory.RUN), run_directory.invocation(config)]
     target = (Path(config.zoo) if config.zoo else zoo.ROOT) / config.env
     with replacing(target) as folder:
         for stage in stages_to_ship(config, run):
@@ -216,7 +222,7 @@ def main(config: Config) -> None:
             if stage.timesteps == config.T:
                 game = play_game(directory, trials.seed, trials.epsilon, device)
                 write_json(directory / GAME, game)
-        write_json(folder / runs.RUN, [portable(command) for command in commands])
+        write_json(folder / run_directory.RUN, [portable(command) for command in commands])
         record_gif(folder / last, folder / GIF, trials.seed, trials.epsilon, device)
         usage = [
             f"{agent_command('play', config)} overlay=true",
@@ -231,4 +237,4 @@ def _name(path: str) -> str:
 
 
 if __name__ == "__main__":
-    run_command(main, runs.presets, __doc__)
+    run_command(main, agent_presets, __doc__)

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from snn_rl import runs
-from snn_rl.checkpoint import save_network, write_json
-from snn_rl.networks import AnalogNetwork, Conv, Dense, NetworkSpec, SpikingNetwork
+from snn_rl.chain import run_directory
+from snn_rl.core.networks import AnalogNetwork, Conv, Dense, NetworkSpec, SpikingNetwork
+from snn_rl.files.checkpoint import save_network, write_json
 
 # One thread: sums keep their order from machine to machine, and parallel runs do not fight.
 torch.set_num_threads(1)
@@ -46,8 +46,8 @@ def image_stage(tmp_path: Path) -> Callable[..., str]:
         write_json(directory / name / "settings.json", {**whole, **settings})
         scored = {"accuracy": 0.5, "images": 200, "spike_rates": rates, **(metrics or {})}
         write_json(directory / name / "metrics.json", scored)
-        file = directory / name / runs.NETWORK
+        file = directory / name / run_directory.NETWORK
         save_network(file, network, notes or {})
-        return runs.file_hash(str(file))
+        return run_directory.file_hash(str(file))
 
     return write

@@ -7,8 +7,9 @@ from types import ModuleType
 
 import pytest
 
-from snn_rl.classify.config import ClassifyConfig
-from snn_rl.config import Config, keys
+from snn_rl.configs.compose import keys
+from snn_rl.configs.image_schema import ClassifyConfig
+from snn_rl.configs.schema import Config
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from snn_rl import doctor, runs
+from snn_rl import doctor
 from snn_rl.doctor import EXTRAS, Finding
+from snn_rl.utils import device
 
 
 @pytest.fixture
@@ -113,7 +114,7 @@ def test_a_run_folder_that_cannot_be_written_is_fatal(
 
 @pytest.mark.parametrize("there", [True, False])
 def test_what_there_is_of_gpu_and_bfloat16(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "uses_bf16", lambda *_: there)
+    monkeypatch.setattr(device, "uses_bf16", lambda *_: there)
     assert (doctor.bfloat16().trouble is None) == there
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Abacus 9000")

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from snn_rl import evaluate, runs, train
-from snn_rl.checkpoint import read_json, save_network
-from snn_rl.config import run_command
-from snn_rl.networks import NetworkSpec, SpikingNetwork
-from snn_rl.networks.q_networks import cartpole
-from snn_rl.trials import SETTINGS
+from snn_rl import evaluate, train
+from snn_rl.agents.loading import SETTINGS
+from snn_rl.chain import run_directory
+from snn_rl.configs.compose import agent_presets, run_command
+from snn_rl.core.networks import NetworkSpec, SpikingNetwork
+from snn_rl.core.networks.q_networks import cartpole
+from snn_rl.files.checkpoint import read_json, save_network
 
 CAP = 12
 
@@ -21,7 +22,7 @@ def command(module, *arguments):
     """Runs a command as its command line would, in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [module.__name__, *arguments])
-        run_command(module.main, runs.presets, module.__doc__)
+        run_command(module.main, agent_presets, module.__doc__)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +128,7 @@ def test_a_network_that_does_not_fit_the_env_is_one_line(run_dir, tmp_path, caps
     copy = tmp_path / "run"
     shutil.copytree(run_dir, copy)
     spec: NetworkSpec = cartpole((4, 40, 120), 2)
-    save_network(copy / "T1" / runs.NETWORK, SpikingNetwork(spec, 1))
+    save_network(copy / "T1" / run_directory.NETWORK, SpikingNetwork(spec, 1))
     with pytest.raises(SystemExit) as stop:
         command(evaluate, "env=CartPole-v1", f"run_dir={copy}")
     assert stop.value.code == 2

@@ -16,15 +16,16 @@ import pytest
 import torch
 from stable_baselines3.common.atari_wrappers import NoopResetEnv
 
-from snn_rl import export, runs, train, zoo
-from snn_rl.config import compose, run_command
+from snn_rl import export, train, zoo
+from snn_rl.agents.loading import find_stage, load_agent
+from snn_rl.configs.compose import agent_presets, compose, run_command
+from snn_rl.core.conversion.integer_grid import integers, quantize
+from snn_rl.core.networks import AnalogNetwork, AvgPool, Conv, Dense, NetworkSpec, SpikingNetwork
 from snn_rl.envs import make_env
-from snn_rl.errors import UserError
-from snn_rl.evaluate import find_stage
-from snn_rl.exact import integers, quantize
-from snn_rl.formats import nir_graph, onnx_graph, program, simulators
-from snn_rl.networks import AnalogNetwork, AvgPool, Conv, Dense, NetworkSpec, SpikingNetwork
-from snn_rl.trials import load_agent
+from snn_rl.formats import nir as nir_format
+from snn_rl.formats import onnx as onnx_format
+from snn_rl.formats import program, simulators
+from snn_rl.utils.errors import UserError
 
 PONG = "PongNoFrameskip-v4"
 EXAMPLE = Path(__file__).parents[1] / "examples" / "play_pong_onnx.py"
@@ -35,7 +36,7 @@ def command(*arguments, main=export.main, name="export"):
     """Runs the command as its command line would, in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [name, *arguments])
-        run_command(main, runs.presets, export.__doc__)
+        run_command(main, agent_presets, export.__doc__)
 
 
 def random_network(timesteps=1, **kwargs):
@@ -88,7 +89,7 @@ def test_an_exact_agent_has_the_same_bits_in_onnxruntime_in_every_batch_and_layo
 
 
 def test_the_exact_agent_of_one_that_ships_has_its_ann_beside_it(tmp_path):
-    config = compose(["env=CartPole-v1", "T=1", "exact=true", f"runs={tmp_path}"], runs.presets)
+    config = compose(["env=CartPole-v1", "T=1", "exact=true", f"runs={tmp_path}"], agent_presets)
     stage, own = find_stage(config), tmp_path / "CartPole-v1" / "zoo"
     shipped = load_agent(zoo.ROOT / "CartPole-v1" / "T1", "cpu").q_net.network
     made = load_agent(stage.directory, "cpu").q_net.network
@@ -146,8 +147,8 @@ def test_a_shipped_agent_is_exported_and_checked(words, least, tmp_path, capsys)
 def test_onnx_has_bias_padding_leak_and_reset(timesteps, tmp_path):
     network, frames = random_network(timesteps), pixels()
     path = tmp_path / "network.onnx"
-    onnx_graph.write(network, path, {"env": "none"})
-    outputs, layers = onnx_graph.Runner(path, network)(frames)
+    onnx_format.write(network, path, {"env": "none"})
+    outputs, layers = onnx_format.Runner(path, network)(frames)
     expected, spikes = network.activity(network.images(frames))
     for mine, theirs in zip(layers, spikes, strict=True):
         assert mine.shape == theirs.shape and 0.01 < theirs.mean() < 0.99
@@ -168,8 +169,8 @@ def test_onnx_has_bias_padding_leak_and_reset(timesteps, tmp_path):
 def test_onnx_holds_the_analog_network_too(tmp_path):
     network, frames = AnalogNetwork(SPEC), pixels()
     path = tmp_path / "network.onnx"
-    onnx_graph.write(network, path)
-    outputs, layers = onnx_graph.Runner(path, network)(frames)
+    onnx_format.write(network, path)
+    outputs, layers = onnx_format.Runner(path, network)(frames)
     expected, activity = network.activity(network.images(frames))
     torch.testing.assert_close(outputs, expected.detach())
     for mine, theirs in zip(layers, activity, strict=True):
@@ -201,8 +202,8 @@ def cartpole():
 def test_simulators_fire_the_same_spikes(name, package, cartpole, tmp_path):
     pytest.importorskip(package, reason=f"{name} is not installed")
     network, frames = cartpole
-    nir_graph.write(network, tmp_path / "network.nir")
-    engine = simulators.installed(nir_graph.read(tmp_path / "network.nir"), network.spec)[name]
+    nir_format.write(network, tmp_path / "network.nir")
+    engine = simulators.installed(nir_format.read(tmp_path / "network.nir"), network.spec)[name]
     outputs, layers = engine(frames)
     expected, spikes = network.activity(network.images(frames))
     assert torch.equal(outputs, expected)
@@ -215,8 +216,8 @@ def test_a_nir_file_holds_the_network(exact, tmp_path):
     network = random_network()
     if exact:
         network = quantize(network)
-    nir_graph.write(network, tmp_path / "network.nir", {"env": "none"})
-    graph = nir_graph.read(tmp_path / "network.nir")
+    nir_format.write(network, tmp_path / "network.nir", {"env": "none"})
+    graph = nir_format.read(tmp_path / "network.nir")
     chain = ["input", "conv1", "conv1_spikes", "conv2", "conv2_spikes", "fc1_flatten", "fc1"]
     chain += ["fc1_spikes", "head", "output"]
     assert graph.edges == list(itertools.pairwise(chain))
@@ -230,10 +231,10 @@ def test_a_nir_file_holds_the_network(exact, tmp_path):
         mine = network.neurons[i].v_threshold.item()
         half = integers(network)[i].unit / 2 if exact else 0.0
         assert np.unique(node.v_threshold) == [mine + half]
-        assert np.unique(node.tau) == np.float32(nir_graph.DT)
+        assert np.unique(node.tau) == np.float32(nir_format.DT)
 
 
-@pytest.mark.parametrize("write", [onnx_graph.write, nir_graph.write, program.write])
+@pytest.mark.parametrize("write", [onnx_format.write, nir_format.write, program.write])
 @pytest.mark.parametrize(
     ("network", "reason"),
     [
@@ -287,9 +288,9 @@ def test_a_missing_package_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "onnx", None)
     monkeypatch.setitem(sys.modules, "nir", None)
     with pytest.raises(UserError, match=r"onnx.*pip install 'snn_rl\[export\]'"):
-        onnx_graph.write(random_network(), tmp_path / "file")
+        onnx_format.write(random_network(), tmp_path / "file")
     with pytest.raises(UserError, match=r"nir.*pip install 'snn_rl\[interop\]'"):
-        nir_graph.write(random_network(), tmp_path / "file")
+        nir_format.write(random_network(), tmp_path / "file")
 
 
 @pytest.mark.parametrize("noops", [1, 30])

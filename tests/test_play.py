@@ -9,28 +9,31 @@ import pytest
 import torch
 from PIL import Image
 
-from snn_rl import play, runs, video
+from snn_rl import play
+from snn_rl.agents import plan
+from snn_rl.agents.loading import SETTINGS, load_agent
 from snn_rl.agents.policies import network_spec
-from snn_rl.checkpoint import save_network, write_json
-from snn_rl.config import compose, run_command
+from snn_rl.chain import run_directory
+from snn_rl.chain.runner import DONE
+from snn_rl.configs.compose import agent_presets, compose, run_command
+from snn_rl.core.networks import SpikingNetwork
 from snn_rl.envs import make_env
-from snn_rl.errors import UserError
-from snn_rl.iir import DONE
-from snn_rl.networks import SpikingNetwork
-from snn_rl.trials import SETTINGS, load_agent
+from snn_rl.files.checkpoint import save_network, write_json
+from snn_rl.reports import video
+from snn_rl.utils.errors import UserError
 
 
 def command(*arguments):
     """Runs the command as its command line would, in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["play", *arguments])
-        run_command(play.main, runs.presets, play.__doc__)
+        run_command(play.main, agent_presets, play.__doc__)
 
 
 def finished_stage(run_dir, env):
     """Writes what a finished T1 stage leaves, with an untrained network."""
-    config = compose([f"env={env}", "T=1", "T_start=1"], runs.presets)
-    stage = runs.chain(config)[-1]
+    config = compose([f"env={env}", "T=1", "T_start=1"], agent_presets)
+    stage = plan.chain(config)[-1]
     venv = make_env(env, frame_stack=config.rollout.frame_stack)
     spec = network_spec(config.network, venv.observation_space, venv.action_space, config.bias)
     venv.close()
@@ -39,8 +42,8 @@ def finished_stage(run_dir, env):
     for neuron in network.neurons:
         neuron.v_threshold.data.fill_(0.02)
     directory = run_dir / stage.name
-    save_network(directory / runs.NETWORK, network)
-    write_json(directory / SETTINGS, runs.stage_settings(config, stage))
+    save_network(directory / run_directory.NETWORK, network)
+    write_json(directory / SETTINGS, plan.stage_settings(config, stage))
     write_json(directory / DONE, {"stage": stage.name})
     return directory
 

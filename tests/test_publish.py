@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from snn_rl import evaluate, play, publish, runs, train, zoo
-from snn_rl.checkpoint import load_network, load_tensors, read_json, write_json
-from snn_rl.config import compose, run_command
-from snn_rl.trials import Trials, evaluate_agent, load_agent
+from snn_rl import evaluate, play, publish, train, zoo
+from snn_rl.agents.loading import Trials, evaluate_agent, load_agent
+from snn_rl.chain import run_directory
+from snn_rl.configs.compose import agent_presets, compose, run_command
+from snn_rl.files.checkpoint import load_network, load_tensors, read_json, write_json
 
 ENV = "CartPole-v1"
 CAP = 12
@@ -25,7 +26,7 @@ def command(module, *arguments):
     """Runs a command as its command line would, in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [module.__name__.replace(".", "/"), *arguments])
-        run_command(module.main, runs.presets, module.__doc__)
+        run_command(module.main, agent_presets, module.__doc__)
 
 
 def refused(capsys, module, *arguments):
@@ -83,8 +84,8 @@ def contents(folder):
 def test_every_stage_is_stored_as_float16_with_its_settings(run_dir, shipped):
     for name in STAGES:
         source, target = run_dir / name, shipped / ENV / name
-        tensors, notes = load_tensors(target / runs.NETWORK)
-        before, own = load_tensors(source / runs.NETWORK)
+        tensors, notes = load_tensors(target / run_directory.NETWORK)
+        before, own = load_tensors(source / run_directory.NETWORK)
         assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
         for key, tensor in before.items():
             torch.testing.assert_close(tensors[key], tensor.half(), rtol=0, atol=0)
@@ -94,8 +95,8 @@ def test_every_stage_is_stored_as_float16_with_its_settings(run_dir, shipped):
 
 def test_the_stored_files_are_what_was_evaluated(shipped):
     for name in STAGES:
-        metrics = read_json(shipped / ENV / name / runs.METRICS)
-        network, notes = load_network(shipped / ENV / name / runs.NETWORK)
+        metrics = read_json(shipped / ENV / name / run_directory.METRICS)
+        network, notes = load_network(shipped / ENV / name / run_directory.NETWORK)
         assert metrics["evaluation"] == {
             **{"episodes": 2, "seed": 3_000_000},
             **{"epsilon": 0.0, "sticky": 0.25},
@@ -104,7 +105,7 @@ def test_the_stored_files_are_what_was_evaluated(shipped):
         assert len(metrics["greedy"]["spike_rates"]) == len(network.spec.layers)
     agent, ann = (load_agent(shipped / ENV / name, "cpu") for name in ("T1", "ann"))
     again = evaluate_agent(agent, Trials(2, 3_000_000, 0.0, 0.25), ann)
-    metrics = read_json(shipped / ENV / "T1" / runs.METRICS)
+    metrics = read_json(shipped / ENV / "T1" / run_directory.METRICS)
     assert {key: metrics[key] for key in again} == again
 
 
@@ -121,7 +122,7 @@ def test_the_card_says_what_the_files_hold(shipped, monkeypatch):
     folder = shipped / ENV
     card = (folder / "MODEL_CARD.md").read_text()
     for name, label in zip(STAGES, ("ANN", "T3", "T1"), strict=True):
-        metrics = read_json(folder / name / runs.METRICS)
+        metrics = read_json(folder / name / run_directory.METRICS)
         for column in ("greedy", "sticky"):
             outcome = metrics[column]
             assert f"{outcome['mean']:.1f} ± {outcome['std']:.1f}" in card
@@ -164,7 +165,7 @@ def test_the_card_says_what_the_files_hold(shipped, monkeypatch):
     ],
 )
 def test_which_stages_ship(run_dir, arguments, names):
-    config = compose(["env=CartPole-v1", *arguments], runs.presets)
+    config = compose(["env=CartPole-v1", *arguments], agent_presets)
     assert [stage.name for stage in publish.stages_to_ship(config, run_dir)] == names
 
 
@@ -241,7 +242,7 @@ def test_evaluate_takes_a_shipped_agent_and_leaves_it_alone(elsewhere, shipped, 
     text = capsys.readouterr().out
     assert f"played these games before: {shipped / ENV / 'ann'}" in text
     again = read_json(output)
-    metrics = read_json(shipped / ENV / name / runs.METRICS)
+    metrics = read_json(shipped / ENV / name / run_directory.METRICS)
     assert again["greedy"] == metrics["greedy"]
     assert again["sticky"] == metrics["sticky"]
 
@@ -310,9 +311,9 @@ def test_a_damaged_run_is_one_line_and_publishes_nothing(run_dir, tmp_path, caps
     copy = tmp_path / "run"
     shutil.copytree(run_dir, copy)
     if damage == "network":
-        (copy / "ann" / runs.NETWORK).write_bytes(b"no network")
+        (copy / "ann" / run_directory.NETWORK).write_bytes(b"no network")
     else:
-        (copy / runs.RUN).unlink()
+        (copy / run_directory.RUN).unlink()
     message = refused(
         capsys, publish, *PUBLISH, f"run_dir={copy}", f"zoo={tmp_path / 'zoo'}", FRESH
     )

@@ -21,13 +21,15 @@ import torch
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecEnv
 
-from snn_rl import runs, train
-from snn_rl.agents.training import read_counters
-from snn_rl.checkpoint import load_network, load_tensors, save_network
-from snn_rl.config import DQNConfig, run_command
-from snn_rl.exact import quantize
-from snn_rl.networks import AnalogNetwork, SpikingNetwork
-from snn_rl.networks.q_networks import cartpole
+from snn_rl import train
+from snn_rl.chain import run_directory
+from snn_rl.chain.records import read_counters
+from snn_rl.configs.compose import agent_presets, run_command
+from snn_rl.configs.schema import DQNConfig
+from snn_rl.core.conversion.integer_grid import quantize
+from snn_rl.core.networks import AnalogNetwork, SpikingNetwork
+from snn_rl.core.networks.q_networks import cartpole
+from snn_rl.files.checkpoint import load_network, load_tensors, save_network
 
 SMALL = [
     "env=CartPole-v1",
@@ -70,9 +72,11 @@ def replace(source, target):
     if count == 0:
         os.kill(os.getpid(), signal.SIGKILL)
 os.replace = replace
-from snn_rl import runs, train
-from snn_rl.config import run_command
-run_command(train.main, runs.presets, train.__doc__)
+from snn_rl.chain import run_directory
+from snn_rl.configs.compose import agent_presets
+from snn_rl import train
+from snn_rl.configs.compose import run_command
+run_command(train.main, agent_presets, train.__doc__)
 """
 
 
@@ -84,7 +88,7 @@ def run(run_dir: Path, *extra: str) -> None:
     """The command in this process."""
     arguments, sys.argv = sys.argv, ["train", *SMALL, f"run_dir={run_dir}", *extra]
     try:
-        run_command(train.main, runs.presets, train.__doc__ or "")
+        run_command(train.main, agent_presets, train.__doc__ or "")
     finally:
         sys.argv = arguments
 
@@ -322,7 +326,7 @@ def test_no_env_is_one_line(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["train", "T=1"])
     with pytest.raises(SystemExit) as stop:
-        run_command(train.main, runs.presets, "")
+        run_command(train.main, agent_presets, "")
     assert stop.value.code == 2
     assert "env=CartPole-v1" in capsys.readouterr().err
 
@@ -608,5 +612,5 @@ def test_a_full_disk_loses_nothing(
 
 
 def test_a_second_process_is_kept_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with runs.lock(tmp_path / "run"):
+    with run_directory.lock(tmp_path / "run"):
         assert "another process" in refuse(capsys, tmp_path / "run")

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from snn_rl import zoo
-from snn_rl.card import GAME
-from snn_rl.checkpoint import load_tensors, read_json
-from snn_rl.play import Game
-from snn_rl.runs import METRICS, NETWORK
-from snn_rl.trials import load_agent
+from snn_rl.agents.loading import load_agent
+from snn_rl.chain.run_directory import METRICS, NETWORK
+from snn_rl.files.checkpoint import load_tensors, read_json
+from snn_rl.reports.gameplay import Game
+from snn_rl.reports.model_card import GAME
 
 MIB = 2**20
 GAMES = sorted(zoo.ROOT.glob(f"*/*/{GAME}"))  # of every agent with the fewest timesteps

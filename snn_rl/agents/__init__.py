@@ -3,8 +3,8 @@
 from snn_rl.agents.carried import CarriedDQN
 from snn_rl.agents.dqn import SpikingDQN
 from snn_rl.agents.evaluation import Evaluation, evaluate
-from snn_rl.agents.frames import FrameReplayBuffer
 from snn_rl.agents.policies import SpikingDQNPolicy, SpikingQNetwork
+from snn_rl.agents.replay.buffer import FrameReplayBuffer
 from snn_rl.agents.retraining import iir, observe
 
 __all__ = [

@@ -8,8 +8,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
 
 from snn_rl.agents.dqn import SpikingDQN
-from snn_rl.convert import spike_rates
-from snn_rl.networks import SpikingNetwork
+from snn_rl.core.conversion.convert import spike_rates
+from snn_rl.core.networks import SpikingNetwork
 
 _RECENT = 100
 _REFRESH_S = 1.0

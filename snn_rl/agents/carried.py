@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from snn_rl.agents.dqn import SAVED, SpikingDQN
 from snn_rl.agents.policies import SpikingQNetwork
-from snn_rl.agents.sequences import SequenceReplayBuffer, SequenceSamples
-from snn_rl.networks import SpikingNetwork, State, clear
+from snn_rl.agents.replay.sequences import SequenceReplayBuffer, SequenceSamples
+from snn_rl.core.networks import SpikingNetwork, State, clear
 
 
 class CarriedDQN(SpikingDQN):

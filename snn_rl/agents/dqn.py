@@ -15,13 +15,13 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule, TrainFreq
 from torch import Tensor
 
 from snn_rl.agents import objectives
-from snn_rl.agents.frames import FrameReplayBuffer
 from snn_rl.agents.policies import SpikingDQNPolicy, SpikingQNetwork
-from snn_rl.agents.replay import load_buffer, save_buffer
-from snn_rl.checkpoint import load_tensors, save_tensors
-from snn_rl.errors import UserError
-from snn_rl.moments import load_moments, moments
-from snn_rl.networks import AnalogNetwork, Network, SpikingNetwork
+from snn_rl.agents.replay.buffer import FrameReplayBuffer
+from snn_rl.agents.replay.journal import load_buffer, save_buffer
+from snn_rl.core.networks import AnalogNetwork, Network, SpikingNetwork
+from snn_rl.files.checkpoint import load_tensors, save_tensors
+from snn_rl.files.optimizer_state import load_moments, moments
+from snn_rl.utils.errors import UserError
 
 SelfSpikingDQN = TypeVar("SelfSpikingDQN", bound="SpikingDQN")
 

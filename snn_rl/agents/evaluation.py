@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
 from snn_rl.agents.policies import SpikingQNetwork
-from snn_rl.convert import spike_rates
-from snn_rl.networks import Network, clear
+from snn_rl.core.conversion.convert import spike_rates
+from snn_rl.core.networks import Network, clear
 
 _RATE_EVERY = 10  # steps between two looks at the spikes
 

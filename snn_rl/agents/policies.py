@@ -10,7 +10,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.dqn.policies import DQNPolicy
 from torch import Tensor
 
-from snn_rl.networks import AnalogNetwork, NetworkSpec, SpikingNetwork, q_network
+from snn_rl.core.networks import AnalogNetwork, NetworkSpec, SpikingNetwork, q_network
 
 # Of a network that nothing is loaded into. PyTorch's weights drive hardly any neuron above 1: no
 # layer fires, and without spikes there are neither Q-values nor gradients. Inputs of which a
@@ -29,7 +29,7 @@ def network_spec(
     """The description of a named Q-network for these spaces.
 
     Args:
-        network: A name or layers, see `snn_rl.networks.q_network`.
+        network: A name or layers, see `snn_rl.core.networks.q_network`.
         observation_space: Images, channels first.
         action_space: Discrete.
         bias: Whether the layers have biases.
@@ -52,13 +52,13 @@ class SpikingQNetwork(BasePolicy):
     Args:
         observation_space: Images, uint8, channels first.
         action_space: Discrete.
-        network: A name or layers, see `snn_rl.networks.q_network`.
+        network: A name or layers, see `snn_rl.core.networks.q_network`.
         timesteps: T, or None for the analog network.
         bias: Whether the layers have biases.
         surrogate: Surrogate gradient of the spiking form.
         encoding: Input encoding of the spiking form.
         carry_state: Whether the spiking form's membranes live on from frame to frame.
-        exact: Whether the spiking form is on the grid of `snn_rl.exact`.
+        exact: Whether the spiking form is on the grid of `snn_rl.core.conversion.integer_grid`.
         frames: How many of the newest frames it sees; None: all of an observation's.
     """
 

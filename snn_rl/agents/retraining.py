@@ -1,7 +1,7 @@
 """The chain for those who hold a network and an environment: `observe`, convert, `iir`.
 
-    teacher = load_any(Path("dqn_pong.zip"))               # snn_rl.importing
-    student = convert(teacher, 5, observe(teacher, env))   # snn_rl.convert
+    teacher = load_any(Path("dqn_pong.zip"))               # snn_rl.files.importing
+    student = convert(teacher, 5, observe(teacher, env))   # snn_rl.core.conversion.convert
     agent = iir(student, teacher, env)                     # decides in one timestep
 
 The command (`python -m snn_rl.train ann=...`) does the same and more: it survives interruption,
@@ -20,7 +20,7 @@ from torch import Tensor
 from snn_rl.agents.dqn import SpikingDQN
 from snn_rl.agents.objectives import DISTILL
 from snn_rl.agents.policies import SpikingDQNPolicy
-from snn_rl.networks import AnalogNetwork, SpikingNetwork, layers_name
+from snn_rl.core.networks import AnalogNetwork, SpikingNetwork, layers_name
 
 
 def cosine(start: float) -> Schedule:

@@ -9,9 +9,8 @@ has to be saved.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import CallbackList
@@ -20,40 +19,14 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from snn_rl.agents.callbacks import Episodes, Progress
 from snn_rl.agents.dqn import SpikingDQN
-from snn_rl.agents.frames import FrameReplayBuffer
 from snn_rl.agents.policies import SpikingQNetwork
-from snn_rl.agents.replay import Journal
-from snn_rl.checkpoint import load_tensors, remove_temporaries, save_tensors
-from snn_rl.errors import UserError
-from snn_rl.seeding import derive_seed, seed_everything
+from snn_rl.agents.replay.buffer import FrameReplayBuffer
+from snn_rl.agents.replay.journal import Journal
+from snn_rl.chain.records import STATE, Counters, counters_of
+from snn_rl.files.checkpoint import load_tensors, remove_temporaries, save_tensors
+from snn_rl.utils.seeding import derive_seed, seed_everything
 
-STATE = "state.safetensors"
 BEST = "best.safetensors"
-
-
-@dataclass
-class Counters:
-    """Where a stage stands.
-
-    Attributes:
-        segment: Segments finished.
-        steps: Agent steps taken.
-        updates: Gradient steps made.
-        rows: Replay rows written since the chain began.
-        calls: Vector-environment steps, which time the target network.
-        wall_s: Seconds spent in finished segments.
-        episodes: [step, return, length] of every finished episode.
-        scores: [step, mean return] of every checkpoint that played for selection.
-    """
-
-    segment: int = 0
-    steps: int = 0
-    updates: int = 0
-    rows: int = 0
-    calls: int = 0
-    wall_s: float = 0.0
-    episodes: list[list[float]] = field(default_factory=list)
-    scores: list[list[float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -73,18 +46,6 @@ class Selection:
     def ends(self, scores: list[list[float]]) -> bool:
         """Whether the target is reached."""
         return self.target is not None and any(score >= self.target for _, score in scores)
-
-
-def read_counters(directory: Path) -> Counters | None:
-    """Where the stage in this directory stands, or None if it has not begun.
-
-    Raises:
-        UserError: Its state is damaged.
-    """
-    path = directory / STATE
-    if not path.exists():
-        return None
-    return _counters(load_tensors(path)[1], path)
 
 
 def resume(
@@ -110,7 +71,7 @@ def resume(
     counters = None
     if path.exists():
         tensors, meta = load_tensors(path)
-        counters = _counters(meta, path)
+        counters = counters_of(meta, path)
         model.load_tensors(tensors)
         model.num_timesteps, model._n_updates = counters.steps, counters.updates
         model._n_calls = counters.calls
@@ -210,10 +171,3 @@ def _truncate(buffer: FrameReplayBuffer, rows: int) -> None:
         last = buffer.pos - 1
         buffer.timeouts[last] = np.where(buffer.dones[last] > 0, buffer.timeouts[last], 1.0)
         buffer.dones[last] = 1.0
-
-
-def _counters(meta: dict[str, Any], path: Path) -> Counters:
-    try:
-        return Counters(**meta["counters"])
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} is not the state of a stage ({error!r})") from None

@@ -18,7 +18,7 @@ OBS_HEIGHT, OBS_WIDTH = 40, 120
 
 try:
     import cv2
-except ImportError:  # no libGL: the commands say what to do about it, see snn_rl.video.opencv
+except ImportError:  # no libGL: the commands say what to do about it, see snn_rl.utils.opencv
     cv2 = None  # type: ignore[assignment]
 
 _SHIFT = 4  # fractional bits of OpenCV's drawing coordinates

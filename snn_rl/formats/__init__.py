@@ -9,8 +9,8 @@ from types import ModuleType
 
 from torch import Tensor
 
-from snn_rl.errors import UserError
-from snn_rl.networks import Network, SpikingNetwork
+from snn_rl.core.networks import Network, SpikingNetwork
+from snn_rl.utils.errors import UserError
 
 # Pixels [N, channels, height, width], uint8, to Q-values [N, actions] and every hidden layer's
 # spikes [T, N, ...]; no layers where an engine does not show them.

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from snn_rl.checkpoint import write_atomic
+from snn_rl.core.networks import Network
+from snn_rl.files.checkpoint import write_atomic
 from snn_rl.formats import check_plain
-from snn_rl.networks import Network
 
 
 class _OfPixels(nn.Module):

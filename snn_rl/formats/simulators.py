@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from snn_rl.core.networks import NetworkSpec
 from snn_rl.formats import Engine
-from snn_rl.formats.nir_graph import DT, spikes_name
-from snn_rl.networks import NetworkSpec
+from snn_rl.formats.nir import DT, spikes_name
 
 if TYPE_CHECKING:
     import nir

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from snn_rl.agents import CarriedDQN
 from snn_rl.agents.objectives import OBJECTIVES, TD
-from snn_rl.agents.sequences import SequenceReplayBuffer, SequenceSamples
-from snn_rl.networks import AnalogNetwork, NetworkSpec, clear
-from snn_rl.networks.q_networks import cartpole
+from snn_rl.agents.replay.sequences import SequenceReplayBuffer, SequenceSamples
+from snn_rl.core.networks import AnalogNetwork, NetworkSpec, clear
+from snn_rl.core.networks.q_networks import cartpole
 
 MakeCatch = Callable[..., VecEnv]
 

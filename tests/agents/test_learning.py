@@ -10,7 +10,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecEnv
 
 from snn_rl.agents import SpikingDQN, evaluate
-from snn_rl.convert import convert
+from snn_rl.core.conversion.convert import convert
 
 MakeCatch = Callable[..., VecEnv]
 

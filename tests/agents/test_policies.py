@@ -7,7 +7,7 @@ from gymnasium import spaces
 
 from snn_rl.agents import SpikingDQNPolicy, SpikingQNetwork
 from snn_rl.agents.policies import network_spec
-from snn_rl.networks import Q_NETWORKS, AnalogNetwork, SpikingNetwork
+from snn_rl.core.networks import Q_NETWORKS, AnalogNetwork, SpikingNetwork
 
 IMAGES = spaces.Box(0, 255, (3, 40, 120), np.uint8)
 ACTIONS = spaces.Discrete(4)

@@ -9,9 +9,9 @@ import torch
 from stable_baselines3.common.vec_env import VecEnv
 
 from snn_rl.agents import iir, observe
-from snn_rl.convert import convert
-from snn_rl.importing import load_any
-from snn_rl.networks import AnalogNetwork, Conv, Dense, NetworkSpec
+from snn_rl.core.conversion.convert import convert
+from snn_rl.core.networks import AnalogNetwork, Conv, Dense, NetworkSpec
+from snn_rl.files.importing import load_any
 
 SPEC = NetworkSpec((2, 42, 30), (Conv(4, 8, 4), Conv(8, 4, 2), Dense(16)), 3, bias=True)
 

@@ -15,8 +15,8 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv, VecFrameStack, VecVideoRecorder
 
 from snn_rl.agents import SpikingDQN
+from snn_rl.core.networks import SpikingNetwork
 from snn_rl.envs import make_env
-from snn_rl.networks import SpikingNetwork
 
 # rl-zoo's dqn.yml, section atari, where they are DQN's own arguments; shrunken
 ZOO = {

@@ -12,17 +12,11 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from snn_rl.agents import SpikingDQN, SpikingQNetwork, training
-from snn_rl.agents.replay import Journal
-from snn_rl.agents.training import (
-    Counters,
-    Selection,
-    derive_seed,
-    read_counters,
-    resume,
-    train_stage,
-)
-from snn_rl.errors import UserError
-from snn_rl.networks import AnalogNetwork
+from snn_rl.agents.replay.journal import Journal
+from snn_rl.agents.training import Selection, derive_seed, resume, train_stage
+from snn_rl.chain.records import Counters, read_counters
+from snn_rl.core.networks import AnalogNetwork
+from snn_rl.utils.errors import UserError
 
 MakeCatch = Callable[..., VecEnv]
 

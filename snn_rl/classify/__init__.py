@@ -1,1 +1,0 @@
-"""Image classification with the same neurons, conversion and chain of stages as the agents."""

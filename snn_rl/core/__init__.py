@@ -1,0 +1,1 @@
+"""The spiking neuron, networks and conversion; needs torch alone."""

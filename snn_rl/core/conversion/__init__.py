@@ -1,0 +1,1 @@
+"""Conversion of a trained analog network into a spiking one."""

@@ -1,0 +1,47 @@
+"""Magnitude pruning: the smallest weights of every layer go, and stay gone."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from snn_rl.core.networks import Network
+
+
+@torch.no_grad()
+def magnitude_masks(network: Network, fraction: float) -> dict[str, Tensor]:
+    """Which weights stay: in each hidden weight layer all but the smallest in magnitude.
+
+    Source: [IIR] section 5.3 (90 % of a T1 network's weights), after Han et al. (2015). The head
+    and the biases stay whole: together they are a few thousandths of the weights.
+
+    Args:
+        network: Analog or spiking.
+        fraction: Of each layer's weights to remove, in [0, 1).
+
+    Returns:
+        By parameter name, ones and zeros in the shape of the weights.
+
+    Raises:
+        ValueError: `fraction` is out of range.
+    """
+    if not 0 <= fraction < 1:
+        raise ValueError(f"fraction={fraction}: must be at least 0 and below 1")
+    masks = {}
+    for name, module in network.synapses.named_modules():
+        if not isinstance(module, nn.Conv2d | nn.Linear):
+            continue
+        weight = module.weight
+        gone = int(fraction * weight.numel())
+        mask = torch.ones(weight.numel(), dtype=weight.dtype, device=weight.device)
+        mask[weight.abs().flatten().argsort()[:gone]] = 0.0
+        masks[f"synapses.{name}.weight"] = mask.view(weight.shape)
+    return masks
+
+
+@torch.no_grad()
+def apply_masks_(network: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Sets the removed weights to zero; call it after every optimizer step."""
+    parameters = dict(network.named_parameters())
+    for name, mask in masks.items():
+        parameters[name].mul_(mask)

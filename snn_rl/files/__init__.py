@@ -1,0 +1,1 @@
+"""Reading and writing of files: networks, checkpoints, foreign formats."""

@@ -1,0 +1,133 @@
+"""Networks as NIR graphs, the exchange format of spiking simulators and neuromorphic chips.
+
+NIR's neurons live in continuous time and are reset to a value, ours step and are reset by
+subtraction ([IIR] algorithm 2). With T = 1 that difference never shows. A leaky node whose time
+constant is the simulation's step forgets all that was before, v <- v + dt / tau (r I - v) = I: it
+compares its input with its threshold, and so do ours. T > 1 has no exact counterpart, and is
+refused. The step is `DT`, which simulators assume unless they are told (to Norse, say dt=1e-4).
+SpikingJelly takes no time constant of one step; an IF node with r = 1 / dt, which finds its
+membrane empty, is the same.
+
+NIR fires above the threshold, as we do, but simulators differ (SpikingJelly fires at it too). On
+the integer grid that makes no difference: thresholds are put half a unit higher, where no
+sum lies.
+"""
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from snn_rl.core.conversion.integer_grid import LIMIT, PIXEL, integers
+from snn_rl.core.networks import Conv, SpikingNetwork
+from snn_rl.files.checkpoint import write_atomic
+from snn_rl.formats import check_plain, optional
+from snn_rl.utils.errors import UserError
+
+if TYPE_CHECKING:
+    import nir
+
+EXTRA = "interop"
+INPUT, OUTPUT = "input", "output"
+DT = 1e-4  # seconds
+
+
+def nir_graph(network: SpikingNetwork, notes: Mapping[str, str] | None = None) -> "nir.NIRGraph":
+    """The network as a NIR graph from pixels, 0 to 255, to Q-values.
+
+    The images' division by 255 is in the first layer's weights. The neurons of layer l are the node
+    `spikes_name(l)`.
+
+    Args:
+        network: T = 1, direct encoding, convolutions and dense layers.
+        notes: Goes into the graph's metadata.
+
+    Raises:
+        UserError: The network is of another kind, or the package nir is missing.
+    """
+    check_plain(network, "NIR")
+    if network.timesteps != 1:
+        raise UserError(
+            f"this network cannot be written as NIR: it has {network.timesteps} timesteps, between "
+            "which its neurons are reset by subtraction, and NIR's to a value; take T=1"
+        )
+    nir = optional("nir", EXTRA)
+    thresholds = _thresholds(network)
+    nodes: dict[str, Any] = {INPUT: nir.Input({"input": np.array(network.spec.input_shape)})}
+    layers = zip(
+        network.spec.names(), network.connections, [*network.synapses, network.head], strict=True
+    )
+    for i, (name, connection, synapse) in enumerate(layers):
+        weight, bias = _array(synapse.weight), None
+        if synapse.bias is not None:
+            bias = _array(synapse.bias)
+        if i == 0 and not network.exact:
+            weight = weight / np.float32(PIXEL)
+        if isinstance(connection.layer, Conv):
+            nodes[name] = nir.Conv2d(
+                input_shape=connection.input_shape[1:],
+                weight=weight,
+                stride=connection.layer.stride,
+                padding=connection.layer.padding,
+                dilation=1,
+                groups=1,
+                bias=np.zeros(len(weight), np.float32) if bias is None else bias,
+            )
+        else:
+            if len(connection.input_shape) > 1:
+                shape = {"input": np.array(connection.input_shape)}
+                nodes[f"{name}_flatten"] = nir.Flatten(shape, start_dim=0, end_dim=-1)
+            nodes[name] = nir.Linear(weight) if bias is None else nir.Affine(weight, bias)
+        if i < len(thresholds):
+            ones = np.ones(connection.output_shape, np.float32)
+            v_threshold, zeros = ones * np.float32(thresholds[i]), ones * 0
+            tau = ones * np.float32(DT)
+            nodes[spikes_name(name)] = nir.LIF(tau, ones, zeros, v_threshold, zeros)
+    nodes[OUTPUT] = nir.Output({"output": np.array([network.spec.outputs])})
+    names = list(nodes)
+    edges = list(itertools.pairwise(names))
+    return nir.NIRGraph(nodes, edges, metadata={"dt": DT, **(notes or {})})
+
+
+def spikes_name(layer: str) -> str:
+    """Name of the node that holds a layer's neurons."""
+    return f"{layer}_spikes"
+
+
+def write(network: SpikingNetwork, path: Path, notes: Mapping[str, str] | None = None) -> None:
+    """Writes `nir_graph` to a file, whole or not at all.
+
+    Raises:
+        UserError: See `nir_graph`; the disk is full or read-only.
+    """
+    graph = nir_graph(network, notes)
+    write_atomic(path, lambda file: optional("nir", EXTRA).write(file, graph))
+
+
+def read(path: Path) -> "nir.NIRGraph":
+    """Reads a graph that `write` wrote."""
+    graph: nir.NIRGraph = optional("nir", EXTRA).read(path)
+    return graph
+
+
+def _thresholds(network: SpikingNetwork) -> list[float]:
+    if not network.exact:
+        return [float(neuron.v_threshold.detach()) for neuron in network.neurons]
+    found = []
+    for layer in integers(network)[:-1]:
+        assert layer.v_threshold is not None
+        steps = min(layer.v_threshold, layer.bound)  # no sum is above the bound
+        if 2 * steps + 1 >= LIMIT:
+            raise UserError(
+                f"this network cannot be written as NIR: half a unit above the threshold of "
+                f"{layer.name} is no float32"
+            )
+        found.append((steps + 0.5) * layer.unit)
+    return found
+
+
+def _array(tensor: Tensor) -> Any:
+    return tensor.detach().cpu().contiguous().numpy()

@@ -1,0 +1,348 @@
+"""The stages of one classification run: the ANN, its conversion, and T5 down to T1."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from stable_baselines3.common.utils import get_device
+from torch import Tensor, nn
+
+from snn_rl.chain import run_directory
+from snn_rl.chain.stages import ANN, SCRATCH, Stage, schedule
+from snn_rl.configs.image_schema import ClassifyConfig, FitConfig
+from snn_rl.core.conversion.convert import (
+    ConversionError,
+    convert,
+    format_table,
+    fuse_batch_norm,
+    layer_table,
+)
+from snn_rl.core.conversion.prune import magnitude_masks
+from snn_rl.core.networks import (
+    IMAGE_NETWORKS,
+    AnalogNetwork,
+    AvgPool,
+    MaxPool,
+    Network,
+    NetworkSpec,
+    SpikingNetwork,
+)
+from snn_rl.files.checkpoint import load_network, read_json, save_network, write_json
+from snn_rl.images import distributed
+from snn_rl.images.data.datasets import Dataset
+from snn_rl.images.fitting import SCHEDULES, Recipe, fit
+from snn_rl.images.scoring import Score, score
+from snn_rl.utils.device import uses_bf16
+from snn_rl.utils.errors import UserError
+from snn_rl.utils.process_memory import PeakMemory
+from snn_rl.utils.seeding import derive_seed, seed_everything
+
+POOLINGS = {"avg": AvgPool, "max": MaxPool}
+AT_ONE = "at_one_timestep.json"  # the score of a stage's weights at T = 1, beside its own
+
+
+def chain(config: ClassifyConfig) -> list[Stage]:
+    """The stages that the settings ask for."""
+    if config.scratch:
+        return [Stage(f"T{config.T}{SCRATCH}", config.T, None)]
+    return schedule(
+        config.T,
+        config.T_start,
+        config.T_step,
+        config.direct,
+        config.stages,
+        prune=config.prune > 0,
+    )
+
+
+def directory_of(config: ClassifyConfig) -> Path:
+    """Where this run lives: run_dir, or <runs>/<dataset>-<net>/seed<k>."""
+    return Path(config.run_dir or f"{config.runs}/{config.dataset}-{config.net}/seed{config.seed}")
+
+
+def network_spec(config: ClassifyConfig, dataset: Dataset) -> NetworkSpec:
+    """The network that the settings ask for, for these images."""
+    spec = IMAGE_NETWORKS[config.net](
+        dataset.image_shape, dataset.classes, config.batch_norm, POOLINGS[config.pooling]
+    )
+    try:
+        spec.connections()
+    except ValueError as error:
+        raise UserError(f"net={config.net}: {error}") from None
+    return replace(spec, clip=config.clip)
+
+
+def stage_settings(config: ClassifyConfig, fingerprint: str, stage: Stage) -> dict[str, Any]:
+    """Everything that the stage's result depends on, flat, as plain JSON types.
+
+    Args:
+        config: The resolved settings.
+        fingerprint: Of the training images.
+        stage: Of the chain.
+    """
+    settings: dict[str, Any] = {
+        name: getattr(config, name)
+        for name in (
+            "dataset",
+            "net",
+            "seed",
+            "batch_norm",
+            "pooling",
+            "image_size",
+            "limit",
+            "clip",
+            "pixels",
+        )
+    }
+    settings |= {
+        "training_images": fingerprint,
+        "bf16": uses_bf16(config.precision, config.device),
+        "threads": torch.get_num_threads(),
+    }
+    if distributed.size() > 1:
+        settings["workers"] = distributed.size()
+    if stage.name == ANN:
+        return settings | (
+            {"ann": run_directory.file_hash(config.ann)}
+            if config.ann
+            else run_directory.flat("fit", config.fit)
+        )
+    iir = run_directory.flat("iir", config.iir)
+    del iir["iir.t1_epochs"]  # it is in iir.epochs
+    iir["iir.epochs"] = stage_epochs(config, stage)
+    if config.iir.thresholds_from:
+        iir["iir.thresholds_from"] = run_directory.file_hash(config.iir.thresholds_from)
+    if stage.pruned:
+        settings["prune"] = config.prune
+    return settings | {"T": stage.timesteps, "source": stage.source} | iir
+
+
+def stage_epochs(config: ClassifyConfig, stage: Stage) -> int:
+    """Passes over the training images in a stage."""
+    if not stage.trained or (stage.name == ANN and config.ann):
+        return 0
+    if stage.name == ANN:
+        return config.fit.epochs
+    if stage.timesteps == 1 and config.iir.t1_epochs:
+        return config.iir.t1_epochs
+    return config.iir.epochs
+
+
+class ChainFitter:
+    """Fits and scores the stages of one run.
+
+    Args:
+        config: The resolved settings.
+        dataset: The images.
+        directory: Of the run.
+    """
+
+    def __init__(self, config: ClassifyConfig, dataset: Dataset, directory: Path):
+        self.config = config
+        self.dataset = dataset
+        self.directory = directory
+        self.device = distributed.own_device(get_device(config.device))
+        self.bf16 = uses_bf16(config.precision, config.device)
+
+    def fit(self, stage: Stage) -> None:
+        """Trains one stage, or goes on with it, and writes its network."""
+        distributed.barrier()  # until the network that it begins with is written
+        config, directory = self.config, self.directory / stage.name
+        seed = (config.seed, (stage.timesteps or 0) + 1_000_000 * stage.pruned)
+        seed_everything(derive_seed(*seed))
+        network = self._initial_network(stage)
+        network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        notes: dict[str, Any] = {"dataset": config.dataset, "net": config.net, "stage": stage.name}
+        notes |= {"seed": config.seed, "epochs": stage_epochs(config, stage)}
+        masks = magnitude_masks(network, config.prune) if stage.pruned else {}
+        if notes["epochs"]:
+            peak = PeakMemory(self.device)
+            settings = config.fit if stage.name == ANN else config.iir
+            counters = fit(
+                network,
+                self._optimizer(stage, network),
+                self.dataset.train,
+                self._recipe(stage, settings),
+                directory,
+                seed,
+                stage.name,
+                self._teacher(stage),
+                masks,
+            )
+            notes |= {"updates": counters.updates, "wall_s": counters.wall_s}
+            notes |= {"history": counters.history, "memory": peak.read()}
+            notes["images"] = counters.updates * settings.batch_size
+        if not distributed.is_first():
+            return
+        if isinstance(network, SpikingNetwork):
+            table = layer_table(network.eval(), self._samples(), [])
+            print(f"\n{stage.name}\n{format_table(table)}")
+            notes["layers"] = [vars(row) for row in table]
+        save_network(directory / run_directory.NETWORK, network, notes)
+
+    def score(self, stage: Stage) -> Score:
+        """The finished stage's accuracy on these test images, measured once and kept."""
+        return self._score(stage, run_directory.METRICS, stage.name)
+
+    def score_at_one(self, stage: Stage) -> Score | None:
+        """What a trained stage's weights do at T = 1, which they were not trained for.
+
+        Source: [IIR] Fig. 1d, where T1_5 are T5's weights at T = 1.
+
+        Returns:
+            None if the stage has one timestep, or none, or was not trained.
+        """
+        if not stage.trained or not stage.timesteps or stage.timesteps == 1:
+            return None
+        return self._score(stage, AT_ONE, f"T1 of {stage.name}", timesteps=1)
+
+    def _score(self, stage: Stage, file: str, name: str, timesteps: int | None = None) -> Score:
+        distributed.barrier()
+        path = self.directory / stage.name / file
+        test, limit = self.dataset.test, self.config.test_limit
+        images = test.fingerprint()
+        if path.exists():
+            before = Score(**read_json(path))
+            of_these = before.test_images in (None, images)
+            if of_these and before.images == (limit or len(test)):
+                return before
+        network, _ = load_network(path.parent / run_directory.NETWORK)
+        if timesteps is not None:
+            assert isinstance(network, SpikingNetwork)
+            network = _with_timesteps(network, timesteps, network.surrogate, network.encoding)
+        network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        seed_everything(derive_seed(self.config.seed, 1_000_000))  # for Poisson input
+        settings = self.config.fit if stage.name == ANN else self.config.iir
+        result = score(network, test, settings.batch_size, name, limit)
+        result.test_is_train = self.dataset.test_is_train
+        result.test_images = images
+        if distributed.is_first():
+            write_json(path, vars(result))
+        return result
+
+    def _initial_network(self, stage: Stage) -> AnalogNetwork | SpikingNetwork:
+        if stage.source is None:
+            analog = self._analog_network()
+            return self._converted(analog, stage.timesteps) if stage.timesteps else analog
+        source, _ = load_network(self.directory / stage.source / run_directory.NETWORK)
+        if isinstance(source, AnalogNetwork):
+            return self._converted(source, stage.timesteps or 1)
+        assert stage.timesteps is not None
+        iir = self.config.iir
+        return self._frozen(_with_timesteps(source, stage.timesteps, iir.surrogate, iir.encoding))
+
+    def _analog_network(self) -> AnalogNetwork:
+        """The imported ANN, or an untrained one."""
+        config = self.config
+        spec = network_spec(config, self.dataset)
+        if config.ann is None:
+            network = AnalogNetwork(spec)
+            initialize(network)
+            return network
+        found, _ = load_network(Path(config.ann))
+        if not isinstance(found, AnalogNetwork) or found.spec != spec:
+            raise UserError(
+                f"ann={config.ann} is not the analog network that dataset={config.dataset} "
+                f"net={config.net} batch_norm={config.batch_norm} pooling={config.pooling} "
+                f"clip={config.clip} describe"
+            )
+        return found
+
+    def _converted(self, analog: AnalogNetwork, timesteps: int) -> SpikingNetwork:
+        iir = self.config.iir
+        try:
+            converted = convert(
+                analog.to(self.device).eval(),
+                timesteps,
+                self._samples(),
+                iir.percentile,
+                iir.percentile_over,
+                iir.surrogate,
+                iir.encoding,
+                iir.thresholds,
+                iir.conversion_timesteps,
+                iir.block_thresholds,
+                iir.threshold_scale,
+                given=_thresholds(iir.thresholds_from),
+            )
+        except ConversionError as error:
+            raise UserError(f"conversion failed: {error}") from None
+        return self._frozen(converted)
+
+    def _frozen(self, network: SpikingNetwork) -> SpikingNetwork:
+        """Without gradients of thresholds and leaks, where they are not to be trained."""
+        if not self.config.iir.train_threshold:
+            for neuron in network.neurons:
+                neuron.requires_grad_(False)
+        return network
+
+    def _samples(self) -> Tensor:
+        """Training images for the threshold search, the same at every call."""
+        generator = torch.Generator().manual_seed(derive_seed(self.config.seed))
+        count = min(self.config.iir.conversion_samples, len(self.dataset.train))
+        images, _ = next(self.dataset.train.batches(count, generator=generator))
+        return images.to(self.device)
+
+    def _teacher(self, stage: Stage) -> Network | None:
+        if stage.name == ANN or not self.config.iir.distill:
+            return None
+        network, _ = load_network(self.directory / ANN / run_directory.NETWORK)
+        assert isinstance(network, AnalogNetwork)
+        teacher = fuse_batch_norm(network)
+        teacher.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return teacher.eval()
+
+    def _recipe(self, stage: Stage, settings: FitConfig) -> Recipe:
+        iir = self.config.iir
+        shape = SCHEDULES[settings.schedule]
+        return Recipe(
+            epochs=stage_epochs(self.config, stage),
+            rate=lambda progress: (
+                settings.lr * shape(progress, settings.milestones, settings.decay)
+            ),
+            batch_size=settings.batch_size,
+            dropout=settings.dropout,
+            label_smoothing=settings.label_smoothing,
+            distill=0.0 if stage.name == ANN else iir.distill,
+            temperature=iir.temperature,
+            bf16=self.bf16,
+            window=iir.window,
+        )
+
+    def _optimizer(self, stage: Stage, network: Network) -> torch.optim.Optimizer:
+        trained = [p for p in network.parameters() if p.requires_grad]
+        if stage.name == ANN:
+            fit = self.config.fit
+            return torch.optim.SGD(
+                trained, fit.lr, momentum=0.9, weight_decay=fit.weight_decay, fused=True
+            )
+        iir = self.config.iir
+        return torch.optim.Adam(trained, iir.lr, weight_decay=iir.weight_decay, fused=True)
+
+
+def _with_timesteps(
+    source: SpikingNetwork, timesteps: int, surrogate: str, encoding: str
+) -> SpikingNetwork:
+    """The same weights, thresholds and leaks in a network of other timesteps."""
+    network = SpikingNetwork(source.spec, timesteps, surrogate, encoding)
+    network.load_state_dict(source.state_dict())
+    return network
+
+
+def _thresholds(file: str | None) -> list[float] | None:
+    if file is None:
+        return None
+    network, _ = load_network(Path(file))
+    if not isinstance(network, SpikingNetwork):
+        raise UserError(f"iir.thresholds_from={file} is an ANN: it has no thresholds")
+    return [float(neuron.v_threshold.detach()) for neuron in network.neurons]
+
+
+def initialize(network: AnalogNetwork) -> None:
+    """He et al. (2015) initialization, as [IIR] A.2.2 and [STDB] section 3 have it."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

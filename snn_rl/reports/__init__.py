@@ -1,0 +1,1 @@
+"""Reports, figures, videos and model cards of runs."""

@@ -1,0 +1,418 @@
+"""Pictures of an agent at play, and the ways to show them: a window, an mp4, a gif.
+
+Colours are RGB; OpenCV, which wants BGR, is met only in the writers.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from snn_rl.files.checkpoint import disk_errors
+from snn_rl.utils.errors import UserError
+from snn_rl.utils.opencv import opencv
+
+Picture = NDArray[np.uint8]  # [height, width, 3], RGB
+Color = tuple[int, int, int]
+
+BACKGROUND: Color = (14, 17, 23)
+CELL: Color = (36, 42, 54)
+TEXT: Color = (232, 236, 241)
+MUTED: Color = (139, 148, 160)
+SPIKE: Color = (255, 190, 60)
+BAR: Color = (84, 104, 132)
+
+MARGIN, HEADER = 24, 72
+_LABEL = 34  # height of a layer's name and of the gap behind it
+_UNIT = 4  # size of a single unit, in gaps
+TALL, WIDE = (1280, 720), (1280, 560)  # canvas (width, height) by the shape of the game's picture
+_TITLE, _NUMBER, _SMALL = 22, 17, 14  # font sizes
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One decision of an agent at play.
+
+    Attributes:
+        picture: The game as the agent finds it.
+        activity: Every hidden layer's spikes per timestep, [channels, height, width] or [units].
+        spike_rates: Spikes per neuron of every hidden layer, summed over the timesteps.
+        q_values: [actions].
+        action: What is played.
+        score: Return so far.
+        step: Decisions before this one.
+    """
+
+    picture: Picture
+    activity: Sequence[NDArray[np.float32]]
+    spike_rates: Sequence[float]
+    q_values: NDArray[np.float32]
+    action: int
+    score: float
+    step: int
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What stays the same through a video.
+
+    Attributes:
+        env: The environment's id.
+        timesteps: T.
+        layers: Names of the hidden layers.
+        actions: Names of the actions.
+    """
+
+    env: str
+    timesteps: int
+    layers: Sequence[str]
+    actions: Sequence[str]
+
+
+# --- pictures ----------------------------------------------------------------------------------
+
+
+def enlarge(picture: Picture, width: int, height: int) -> Picture:
+    """The picture at the largest whole multiple that fits, with hard pixels.
+
+    Args:
+        picture: At most as large as the box.
+        width: Of the box.
+        height: Of the box.
+    """
+    factor = max(1, min(width // picture.shape[1], height // picture.shape[0]))
+    return picture.repeat(factor, 0).repeat(factor, 1)
+
+
+def plain(moment: Moment) -> Picture:
+    """The game alone, enlarged."""
+    return enlarge(moment.picture, 1200, 640)
+
+
+def overlay(moment: Moment, labels: Labels) -> Picture:
+    """The game, what every layer fires, and what every action is worth.
+
+    Args:
+        moment: What is shown.
+        labels: The names in the picture.
+
+    Returns:
+        A picture of size `TALL` or `WIDE`.
+    """
+    height, width = moment.picture.shape[:2]
+    tall = width < 2 * height
+    canvas = Image.new("RGB", TALL if tall else WIDE, BACKGROUND)
+    draw = ImageDraw.Draw(canvas)
+    game_box = (480, 630) if tall else (600, 160)
+    game = enlarge(moment.picture, *game_box)
+    canvas.paste(Image.fromarray(game), (MARGIN, HEADER))
+    right = MARGIN + game.shape[1] + 32
+    if tall:
+        q_left, q_top, q_width = canvas.width - MARGIN - 256, HEADER, 256
+        layers_right = q_left - 32
+    else:
+        q_left, q_top, q_width = MARGIN, HEADER + game.shape[0] + 32, game.shape[1]
+        layers_right = canvas.width - MARGIN
+    _draw_header(draw, moment, labels, canvas.width)
+    _draw_layers(canvas, draw, moment, labels, (right, layers_right))
+    _draw_q_values(draw, moment, labels, (q_left, q_top, q_width, canvas.height - MARGIN - q_top))
+    return np.asarray(canvas)
+
+
+def _draw_header(draw: ImageDraw.ImageDraw, moment: Moment, labels: Labels, width: int) -> None:
+    steps = "one timestep" if labels.timesteps == 1 else f"{labels.timesteps} timesteps"
+    _text(draw, (MARGIN, 36), labels.env, _TITLE)
+    left = MARGIN + _font(_TITLE).getlength(labels.env) + 16
+    _text(draw, (left, 36), f"T={labels.timesteps}: decides in {steps}", _NUMBER, MUTED)
+    _text(draw, (width - MARGIN, 36), f"return {moment.score:g}", _TITLE, SPIKE, "rm")
+    _text(draw, (width - MARGIN - 160, 36), f"decision {moment.step}", _NUMBER, MUTED, "rm")
+
+
+def _draw_layers(
+    canvas: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    moment: Moment,
+    labels: Labels,
+    columns: tuple[int, int],
+) -> None:
+    left, right = columns
+    tables = tuple(activity.shape for activity in moment.activity)
+    room = canvas.height - HEADER - MARGIN
+    plans = arrange(tables, right - left, room - len(tables) * _LABEL)
+    spare = room - sum(plan.height for plan in plans) - len(tables) * _LABEL
+    top = float(HEADER)
+    rows = zip(labels.layers, moment.activity, moment.spike_rates, plans, strict=True)
+    for name, activity, rate, plan in rows:
+        amount = f"{100 * rate:.1f} % fire"
+        if labels.timesteps > 1:
+            amount = f"{rate:.2f} spikes per neuron"
+        _text(draw, (left, top + 10), name, _NUMBER)
+        _text(draw, (left + 64, top + 10), _describe(activity), _SMALL, MUTED)
+        _text(draw, (right, top + 10), amount, _NUMBER, SPIKE, "rm")
+        canvas.paste(Image.fromarray(tile(activity, plan)), (left, round(top) + 26))
+        top += plan.height + _LABEL + spare / max(1, len(tables) - 1)
+
+
+def _describe(activity: NDArray[np.float32]) -> str:
+    if activity.ndim == 1:
+        return f"{activity.size} neurons"
+    channels, height, width = activity.shape
+    return f"{channels} maps of {width}x{height}"
+
+
+def _draw_q_values(
+    draw: ImageDraw.ImageDraw, moment: Moment, labels: Labels, box: tuple[int, int, int, int]
+) -> None:
+    left, top, width, height = box
+    _text(draw, (left, top + 8), "Q-values", _NUMBER)
+    row = min(48, (height - 32) // len(labels.actions))
+    low, high = float(moment.q_values.min()), float(moment.q_values.max())
+    label, number = min(int(width * 0.45), 120), 64
+    room = width - label - number
+    for i, (name, q) in enumerate(zip(labels.actions, moment.q_values, strict=True)):
+        y = top + 32 + i * row
+        chosen = i == moment.action
+        color = SPIKE if chosen else BAR
+        # what decides is the difference: the worst action has a stub, the best a full bar
+        share = 0.06 + 0.94 * ((float(q) - low) / (high - low) if high > low else 1.0)
+        bar = (left + label, y + 4, left + label + round(room * share), y + row - 6)
+        draw.rounded_rectangle(bar, 3, fill=color)
+        middle = y + row // 2 - 1
+        size = _SMALL if row > 20 else 12
+        _text(draw, (left, middle), name, size, TEXT if chosen else MUTED)
+        _text(draw, (left + width, middle), f"{q:.3f}", size, TEXT if chosen else MUTED, "rm")
+    _draw_legend(draw, labels, (left, top + height))
+
+
+def _draw_legend(draw: ImageDraw.ImageDraw, labels: Labels, corner: tuple[int, int]) -> None:
+    left, bottom = corner
+    if len(labels.actions) > 9:  # no room below the Q-values
+        return
+    how = "" if labels.timesteps == 1 else " (bright: often)"
+    for line, color, text in ((2, SPIKE, f"neuron that fires{how}"), (1, CELL, "silent neuron")):
+        y = bottom - 8 - 22 * line
+        draw.rectangle((left, y - 5, left + 10, y + 5), fill=color)
+        _text(draw, (left + 20, y), text, _SMALL, MUTED)
+    _text(draw, (left, bottom - 8), "gold bar: the action played", _SMALL, MUTED)
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a layer's maps, or its units, lie side by side.
+
+    Attributes:
+        columns: Maps in a row.
+        width: Of the picture, in pixels.
+        height: Of the picture, in pixels.
+        scale: Pixels for one neuron (for one gap between units), in both directions.
+    """
+
+    columns: int
+    width: int
+    height: int
+    scale: float
+
+
+@cache
+def arrange(shapes: tuple[tuple[int, ...], ...], width: int, height: int) -> tuple[Tiling, ...]:
+    """Tilings of several layers, all of one width, that fit above each other.
+
+    Args:
+        shapes: Of every layer, [channels, height, width] or [units].
+        width: Of each picture.
+        height: Room for all of them together.
+    """
+    choices = [_tilings(shape, width) for shape in shapes]
+    chosen = [0] * len(shapes)  # a single row of maps each, to begin with
+
+    def grow() -> bool:
+        """Enlarges the layer of the smallest neurons that can still grow."""
+        room = height - sum(tilings[n].height for tilings, n in zip(choices, chosen, strict=True))
+        for i in sorted(range(len(shapes)), key=lambda i: choices[i][chosen[i]].scale):
+            larger = choices[i][chosen[i] + 1 :][:1]
+            if larger and larger[0].height - choices[i][chosen[i]].height <= room:
+                chosen[i] += 1
+                return True
+        return False
+
+    while grow():
+        pass
+    return tuple(tilings[n] for tilings, n in zip(choices, chosen, strict=True))
+
+
+def _tilings(shape: tuple[int, ...], width: int) -> list[Tiling]:
+    """All tilings without a ragged end, from the lowest to the highest."""
+    count, h, w = _cell(shape)
+    tilings = []
+    for columns in (n for n in range(count, 0, -1) if count % n == 0):
+        scale = width / (columns * w)
+        tilings.append(Tiling(columns, width, max(1, round(count // columns * h * scale)), scale))
+    return tilings
+
+
+def _cell(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Number of maps, and height and width of one with the gap beside it."""
+    if len(shape) == 1:
+        return shape[0], _UNIT + 1, _UNIT + 1
+    return shape[0], shape[1] + 1, shape[2] + 1
+
+
+def tile(activity: NDArray[np.float32], tiling: Tiling) -> Picture:
+    """A layer's spikes as one picture: a convolution's maps side by side, or a grid of units.
+
+    Args:
+        activity: [channels, height, width] or [units], spikes per neuron and timestep in [0, 1].
+        tiling: From `arrange`.
+    """
+    count, h, w = _cell(activity.shape)
+    maps = activity
+    if activity.ndim == 1:
+        maps = np.broadcast_to(activity[:, None, None], (count, _UNIT, _UNIT))
+    cells = np.empty((count, h, w, 3), np.uint8)
+    cells[:] = BACKGROUND
+    cells[:, : h - 1, : w - 1] = _colors()[np.rint(maps * 255).astype(np.uint8)]
+    rows = count // tiling.columns
+    grid = cells.reshape(rows, tiling.columns, h, w, 3).swapaxes(1, 2)
+    sheet = grid.reshape(rows * h, tiling.columns * w, 3)
+    factor = -(-tiling.width // sheet.shape[1])
+    large = Image.fromarray(sheet.repeat(factor, 0).repeat(factor, 1))
+    return np.asarray(large.resize((tiling.width, tiling.height), Image.Resampling.BOX))
+
+
+@cache
+def _colors() -> Picture:
+    """[256, 3]: from a silent neuron's colour to a firing one's."""
+    share = np.sqrt(np.linspace(0.0, 1.0, 256))[:, None]
+    return np.asarray(np.rint(share * SPIKE + (1 - share) * np.array(CELL)), np.uint8)
+
+
+@cache
+def _font(size: int) -> Any:
+    return ImageFont.load_default(size)
+
+
+def _text(
+    draw: ImageDraw.ImageDraw,
+    where: tuple[float, float],
+    text: str,
+    size: int,
+    color: Color = TEXT,
+    anchor: str = "lm",
+) -> None:
+    draw.text(where, text, fill=color, font=_font(size), anchor=anchor)
+
+
+# --- where they go -----------------------------------------------------------------------------
+
+
+def has_display() -> bool:
+    """Whether OpenCV can open a window here.
+
+    Tried in a process of its own: without a display, OpenCV's window library ends the process.
+    """
+    if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        return False
+    code = "import cv2; cv2.namedWindow('snn_rl'); cv2.waitKey(1)"
+    try:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=30)
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0
+
+
+def show(pictures: Iterable[Picture], fps: int, title: str) -> None:
+    """Shows pictures in a window until they end, or q or Escape is pressed."""
+    cv2 = opencv()
+    for picture in pictures:
+        cv2.imshow(title, picture[..., ::-1])
+        if cv2.waitKey(max(1, 1000 // fps)) in (ord("q"), 27):
+            break
+    cv2.destroyAllWindows()
+
+
+def write_mp4(path: Path, pictures: Iterable[Picture], fps: int) -> int:
+    """Writes an mp4 and reads it back.
+
+    Args:
+        path: The file; it is replaced only by a whole video.
+        pictures: All of one size.
+        fps: Pictures a second.
+
+    Returns:
+        Number of pictures.
+
+    Raises:
+        UserError: OpenCV cannot write it, or what it wrote does not decode.
+    """
+    cv2 = opencv()
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.partial.mp4")
+    writer, count = None, 0
+    try:
+        for picture in pictures:
+            # codecs halve the colour resolution and need even sizes
+            even = picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
+            if writer is None:
+                code = cv2.VideoWriter.fourcc(*"mp4v")
+                writer = cv2.VideoWriter(str(partial), code, fps, (even.shape[1], even.shape[0]))
+            writer.write(np.ascontiguousarray(even[..., ::-1]))
+            count += 1
+        if writer is not None:
+            writer.release()
+        if count == 0 or _decoded_frames(partial) != count:
+            raise UserError(f"OpenCV cannot write a video to {path}: take play.output=gif")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return count
+
+
+def _decoded_frames(path: Path) -> int:
+    capture = opencv().VideoCapture(str(path))
+    count = 0
+    while capture.grab():
+        count += 1
+    capture.release()
+    return count
+
+
+def write_gif(path: Path, pictures: Iterable[Picture], fps: int) -> int:
+    """Writes a gif of at most 640 pixels' width, which repeats for ever.
+
+    Args:
+        path: The file; it is replaced only by a whole one.
+        pictures: All of one size.
+        fps: Pictures a second; gif knows hundredths of a second.
+
+    Returns:
+        Number of pictures.
+    """
+    frames = []
+    for picture in pictures:
+        step = -(-picture.shape[1] // 640)
+        small = Image.fromarray(picture).reduce(step)
+        frames.append(small.quantize(64, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE))
+    partial = path.with_name(f".{path.stem}.partial.gif")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            frames[0].save(
+                partial,
+                save_all=True,
+                append_images=frames[1:],
+                duration=max(2, round(100 / fps)) * 10,
+                loop=0,
+            )
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    return len(frames)

@@ -1,0 +1,62 @@
+"""Values that the settings' types allow and no run could work with."""
+
+import pytest
+
+from snn_rl.agents import plan
+from snn_rl.agents.checks import check_values
+from snn_rl.configs.compose import agent_presets, compose
+from snn_rl.configs.schema import Config
+from snn_rl.utils.errors import UserError
+
+
+def settings(*overrides: str) -> Config:
+    return compose(["env=PongNoFrameskip-v4", *overrides], agent_presets)
+
+
+@pytest.mark.parametrize(
+    ("seed", "episodes", "allowed"),
+    [
+        (1_999_980, 20, True),
+        (1_999_981, 20, False),
+        (2_000_100, 1, False),
+        (2_009_999, 1, False),
+        (2_010_000, 20, True),
+        (1_990_000, 30_000, False),
+    ],
+)
+def test_evaluation_stays_clear_of_the_games_that_choose_the_ann(
+    seed: int, episodes: int, allowed: bool
+) -> None:
+    config = settings(f"eval.seed={seed}", f"episodes={episodes}")
+    if allowed:
+        check_values(config)
+    else:
+        with pytest.raises(UserError, match=f"eval.seed={seed}"):
+            check_values(config)
+
+
+@pytest.mark.parametrize("env", ["PongNoFrameskip-v4", "CartPole-v1"])
+def test_the_papers_settings_do_not_choose_among_checkpoints(env: str) -> None:
+    own = compose([f"env={env}"], agent_presets)
+    assert own.dqn.selection_games > 0 and own.dqn.target_return is not None
+    paper = compose([f"env={env}", "preset=paper"], agent_presets)
+    stages = plan.chain(paper)
+    assert [stage.name for stage in stages] == ["ann", "T5", "T4", "T3", "T2", "T1"]
+    assert not any(plan.selection_games(paper, stage) for stage in stages)
+    assert paper.dqn.target_return is None
+    check_values(paper)
+
+
+@pytest.mark.parametrize(
+    "override", ["ann=mine.safetensors", "iir.sticky=null", "rollout.sticky=0.25"]
+)
+def test_the_preset_of_pong_goes_with_other_ways_to_train(override: str) -> None:
+    config = settings(override)
+    assert config.finetune.steps and config.iir.selection_sticky_games
+    check_values(config)
+    # an imported ANN is not trained further
+    stages = [stage.name for stage in plan.chain(config)]
+    assert ("ann-pretrained" in stages) == (config.ann is None)
+    # where the stages learn from the games that are played greedily, only those choose
+    chosen = {each.sticky for each in plan.selection_games(config, plan.chain(config)[-1])}
+    assert chosen == ({0.0, 0.25} if config.ann else {config.rollout.sticky})

@@ -1,0 +1,310 @@
+"""The classification command itself, on a few images in folders that the test writes."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from snn_rl.classify import __main__ as command
+from snn_rl.configs.compose import compose_as, run_command_as
+from snn_rl.configs.image_schema import ClassifyConfig
+from snn_rl.core.networks import AnalogNetwork, SpikingNetwork
+from snn_rl.files.checkpoint import load_network, load_tensors
+from snn_rl.images.chain import AT_ONE
+from snn_rl.images.data.datasets import open_dataset
+
+SMALL = [
+    "dataset=imagenet",
+    "image_size=32",
+    "net=resnet8",
+    "limit=40",
+    "threads=1",
+    "T_start=2",
+    "fit.epochs=2",
+    "fit.batch_size=20",
+    "iir.batch_size=20",
+    "iir.t1_epochs=0",
+    "iir.conversion_samples=20",
+    "precision=float32",
+]
+STAGES = ("ann", "T2", "T1")
+
+# Runs the command and kills it with SIGKILL just before or after the n-th file that it replaces
+KILLER = """
+import os, signal, sys
+count, after = int(sys.argv[1]), sys.argv[2] == "after"
+del sys.argv[1:3]
+real = os.replace
+def replace(source, target):
+    global count
+    count -= 1
+    if count == 0 and not after:
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(source, target)
+    if count == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+os.replace = replace
+from snn_rl.classify import __main__ as command
+from snn_rl.configs.image_schema import ClassifyConfig
+from snn_rl.configs.compose import run_command_as
+run_command_as(ClassifyConfig, "classify", command.main, command.presets, "")
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pictures(tmp_path_factory.mktemp("images"), seed=0)
+
+
+def pictures(folder: Path, seed: int) -> Path:
+    """Four classes of noise, whose brightness is the class."""
+    rng = np.random.default_rng(seed)
+    for half, count in (("train", 12), ("val", 5)):
+        for label in range(4):
+            directory = folder / half / f"n{label}"
+            directory.mkdir(parents=True)
+            for n in range(count):
+                pixels = rng.integers(50 * label, 50 * label + 40, (36, 36, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(directory / f"{n}.png")
+    return folder
+
+
+def run(data: Path, run_dir: Path, *extra: str) -> None:
+    arguments, sys.argv = (
+        sys.argv,
+        ["classify", *SMALL, f"data={data}", f"run_dir={run_dir}", *extra],
+    )
+    try:
+        run_command_as(
+            ClassifyConfig, "classify", command.main, command.presets, command.__doc__ or ""
+        )
+    finally:
+        sys.argv = arguments
+
+
+def refuse(capsys: pytest.CaptureFixture[str], data: Path, run_dir: Path, *extra: str) -> str:
+    """The command's one line of complaint."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        run(data, run_dir, *extra)
+    assert stop.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("runs") / "finished"
+    subprocess.run(
+        [sys.executable, "-c", KILLER, "-1", "after", *SMALL, f"data={data}", f"run_dir={run_dir}"],
+        check=True,
+        capture_output=True,
+    )
+    return run_dir
+
+
+def test_the_chain_trains_scores_and_reports_every_stage(finished):
+    ann, t2, t1 = (load_network(finished / name / "network.safetensors")[0] for name in STAGES)
+    assert isinstance(ann, AnalogNetwork) and ann.spec.batch_norm
+    assert isinstance(t2, SpikingNetwork) and isinstance(t1, SpikingNetwork)
+    assert (t2.timesteps, t1.timesteps) == (2, 1)
+    assert not torch.equal(t2.synapses[0].weight, t1.synapses[0].weight)
+    report = (finished / "report.md").read_text()
+    for name in ("| ANN |", "| T2 |", "| T1 |"):
+        assert name in report
+    for name in STAGES:
+        metrics = json.loads((finished / name / "metrics.json").read_text())
+        assert f"{metrics['accuracy']:.2%}" in report
+        assert metrics["images"] == 20
+    entry = json.loads((finished / "run.json").read_text())[0]
+    assert entry["versions"]["torch"] == torch.__version__
+
+
+def test_a_stage_s_weights_are_looked_at_with_one_timestep_too(data, finished):
+    trained, _ = load_network(finished / "T2" / "network.safetensors")
+    at_one = SpikingNetwork(trained.spec, 1)
+    at_one.load_state_dict(trained.state_dict())
+    images, labels = next(open_dataset("imagenet", data, 32).test.batches(20))
+    with torch.no_grad():
+        outputs, layers = at_one.eval().activity(images)
+    found = json.loads((finished / "T2" / AT_ONE).read_text())
+    assert found["accuracy"] == float((outputs.argmax(1) == labels).float().mean())
+    expected = [float(layer.mean()) for layer in layers]
+    np.testing.assert_allclose(found["spike_rates"], expected, rtol=1e-5)
+    own = json.loads((finished / "T2" / "metrics.json").read_text())["spike_rates"]
+    assert sum(found["spike_rates"]) < sum(own)
+    assert not (finished / "T1" / AT_ONE).exists() and not (finished / "ann" / AT_ONE).exists()
+    report = (finished / "report.md").read_text()
+    section = report.split("## Spikes that vanish")[1].split("\n## ")[0]
+    for name, rate in (("T2", own[0]), ("T1 of T2", expected[0])):
+        (row,) = [line for line in section.splitlines() if line.startswith(f"| {name} |")]
+        assert f"{rate:.4f}" in row
+    assert "| T1 |" in section
+    with Image.open(finished / "figures" / "vanishing.png") as picture:
+        assert min(picture.size) > 300
+
+
+@pytest.mark.parametrize(("count", "moment"), [(4, "before"), (5, "after"), (9, "before")])
+def test_a_killed_run_ends_in_the_same_bits(data, finished, tmp_path, count, moment):
+    arguments = [*SMALL, f"data={data}", f"run_dir={tmp_path}"]
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLER, str(count), moment, *arguments], capture_output=True
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "T1" / "done.json").exists()
+    run(data, tmp_path)
+    for name in STAGES:
+        one, other = (
+            load_tensors(d / name / "network.safetensors")[0] for d in (finished, tmp_path)
+        )
+        assert all(torch.equal(tensor, other[key]) for key, tensor in one.items())
+
+
+def test_conversion_alone_and_direct_share_the_ann(data, finished, tmp_path):
+    file = finished / "ann" / "network.safetensors"
+    run(data, tmp_path, f"ann={file}", "stages=none", "T=6")
+    run(data, tmp_path, f"ann={file}", "direct=true", "prune=0.9")
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {
+        *("ann", "T6-converted", "T1-direct", "T1-direct-pruned")
+    }
+    assert "T6-converted" in (tmp_path / "report.md").read_text()
+    pruned, _ = load_network(tmp_path / "T1-direct-pruned" / "network.safetensors")
+    assert float((pruned.synapses[0].weight == 0).float().mean()) == pytest.approx(0.9, abs=0.01)
+
+
+def test_a_network_of_binary_activations_needs_no_ann(data, tmp_path):
+    run(data, tmp_path, "scratch=true", "iir.distill=0", "iir.epochs=2")
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["T1-scratch"]
+    network, notes = load_network(tmp_path / "T1-scratch" / "network.safetensors")
+    assert isinstance(network, SpikingNetwork)
+    assert notes["updates"] == 2 * 2
+    assert "| T1-scratch |" in (tmp_path / "report.md").read_text()
+
+
+def test_other_images_for_a_finished_stage_are_refused(capsys, data, finished, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(finished, run_dir)
+    others = pictures(tmp_path / "others", seed=1)
+    line = refuse(capsys, others, run_dir)
+    counted = "40 images of 4 classes, [0-9a-f]{16}"
+    assert re.search(
+        f"ann was started with other settings: training_images was {counted}, now {counted}", line
+    )
+
+    # the same images elsewhere are the same images
+    run(shutil.copytree(data, tmp_path / "moved"), run_dir)
+
+    # what was written before images were recorded is gone on with
+    for name in STAGES:
+        path = run_dir / name / "settings.json"
+        settings = json.loads(path.read_text())
+        del settings["training_images"]
+        path.write_text(json.dumps(settings))
+    run(others, run_dir)
+
+
+def test_other_test_images_are_measured_anew(data, finished, tmp_path):
+    run_dir = shutil.copytree(finished, tmp_path / "run")
+    metrics = run_dir / "T1" / "metrics.json"
+    before = metrics.read_bytes()
+    run(shutil.copytree(data, tmp_path / "moved"), run_dir)
+    assert metrics.read_bytes() == before
+    other = tmp_path / "other"
+    shutil.copytree(data / "train", other / "train")
+    shutil.copytree(pictures(tmp_path / "noise", seed=1) / "val", other / "val")
+    run(other, run_dir)
+    kept, measured = json.loads(before), json.loads(metrics.read_text())
+    assert kept["test_images"] != measured["test_images"]
+    assert kept["images"] == measured["images"] == 20
+
+    # where they were not noted, as many are the same
+    del kept["test_images"]
+    metrics.write_text(json.dumps(kept))
+    run(other, run_dir)
+    assert json.loads(metrics.read_text()) == kept
+
+
+def test_other_settings_for_a_finished_stage_are_refused(capsys, data, finished):
+    line = refuse(capsys, data, finished, "fit.lr=0.01")
+    assert "fit.lr was 0.05, now 0.01" in line
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("dataset=cifar10 image_size=null data=/nowhere/at/all", "/nowhere/at/all"),
+        ("dataset=cifar11", "dataset=cifar11: must be one of .* did you mean cifar10"),
+        ("net=vgg7", "did you mean vgg"),
+        ("net=atari", "net=atari"),
+        ("T=0", "T=0"),
+        ("T=9", "T=9 is above T_start=2"),
+        ("pooling=median", "pooling=median: must be one of avg, max"),
+        ("fit.schedule=step", "did you mean steps"),
+        ("fit.lr=0", "fit.lr=0.0: must be above 0"),
+        ("fit.epochs=0", "fit.epochs=0: must be 1 or more"),
+        ("fit.dropout=1", "dropout of 1"),
+        ("iir.distill=1.5", "iir.distill=1.5: must lie in 0 to 1"),
+        ("iir.percentile=101", "iir.percentile=101.0: must be 100 or less"),
+        ("limit=0", "limit"),
+        ("scratch=true", "say iir.distill=0"),
+        ("scratch=true iir.distill=0 prune=0.5", "scratch=true is one stage"),
+        ("test_limit=99", "test_limit=99: there are 20 test images"),
+        ("iir.batch_size=99", "iir.batch_size=99: there are 40 training images"),
+        ("image_size=2 net=vgg16", "net=vgg16: images of .* are too small"),
+        ("iir.thresholds_from=nothing.safetensors", "no such file"),
+        ("prune=1", "prune=1.0 leaves nothing"),
+        ("prune=0.5 stages=none", "pruning retrains"),
+        ("ann=nothing.safetensors", "no such file"),
+        ("preset=fast", "preset=fast"),
+        ("fit.epoch=3", "did you mean fit.epochs"),
+        ("fit.epochs=many", "fit.epochs"),
+        ("data=/nowhere/at/all", "/nowhere/at/all"),
+    ],
+)
+def test_bad_settings_get_one_line(capsys, data, tmp_path, setting, message):
+    run_dir = tmp_path / "run"
+    line = refuse(capsys, data, run_dir, *setting.split())
+    assert re.search(message, line)
+    assert not list(run_dir.glob("*/state.safetensors"))
+
+
+def test_an_imported_ann_has_to_fit(capsys, data, finished, tmp_path):
+    spiking, file = (finished / name / "network.safetensors" for name in ("T1", "ann"))
+    for setting in (f"ann={spiking}", f"ann={file} batch_norm=false"):
+        run_dir = tmp_path / setting[-5:]
+        line = refuse(capsys, data, run_dir, *setting.split())
+        assert "is not the analog network" in line
+
+
+def test_the_paper_s_preset_is_the_paper_s():
+    config = compose_as(
+        ClassifyConfig, "classify", ["dataset=cifar10", "preset=paper"], command.presets
+    )
+    assert (config.fit.epochs, config.fit.lr, config.fit.dropout) == (500, 0.01, 0.5)
+    assert (config.iir.epochs, config.iir.lr, config.iir.dropout) == (300, 1e-4, 0.2)
+    assert (config.iir.distill, config.iir.percentile) == (0, 90)
+    assert config.iir.surrogate == "linear"
+
+
+@pytest.mark.parametrize(
+    ("settings", "lr"),
+    [
+        ("net=vgg6", 1e-3),
+        ("net=vgg16", 1e-4),
+        ("net=resnet20", 1e-4),
+        ("net=resnet34", 1e-4),
+        ("net=vgg16 iir.lr=0.5", 0.5),
+    ],
+)
+def test_deep_networks_have_a_lower_learning_rate(settings, lr):
+    overrides = ["dataset=cifar10", *settings.split()]
+    assert compose_as(ClassifyConfig, "classify", overrides, command.presets).iir.lr == lr

@@ -1,0 +1,92 @@
+"""The settings of [ULL]: its preset, its clips in a fit and in a chain, what is refused."""
+
+import re
+
+import pytest
+
+from snn_rl.classify import main, presets
+from snn_rl.configs.compose import compose_as
+from snn_rl.configs.image_schema import ClassifyConfig
+from snn_rl.core.networks import AnalogNetwork, SpikingNetwork
+from snn_rl.core.networks.base import INITIAL_CLIP
+from snn_rl.files.checkpoint import load_network
+from snn_rl.images.checks import check_values
+from snn_rl.images.fitting import steps
+
+
+def settings(*overrides: str) -> ClassifyConfig:
+    return compose_as(ClassifyConfig, "classify", overrides, presets)
+
+
+@pytest.mark.parametrize(("dataset", "epochs"), [("cifar10", 200), ("cifar100", 300)])
+def test_the_preset_is_the_paper_s(dataset, epochs):
+    config = settings(f"dataset={dataset}", "preset=ull")
+    assert (config.T, config.direct, config.clip) == (2, True, True)
+    assert (config.batch_norm, config.pooling) == (False, "max")
+    assert (config.fit.epochs, config.fit.lr) == (300, 0.01)
+    assert (config.iir.epochs, config.iir.lr) == (epochs, 1e-4)
+    assert (config.iir.thresholds, config.iir.surrogate) == ("alpha_beta", "boxcar")
+    for fit in (config.fit, config.iir):
+        assert (fit.schedule, fit.milestones, fit.decay) == ("steps", [0.6, 0.8, 0.9], 0.1)
+    assert settings(f"dataset={dataset}", "preset=ull", "T=3").T == 3
+
+
+def test_the_default_has_none_of_it():
+    config = settings("dataset=cifar10")
+    assert (config.clip, config.iir.thresholds) == (False, "percentile")
+    assert (config.fit.decay, config.iir.decay) == (0.2, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "preset", "message"),
+    [
+        ("cifar10", "ul", "preset=ul: must be one of default, .*ull; did you mean ull"),
+        ("imagenet", "ull", "preset=ull: must be one of default, paper$"),
+        ("cifar100", "paper_cifar", "preset=paper_cifar: must be one of default, paper"),
+    ],
+)
+def test_an_unknown_preset_is_told_those_of_the_family(refused, dataset, preset, message):
+    assert re.search(message, refused(settings, f"dataset={dataset}", f"preset={preset}"))
+
+
+def test_steps_fall_by_the_decay():
+    rates = [steps(progress, (0.6, 0.8, 0.9), 0.1) for progress in (0.0, 0.59, 0.6, 0.8, 0.95)]
+    assert rates == pytest.approx([1, 1, 0.1, 0.01, 0.001])
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("iir.thresholds=alpha_beta", "iir.thresholds=alpha_beta needs clip=true"),
+        ("iir.thresholds=clip", "iir.thresholds=clip needs clip=true"),
+        ("iir.thresholds=alpha-beta", "did you mean alpha_beta"),
+        ("fit.decay=0", "fit.decay=0.0: must be above 0"),
+        ("iir.decay=1.5", "iir.decay=1.5: must lie in 0 to 1"),
+    ],
+)
+def test_impossible_settings_are_refused(refused, setting, message):
+    assert re.search(message, refused(check_values, settings("dataset=cifar10", setting)))
+
+
+def test_the_chain_trains_clips_and_converts_by_them(tiny, tmp_path):
+    """What is converted fires below the clips, and says more than its threshold."""
+    common = (
+        *("dataset=cifar10", "preset=ull", "net=vgg5", "threads=1", "precision=float32"),
+        *("fit.epochs=2", "fit.batch_size=16", "iir.epochs=1", "iir.batch_size=16"),
+        *(f"data={tiny('cifar10').write('bin', tmp_path / 'data')}", f"run_dir={tmp_path}"),
+    )
+    main(settings(*common))
+    main(settings(*common, "stages=none", "T=3"))
+    ann, direct, converted = (
+        load_network(tmp_path / stage / "network.safetensors")[0]
+        for stage in ("ann", "T2-direct", "T3-converted")
+    )
+    assert isinstance(ann, AnalogNetwork) and ann.mu is not None
+    assert isinstance(direct, SpikingNetwork) and isinstance(converted, SpikingNetwork)
+    assert (ann.mu != INITIAL_CLIP).all()
+    assert (direct.surrogate, direct.timesteps, converted.timesteps) == ("boxcar", 2, 3)
+    thresholds = [neuron.v_threshold.item() for neuron in converted.neurons]
+    assert all(v <= mu for v, mu in zip(thresholds, ann.mu.tolist(), strict=True))
+    ratio = (converted.synapses[1].weight / ann.synapses[1].weight).detach()
+    assert float(ratio.std()) < 1e-3 * float(ratio.mean())
+    assert float(ratio.mean()) > 1.01 * thresholds[0]

@@ -1,0 +1,294 @@
+"""Two workers do what one does at the same batch.
+
+The workers are real processes that torchrun starts on this very file, see the end of it.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import snn_rl
+from snn_rl.classify import __main__ as command
+from snn_rl.configs.compose import run_command_as
+from snn_rl.configs.image_schema import ClassifyConfig
+from snn_rl.core.conversion.convert import convert, fuse_batch_norm
+from snn_rl.core.networks import AnalogNetwork, AvgPool, Block, Conv, Dense, NetworkSpec
+from snn_rl.files.checkpoint import load_network, load_tensors, read_json
+from snn_rl.images import distributed
+from snn_rl.images.chain import AT_ONE, initialize
+from snn_rl.images.checks import check_values
+from snn_rl.images.data.splits import MemorySplit
+from snn_rl.images.fitting import STATE, Recipe, fit
+from snn_rl.images.sync_batch_norm import synchronize_batch_norm
+from snn_rl.utils.errors import UserError
+
+SPEC = NetworkSpec(
+    (3, 8, 8), (Conv(8, 3, 1, 1), AvgPool(2), Block(12, 2), Dense(16)), 4, batch_norm=True
+)
+BATCH = 16
+TINY = [
+    *("dataset=imagenet", "image_size=8", "net=vgg5", "T=1", "direct=true", "precision=float32"),
+    *("threads=1", "fit.epochs=2", "fit.batch_size=4", "iir.t1_epochs=1", "iir.batch_size=4"),
+]
+
+
+class Interrupted(Exception):
+    """Takes the place of a kill."""
+
+
+class Pictures(MemorySplit):
+    """48 random pictures; reading may break off behind so many passes."""
+
+    def __init__(self, passes: int = 1_000_000):
+        generator = torch.Generator().manual_seed(3)
+        pixels = torch.randint(256, (48, 8, 8, 3), generator=generator, dtype=torch.uint8)
+        labels = torch.randint(4, (48,), generator=generator)
+        super().__init__(pixels, labels, torch.full((3,), 0.5), torch.full((3,), 0.3))
+        self.passes = passes
+
+    def batches(self, *args: Any, **kwargs: Any) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.passes == 0:
+            raise Interrupted
+        self.passes -= 1
+        return super().batches(*args, **kwargs)
+
+
+def train(directory: Path, spiking: bool, split: MemorySplit, dropout: float = 0.0) -> None:
+    """A few steps of an ANN, or of a spiking network that it teaches, in float64."""
+    torch.manual_seed(7)
+    analog = AnalogNetwork(SPEC)
+    initialize(analog)
+    network: Any = analog.double()
+    recipe = Recipe(3, lambda progress: 0.05, BATCH, dropout, label_smoothing=0.1)
+    teacher = None
+    if spiking:
+        images = next(Pictures().batches(48))[0]
+        teacher = fuse_batch_norm(analog).eval()
+        network = convert(analog.float(), 2, images).double()
+        teacher = teacher.double()
+        recipe = Recipe(3, lambda progress: 0.002, BATCH, dropout, distill=0.5, temperature=2.0)
+    trained = [p for p in network.parameters() if p.requires_grad]
+    optimizer: torch.optim.Optimizer = torch.optim.SGD(trained, 0.1, momentum=0.9)
+    if spiking:
+        optimizer = torch.optim.Adam(trained, 0.1)
+    fit(network, optimizer, split, recipe, directory, (0,), "test", teacher)
+
+
+def normalized(layer: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """Everything that two passes of batch-norm determine; the loss is a sum over the images."""
+    x = x.clone().requires_grad_()
+    for _ in range(2):
+        out = layer(x)
+        (out * out.sigmoid()).sum().backward()
+    (norm,) = (m for m in layer.modules() if isinstance(m, nn.BatchNorm2d))
+    state = {name: tensor.clone() for name, tensor in norm.state_dict().items()}
+    assert x.grad is not None and norm.weight.grad is not None and norm.bias.grad is not None
+    found = {"out": out, "x": x.grad, "weight": norm.weight.grad, "bias": norm.bias.grad}
+    return state | {
+        f"{name}.result": tensor.detach().contiguous() for name, tensor in found.items()
+    }
+
+
+def batch_norm_case() -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(1)
+    norm = nn.BatchNorm2d(3).double()
+    with torch.no_grad():
+        norm.weight.uniform_(0.5, 2.0)
+        norm.bias.normal_()
+    x = torch.randn(6, 3, 4, 5, dtype=torch.float64)
+    # the halves differ: each alone has other statistics
+    x[3:] = 5 + 3 * x[3:]
+    return nn.Sequential(norm), x
+
+
+def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
+    root = str(Path(snn_rl.__file__).parents[1])
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return subprocess.run(
+        [*run, *arguments],
+        env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two workers left behind."""
+    directory = tmp_path_factory.mktemp("two")
+    done = torchrun(__file__, str(directory))
+    assert done.returncode == 0, done.stderr
+    return directory
+
+
+def test_batch_norm_is_that_of_the_whole_batch(two: Path) -> None:
+    expected = normalized(*batch_norm_case())
+    halves = [load_file(two / f"norm{k}.safetensors") for k in range(2)]
+    for name, value in expected.items():
+        got = [half[name] for half in halves]
+        if name in ("out.result", "x.result"):
+            whole = torch.cat(got)
+        elif name.endswith(".result"):  # of parameters: each has the gradient of its images
+            whole = got[0] + got[1]
+        else:
+            torch.testing.assert_close(got[0], got[1], rtol=0, atol=0)
+            whole = got[0]
+        torch.testing.assert_close(whole, value, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("spiking", [False, True])
+def test_two_workers_train_as_one_does(two: Path, tmp_path: Path, spiking: bool) -> None:
+    name = "spiking" if spiking else "analog"
+    train(tmp_path, spiking, Pictures())
+    one, notes = load_tensors(tmp_path / STATE)
+    both, their_notes = load_tensors(two / name / STATE)
+    assert one.keys() == both.keys()
+    floats = [key for key, tensor in one.items() if tensor.dtype == torch.float64]
+    assert "network.head.weight" in floats and "optimizer.0." in " ".join(floats)
+    for key, tensor in one.items():
+        torch.testing.assert_close(both[key], tensor, rtol=0, atol=1e-6)
+    ours, theirs = notes["counters"]["history"], their_notes["counters"]["history"]
+    assert len(ours) == len(theirs) == 3
+    assert ours[0]["loss"] != ours[-1]["loss"]
+    for mine, other in zip(ours, theirs, strict=True):
+        assert other["loss"] == pytest.approx(mine["loss"], abs=1e-6)
+        assert other["accuracy"] == mine["accuracy"]
+
+
+@pytest.mark.parametrize("batch_size", [16, 20])
+def test_the_shards_of_a_batch_are_that_batch(batch_size: int) -> None:
+    def read(shard: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
+        generator = torch.Generator().manual_seed(5)
+        split = Pictures()
+        return list(split.batches(batch_size, generator=generator, augment=True, shard=shard))
+
+    whole, shards = read((0, 1)), [read((k, 2)) for k in range(2)]
+    assert [len(labels) for _, labels in whole] == [
+        min(batch_size, 48 - k * batch_size) for k in range(3)
+    ]
+    for (images, labels), *parts in zip(whole, *shards, strict=True):
+        assert torch.equal(torch.cat([part[0] for part in parts]), images)
+        assert torch.equal(torch.cat([part[1] for part in parts]), labels)
+        assert len(parts[0][1]) == len(parts[1][1])
+
+
+def test_a_shard_without_an_image_of_the_last_batch_leaves_it_out() -> None:
+    sizes = [[len(labels) for _, labels in Pictures().batches(47, shard=(k, 2))] for k in (0, 1)]
+    assert sizes == [[24, 1], [23]]
+
+
+def test_interrupted_workers_end_where_others_do(two: Path) -> None:
+    whole = load_tensors(two / "dropout" / STATE)[0]
+    resumed = load_tensors(two / "resumed" / STATE)[0]
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_workers_drop_different_activity(two: Path) -> None:
+    masks = [load_file(two / f"random{k}.safetensors")["draw"] for k in range(2)]
+    assert not torch.equal(*masks)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in ImageNet's layout."""
+    folder = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(0)
+    for half, count in (("train", 8), ("val", 3)):
+        for name in ("cat", "dog"):
+            (folder / half / name).mkdir(parents=True)
+            for k in range(count):
+                pixels = random.integers(0, 256, (12, 12, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / half / name / f"{k}.png")
+    return folder
+
+
+def refused(capsys: pytest.CaptureFixture[str], monkeypatch: Any, *arguments: str) -> str:
+    """The one line of complaint of the command in this process."""
+    monkeypatch.setattr(sys, "argv", ["classify", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        run_command_as(ClassifyConfig, "classify", command.main, command.presets, "")
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_the_command_under_torchrun(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    settings = [*TINY, "direct=false", "T_start=2"]
+    settings += [f"data={pictures}", f"run_dir={tmp_path / 'run'}"]
+    done = torchrun("-m", "snn_rl.classify", *settings)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("report: ") == 1
+    report = (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
+    assert "torchrun --nnodes 1 --nproc-per-node 2 -m snn_rl.classify dataset=imagenet" in report
+    network, notes = load_network(tmp_path / "run" / "T1" / "network.safetensors")
+    assert network.spec.outputs == 2 and notes["updates"] == 4
+    for file in ("T1/metrics.json", f"T2/{AT_ONE}"):
+        score = read_json(tmp_path / "run" / file)
+        assert score["images"] == 6 and (score["accuracy"] * 6) % 1 == pytest.approx(0)
+
+    line = refused(capsys, monkeypatch, *settings)
+    assert "was started with other settings: workers was 2, now absent" in line
+
+
+def test_an_error_of_one_worker_is_one_line(pictures: Path, tmp_path: Path) -> None:
+    (pictures / "val" / "dog" / "2.png").write_bytes(b"no picture")  # the last: the second's
+    done = torchrun("-m", "snn_rl.classify", *TINY, f"data={pictures}", f"run_dir={tmp_path}")
+    assert done.returncode != 0
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "2.png is damaged" in lines[0]
+    assert done.stderr.count("Traceback") == 1  # torchrun's own summary
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = ClassifyConfig(dataset="cifar10")
+    check_values(config)
+    monkeypatch.setattr(distributed, "size", lambda: 3)
+    with pytest.raises(UserError, match="batch_size=128: it is shared out among 3 workers"):
+        check_values(config)
+
+
+def test_every_worker_needs_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert distributed.own_device(torch.device("cuda")) == torch.device("cuda")  # the only one
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert distributed.own_device(torch.device("cpu")) == torch.device("cpu")
+    with pytest.raises(UserError, match="worker 2 of this machine finds 1 GPUs"):
+        distributed.own_device(torch.device("cuda"))
+
+
+def work(directory: Path) -> None:
+    """What each worker of the fixture `two` does."""
+    rank, size = distributed.rank(), distributed.size()
+    layer, x = batch_norm_case()
+    synchronize_batch_norm(layer)
+    save_file(normalized(layer, x.chunk(size)[rank]), directory / f"norm{rank}.safetensors")
+    train(directory / "analog", False, Pictures())
+    train(directory / "spiking", True, Pictures())
+    train(directory / "dropout", False, Pictures(), dropout=0.5)
+    save_file({"draw": torch.rand(9)}, directory / f"random{rank}.safetensors")
+    try:
+        train(directory / "resumed", False, Pictures(passes=2), dropout=0.5)
+    except Interrupted:
+        distributed.barrier()  # the first worker has written what all go on from
+        train(directory / "resumed", False, Pictures(), dropout=0.5)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with distributed.workers():
+        work(Path(sys.argv[1]))

@@ -1,0 +1,141 @@
+"""The papers' tables, from runs whose files the test writes."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from snn_rl.configs.compose import run_command
+from snn_rl.files.checkpoint import write_json
+from snn_rl.papers.tables import TABLES, Cell, write_table
+from snn_rl.reports import run_report as report
+
+VGG6 = {"dataset": "cifar10", "net": "vgg6", "batch_norm": True, "pooling": "avg"}
+DIRECT = {"iir.encoding": "direct"}
+
+
+def stage(folder: Path, seed: int, name: str, accuracy: float, **settings: object) -> None:
+    stage_of(folder / "cifar10-vgg6" / f"seed{seed}", seed, name, accuracy, **settings)
+
+
+def stage_of(run: Path, seed: int, name: str, accuracy: float, **settings: object) -> None:
+    write_json(
+        run / "run.json",
+        [{"command": f"the command of {seed}", "revision": "abc", "time": "2026-01-01"}],
+    )
+    write_json(run / name / "settings.json", {**VGG6, "seed": seed, "limit": None, **settings})
+    write_json(run / name / "metrics.json", {"accuracy": accuracy, "images": 10_000})
+
+
+def chain(folder: Path, seed: int, *accuracies: tuple[int, float], **settings: object) -> None:
+    """Spiking stages, each initialized from the one before."""
+    source = "ann"
+    for timesteps, accuracy in accuracies:
+        stage(folder, seed, f"T{timesteps}", accuracy, source=source, **{**DIRECT, **settings})
+        source = f"T{timesteps}"
+
+
+GRADUAL = tuple((t, 0.8 + t / 100) for t in (5, 4, 3, 2))
+
+
+def written(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    before, sys.argv = sys.argv, ["report", *arguments]
+    try:
+        run_command(report.main, report.presets, "")
+    finally:
+        sys.argv = before
+    return Path(capsys.readouterr().out.strip()).read_text()
+
+
+def test_cells_are_means_over_the_runs_with_the_most_images(capsys, tmp_path):
+    chain(tmp_path, 0, *GRADUAL, (1, 0.88), **{"iir.epochs": 6})
+    chain(tmp_path, 1, *GRADUAL, (1, 0.86), **{"iir.epochs": 6})
+    chain(tmp_path, 2, *GRADUAL, (1, 0.99), limit=500)
+    chain(tmp_path, 3, *GRADUAL, (1, 0.98), **{"iir.encoding": "poisson"})
+    for seed in (0, 1):
+        stage(tmp_path, seed, "ann", 0.9 + seed / 100, **{"fit.epochs": 15})
+    text = written(capsys, "paper=iir", "table=1", f"runs={tmp_path}")
+    row = next(line for line in text.splitlines() if line.startswith("| vgg6"))
+    assert "| 91.59 / **90.50** [1, 2] |" in row
+    assert "| 90.61 / **85.00** [3, 4] | 90.52 / **84.00** [5, 6] |" in row
+    assert "| 89.10 / **87.00** [11, 12] |" in row
+    assert "†" not in text
+    assert "the command of 1" in text
+    assert "the command of 2" not in text
+
+
+def test_direct_training_has_its_own_column(capsys, tmp_path):
+    stage(tmp_path, 0, "T1-direct", 0.8, source="ann", **DIRECT)
+    text = written(capsys, "paper=iir", "table=4", f"runs={tmp_path}")
+    assert "| 1 | 89.10 / – | 88.64 / **80.00** [1] |" in text
+    assert "| T1-direct | ann | 80.00 |" in text
+    assert "†" not in text
+
+
+@pytest.mark.parametrize(
+    ("timesteps", "strays", "lineage"),
+    [
+        ((5, 3, 1), (3, 1), "ann, T5, T3"),
+        # its own source is that of the paper's T1, but not what lies before
+        ((3, 2, 1), (3, 2, 1), "ann, T3, T2"),
+        ((1,), (1,), "ann"),
+        ((6, 5, 4, 3, 2, 1), (5, 4, 3, 2, 1), "ann, T6, T5, T4, T3, T2"),
+    ],
+)
+def test_other_chains_fill_empty_cells_and_are_marked(capsys, tmp_path, timesteps, strays, lineage):
+    chain(tmp_path, 0, *((t, t / 10) for t in timesteps))
+    text = written(capsys, "paper=iir", "table=4", f"runs={tmp_path}")
+    for t in {*timesteps} - {6}:
+        line = next(line for line in text.splitlines() if line.startswith(f"| {t} |"))
+        mark = "†" if t in strays else ""
+        assert f" / **{10 * t:.2f}**{mark} [" in line
+    assert "†: not by the paper's chain" in text
+    assert f"| T1 | {lineage} | 10.00 |" in text
+
+
+def test_the_paper_s_chain_comes_before_others(capsys, tmp_path):
+    chain(tmp_path, 0, (5, 0.9), (3, 0.9), (1, 0.9))
+    chain(tmp_path, 1, *GRADUAL, (1, 0.5))
+    text = written(capsys, "paper=iir", "table=4", f"runs={tmp_path}")
+    assert "| 5 | 90.61 / **87.50** [" in text, "both are T5 from the ANN"
+    assert "| 3 | 90.40 / **83.00** [" in text
+    assert "| 1 | 89.10 / **50.00** [" in text
+    assert "| T1 | ann, T5, T4, T3, T2 | 50.00 |" in text
+    assert "†" not in text
+
+
+def test_more_training_images_come_before_the_paper_s_chain(capsys, tmp_path):
+    chain(tmp_path, 0, (5, 0.9), (3, 0.9), (1, 0.9))
+    chain(tmp_path, 1, *GRADUAL, (1, 0.5), limit=500)
+    text = written(capsys, "paper=iir", "table=4", f"runs={tmp_path}")
+    assert "| 1 | 89.10 / **90.00**† [" in text
+
+
+def test_a_run_is_found_where_run_dir_has_put_it_too(capsys, tmp_path):
+    stage(tmp_path, 0, "ann", 0.9)
+    stage_of(tmp_path / "mine", 1, "ann", 0.8)
+    stage_of(tmp_path / "too" / "deep" / "down", 2, "ann", 0.1)
+    text = written(capsys, "paper=iir", "table=1", f"runs={tmp_path}")
+    assert "| 91.59 / **85.00** [1, 2] |" in text
+    assert "[2: seed 1](../../mine)" in text
+    assert f"Runs are looked for in `{tmp_path}/*` and `{tmp_path}/*/*`." in text
+
+
+def test_the_anns_of_two_papers_are_told_apart(capsys, tmp_path):
+    shared = {"net": "vgg16", "batch_norm": False}
+    clipped = {"clip": True, "pooling": "max", "pixels": "standard"}
+    stage(tmp_path, 0, "ann", 0.8, **shared, clip=False, pixels="symmetric")
+    stage(tmp_path, 1, "ann", 0.9, **shared, **clipped)
+    text = written(capsys, "paper=stdb", "table=1", f"runs={tmp_path}")
+    assert "| vgg16 | cifar10 | 100 | 92.81 / **80.00** [1] |" in text
+    text = written(capsys, "paper=ull", "table=1", f"runs={tmp_path}")
+    assert "| vgg16 | cifar10 | 2 | 93.26 / **90.00** [1] |" in text
+
+
+@pytest.mark.parametrize("key", TABLES)
+def test_every_table_is_whole_and_can_be_written_without_runs(tmp_path, key):
+    table = TABLES[key]
+    for row in table.rows:
+        assert len(row) == len(table.head)
+        assert all(isinstance(cell, Cell) != (i < table.names) for i, cell in enumerate(row))
+    assert "None of them has been run." in write_table(*key, tmp_path).read_text()

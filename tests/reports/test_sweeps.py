@@ -1,0 +1,268 @@
+"""Sweeps: their statistics, their report, and the command line that makes and resumes them."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import ale_py  # noqa: F401  (registers the games)
+import numpy as np
+import pytest
+from PIL import Image
+
+from snn_rl.configs.compose import compose
+from snn_rl.envs.make import atari_ids
+from snn_rl.files.checkpoint import load_tensors, write_json
+from snn_rl.reports import run_report as report
+from snn_rl.reports.human_scores import SCORES, human_normalised
+from snn_rl.reports.sweeps import interquartile_mean, stratified_interval, write_sweep
+from snn_rl.utils.errors import UserError
+
+PONG, BREAKOUT = "PongNoFrameskip-v4", "BreakoutNoFrameskip-v4"
+
+
+def make_run(folder: Path, seed: int, stages: dict[str, dict[str, float]], **settings: Any) -> None:
+    """A run of made-up mean returns or accuracies."""
+    env = settings.pop("env", folder.name)
+    directory = folder / f"seed{seed}"
+    write_json(directory / "run.json", [{"settings": {"env": env, "seed": seed}}])
+    for stage, scores in stages.items():
+        write_json(directory / stage / "settings.json", {"seed": seed, "T": 1, **settings})
+        metrics: dict[str, Any] = {k: {"mean": v} for k, v in scores.items() if k != "accuracy"}
+        metrics |= {"accuracy": scores["accuracy"]} if "accuracy" in scores else {}
+        write_json(directory / stage / "metrics.json", metrics)
+
+
+def rows(text: str, title: str) -> list[list[str]]:
+    """The cells of the table below a heading."""
+    part = text.split(f"\n## {title}\n")[1].split("\n## ")[0]
+    lines = [line for line in part.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+@pytest.mark.parametrize("count", range(1, 14))
+def test_the_interquartile_mean_leaves_a_quarter_out_at_either_end(count: int) -> None:
+    scores = np.random.default_rng(count).normal(size=count)
+    remaining = sorted(scores.tolist())
+    for _ in range(count // 4):
+        remaining.remove(min(remaining))
+        remaining.remove(max(remaining))
+    assert interquartile_mean(scores) == pytest.approx(sum(remaining) / len(remaining))
+
+
+def test_the_interval_is_that_of_all_equally_likely_draws() -> None:
+    # two runs: the mean of two draws is 0, 1 or 2 with probability 1/4, 1/2, 1/4
+    assert stratified_interval([np.array([0.0, 2.0])]) == (0.0, 2.0)
+    # two of the second task are drawn in every case, and are all alike
+    scores = [np.array([0.0, 0.0]), np.array([10.0, 10.0])]
+    assert stratified_interval(scores) == (5.0, 5.0)
+    low, high = stratified_interval([np.concatenate(scores)])
+    assert low < 5.0 < high
+
+
+def test_the_interval_covers_the_mean_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(1)
+    covered = 0
+    for _ in range(100):
+        low, high = stratified_interval([rng.normal(3.0, 1.0, 40)])
+        covered += low <= 3.0 <= high
+    assert 85 <= covered <= 100
+
+
+def test_the_scores_of_random_players_and_humans() -> None:
+    games = {env_id.removesuffix("NoFrameskip-v4") for env_id in atari_ids()}
+    assert len(SCORES) == 56 and set(SCORES) <= games
+    assert all(human > random for random, human in SCORES.values())
+    random, human = SCORES["Pong"]
+    assert human_normalised(PONG, random) == 0.0
+    assert human_normalised(PONG, (random + human) / 2) == pytest.approx(0.5)
+    assert human_normalised("CartPole-v1", 500.0) is None
+    assert human_normalised("PacmanNoFrameskip-v4", 500.0) is None
+
+
+def test_the_report_of_a_sweep(tmp_path: Path) -> None:
+    returns = [21.0, 20.0, 3.0, 19.0, -20.0]
+    for seed, score in enumerate(returns):
+        stages = {"T1": {"greedy": score, "sticky": -score}, "ann": {"greedy": 20.5, "sticky": 0.0}}
+        make_run(tmp_path / PONG, seed, stages)
+    make_run(tmp_path / BREAKOUT, 7, {"ann": {"greedy": 30.5, "sticky": 1.7}})
+    make_run(tmp_path / "cifar10-vgg6", 0, {"T1": {"accuracy": 0.5}, "ann": {"accuracy": 0.75}})
+
+    path = write_sweep(tmp_path)
+    text = path.read_text(encoding="utf-8")
+    ann, t1 = rows(text, PONG)
+    assert ann[:3] == ["ANN", "5", "20.5 [20.5, 20.5]"]
+    assert t1[:2] == ["T1", "5"] and t1[3] == "-20.0 to 21.0"
+    assert t1[2].startswith("14.0 [")  # of 3, 19 and 20
+    assert [row[2] for row in rows(text, "cifar10-vgg6")] == [
+        "75.0 [75.0, 75.0]",
+        "50.0 [50.0, 50.0]",
+    ]
+    # T1 has one game only; of the ANN's, Breakout's is a human's score
+    (games,) = rows(text, "All Atari games")
+    assert games[:3] == ["ANN", "2", "6"]
+    assert games[3].startswith(f"{100 * (20.5 + 20.7) / (14.6 + 20.7):.1f} [")
+    assert "differ" not in text
+
+    with (tmp_path / "sweep.csv").open() as file:
+        table = list(csv.DictReader(file))
+    found = [float(r["score"]) for r in table if (r["stage"], r["column"]) == ("T1", "greedy")]
+    assert sorted(found) == sorted(returns)
+
+
+def test_the_first_of_two_trainings_of_an_ann_has_a_row_of_its_own(tmp_path: Path) -> None:
+    names = ("T1", "ann", "ann-pretrained")
+    make_run(tmp_path / PONG, 0, {name: {"greedy": 1.0, "sticky": 0.0} for name in names})
+    text = write_sweep(tmp_path).read_text(encoding="utf-8")
+    assert [row[0] for row in rows(text, PONG)] == ["ANN, pretrained", "ANN", "T1"]
+
+
+def test_accuracy_against_the_timesteps(tmp_path: Path) -> None:
+    for seed, gain in enumerate((0.0, 0.1)):
+        scores = {f"T{t}-converted": {"accuracy": 0.2 + gain + 0.001 * t} for t in (100, 2, 10)}
+        make_run(
+            tmp_path / "poisson", seed, scores | {"T2": {"accuracy": 0.9}, "ann": {"accuracy": 1}}
+        )
+    make_run(tmp_path / "direct", 0, {f"T{t}": {"accuracy": 0.01 * t} for t in (5, 10)})
+    make_run(tmp_path / PONG, 0, {f"T{t}": {"greedy": t, "sticky": t} for t in (1, 2)})
+    text = write_sweep(tmp_path).read_text(encoding="utf-8")
+    head = [line for line in text.split("## Accuracy against T")[1].splitlines() if "T=" in line]
+    assert head == ["| runs | T=2 | T=5 | T=10 | T=100 |"]
+    assert rows(text, "Accuracy against T") == [
+        ["direct, trained", "", "5.0", "10.0", ""],
+        ["poisson, converted", "25.2", "", "26.0", "35.0"],
+    ]
+    alone = write_sweep(tmp_path / "direct").read_text(encoding="utf-8")
+    assert rows(alone, "Accuracy against T") == [["direct, trained", "5.0", "10.0"]]
+    with Image.open(tmp_path / "sweep.png") as picture:
+        assert min(picture.size) > 300
+
+
+def test_runs_that_differ_in_more_than_their_seed_are_named(tmp_path: Path) -> None:
+    scores = {"ann": {"greedy": 1.0, "sticky": 1.0}}
+    make_run(tmp_path / "CartPole-v1", 0, scores, threads=1)
+    make_run(tmp_path / "CartPole-v1", 1, scores, threads=2)
+    make_run(tmp_path / "CartPole-v1", 2, {})
+    text = write_sweep(tmp_path).read_text(encoding="utf-8")
+    assert "differ in more than their seed:** `threads`" in text
+    assert rows(text, "CartPole-v1")[0][1] == "2"
+
+
+@pytest.mark.parametrize("other", ["these", "those"])
+def test_what_older_runs_did_not_record_is_no_difference(tmp_path: Path, other: str) -> None:
+    scores = {"ann": {"accuracy": 0.5}}
+    make_run(tmp_path / "cifar10-vgg6", 0, scores)
+    make_run(tmp_path / "cifar10-vgg6", 1, scores, training_images="these")
+    make_run(tmp_path / "cifar10-vgg6", 2, scores, training_images=other)
+    text = write_sweep(tmp_path).read_text(encoding="utf-8")
+    assert ("differ in more than their seed:** `training_images`" in text) == (other == "those")
+
+
+def test_games_whose_runs_are_of_several_kinds_are_not_put_together(tmp_path: Path) -> None:
+    scores = {"ann": {"greedy": 1.0, "sticky": 1.0}}
+    for folder, env in (("a", PONG), ("b", BREAKOUT)):
+        make_run(tmp_path / folder, 0, scores, env=env)
+    assert "All Atari games" in write_sweep(tmp_path).read_text(encoding="utf-8")
+    make_run(tmp_path / "c", 0, scores, env=PONG)
+    assert "All Atari games" not in write_sweep(tmp_path).read_text(encoding="utf-8")
+
+
+def test_runs_of_two_games_side_by_side_are_not_averaged(tmp_path: Path) -> None:
+    for seed, (env, score) in enumerate([(PONG, 20.0), (BREAKOUT, 300.0), (PONG, 18.0)]):
+        make_run(tmp_path, seed, {"ann": {"greedy": score, "sticky": 0.0}}, env=env)
+    text = write_sweep(tmp_path).read_text(encoding="utf-8")
+    assert rows(text, f"{tmp_path.name}, {PONG}")[0][1:3] == ["2", "19.0 [18.0, 20.0]"]
+    assert rows(text, f"{tmp_path.name}, {BREAKOUT}")[0][1:3] == ["1", "300.0 [300.0, 300.0]"]
+
+
+def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run lies there"):
+        report.main(compose([f"sweep={tmp_path}"], report.presets))
+
+
+# --- the command line --------------------------------------------------------------------------
+
+SETTINGS = [
+    *("env=CartPole-v1", "T=1", "stages=none", "threads=1", "video=false", "episodes=1"),
+    *("rollout.cap=15", "rollout.n_envs=2", "checkpoint_steps=80", "dqn.steps=400"),
+    *("dqn.learning_starts=40", "dqn.batch_size=8", "dqn.buffer_size=200"),
+    *("dqn.selection_games=0", "dqn.target_return=null", "iir.conversion_samples=32"),
+]
+SWEEP = ["-m", "seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *SETTINGS]
+
+
+@contextmanager
+def training(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """The command at work in a folder; what is left of it and its workers at the end is killed."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "snn_rl.train", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def finish(folder: Path, *arguments: str) -> None:
+    with training(folder, *arguments) as process:
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output
+
+
+def test_a_killed_sweep_goes_on_with_the_same_command(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="extra sweep is missing")
+    states = [tmp_path / f"runs/CartPole-v1/seed{k}/ann/state.safetensors" for k in (0, 1)]
+    with training(tmp_path, *SWEEP):
+        deadline = time.monotonic() + 120
+        while not any(path.exists() for path in states) and time.monotonic() < deadline:
+            time.sleep(0.02)
+    assert any(path.exists() for path in states)  # killed behind a checkpoint, and not at the end
+    assert not all((path.parents[1] / "report.md").exists() for path in states)
+    finish(tmp_path, *SWEEP)
+
+    finish(tmp_path, *SETTINGS, "seed=1", "run_dir=alone")
+    for stage in ("ann", "T1-converted"):
+        folders = (tmp_path / "runs/CartPole-v1/seed1", tmp_path / "alone")
+        one, other = (load_tensors(f / stage / "network.safetensors")[0] for f in folders)
+        assert one.keys() == other.keys()
+        assert all((one[key] == other[key]).all() for key in one)
+    text = write_sweep(tmp_path / "runs").read_text(encoding="utf-8")
+    assert [row[:2] for row in rows(text, "CartPole-v1")] == [["ANN", "2"], ["T1-converted", "2"]]
+
+
+@pytest.mark.parametrize(
+    ("mistake", "words"),
+    [
+        ("dqn.stepz=3", ["unknown setting dqn.stepz=3", "did you mean dqn.steps"]),
+        ("dqn.lr=fast", ["dqn.lr", "fast", "Float"]),
+    ],
+)
+def test_a_typo_in_a_sweep_is_one_line(mistake: str, words: list[str], tmp_path: Path) -> None:
+    with training(tmp_path, "-m", "env=CartPole-v1", "seed=0,1", mistake) as process:
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2
+    (line,) = [line for line in output.splitlines() if "error: " in line]
+    assert all(word in line for word in words)
+    assert "Traceback" not in output and not (tmp_path / "runs").exists()
+
+
+def test_a_sweep_of_bad_values_ends_with_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="extra sweep is missing")
+    with training(tmp_path, *SWEEP, "dqn.lr=-1") as process:
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "error: dqn.lr=-1" in output and "Traceback" not in output

@@ -1,0 +1,40 @@
+"""The number of threads, set and taken back."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from snn_rl import evaluate, train
+from snn_rl.configs.compose import agent_presets, run_command
+from snn_rl.utils.threads import use_threads
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[int]:
+    before = torch.get_num_threads()
+    yield before
+    torch.set_num_threads(before)
+
+
+def test_zero_is_what_the_process_began_with(threads: int) -> None:
+    use_threads(threads + 1)
+    assert torch.get_num_threads() == threads + 1
+    use_threads(0)
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("module", [train, evaluate])
+def test_a_job_does_not_compute_with_the_threads_of_the_one_before(
+    module, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def job(*arguments: str) -> int:
+        # a file in the place of the run ends the command once it has its threads
+        words = [module.__name__, "env=CartPole-v1", "T=1", f"run_dir={__file__}", *arguments]
+        monkeypatch.setattr("sys.argv", words)
+        with pytest.raises(SystemExit):
+            run_command(module.main, agent_presets, module.__doc__)
+        return torch.get_num_threads()
+
+    assert job(f"threads={threads + 2}") == threads + 2
+    assert job() == threads
