@@ -31,8 +31,8 @@ _SPARE = 2  # times the slots that stacks need; those that are never used take n
 def _zeros(shape: tuple[int, ...], dtype: Any) -> Array:
     """Zeros straight from the system, which gives a page when it is used and has it back at once.
 
-    What malloc is given it may keep, see `utils.process_memory`: there a store that grows would take twice
-    its memory for good.
+    Memory from malloc may stay with the process (see `utils.process_memory`), so a growing store
+    would take twice its size for good.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
