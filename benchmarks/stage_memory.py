@@ -21,7 +21,8 @@ from stable_baselines3.common.logger import configure
 from snn_rl.agents import FrameReplayBuffer, SpikingDQN
 from snn_rl.agents.objectives import TD
 from snn_rl.agents.policies import network_spec
-from snn_rl.configs.compose import agent_presets, compose
+from snn_rl.configs.compose import compose
+from snn_rl.configs.schema import Config
 from snn_rl.core.networks import AnalogNetwork
 from snn_rl.envs import make_env
 from snn_rl.utils.device import uses_bf16
@@ -32,7 +33,7 @@ UPDATES = 10
 def stage(options: argparse.Namespace, timesteps: int | None) -> tuple[float, float]:
     """Gigabytes at the peak, and of the replay memory, of one stage; in a fresh process."""
     prepare(options.threads)
-    config = compose([f"env={options.env}"], agent_presets)
+    config = compose(Config, [f"env={options.env}"])
     spiking = timesteps is not None
     env = make_env(options.env, config.rollout.n_envs, frame_stack=config.rollout.frame_stack)
     teaching: dict[str, Any] = {}

@@ -23,14 +23,15 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecFrameStack
 
 from snn_rl.agents import SpikingDQN
-from snn_rl.configs.compose import agent_presets, compose
+from snn_rl.configs.compose import compose
+from snn_rl.configs.schema import Config
 from snn_rl.envs import make_env
 from snn_rl.utils.device import uses_bf16
 
 
 def agents(options: argparse.Namespace) -> dict[str, DQN]:
     """The agents, by name, on environments of their own."""
-    config = compose([f"env={options.env}"], agent_presets)
+    config = compose(Config, [f"env={options.env}"])
     dqn, rollout = config.dqn, config.rollout
     shared = {
         "learning_rate": dqn.lr,

@@ -19,7 +19,8 @@ from typing import Any
 
 from snn_rl.agents import plan
 from snn_rl.chain.records import finished, read_stages
-from snn_rl.configs.compose import agent_presets, compose
+from snn_rl.configs.compose import compose
+from snn_rl.configs.schema import Config
 
 
 def first_reached(notes: dict[str, Any], target: float) -> tuple[int, float] | None:
@@ -38,7 +39,7 @@ def main() -> None:
     parser.add_argument("--target", type=float, default=19.0)
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     options, settings = parser.parse_known_args()
-    config = compose(settings, agent_presets)
+    config = compose(Config, settings)
     command = [sys.executable, "-m", "snn_rl.train", *settings]
     subprocess.run(command, check=True)
     steps, seconds, rows, reached = 0, 0.0, [], None

@@ -54,24 +54,15 @@ from pathlib import Path
 
 from snn_rl.chain import run_directory
 from snn_rl.chain.runner import run_chain
-from snn_rl.configs.compose import preset_files, run_command_as
+from snn_rl.configs.compose import run_command
 from snn_rl.configs.image_schema import ClassifyConfig
-from snn_rl.core.networks import IMAGE_NETWORKS
 from snn_rl.images import distributed
 from snn_rl.images.chain import ChainFitter, chain, directory_of, stage_settings
 from snn_rl.images.checks import check_sizes, check_values
-from snn_rl.images.data.datasets import DATASETS, PIXELS, open_dataset
+from snn_rl.images.data.datasets import PIXELS, open_dataset
 from snn_rl.reports.image_report import write_report
 from snn_rl.utils.process_memory import keep_freed_memory
 from snn_rl.utils.threads import use_threads
-
-
-def presets(config: ClassifyConfig) -> list[str]:
-    """The preset files for what the command line asks for."""
-    family = "imagenet" if config.dataset == "imagenet" else "cifar"
-    # what does not exist is for `check_values` and `open_dataset` to tell
-    named = [n for n in (config.dataset, config.net) if n in (*DATASETS, *IMAGE_NETWORKS)]
-    return preset_files([family, *named], config.preset)
 
 
 def main(config: ClassifyConfig) -> None:
@@ -106,4 +97,4 @@ def main(config: ClassifyConfig) -> None:
 
 if __name__ == "__main__":
     with distributed.workers():
-        run_command_as(ClassifyConfig, "classify", main, presets, __doc__, distributed.complain)
+        run_command(ClassifyConfig, main, __doc__, complain=distributed.complain)

@@ -46,7 +46,7 @@ from snn_rl.agents.loading import (
 )
 from snn_rl.chain import run_directory
 from snn_rl.chain.stages import ANN
-from snn_rl.configs.compose import agent_presets, run_command
+from snn_rl.configs.compose import run_command
 from snn_rl.configs.schema import Config
 from snn_rl.core.energy import FLOAT32, INT32, energy, macs, skipping_energy
 from snn_rl.core.networks import NetworkSpec, SpikingNetwork
@@ -206,4 +206,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, agent_presets, __doc__)
+    run_command(Config, main, __doc__)

@@ -38,7 +38,7 @@ from torch import Tensor
 from snn_rl import __version__
 from snn_rl.agents.checks import prepare
 from snn_rl.agents.loading import WHICH_AGENT, Agent, find_stage, load_agent
-from snn_rl.configs.compose import agent_presets, run_command
+from snn_rl.configs.compose import run_command
 from snn_rl.configs.schema import Config
 from snn_rl.core.networks import SpikingNetwork
 from snn_rl.event.engine import EventNetwork
@@ -208,4 +208,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, agent_presets, __doc__)
+    run_command(Config, main, __doc__)

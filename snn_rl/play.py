@@ -26,7 +26,7 @@ How it is shown:
 
 from snn_rl.agents.checks import prepare
 from snn_rl.agents.loading import WHICH_AGENT, find_stage, load_agent
-from snn_rl.configs.compose import agent_presets, run_command
+from snn_rl.configs.compose import run_command
 from snn_rl.configs.schema import Config
 from snn_rl.reports import video
 from snn_rl.reports.gameplay import Game, pictures, record_video
@@ -71,4 +71,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, agent_presets, __doc__)
+    run_command(Config, main, __doc__)

@@ -46,7 +46,7 @@ from snn_rl.agents.loading import (
 from snn_rl.chain import run_directory
 from snn_rl.chain.runner import DONE, SETTINGS, is_done
 from snn_rl.chain.stages import PRETRAINED, Stage
-from snn_rl.configs.compose import agent_presets, run_command
+from snn_rl.configs.compose import run_command
 from snn_rl.configs.schema import Config
 from snn_rl.files.checkpoint import load_network, read_json, save_network, write_json
 from snn_rl.reports.gameplay import Game, record_video
@@ -237,4 +237,4 @@ def _name(path: str) -> str:
 
 
 if __name__ == "__main__":
-    run_command(main, agent_presets, __doc__)
+    run_command(Config, main, __doc__)

@@ -70,4 +70,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, presets, __doc__)
+    run_command(Config, main, __doc__, presets=presets)

@@ -54,7 +54,7 @@ from snn_rl.agents.chain import ChainTrainer
 from snn_rl.agents.checks import check_values, import_networks, refuse_settings_of_other_commands
 from snn_rl.chain import run_directory
 from snn_rl.chain.runner import run_chain
-from snn_rl.configs.compose import agent_presets, run_command
+from snn_rl.configs.compose import run_command
 from snn_rl.configs.schema import Config
 from snn_rl.reports.gameplay import record_video
 from snn_rl.reports.run_report import write_report
@@ -94,4 +94,4 @@ def main(config: Config) -> None:
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
-    run_command(main, agent_presets, __doc__)
+    run_command(Config, main, __doc__)

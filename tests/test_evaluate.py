@@ -10,7 +10,8 @@ import torch
 from snn_rl import evaluate, train
 from snn_rl.agents.loading import SETTINGS
 from snn_rl.chain import run_directory
-from snn_rl.configs.compose import agent_presets, run_command
+from snn_rl.configs.compose import run_command
+from snn_rl.configs.schema import Config
 from snn_rl.core.networks import NetworkSpec, SpikingNetwork
 from snn_rl.core.networks.q_networks import cartpole
 from snn_rl.files.checkpoint import read_json, save_network
@@ -22,7 +23,7 @@ def command(module, *arguments):
     """Runs a command as its command line would, in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [module.__name__, *arguments])
-        run_command(module.main, agent_presets, module.__doc__)
+        run_command(Config, module.main, module.__doc__)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,8 @@ from stable_baselines3.common.atari_wrappers import NoopResetEnv
 
 from snn_rl import export, train, zoo
 from snn_rl.agents.loading import find_stage, load_agent
-from snn_rl.configs.compose import agent_presets, compose, run_command
+from snn_rl.configs.compose import compose, run_command
+from snn_rl.configs.schema import Config
 from snn_rl.core.conversion.integer_grid import integers, quantize
 from snn_rl.core.networks import AnalogNetwork, AvgPool, Conv, Dense, NetworkSpec, SpikingNetwork
 from snn_rl.envs import make_env
@@ -36,7 +37,7 @@ def command(*arguments, main=export.main, name="export"):
     """Runs the command as its command line would, in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [name, *arguments])
-        run_command(main, agent_presets, export.__doc__)
+        run_command(Config, main, export.__doc__)
 
 
 def random_network(timesteps=1, **kwargs):
@@ -89,7 +90,7 @@ def test_an_exact_agent_has_the_same_bits_in_onnxruntime_in_every_batch_and_layo
 
 
 def test_the_exact_agent_of_one_that_ships_has_its_ann_beside_it(tmp_path):
-    config = compose(["env=CartPole-v1", "T=1", "exact=true", f"runs={tmp_path}"], agent_presets)
+    config = compose(Config, ["env=CartPole-v1", "T=1", "exact=true", f"runs={tmp_path}"])
     stage, own = find_stage(config), tmp_path / "CartPole-v1" / "zoo"
     shipped = load_agent(zoo.ROOT / "CartPole-v1" / "T1", "cpu").q_net.network
     made = load_agent(stage.directory, "cpu").q_net.network

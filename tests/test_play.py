@@ -15,7 +15,8 @@ from snn_rl.agents.loading import SETTINGS, load_agent
 from snn_rl.agents.policies import network_spec
 from snn_rl.chain import run_directory
 from snn_rl.chain.runner import DONE
-from snn_rl.configs.compose import agent_presets, compose, run_command
+from snn_rl.configs.compose import compose, run_command
+from snn_rl.configs.schema import Config
 from snn_rl.core.networks import SpikingNetwork
 from snn_rl.envs import make_env
 from snn_rl.files.checkpoint import save_network, write_json
@@ -27,12 +28,12 @@ def command(*arguments):
     """Runs the command as its command line would, in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["play", *arguments])
-        run_command(play.main, agent_presets, play.__doc__)
+        run_command(Config, play.main, play.__doc__)
 
 
 def finished_stage(run_dir, env):
     """Writes what a finished T1 stage leaves, with an untrained network."""
-    config = compose([f"env={env}", "T=1", "T_start=1"], agent_presets)
+    config = compose(Config, [f"env={env}", "T=1", "T_start=1"])
     stage = plan.chain(config)[-1]
     venv = make_env(env, frame_stack=config.rollout.frame_stack)
     spec = network_spec(config.network, venv.observation_space, venv.action_space, config.bias)

@@ -12,7 +12,8 @@ from PIL import Image
 from snn_rl import evaluate, play, publish, train, zoo
 from snn_rl.agents.loading import Trials, evaluate_agent, load_agent
 from snn_rl.chain import run_directory
-from snn_rl.configs.compose import agent_presets, compose, run_command
+from snn_rl.configs.compose import compose, run_command
+from snn_rl.configs.schema import Config
 from snn_rl.files.checkpoint import load_network, load_tensors, read_json, write_json
 
 ENV = "CartPole-v1"
@@ -26,7 +27,7 @@ def command(module, *arguments):
     """Runs a command as its command line would, in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [module.__name__.replace(".", "/"), *arguments])
-        run_command(module.main, agent_presets, module.__doc__)
+        run_command(Config, module.main, module.__doc__)
 
 
 def refused(capsys, module, *arguments):
@@ -165,7 +166,7 @@ def test_the_card_says_what_the_files_hold(shipped, monkeypatch):
     ],
 )
 def test_which_stages_ship(run_dir, arguments, names):
-    config = compose(["env=CartPole-v1", *arguments], agent_presets)
+    config = compose(Config, ["env=CartPole-v1", *arguments])
     assert [stage.name for stage in publish.stages_to_ship(config, run_dir)] == names
 
 

@@ -24,8 +24,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from snn_rl import train
 from snn_rl.chain import run_directory
 from snn_rl.chain.records import read_counters
-from snn_rl.configs.compose import agent_presets, run_command
-from snn_rl.configs.schema import DQNConfig
+from snn_rl.configs.compose import run_command
+from snn_rl.configs.schema import Config, DQNConfig
 from snn_rl.core.conversion.integer_grid import quantize
 from snn_rl.core.networks import AnalogNetwork, SpikingNetwork
 from snn_rl.core.networks.q_networks import cartpole
@@ -73,10 +73,10 @@ def replace(source, target):
         os.kill(os.getpid(), signal.SIGKILL)
 os.replace = replace
 from snn_rl.chain import run_directory
-from snn_rl.configs.compose import agent_presets
 from snn_rl import train
 from snn_rl.configs.compose import run_command
-run_command(train.main, agent_presets, train.__doc__)
+from snn_rl.configs.schema import Config
+run_command(Config, train.main, train.__doc__)
 """
 
 
@@ -88,7 +88,7 @@ def run(run_dir: Path, *extra: str) -> None:
     """The command in this process."""
     arguments, sys.argv = sys.argv, ["train", *SMALL, f"run_dir={run_dir}", *extra]
     try:
-        run_command(train.main, agent_presets, train.__doc__ or "")
+        run_command(Config, train.main, train.__doc__)
     finally:
         sys.argv = arguments
 
@@ -326,7 +326,7 @@ def test_no_env_is_one_line(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["train", "T=1"])
     with pytest.raises(SystemExit) as stop:
-        run_command(train.main, agent_presets, "")
+        run_command(Config, train.main)
     assert stop.value.code == 2
     assert "env=CartPole-v1" in capsys.readouterr().err
 

@@ -8,7 +8,7 @@ from snn_rl.agents import plan
 from snn_rl.agents.dqn import OPTIMIZERS
 from snn_rl.agents.objectives import OBJECTIVES
 from snn_rl.agents.policies import network_spec
-from snn_rl.configs.compose import agent_presets, compose, keys, value_of
+from snn_rl.configs.compose import compose, keys, value_of
 from snn_rl.configs.schema import Config
 from snn_rl.core.conversion.convert import PERCENTILES_OVER
 from snn_rl.core.encoding import ENCODINGS
@@ -248,7 +248,7 @@ def refuse_training_settings(config: Config, command: str, accepted: Sequence[st
     Raises:
         UserError: A setting other than the accepted ones is not at its default.
     """
-    default = compose([f"env={config.env}"], agent_presets)
+    default = compose(Config, [f"env={config.env}"])
     for key in keys():
         value, usual = config, default
         for part in key.split("."):

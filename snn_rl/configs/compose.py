@@ -1,14 +1,14 @@
-"""Settings: their schema, the presets, and the way from a command line to a `Config`.
+"""Composition of settings from presets and the command line, and the frame of every command.
 
-Precedence: schema < preset (family, then exact id) < command line. The preset follows from `env`.
+Precedence: schema < family preset < preset of the exact id < paper preset < command line.
 """
 
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import is_dataclass
-from functools import partial
 from importlib import resources
 from typing import Any, TypeVar
 
@@ -21,59 +21,82 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from snn_rl.configs.image_schema import DATASETS, NETWORKS, ClassifyConfig
 from snn_rl.configs.schema import Config
 from snn_rl.envs import UnknownEnv, family
 from snn_rl.utils.errors import UserError, did_you_mean
 
-Settings = TypeVar("Settings")
+Settings = TypeVar("Settings", Config, ClassifyConfig)
 
+# The YAML file of each schema
+_PRIMARY = {Config: "config", ClassifyConfig: "classify"}
 
 ConfigStore.instance().store("schema", Config)
+ConfigStore.instance().store("classify_schema", ClassifyConfig)
 
 
-def compose(overrides: Sequence[str], preset_names: Callable[[Config], list[str]]) -> Config:
-    """Composes the settings of the agents' commands, see `compose_as`."""
-    return compose_as(Config, "config", overrides, preset_names)
-
-
-def compose_as(
+def compose(
     schema: type[Settings],
-    primary: str,
     overrides: Sequence[str],
-    preset_names: Callable[[Settings], list[str]],
+    presets: Callable[[Settings], list[str]] | None = None,
 ) -> Settings:
     """Composes settings from command-line overrides.
 
     Args:
-        schema: A dataclass of all settings and their defaults, known to Hydra's ConfigStore.
-        primary: The file in configs that names it.
-        overrides: key=value strings.
-        preset_names: The presets (files in configs/settings) for what the overrides ask for.
+        schema: `Config` or `ClassifyConfig`.
+        overrides: Settings as key=value.
+        presets: Function from the settings without presets to the names of the presets to apply,
+            in order. None selects `agent_presets` or `image_presets`.
 
     Raises:
-        UserError: An unknown key, or a value of a wrong type; what `preset_names` raises.
+        UserError: A key is unknown, a value has the wrong type, or `presets` raises the error.
     """
     _check_keys(overrides, schema)
-    with _OneLine():
-        with hydra.initialize_config_module("snn_rl.configs", version_base="1.3"):
-            first = OmegaConf.to_object(hydra.compose(primary, list(overrides)))
-            assert isinstance(first, schema)
-            names = ",".join(preset_names(first))
-            final = hydra.compose(primary, [f"+settings=[{names}]", *overrides])
-        config = OmegaConf.to_object(final)
+    chosen: Callable[[Any], list[str]] = presets or _PRESETS[schema]
+    with _one_line_errors(), hydra.initialize_config_module("snn_rl.configs", version_base="1.3"):
+        primary = _PRIMARY[schema]
+        names = ",".join(chosen(OmegaConf.to_object(hydra.compose(primary, list(overrides)))))
+        composed = hydra.compose(primary, [f"+settings=[{names}]", *overrides])
+        config = OmegaConf.to_object(composed)
     assert isinstance(config, schema)
     return config
 
 
-def preset_files(names: Sequence[str], preset: str) -> list[str]:
-    """The files in configs/settings that apply, general first.
-
-    Args:
-        names: Of a task, general first: its family (of which there are presets), then itself.
-        preset: One of that family's, or "default".
+def agent_presets(config: Config) -> list[str]:
+    """Returns the presets of an environment.
 
     Raises:
-        UserError: No such preset of this family.
+        UserError: The environment is missing or unknown, or the preset is unknown.
+    """
+    if not config.env:
+        raise UserError("env is missing: set, for example, env=CartPole-v1")
+    try:
+        return _preset_names([family(config.env), config.env], config.preset)
+    except UnknownEnv as error:
+        raise UserError(str(error)) from None
+
+
+def image_presets(config: ClassifyConfig) -> list[str]:
+    """Returns the presets of a dataset and a network.
+
+    Raises:
+        UserError: The preset is unknown.
+    """
+    family = "imagenet" if config.dataset == "imagenet" else "cifar"
+    # Names without presets of their own, misspelled ones among them, select nothing.
+    names = [name for name in (config.dataset, config.net) if name in (*DATASETS, *NETWORKS)]
+    return _preset_names([family, *names], config.preset)
+
+
+def _preset_names(names: Sequence[str], preset: str) -> list[str]:
+    """Returns the files in configs/settings to apply, in order.
+
+    Args:
+        names: Family of the task, which names its presets, followed by more specific names.
+        preset: A preset of the family, or "default".
+
+    Raises:
+        UserError: The family has no such preset.
     """
     folder = resources.files("snn_rl.configs") / "settings"
     known = [entry.name.removesuffix(".yaml") for entry in folder.iterdir()]
@@ -90,61 +113,63 @@ def preset_files(names: Sequence[str], preset: str) -> list[str]:
     return [name for name in dict.fromkeys(wanted) if name in known]
 
 
-def run_command(
-    task: Callable[[Config], None], preset_names: Callable[[Config], list[str]], doc: str
-) -> None:
-    """Runs one of the agents' commands, see `run_command_as`."""
-    run_command_as(Config, "config", task, preset_names, doc)
+_PRESETS: dict[Any, Callable[[Any], list[str]]] = {
+    Config: agent_presets,
+    ClassifyConfig: image_presets,
+}
 
 
 def print_error(error: UserError) -> None:
-    """The one line of an error."""
+    """Prints an error as one line."""
     print(f"error: {error}", file=sys.stderr)
 
 
-def run_command_as(
+def run_command(
     schema: type[Settings],
-    primary: str,
-    task: Callable[[Settings], None],
-    preset_names: Callable[[Settings], list[str]],
-    doc: str,
+    main: Callable[[Settings], None],
+    doc: str | None = None,
+    presets: Callable[[Settings], list[str]] | None = None,
     complain: Callable[[UserError], None] = print_error,
 ) -> None:
-    """Runs a command: Hydra's command line (sweeps with -m), one-line errors, exit code 2.
+    """Runs a command with the settings of the command line; -m runs a sweep.
+
+    A `UserError` ends the process with exit code 2 after one line on stderr.
 
     Args:
-        schema: See `compose_as`.
-        primary: See `compose_as`.
-        task: The command.
-        preset_names: See `compose_as`.
-        doc: What `--help` prints.
-        complain: Prints the line of an error.
+        schema: `Config` or `ClassifyConfig`.
+        main: The command.
+        doc: Output of `--help`.
+        presets: See `compose`.
+        complain: Printer of errors.
     """
-    composed = partial(compose_as, schema, primary, preset_names=preset_names)
     arguments = sys.argv[1:]
-    if any(argument in ("-h", "--help") for argument in arguments):
-        print(doc.strip())
+    if not {"-h", "--help"}.isdisjoint(arguments):
+        print((doc or "").strip())
         return
+
+    def run(overrides: Sequence[str]) -> None:
+        main(compose(schema, overrides, presets))
+
     try:
         if not any(argument.startswith("-") for argument in arguments):
-            task(composed(arguments))
+            run(arguments)
         else:
-            # what is no flag and no setting of Hydra's own; a typo is told before anything starts
+            # Flags and Hydra's own settings aside, an unknown key stops the sweep before it starts.
             own = [a for a in arguments if "=" in a and not re.match(r"-|[+~]*hydra[./]", a)]
             _check_keys(own, schema)
-            _sweep(lambda overrides: task(composed(overrides)), primary, complain)
+            _sweep(run, _PRIMARY[schema], complain)
     except UserError as error:
         complain(error)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("\ninterrupted: run the same command again to go on", file=sys.stderr)
+        print("\ninterrupted: run the same command again to resume", file=sys.stderr)
         sys.exit(130)
 
 
 def _sweep(
-    task: Callable[[list[str]], None], primary: str, complain: Callable[[UserError], None]
+    run: Callable[[Sequence[str]], None], primary: str, complain: Callable[[UserError], None]
 ) -> None:
-    """Hands over to Hydra's own command line, for -m and its launchers."""
+    """Runs Hydra's own command line, which starts one job per combination of settings."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # a bug keeps its traceback
 
     @hydra.main(version_base="1.3", config_path="pkg://snn_rl.configs", config_name=primary)
@@ -152,17 +177,17 @@ def _sweep(
         overrides = list(HydraConfig.get().overrides.task)
         GlobalHydra.instance().clear()
         try:
-            task(overrides)
+            run(overrides)
         except UserError as error:
             complain(error)
             sys.exit(2)
 
-    with _OneLine():
+    with _one_line_errors():
         job()
 
 
 def keys(schema: Any = Config, prefix: str = "") -> Iterator[str]:
-    """Every setting's full name."""
+    """Yields every setting's full name."""
     for name, entry in schema.__dataclass_fields__.items():
         nested = entry.default_factory
         if isinstance(nested, type) and is_dataclass(nested):
@@ -172,7 +197,7 @@ def keys(schema: Any = Config, prefix: str = "") -> Iterator[str]:
 
 
 def value_of(config: Any, name: str) -> Any:
-    """A setting's value by its full name."""
+    """Returns a setting's value by its full name."""
     value = config
     for part in name.split("."):
         value = getattr(value, part)
@@ -180,12 +205,14 @@ def value_of(config: Any, name: str) -> Any:
 
 
 def is_sweep(override: str) -> bool:
-    """Whether -m makes several runs of a key=value string: lr=0.1,0.2, but not lr=[0.1,0.2].
+    """Returns whether -m starts several runs for a key=value string.
+
+    `lr=0.1,0.2` is a sweep; `lr=[0.1,0.2]` is one value.
 
     Raises:
-        UserError: Hydra cannot read it.
+        UserError: The string cannot be parsed.
     """
-    with _OneLine():
+    with _one_line_errors():
         return OverridesParser.create().parse_override(override).is_sweep_override()
 
 
@@ -196,7 +223,9 @@ def _check_keys(overrides: Sequence[str], schema: type[Any]) -> None:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"cannot read the command line, settings are key=value: {reason}") from None
+        raise UserError(
+            f"cannot parse the command line, settings are key=value: {reason}"
+        ) from None
     for override in parsed:
         key = override.key_or_group
         if override.is_delete() or key in groups or key not in known:
@@ -205,33 +234,15 @@ def _check_keys(overrides: Sequence[str], schema: type[Any]) -> None:
             raise UserError(f"unknown setting {key}={override.value()}{hint}")
 
 
-class _OneLine:
-    """Turns what Hydra and OmegaConf say of a bad value into one line."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, HydraException | OmegaConfBaseException):
-            cause = (
-                error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-            )
-            lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-            where = getattr(cause, "full_key", None)
-            if "Missing" in type(cause).__name__ or "MISSING" in lines[0] or "???" in lines[0]:
-                raise UserError(f"{where} is missing: give it a value") from None
-            raise UserError(f"{where + ': ' if where else ''}{lines[0]}") from None
-
-
-def agent_presets(config: Config) -> list[str]:
-    """The preset files for what the command line asks for.
-
-    Raises:
-        UserError: No environment, or an unknown one, or an unknown preset.
-    """
-    if not config.env:
-        raise UserError("env is missing: say for example env=CartPole-v1")
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Turns Hydra's and OmegaConf's errors into a `UserError` of one line."""
     try:
-        return preset_files([family(config.env), config.env], config.preset)
-    except UnknownEnv as error:
-        raise UserError(str(error)) from None
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+        line = next(line.strip() for line in str(cause).splitlines() if line.strip())
+        key = getattr(cause, "full_key", None)
+        if "Missing" in type(cause).__name__ or "MISSING" in line or "???" in line:
+            raise UserError(f"{key} is missing: set a value") from None
+        raise UserError(f"{key}: {line}" if key else line) from None

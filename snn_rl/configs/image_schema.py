@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from hydra.core.config_store import ConfigStore
+DATASETS = ("cifar10", "cifar100", "imagenet")
+NETWORKS = ("vgg5", "vgg6", "vgg9", "vgg11", "vgg16", "resnet8", "resnet20", "resnet34")
 
 
 @dataclass
@@ -84,6 +85,3 @@ class ClassifyConfig:
     threads: int = 0
     fit: FitConfig = field(default_factory=FitConfig)
     iir: SpikingFitConfig = field(default_factory=SpikingFitConfig)
-
-
-ConfigStore.instance().store("classify_schema", ClassifyConfig)

@@ -18,7 +18,7 @@ from snn_rl.agents import plan
 from snn_rl.chain import run_directory
 from snn_rl.chain.records import GREEDY, STICKY, StageResult, finished, read_stages
 from snn_rl.chain.stages import ANN, PRETRAINED, Stage
-from snn_rl.configs.compose import agent_presets, compose
+from snn_rl.configs.compose import compose
 from snn_rl.configs.schema import Config
 from snn_rl.files.checkpoint import read_json, write_text
 from snn_rl.papers.recorded_commands import given_settings
@@ -563,7 +563,7 @@ def _our_settings(found: Runs, env: str, stages: Sequence[str]) -> dict[str, lis
 
 
 def _their_settings(env: str, stages: Sequence[str]) -> dict[str, list[str]]:
-    config = compose([f"env={env}", "preset=paper"], agent_presets)
+    config = compose(Config, [f"env={env}", "preset=paper"])
     chain = [
         Stage(name, None if name == ANN else int(name[1:]), None)
         for name in stages

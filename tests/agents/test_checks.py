@@ -4,13 +4,13 @@ import pytest
 
 from snn_rl.agents import plan
 from snn_rl.agents.checks import check_values
-from snn_rl.configs.compose import agent_presets, compose
+from snn_rl.configs.compose import compose
 from snn_rl.configs.schema import Config
 from snn_rl.utils.errors import UserError
 
 
 def settings(*overrides: str) -> Config:
-    return compose(["env=PongNoFrameskip-v4", *overrides], agent_presets)
+    return compose(Config, ["env=PongNoFrameskip-v4", *overrides])
 
 
 @pytest.mark.parametrize(
@@ -37,9 +37,9 @@ def test_evaluation_stays_clear_of_the_games_that_choose_the_ann(
 
 @pytest.mark.parametrize("env", ["PongNoFrameskip-v4", "CartPole-v1"])
 def test_the_papers_settings_do_not_choose_among_checkpoints(env: str) -> None:
-    own = compose([f"env={env}"], agent_presets)
+    own = compose(Config, [f"env={env}"])
     assert own.dqn.selection_games > 0 and own.dqn.target_return is not None
-    paper = compose([f"env={env}", "preset=paper"], agent_presets)
+    paper = compose(Config, [f"env={env}", "preset=paper"])
     stages = plan.chain(paper)
     assert [stage.name for stage in stages] == ["ann", "T5", "T4", "T3", "T2", "T1"]
     assert not any(plan.selection_games(paper, stage) for stage in stages)

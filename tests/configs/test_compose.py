@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from snn_rl.agents import plan
 from snn_rl.agents.checks import check_values
-from snn_rl.configs.compose import agent_presets, compose, is_sweep, keys
+from snn_rl.configs.compose import compose, is_sweep, keys
 from snn_rl.configs.schema import Config
 from snn_rl.utils.errors import UserError
 
@@ -25,7 +25,7 @@ SETTINGS = st.tuples(st.sampled_from(["", "+", "++", "~"]), st.sampled_from(sort
 def complaint(*overrides: str) -> str:
     """What the command says of these, if anything."""
     try:
-        config = compose(overrides, agent_presets)
+        config = compose(Config, overrides)
         assert isinstance(config, Config)
         check_values(config)
         plan.chain(config)

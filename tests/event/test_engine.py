@@ -13,7 +13,8 @@ from safetensors.numpy import load, save
 from snn_rl import evaluate, export, play, zoo
 from snn_rl.agents.loading import load_agent
 from snn_rl.chain import run_directory
-from snn_rl.configs.compose import agent_presets, run_command
+from snn_rl.configs.compose import run_command
+from snn_rl.configs.schema import Config
 from snn_rl.core.conversion.integer_grid import quantize
 from snn_rl.core.energy import FLOAT32, macs
 from snn_rl.core.networks import Conv, Dense, NetworkSpec, SpikingNetwork
@@ -285,7 +286,7 @@ def command(module, *arguments):
     """Runs a command as its command line would, in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [module.__name__, *arguments])
-        run_command(module.main, agent_presets, module.__doc__)
+        run_command(Config, module.main, module.__doc__)
 
 
 @pytest.mark.usefixtures("numba")

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from snn_rl.classify import __main__ as command
-from snn_rl.configs.compose import compose_as, run_command_as
+from snn_rl.configs.compose import compose, run_command
 from snn_rl.configs.image_schema import ClassifyConfig
 from snn_rl.core.networks import AnalogNetwork, SpikingNetwork
 from snn_rl.files.checkpoint import load_network, load_tensors
@@ -54,8 +54,8 @@ def replace(source, target):
 os.replace = replace
 from snn_rl.classify import __main__ as command
 from snn_rl.configs.image_schema import ClassifyConfig
-from snn_rl.configs.compose import run_command_as
-run_command_as(ClassifyConfig, "classify", command.main, command.presets, "")
+from snn_rl.configs.compose import run_command
+run_command(ClassifyConfig, command.main)
 """
 
 
@@ -83,9 +83,7 @@ def run(data: Path, run_dir: Path, *extra: str) -> None:
         ["classify", *SMALL, f"data={data}", f"run_dir={run_dir}", *extra],
     )
     try:
-        run_command_as(
-            ClassifyConfig, "classify", command.main, command.presets, command.__doc__ or ""
-        )
+        run_command(ClassifyConfig, command.main)
     finally:
         sys.argv = arguments
 
@@ -286,9 +284,7 @@ def test_an_imported_ann_has_to_fit(capsys, data, finished, tmp_path):
 
 
 def test_the_paper_s_preset_is_the_paper_s():
-    config = compose_as(
-        ClassifyConfig, "classify", ["dataset=cifar10", "preset=paper"], command.presets
-    )
+    config = compose(ClassifyConfig, ["dataset=cifar10", "preset=paper"])
     assert (config.fit.epochs, config.fit.lr, config.fit.dropout) == (500, 0.01, 0.5)
     assert (config.iir.epochs, config.iir.lr, config.iir.dropout) == (300, 1e-4, 0.2)
     assert (config.iir.distill, config.iir.percentile) == (0, 90)
@@ -307,4 +303,4 @@ def test_the_paper_s_preset_is_the_paper_s():
 )
 def test_deep_networks_have_a_lower_learning_rate(settings, lr):
     overrides = ["dataset=cifar10", *settings.split()]
-    assert compose_as(ClassifyConfig, "classify", overrides, command.presets).iir.lr == lr
+    assert compose(ClassifyConfig, overrides).iir.lr == lr

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from snn_rl.classify import main, presets
-from snn_rl.configs.compose import compose_as
+from snn_rl.classify import main
+from snn_rl.configs.compose import compose
 from snn_rl.configs.image_schema import ClassifyConfig
 from snn_rl.core.networks import AnalogNetwork, SpikingNetwork
 from snn_rl.core.networks.base import INITIAL_CLIP
@@ -15,7 +15,7 @@ from snn_rl.images.fitting import steps
 
 
 def settings(*overrides: str) -> ClassifyConfig:
-    return compose_as(ClassifyConfig, "classify", overrides, presets)
+    return compose(ClassifyConfig, overrides)
 
 
 @pytest.mark.parametrize(("dataset", "epochs"), [("cifar10", 200), ("cifar100", 300)])

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import snn_rl
 from snn_rl.classify import __main__ as command
-from snn_rl.configs.compose import run_command_as
+from snn_rl.configs.compose import run_command
 from snn_rl.configs.image_schema import ClassifyConfig
 from snn_rl.core.conversion.convert import convert, fuse_batch_norm
 from snn_rl.core.networks import AnalogNetwork, AvgPool, Block, Conv, Dense, NetworkSpec
@@ -218,7 +218,7 @@ def refused(capsys: pytest.CaptureFixture[str], monkeypatch: Any, *arguments: st
     """The one line of complaint of the command in this process."""
     monkeypatch.setattr(sys, "argv", ["classify", *arguments])
     with pytest.raises(SystemExit) as stop:
-        run_command_as(ClassifyConfig, "classify", command.main, command.presets, "")
+        run_command(ClassifyConfig, command.main)
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     return line

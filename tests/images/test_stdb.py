@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from snn_rl.classify import __main__ as command
-from snn_rl.configs.compose import compose_as, run_command_as
+from snn_rl.configs.compose import compose, run_command
 from snn_rl.configs.image_schema import ClassifyConfig
 from snn_rl.core.networks import (
     WINDOW,
@@ -132,9 +132,7 @@ def test_a_limit_takes_the_balanced_images_in_order():
 
 
 def test_the_preset_is_the_paper_s():
-    config = compose_as(
-        ClassifyConfig, "classify", ["dataset=cifar10", "preset=stdb"], command.presets
-    )
+    config = compose(ClassifyConfig, ["dataset=cifar10", "preset=stdb"])
     assert (config.T, config.direct, config.batch_norm) == (75, True, False)
     assert (config.iir.surrogate, config.iir.encoding) == ("stdb", "poisson")
     assert (config.iir.percentile, config.iir.train_threshold) == (100.0, False)
@@ -149,7 +147,7 @@ def run(monkeypatch: pytest.MonkeyPatch, run_dir: Path, *extra: str) -> None:
     ]
     monkeypatch.setattr(command, "open_dataset", lambda *_: dataset(20, 30, side=8))
     monkeypatch.setattr(sys, "argv", ["classify", *settings, *extra])
-    run_command_as(ClassifyConfig, "classify", command.main, command.presets, "")
+    run_command(ClassifyConfig, command.main)
 
 
 @pytest.fixture

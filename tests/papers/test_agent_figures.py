@@ -13,7 +13,8 @@ from PIL import Image
 
 from snn_rl.agents import Evaluation, plan
 from snn_rl.chain.stages import Stage
-from snn_rl.configs.compose import agent_presets, compose, run_command
+from snn_rl.configs.compose import compose, run_command
+from snn_rl.configs.schema import Config
 from snn_rl.core.networks import AnalogNetwork, Conv, Dense, NetworkSpec, SpikingNetwork
 from snn_rl.files.checkpoint import read_json, save_network, save_tensors, write_json
 from snn_rl.papers import agent_figures as paper_figures
@@ -39,7 +40,7 @@ def build_run(
         "machine": "abacus",
     }
     write_json(directory / "run.json", [invocation])
-    config = compose([f"env={env}", f"seed={seed}"], agent_presets)
+    config = compose(Config, [f"env={env}", f"seed={seed}"])
     for k, name in enumerate(names):
         rng = np.random.default_rng([seed, k])
         timesteps = None if name == "ann" else int(name[1:].split("-")[0])
@@ -92,7 +93,7 @@ def numbers(path: Path) -> dict[tuple[str, str], list[str]]:
 
 def command(monkeypatch, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", ["report", *arguments])
-    run_command(report.main, report.presets, report.__doc__)
+    run_command(Config, report.main, presets=report.presets)
 
 
 def returns(folder: Path, env: str, seed: int, name: str, column="greedy") -> list[float]:
@@ -313,7 +314,7 @@ def test_a_damaged_file_is_named(tmp_path, file):
 
 def test_other_commands_still_need_an_environment():
     with pytest.raises(UserError, match="env is missing"):
-        compose(["paper=iir", "figure=3"], agent_presets)
+        compose(Config, ["paper=iir", "figure=3"])
 
 
 def test_the_same_runs_give_the_same_files(folder, written):

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from snn_rl.configs.compose import run_command
+from snn_rl.configs.schema import Config
 from snn_rl.papers.choice import MAKERS
 from snn_rl.reports import run_report as report
 
@@ -13,7 +14,7 @@ PAPERS = "iir, stdb or ull"
 
 def command(monkeypatch, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", ["report", *arguments])
-    run_command(report.main, report.presets, "")
+    run_command(Config, report.main, presets=report.presets)
 
 
 @pytest.mark.parametrize(

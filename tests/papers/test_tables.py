@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from snn_rl.configs.compose import run_command
+from snn_rl.configs.schema import Config
 from snn_rl.files.checkpoint import write_json
 from snn_rl.papers.tables import TABLES, Cell, write_table
 from snn_rl.reports import run_report as report
@@ -41,7 +42,7 @@ GRADUAL = tuple((t, 0.8 + t / 100) for t in (5, 4, 3, 2))
 def written(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     before, sys.argv = sys.argv, ["report", *arguments]
     try:
-        run_command(report.main, report.presets, "")
+        run_command(Config, report.main, presets=report.presets)
     finally:
         sys.argv = before
     return Path(capsys.readouterr().out.strip()).read_text()

@@ -17,7 +17,8 @@ from PIL import Image
 
 from snn_rl.agents import Evaluation
 from snn_rl.chain.records import read_stages
-from snn_rl.configs.compose import agent_presets, compose, run_command
+from snn_rl.configs.compose import compose, run_command
+from snn_rl.configs.schema import Config
 from snn_rl.core.conversion.convert import layer_table
 from snn_rl.core.networks import AnalogNetwork, Conv, Dense, NetworkSpec, SpikingNetwork
 from snn_rl.files.checkpoint import read_json, save_network, save_tensors, write_json
@@ -382,7 +383,7 @@ def test_finished_videos_are_linked(tmp_path):
 def test_no_run_names_the_command_that_makes_one(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["report", "env=CartPole-v1", f"run_dir={tmp_path}"])
     with pytest.raises(SystemExit) as end:
-        run_command(report.main, agent_presets, report.__doc__)
+        run_command(Config, report.main, report.__doc__)
     assert end.value.code == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
@@ -393,7 +394,7 @@ def test_no_run_names_the_command_that_makes_one(tmp_path, monkeypatch, capsys):
 def test_the_command_reports_the_run_it_is_told(run, tmp_path, capsys):
     shutil.copytree(run, tmp_path / "copy")
     (tmp_path / "copy" / "report.md").unlink()
-    report.main(compose(["env=CartPole-v1", f"run_dir={tmp_path / 'copy'}"], agent_presets))
+    report.main(compose(Config, ["env=CartPole-v1", f"run_dir={tmp_path / 'copy'}"]))
     assert capsys.readouterr().out == f"{tmp_path / 'copy' / 'report.md'}\n"
     assert (tmp_path / "copy" / "report.md").is_file()
 

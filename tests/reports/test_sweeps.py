@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from snn_rl.configs.compose import compose
+from snn_rl.configs.schema import Config
 from snn_rl.envs.make import atari_ids
 from snn_rl.files.checkpoint import load_tensors, write_json
 from snn_rl.reports import run_report as report
@@ -183,7 +184,7 @@ def test_runs_of_two_games_side_by_side_are_not_averaged(tmp_path: Path) -> None
 
 def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run lies there"):
-        report.main(compose([f"sweep={tmp_path}"], report.presets))
+        report.main(compose(Config, [f"sweep={tmp_path}"], report.presets))
 
 
 # --- the command line --------------------------------------------------------------------------

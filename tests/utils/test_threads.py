@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from snn_rl import evaluate, train
-from snn_rl.configs.compose import agent_presets, run_command
+from snn_rl.configs.compose import run_command
+from snn_rl.configs.schema import Config
 from snn_rl.utils.threads import use_threads
 
 
@@ -33,7 +34,7 @@ def test_a_job_does_not_compute_with_the_threads_of_the_one_before(
         words = [module.__name__, "env=CartPole-v1", "T=1", f"run_dir={__file__}", *arguments]
         monkeypatch.setattr("sys.argv", words)
         with pytest.raises(SystemExit):
-            run_command(module.main, agent_presets, module.__doc__)
+            run_command(Config, module.main, module.__doc__)
         return torch.get_num_threads()
 
     assert job(f"threads={threads + 2}") == threads + 2
