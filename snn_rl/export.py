@@ -93,9 +93,7 @@ def real_frames(agent: Agent, count: int, seed: int) -> Tensor:
     obs = np.asarray(env.reset())
     while len(frames) < count:
         frames.append(torch.as_tensor(obs.copy()))
-        with torch.no_grad():
-            action = agent.q_net(frames[-1].to(agent.q_net.device)).argmax(1).cpu().numpy()
-        obs = np.asarray(env.step(action)[0])
+        obs = np.asarray(env.step(agent.q_net.decide(frames[-1]).actions)[0])
     env.close()
     return torch.cat(frames)
 

@@ -75,16 +75,11 @@ class CarriedDQN(SpikingDQN):
             memory = [torch.as_tensor(rest, device=self.device) for rest in state]
         if episode_start is not None:
             memory = clear(memory, torch.as_tensor(episode_start, device=self.device).bool())
-        actions, _, memory = self._decide(obs, memory)
+        actions, _, _, memory = self.q_net.decide(obs, memory)
         if not deterministic:
             self._explore(actions, self.exploration_rate)
         after = tuple(rest.cpu().numpy() for rest in memory)
         return (actions if vectorized else actions[0]), after
-
-    def _decide(self, obs: Tensor, memory: State) -> tuple[NDArray[Any], list[Tensor], State]:
-        with torch.no_grad():
-            q_values, layers, memory = self.network.step(self.q_net.images(obs), memory)
-        return q_values.argmax(1).cpu().numpy(), layers, memory
 
     def activity(self) -> list[Tensor]:
         """See `SpikingDQN.activity`; its frame is in the memory already."""
@@ -110,9 +105,8 @@ class CarriedDQN(SpikingDQN):
         assert isinstance(self._last_obs, np.ndarray)
         assert isinstance(self.replay_buffer, SequenceReplayBuffer)
         self.replay_buffer.remember(self.memory)
-        obs = torch.as_tensor(self._last_obs, device=self.device)
-        # it remembers what it saw, whoever chose the action
-        actions, self._layers, self.memory = self._decide(obs, self.memory)
+        # the membranes follow the observations, whoever chooses the action
+        actions, _, self._layers, self.memory = self.q_net.decide(self._last_obs, self.memory)
         self._explore(
             actions, 1.0 if self.num_timesteps < learning_starts else self.exploration_rate
         )

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
 from snn_rl.agents.policies import SpikingQNetwork
 from snn_rl.core.conversion.convert import spike_rates
-from snn_rl.core.networks import Network, clear
+from snn_rl.core.networks import clear
 
 _RATE_EVERY = 10  # steps between two looks at the spikes
 
@@ -75,7 +74,7 @@ def evaluate(
     seed: int,
     epsilon: float = 0.0,
     side_by_side: int = 10,
-    teacher: Network | None = None,
+    teacher: SpikingQNetwork | None = None,
 ) -> Evaluation:
     """Plays whole games and counts every one of them.
 
@@ -107,19 +106,16 @@ def evaluate(
         courses = [hashlib.sha256() for _ in range(count)]
         ends: list[dict[str, Any] | None] = [None] * count
         obs = np.asarray(env.reset())
-        state = q_net.network.initial_state(count)
+        state = None
         step = 0
         while None in ends:
-            x = q_net.images(torch.as_tensor(obs, device=q_net.device))
-            with torch.no_grad():
-                q_values, layers, state = q_net.network.step(x, state)
-            actions = q_values.argmax(1).cpu().numpy()
+            actions, _, layers, state = q_net.decide(obs, state)
             if step % _RATE_EVERY == 0:
                 alive = [i for i in range(count) if ends[i] is None]
                 rates.append(spike_rates([layer[:, alive] for layer in layers]))
                 weights.append(len(alive))
                 if teacher is not None:
-                    same += int((actions == _greedy(teacher, obs, q_net.device))[alive].sum())
+                    same += int((actions == teacher.decide(obs).actions)[alive].sum())
             for i in range(count):
                 if epsilon > 0 and rng[i].random() < epsilon:
                     actions[i] = rng[i].integers(q_net.action_space.n)  # type: ignore[attr-defined]
@@ -143,11 +139,3 @@ def evaluate(
     mean_rates = [float(r) for r in np.average(rates, axis=0, weights=weights)]
     agreement = None if teacher is None else same / sum(weights)
     return Evaluation(returns, lengths, len(games), capped, mean_rates, agreement)
-
-
-@torch.no_grad()
-def _greedy(teacher: Network, obs: NDArray[np.uint8], device: torch.device) -> NDArray[np.int64]:
-    """What a network without memory would do in each of these observations."""
-    seen = teacher.images(torch.as_tensor(obs, device=device))
-    actions: NDArray[np.int64] = teacher(seen).argmax(1).cpu().numpy()
-    return actions

@@ -219,7 +219,7 @@ def _play(
             trials.episodes,
             trials.seed,
             trials.epsilon,
-            teacher=ann.q_net.network if ann else None,
+            teacher=ann.q_net if ann else None,
         )
 
 

@@ -1,16 +1,18 @@
 """The Q-network and the policy that Stable-Baselines3's DQN drives."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.dqn.policies import DQNPolicy
 from torch import Tensor
 
-from snn_rl.core.networks import AnalogNetwork, NetworkSpec, SpikingNetwork, q_network
+from snn_rl.core.networks import AnalogNetwork, NetworkSpec, SpikingNetwork, State, q_network
 
 # Of a network that nothing is loaded into. PyTorch's weights drive hardly any neuron above 1: no
 # layer fires, and without spikes there are neither Q-values nor gradients. Inputs of which a
@@ -42,6 +44,22 @@ def network_spec(
     assert isinstance(action_space, spaces.Discrete)
     channels, height, width = observation_space.shape
     return q_network(network, (frames or channels, height, width), int(action_space.n), bias)
+
+
+class Decision(NamedTuple):
+    """Greedy actions for N observations, and the quantities behind them.
+
+    Attributes:
+        actions: Actions with the largest Q-values, [N].
+        q_values: Q-values, [N, actions].
+        spikes: Activity of every hidden layer, each [T, N, ...]; an analog network has T = 1.
+        state: Membranes after the decision; [] if the network does not carry its state.
+    """
+
+    actions: NDArray[np.int64]
+    q_values: Tensor
+    spikes: list[Tensor]
+    state: State
 
 
 class SpikingQNetwork(BasePolicy):
@@ -98,9 +116,22 @@ class SpikingQNetwork(BasePolicy):
         q: Tensor = self.network(self.images(obs))
         return q
 
+    @torch.no_grad()
+    def decide(self, obs: Tensor | NDArray[np.uint8], state: State | None = None) -> Decision:
+        """Returns the greedy actions for a batch of observations, without gradients.
+
+        Args:
+            obs: Images [N, channels, height, width], uint8, the newest frame last.
+            state: `Decision.state` of the previous observations; None empties the membranes.
+        """
+        images = self.images(torch.as_tensor(obs, device=self.device))
+        if state is None:
+            state = self.network.initial_state(len(images))
+        q_values, spikes, state = self.network.step(images, state)
+        return Decision(q_values.argmax(1).cpu().numpy(), q_values, spikes, state)
+
     def _predict(self, observation: Any, deterministic: bool = True) -> Tensor:
-        q: Tensor = self(observation)
-        return q.argmax(dim=1).reshape(-1)
+        return torch.as_tensor(self.decide(observation).actions)
 
 
 class SpikingDQNPolicy(DQNPolicy):

@@ -6,12 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from snn_rl.agents.loading import Agent, load_agent
-from snn_rl.core.networks import SpikingNetwork
+from snn_rl.core.networks import SpikingNetwork, State
 from snn_rl.envs import CARTPOLE, family
 from snn_rl.envs.cartpole import draw
 from snn_rl.reports import video
@@ -46,7 +45,7 @@ class Game:
         self._is_cartpole = family(agent.env) == CARTPOLE
         network = agent.q_net.network
         assert isinstance(network, SpikingNetwork)
-        self._state = network.initial_state(1)
+        self._state: State | None = None
         self.labels = Labels(
             agent.env, network.timesteps, network.spec.names()[:-1], self._action_names()
         )
@@ -68,11 +67,8 @@ class Game:
             self._env.close()
 
     def _decide(self, obs: NDArray[np.uint8]) -> Moment:
-        with torch.no_grad():
-            images = self.q_net.images(torch.as_tensor(obs, device=self.q_net.device))
-            q_values, layers, self._state = self.q_net.network.step(images, self._state)
-        q = q_values[0].cpu().numpy()
-        action = int(q.argmax())
+        actions, q_values, layers, self._state = self.q_net.decide(obs, self._state)
+        q, action = q_values[0].cpu().numpy(), int(actions[0])
         if self.epsilon > 0 and self._rng.random() < self.epsilon:
             action = int(self._rng.integers(len(q)))
         spikes = [layer[:, 0].mean(0).cpu().numpy() for layer in layers]

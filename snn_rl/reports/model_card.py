@@ -139,13 +139,10 @@ def _game(stage: StageResult, path: Path) -> str:
 
 def _python(env: str, stage: str) -> str:
     return f"""```python
-import torch
-
 from snn_rl import zoo
 from snn_rl.agents.loading import load_agent
 
 q_net = load_agent(zoo.ROOT / "{env}" / "{stage}").q_net
-state = q_net.network.initial_state(len(observations))
-with torch.no_grad():
-    q_values, _, state = q_net.network.step(q_net.images(observations), state)
+decision = q_net.decide(observations)  # uint8 [N, channels, height, width]
+print(decision.actions, decision.q_values)
 ```"""

@@ -235,7 +235,7 @@ def test_interval_covers_as_the_normal_one_does_for_many_trials() -> None:
 def test_agreement_is_counted_in_the_situations_of_the_agents_own_games() -> None:
     agent, other = q_network(1), q_network()
     assert trials().agreement is None
-    assert trials(teacher=q_network().network).agreement == 1.0, "trials() plays this very network"
+    assert trials(teacher=q_network()).agreement == 1.0, "trials() plays this very network"
     length, same = 25, []
     for seed in range(SEED, SEED + 6):
         game = FakeGames(1, seed, lambda _: length)
@@ -253,5 +253,5 @@ def test_agreement_is_counted_in_the_situations_of_the_agents_own_games() -> Non
     def make(n_envs: int, seed: int) -> FakeGames:
         return FakeGames(n_envs, seed, lambda _: length)
 
-    played = evaluate(agent, make, 6, SEED, side_by_side=4, teacher=other.network)
+    played = evaluate(agent, make, 6, SEED, side_by_side=4, teacher=other)
     assert played.agreement == np.mean(same)
