@@ -50,7 +50,7 @@ from snn_rl.configs.compose import run_command
 from snn_rl.configs.schema import Config
 from snn_rl.core.energy import FLOAT32, INT32, energy, macs, skipping_energy
 from snn_rl.core.networks import NetworkSpec, SpikingNetwork
-from snn_rl.files.checkpoint import read_json, write_json
+from snn_rl.files.atomic import read_json, write_json
 from snn_rl.formats.event import EventDriven
 
 

@@ -48,7 +48,8 @@ from snn_rl.chain.runner import DONE, SETTINGS, is_done
 from snn_rl.chain.stages import PRETRAINED, Stage
 from snn_rl.configs.compose import run_command
 from snn_rl.configs.schema import Config
-from snn_rl.files.checkpoint import load_network, read_json, save_network, write_json
+from snn_rl.files.atomic import read_json, write_json
+from snn_rl.files.checkpoint import load_network, save_network
 from snn_rl.reports.gameplay import Game, record_video
 from snn_rl.reports.model_card import GAME, write_card
 from snn_rl.utils.errors import UserError

@@ -9,7 +9,8 @@ import torch
 
 from snn_rl.chain import run_directory
 from snn_rl.core.networks import AnalogNetwork, Conv, Dense, NetworkSpec, SpikingNetwork
-from snn_rl.files.checkpoint import save_network, write_json
+from snn_rl.files.atomic import write_json
+from snn_rl.files.checkpoint import save_network
 
 # One thread: sums keep their order from machine to machine, and parallel runs do not fight.
 torch.set_num_threads(1)

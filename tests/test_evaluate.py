@@ -14,7 +14,8 @@ from snn_rl.configs.compose import run_command
 from snn_rl.configs.schema import Config
 from snn_rl.core.networks import NetworkSpec, SpikingNetwork
 from snn_rl.core.networks.q_networks import cartpole
-from snn_rl.files.checkpoint import read_json, save_network
+from snn_rl.files.atomic import read_json
+from snn_rl.files.checkpoint import save_network
 
 CAP = 12
 

@@ -19,7 +19,8 @@ from snn_rl.configs.compose import compose, run_command
 from snn_rl.configs.schema import Config
 from snn_rl.core.networks import SpikingNetwork
 from snn_rl.envs import make_env
-from snn_rl.files.checkpoint import save_network, write_json
+from snn_rl.files.atomic import write_json
+from snn_rl.files.checkpoint import save_network
 from snn_rl.reports import video
 from snn_rl.utils.errors import UserError
 

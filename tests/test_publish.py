@@ -14,7 +14,8 @@ from snn_rl.agents.loading import Trials, evaluate_agent, load_agent
 from snn_rl.chain import run_directory
 from snn_rl.configs.compose import compose, run_command
 from snn_rl.configs.schema import Config
-from snn_rl.files.checkpoint import load_network, load_tensors, read_json, write_json
+from snn_rl.files.atomic import read_json, write_json
+from snn_rl.files.checkpoint import load_network, load_tensors
 
 ENV = "CartPole-v1"
 CAP = 12

@@ -6,7 +6,8 @@ import pytest
 from snn_rl import zoo
 from snn_rl.agents.loading import load_agent
 from snn_rl.chain.run_directory import METRICS, NETWORK
-from snn_rl.files.checkpoint import load_tensors, read_json
+from snn_rl.files.atomic import read_json
+from snn_rl.files.checkpoint import load_tensors
 from snn_rl.reports.gameplay import Game
 from snn_rl.reports.model_card import GAME
 

@@ -28,7 +28,8 @@ from snn_rl.core.conversion.convert import ConversionError, convert, format_tabl
 from snn_rl.core.conversion.integer_grid import quantize
 from snn_rl.core.networks import AnalogNetwork, Network, SpikingNetwork, State
 from snn_rl.envs import make_env
-from snn_rl.files.checkpoint import load_network, read_json, save_network
+from snn_rl.files.atomic import read_json
+from snn_rl.files.checkpoint import load_network, save_network
 from snn_rl.utils.device import uses_bf16
 from snn_rl.utils.errors import UserError
 from snn_rl.utils.seeding import derive_seed, seed_everything

@@ -20,7 +20,8 @@ from snn_rl.configs.schema import Config
 from snn_rl.core.conversion.integer_grid import quantize
 from snn_rl.core.networks import SpikingNetwork
 from snn_rl.envs import make_env
-from snn_rl.files.checkpoint import load_network, read_json, save_network, write_json
+from snn_rl.files.atomic import read_json, write_json
+from snn_rl.files.checkpoint import load_network, save_network
 from snn_rl.formats.event import EventDriven
 from snn_rl.utils.errors import UserError
 

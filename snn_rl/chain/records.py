@@ -11,10 +11,8 @@ from snn_rl.chain.runner import SETTINGS
 from snn_rl.chain.stages import ANALOG, label
 from snn_rl.core.energy import spikes
 from snn_rl.core.networks import NetworkSpec
-from snn_rl.files.checkpoint import (
-    load_tensors,
-    read_json,
-)
+from snn_rl.files.atomic import read_json
+from snn_rl.files.checkpoint import load_tensors
 from snn_rl.utils.errors import UserError
 
 _KINDS = (

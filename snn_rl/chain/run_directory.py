@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from snn_rl import __version__
-from snn_rl.files.checkpoint import read_json, write_json
+from snn_rl.files.atomic import read_json, write_json
 from snn_rl.utils.errors import UserError
 
 NETWORK = "network.safetensors"

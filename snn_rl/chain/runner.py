@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from snn_rl.chain.stages import Stage
-from snn_rl.files.checkpoint import read_json, write_json
+from snn_rl.files.atomic import read_json, write_json
 from snn_rl.utils.errors import UserError
 
 DONE = "done.json"

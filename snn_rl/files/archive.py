@@ -17,6 +17,7 @@ from snn_rl.utils.errors import UserError
 
 MAX_BYTES = 2**28  # of a file of weights, and of all its tensors: forty times the Atari network
 MAX_TEXT = 2**24  # of a JSON text from elsewhere
+MAX_NOTE = 2**26  # of a JSON note of ours: those of a training list every episode
 MAX_ENTRIES = 10_000  # of an archive
 _MAX_RATIO = 200  # of a compressed entry; weights hardly shrink at all
 _DIRECTORY_ENTRY = b"PK\x01\x02"

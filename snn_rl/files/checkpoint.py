@@ -1,17 +1,11 @@
-"""Files that survive: atomic writes, and reading that never unpickles.
+"""Checkpoints: tensors and networks as safetensors files with a JSON note and a checksum.
 
-Everything a run stores is safetensors, JSON or NumPy's plain array format. A file is written
-beside its final name, flushed to the disk and renamed into place, so a reader finds the old
-content or the new, never half of either; a write that fails leaves the old content standing.
+Loading never unpickles. Files are written atomically, see `snn_rl.files.atomic`.
 """
 
-import errno
 import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,105 +16,42 @@ from torch import Tensor
 
 from snn_rl.core.conversion.integer_grid import integers
 from snn_rl.core.networks import AnalogNetwork, NetworkSpec, SpikingNetwork
-from snn_rl.files.archive import parse_json
+from snn_rl.files.archive import MAX_NOTE, parse_json
+from snn_rl.files.atomic import write_bytes
 from snn_rl.files.state_dict import check_weights
 from snn_rl.utils.errors import UserError
 
 SCHEMA = 1
 _META = "snn_rl"
 _DIGEST = "sha256"
-_COUNT = ".num_batches_tracked"
-_MAX_TEXT = 2**26  # of JSON: a training's notes list every episode
+_BATCH_COUNT = ".num_batches_tracked"
 
 
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turns what a user can mend (a full disk, no permission) into one line."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise
-        raise UserError(
-            f"cannot write {path}: {error.strerror}. The checkpoint before it is intact: free some "
-            "space and run the same command again"
-        ) from error
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+    """Writes tensors and a note into one safetensors file, atomically.
 
-
-def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
-    """Calls `write` on a temporary neighbour of `path`, syncs it and renames it into place.
-
-    Raises:
-        UserError: The disk is full or read-only; `path` is as it was before.
-    """
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        try:
-            write(temporary)
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-            temporary.chmod(0o644)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file in UTF-8, whole or not at all.
+    Args:
+        path: Path of the file.
+        tensors: Tensors by name, of any type, layout and device.
+        meta: JSON-serializable note.
 
     Raises:
         UserError: The disk is full or read-only.
     """
-    write_atomic(path, lambda file: file.write_text(text, encoding="utf-8"))
-
-
-def remove_temporaries(directory: Path) -> None:
-    """Removes what killed writers left behind."""
-    for leftover in directory.glob(".*.tmp"):
-        leftover.unlink()
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Writes JSON atomically."""
-    text = json.dumps(data, indent=1, sort_keys=True) + "\n"
-    write_atomic(path, lambda temporary: temporary.write_bytes(text.encode()))
-
-
-def read_json(path: Path) -> Any:
-    """Reads JSON.
-
-    Raises:
-        UserError: The file is missing or is not JSON.
-    """
-    if not path.is_file():
-        raise UserError(f"no such file: {path}")
-    if path.stat().st_size > _MAX_TEXT:
-        raise UserError(f"{path} is {path.stat().st_size:,} bytes long: it is not one of ours")
-    return parse_json(path.read_bytes(), str(path), _MAX_TEXT)
-
-
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-    """Writes tensors and a JSON-able description into one safetensors file, atomically."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     note = {"schema": SCHEMA, **meta}
-    # one entry, because safetensors writes several in any order: the same content, the same bytes
-    data = save(plain, {_META: json.dumps({**note, _DIGEST: _digest(note, plain)})})
-    write_atomic(path, lambda temporary: temporary.write_bytes(data))
+    # A single metadata entry: safetensors writes several entries in random order.
+    write_bytes(path, save(plain, {_META: json.dumps({**note, _DIGEST: _digest(note, plain)})}))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads what `save_tensors` wrote.
+    """Reads a file that `save_tensors` wrote.
+
+    Returns:
+        Tensors by name, and the note with its schema number.
 
     Raises:
-        UserError: The file is missing, damaged or truncated, or not one of ours.
+        UserError: The file is missing, damaged or not written by `save_tensors`.
     """
     if not path.is_file():
         raise UserError(f"no such file: {path}")
@@ -131,20 +62,20 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (SafetensorError, OSError, ValueError, OverflowError) as error:
         raise UserError(f"{path} is damaged or not a safetensors file ({error})") from None
     try:
-        meta = parse_json(text, str(path), _MAX_TEXT) if text is not None else None
+        meta = parse_json(text, str(path), MAX_NOTE) if text is not None else None
     except UserError:
         meta = None
     if not isinstance(meta, dict) or "schema" not in meta:
-        raise UserError(f"{path} was not written by snn_rl: it carries no description")
+        raise UserError(f"{path} was not written by snn_rl: its snn_rl metadata is missing")
     if meta["schema"] != SCHEMA:
         raise UserError(f"{path} has schema {meta['schema']}; this version reads schema {SCHEMA}")
     if meta.pop(_DIGEST, None) != _digest(meta, tensors):
-        raise UserError(f"{path} is damaged: its content does not fit its checksum")
+        raise UserError(f"{path} is damaged: its content does not match its checksum")
     return tensors, meta
 
 
 def _digest(note: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """Checksum of a description and of the tensors' names, types, shapes and bytes."""
+    """Returns the checksum of a note and of the tensors' names, types, shapes and bytes."""
     digest = hashlib.sha256(json.dumps(note).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -158,14 +89,17 @@ def save_network(
     meta: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Writes a network with everything that is needed to build it again.
+    """Writes a network and its description, from which `load_network` rebuilds the network.
 
     Args:
-        path: A .safetensors file.
-        network: Analog or spiking.
-        meta: More to note beside it.
-        dtype: Stores the weights in this type (float16 halves a file that ships). An exact network
-            keeps the type of the tensors that it cannot hold exactly.
+        path: Path of the .safetensors file.
+        network: Analog or spiking network.
+        meta: Additional JSON-serializable notes.
+        dtype: Type of the stored weights; float16 halves the size of the file. An exact network
+            keeps the type of each tensor that `dtype` cannot represent exactly.
+
+    Raises:
+        UserError: The disk is full or read-only.
     """
     description: dict[str, Any] = {"spec": network.spec.to_dict(), "timesteps": None}
     if isinstance(network, SpikingNetwork):
@@ -187,22 +121,24 @@ def save_network(
 
 
 def load_network(path: Path) -> tuple[AnalogNetwork | SpikingNetwork, dict[str, Any]]:
-    """Builds the network that `save_network` wrote, in float32, and returns its notes beside it.
+    """Rebuilds a network that `save_network` wrote.
+
+    Returns:
+        The network in float32, and all notes of the file.
 
     Raises:
-        UserError: The file is missing, damaged, its tensors do not fit its description, or they are
-            no finite numbers.
+        UserError: The file is missing or damaged, its tensors do not match its description, or a
+            weight is not a finite floating-point number.
     """
     tensors, meta = load_tensors(path)
-    # batch-norm also counts its batches, in whole numbers
-    weights = {name: t for name, t in tensors.items() if not name.endswith(_COUNT)}
+    weights = {name: t for name, t in tensors.items() if not name.endswith(_BATCH_COUNT)}
     check_weights(weights.items(), str(path))
     network: AnalogNetwork | SpikingNetwork
     try:
         description = meta["network"]
         spec = NetworkSpec.from_dict(description["spec"])
-        # on meta no memory is taken (a damaged description may ask for any amount) and no random
-        # number is drawn
+        # The meta device allocates no memory, whatever sizes a damaged description holds, and
+        # draws no random numbers.
         with torch.device("meta"):
             if description["timesteps"] is None:
                 network = AnalogNetwork(spec)
@@ -218,7 +154,7 @@ def load_network(path: Path) -> tuple[AnalogNetwork | SpikingNetwork, dict[str, 
         full = {name: weight.float() for name, weight in weights.items()}
         network.load_state_dict({**tensors, **full}, assign=True)
         if isinstance(network, SpikingNetwork) and network.exact:
-            integers(network)  # refuses what is not on the grid
+            integers(network)  # raises if a value is not on the grid
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} does not hold the network it describes ({reason})") from None

@@ -9,7 +9,7 @@ from torch import Tensor
 from snn_rl.core.conversion.integer_grid import integers
 from snn_rl.core.networks import Conv, SpikingNetwork
 from snn_rl.event.engine import EventEngine, EventLayer, EventNetwork
-from snn_rl.files.checkpoint import write_atomic
+from snn_rl.files.atomic import write_bytes
 from snn_rl.utils.errors import UserError
 
 
@@ -45,7 +45,7 @@ def write(network: SpikingNetwork, path: Path) -> None:
         UserError: See `event_network`; the disk is full or read-only.
     """
     data = event_network(network).to_bytes()
-    write_atomic(path, lambda file: file.write_bytes(data))
+    write_bytes(path, data)
 
 
 class EventDriven(SpikingNetwork):

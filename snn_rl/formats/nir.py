@@ -23,7 +23,7 @@ from torch import Tensor
 
 from snn_rl.core.conversion.integer_grid import LIMIT, PIXEL, integers
 from snn_rl.core.networks import Conv, SpikingNetwork
-from snn_rl.files.checkpoint import write_atomic
+from snn_rl.files.atomic import write_atomic
 from snn_rl.formats import check_plain, optional
 from snn_rl.utils.errors import UserError
 

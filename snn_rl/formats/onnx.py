@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snn_rl.core.networks import AnalogNetwork, Conv, Network, SpikingNetwork
-from snn_rl.files.checkpoint import write_atomic
+from snn_rl.files.atomic import write_bytes
 from snn_rl.formats import check_plain, optional
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def write(
         UserError: See `onnx_model`; the disk is full or read-only.
     """
     data = onnx_model(network, notes).SerializeToString()
-    write_atomic(path, lambda file: file.write_bytes(data))
+    write_bytes(path, data)
 
 
 class Runner:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from snn_rl.core.networks import Network
-from snn_rl.files.checkpoint import write_atomic
+from snn_rl.files.atomic import write_bytes
 from snn_rl.formats import check_plain
 
 
@@ -56,6 +56,6 @@ def write(network: Network, path: Path) -> nn.Module:
     buffer = io.BytesIO()
     torch.export.save(program(network), buffer)
     data = buffer.getvalue()
-    write_atomic(path, lambda file: file.write_bytes(data))
+    write_bytes(path, data)
     loaded: nn.Module = torch.export.load(io.BytesIO(data)).module()
     return loaded

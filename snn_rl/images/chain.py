@@ -28,7 +28,8 @@ from snn_rl.core.networks import (
     NetworkSpec,
     SpikingNetwork,
 )
-from snn_rl.files.checkpoint import load_network, read_json, save_network, write_json
+from snn_rl.files.atomic import read_json, write_json
+from snn_rl.files.checkpoint import load_network, save_network
 from snn_rl.images import distributed
 from snn_rl.images.data.datasets import Dataset
 from snn_rl.images.fitting import SCHEDULES, Recipe, fit

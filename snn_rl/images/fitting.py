@@ -20,7 +20,8 @@ from tqdm import tqdm
 from snn_rl.core.conversion.convert import spike_rates
 from snn_rl.core.conversion.prune import apply_masks_
 from snn_rl.core.networks import Network, SpikingNetwork
-from snn_rl.files.checkpoint import load_tensors, remove_temporaries, save_tensors
+from snn_rl.files.atomic import remove_temporaries
+from snn_rl.files.checkpoint import load_tensors, save_tensors
 from snn_rl.files.optimizer_state import load_moments, moments
 from snn_rl.images import distributed
 from snn_rl.images.data.datasets import Split

@@ -20,7 +20,7 @@ from snn_rl.chain.records import GREEDY, STICKY, StageResult, finished, read_sta
 from snn_rl.chain.stages import ANN, PRETRAINED, Stage
 from snn_rl.configs.compose import compose
 from snn_rl.configs.schema import Config
-from snn_rl.files.checkpoint import read_json, write_text
+from snn_rl.files.atomic import read_json, write_text
 from snn_rl.papers.recorded_commands import given_settings
 from snn_rl.papers.titles import TITLES
 from snn_rl.reports import figures

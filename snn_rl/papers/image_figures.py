@@ -21,7 +21,7 @@ from snn_rl.chain.records import costs
 from snn_rl.chain.stages import ANN
 from snn_rl.configs.schema import Config
 from snn_rl.core.energy import spikes
-from snn_rl.files.checkpoint import write_text
+from snn_rl.files.atomic import write_text
 from snn_rl.papers.image_results import (
     ImageNetwork,
     Measured,

@@ -14,7 +14,8 @@ from snn_rl.chain import run_directory
 from snn_rl.chain.runner import SETTINGS
 from snn_rl.chain.stages import ANN, SCRATCH, schedule
 from snn_rl.core.networks import NetworkSpec
-from snn_rl.files.checkpoint import load_tensors, read_json
+from snn_rl.files.atomic import read_json
+from snn_rl.files.checkpoint import load_tensors
 from snn_rl.reports.markdown import code, table
 
 _CHAIN = [stage.name for stage in schedule(T=1)]

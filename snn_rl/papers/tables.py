@@ -11,7 +11,7 @@ from statistics import mean
 from typing import Any
 
 from snn_rl.chain.stages import ANN
-from snn_rl.files.checkpoint import write_text
+from snn_rl.files.atomic import write_text
 from snn_rl.papers.image_results import Measured, best, looked_in, read_measured, run_table
 from snn_rl.papers.titles import TITLES
 from snn_rl.reports.markdown import table

@@ -20,7 +20,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from snn_rl.chain.records import GREEDY, STICKY
-from snn_rl.files.checkpoint import write_atomic
+from snn_rl.files.atomic import write_atomic
 
 Drawing = Callable[[Axes], None]  # what fills one panel
 

@@ -9,7 +9,8 @@ from snn_rl.chain.runner import SETTINGS
 from snn_rl.chain.stages import ANN, label
 from snn_rl.core.energy import FLOAT32, energy, memory_accesses, spikes
 from snn_rl.core.networks import Network, SpikingNetwork
-from snn_rl.files.checkpoint import load_network, read_json, write_text
+from snn_rl.files.atomic import read_json, write_text
+from snn_rl.files.checkpoint import load_network
 from snn_rl.images.chain import AT_ONE
 from snn_rl.reports import figures
 from snn_rl.reports.markdown import block, table

@@ -8,7 +8,7 @@ from snn_rl.chain import run_directory
 from snn_rl.chain.records import StageResult, read_stages
 from snn_rl.chain.stages import ANN, PRETRAINED
 from snn_rl.envs import ATARI, family
-from snn_rl.files.checkpoint import read_json, write_text
+from snn_rl.files.atomic import read_json, write_text
 from snn_rl.reports.markdown import table
 from snn_rl.reports.run_report import (
     command_section,

@@ -15,7 +15,7 @@ from snn_rl.chain import run_directory
 from snn_rl.chain.records import GREEDY, STICKY, StageResult, finished, read_stages
 from snn_rl.chain.stages import ANN, PRETRAINED
 from snn_rl.core.energy import FLOAT32, INT32, energy, skipping_energy
-from snn_rl.files.checkpoint import read_json, write_text
+from snn_rl.files.atomic import read_json, write_text
 from snn_rl.reports import figures
 from snn_rl.reports.markdown import block, bullets, code, plain, table
 from snn_rl.utils.errors import UserError

@@ -21,7 +21,7 @@ from snn_rl.chain import run_directory
 from snn_rl.chain.records import GREEDY, STICKY, order
 from snn_rl.chain.runner import RECORDED_LATER, SETTINGS
 from snn_rl.chain.stages import ANALOG, label
-from snn_rl.files.checkpoint import read_json, write_text
+from snn_rl.files.atomic import read_json, write_text
 from snn_rl.reports import figures
 from snn_rl.reports.human_scores import human_normalised
 from snn_rl.reports.markdown import bullets, table

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from snn_rl.files.checkpoint import disk_errors
+from snn_rl.files.atomic import disk_errors
 from snn_rl.utils.errors import UserError
 from snn_rl.utils.opencv import opencv
 

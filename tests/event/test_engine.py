@@ -11,6 +11,7 @@ import torch
 from safetensors.numpy import load, save
 
 from snn_rl import evaluate, export, play, zoo
+from snn_rl.agents import loading
 from snn_rl.agents.loading import load_agent
 from snn_rl.chain import run_directory
 from snn_rl.configs.compose import run_command
@@ -20,7 +21,8 @@ from snn_rl.core.energy import FLOAT32, macs
 from snn_rl.core.networks import Conv, Dense, NetworkSpec, SpikingNetwork
 from snn_rl.event import engine as event
 from snn_rl.event.engine import EventEngine, EventLayer, EventNetwork
-from snn_rl.files.checkpoint import load_network, read_json
+from snn_rl.files.atomic import read_json
+from snn_rl.files.checkpoint import load_network
 from snn_rl.formats import event as event_file
 from snn_rl.utils.errors import UserError
 
@@ -325,7 +327,7 @@ def test_export_writes_a_file_and_runs_it(tmp_path, capsys):
 
 @pytest.mark.usefixtures("numba")
 def test_play_shows_the_same_game_by_events(tmp_path):
-    evaluate.put_on_grid(zoo.ROOT / "CartPole-v1" / "T1", tmp_path / "T1-exact")
+    loading.put_on_grid(zoo.ROOT / "CartPole-v1" / "T1", tmp_path / "T1-exact")
     games = [
         list(play.Game(load_agent(tmp_path / "T1-exact", "cpu", engine), 5, max_steps=20))
         for engine in ("dense", "event")

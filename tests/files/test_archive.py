@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snn_rl.files.archive import MAX_TEXT, parse_json, read_arrays
-from snn_rl.files.checkpoint import read_json
+from snn_rl.files.atomic import read_json
 from snn_rl.utils.errors import UserError
 
 QUICK = settings(max_examples=100, derandomize=True, deadline=None, database=None)

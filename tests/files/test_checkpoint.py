@@ -12,17 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from snn_rl.core.networks import AnalogNetwork, Conv, Dense, NetworkSpec, SpikingNetwork
-from snn_rl.files.checkpoint import (
-    SCHEMA,
-    load_network,
-    load_tensors,
-    read_json,
-    remove_temporaries,
-    save_network,
-    save_tensors,
-    write_atomic,
-    write_json,
-)
+from snn_rl.files.atomic import read_json, remove_temporaries, write_atomic, write_json
+from snn_rl.files.checkpoint import SCHEMA, load_network, load_tensors, save_network, save_tensors
 from snn_rl.utils.errors import UserError
 
 SPEC = NetworkSpec((1, 6, 6), (Conv(2, 3, 2), Dense(3)), 2, bias=True)

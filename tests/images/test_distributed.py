@@ -23,7 +23,8 @@ from snn_rl.configs.compose import run_command
 from snn_rl.configs.image_schema import ClassifyConfig
 from snn_rl.core.conversion.convert import convert, fuse_batch_norm
 from snn_rl.core.networks import AnalogNetwork, AvgPool, Block, Conv, Dense, NetworkSpec
-from snn_rl.files.checkpoint import load_network, load_tensors, read_json
+from snn_rl.files.atomic import read_json
+from snn_rl.files.checkpoint import load_network, load_tensors
 from snn_rl.images import distributed
 from snn_rl.images.chain import AT_ONE, initialize
 from snn_rl.images.checks import check_values

@@ -21,7 +21,8 @@ from snn_rl.core.networks import (
     NetworkSpec,
     SpikingNetwork,
 )
-from snn_rl.files.checkpoint import load_network, read_json
+from snn_rl.files.atomic import read_json
+from snn_rl.files.checkpoint import load_network
 from snn_rl.images.data.splits import Dataset, MemorySplit, first_balanced, symmetric
 from snn_rl.images.fitting import Recipe, backward
 from snn_rl.images.scoring import score

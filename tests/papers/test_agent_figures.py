@@ -16,7 +16,8 @@ from snn_rl.chain.stages import Stage
 from snn_rl.configs.compose import compose, run_command
 from snn_rl.configs.schema import Config
 from snn_rl.core.networks import AnalogNetwork, Conv, Dense, NetworkSpec, SpikingNetwork
-from snn_rl.files.checkpoint import read_json, save_network, save_tensors, write_json
+from snn_rl.files.atomic import read_json, write_json
+from snn_rl.files.checkpoint import save_network, save_tensors
 from snn_rl.papers import agent_figures as paper_figures
 from snn_rl.papers.agent_figures import CARTPOLE, CONVERTED, FIGURES, PONG, PUBLISHED, write_figure
 from snn_rl.reports import run_report as report

@@ -3,7 +3,7 @@
 import pytest
 
 from snn_rl.chain.records import costs
-from snn_rl.files.checkpoint import read_json, write_json
+from snn_rl.files.atomic import read_json, write_json
 from snn_rl.papers.image_results import best, networks_of, read_measured
 from snn_rl.utils.errors import UserError
 

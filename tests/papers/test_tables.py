@@ -7,7 +7,7 @@ import pytest
 
 from snn_rl.configs.compose import run_command
 from snn_rl.configs.schema import Config
-from snn_rl.files.checkpoint import write_json
+from snn_rl.files.atomic import write_json
 from snn_rl.papers.tables import TABLES, Cell, write_table
 from snn_rl.reports import run_report as report
 

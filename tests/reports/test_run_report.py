@@ -21,7 +21,8 @@ from snn_rl.configs.compose import compose, run_command
 from snn_rl.configs.schema import Config
 from snn_rl.core.conversion.convert import layer_table
 from snn_rl.core.networks import AnalogNetwork, Conv, Dense, NetworkSpec, SpikingNetwork
-from snn_rl.files.checkpoint import read_json, save_network, save_tensors, write_json
+from snn_rl.files.atomic import read_json, write_json
+from snn_rl.files.checkpoint import save_network, save_tensors
 from snn_rl.reports import run_report as report
 from snn_rl.reports.figures import colour, running_mean
 from snn_rl.reports.run_report import reward_section, write_report

@@ -19,7 +19,8 @@ from PIL import Image
 from snn_rl.configs.compose import compose
 from snn_rl.configs.schema import Config
 from snn_rl.envs.make import atari_ids
-from snn_rl.files.checkpoint import load_tensors, write_json
+from snn_rl.files.atomic import write_json
+from snn_rl.files.checkpoint import load_tensors
 from snn_rl.reports import run_report as report
 from snn_rl.reports.human_scores import SCORES, human_normalised
 from snn_rl.reports.sweeps import interquartile_mean, stratified_interval, write_sweep

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from snn_rl.agents.replay.buffer import FrameReplayBuffer
 from snn_rl.files.archive import read_arrays
-from snn_rl.files.checkpoint import write_atomic
+from snn_rl.files.atomic import write_atomic
 from snn_rl.utils.errors import UserError
 
 Array = NDArray[Any]
