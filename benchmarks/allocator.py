@@ -12,7 +12,7 @@ import sys
 
 import torch
 
-from snn_rl.core.networks import Q_NETWORKS, AnalogNetwork, SpikingNetwork
+from snn_rl.core.networks import Q_NETWORKS, AnalogNetwork, SpikingNetwork, SpikingOptions
 from snn_rl.utils.process_memory import keep_freed_memory
 
 SHAPES = {"cartpole": (3, 40, 120), "mnih": (4, 84, 84)}
@@ -21,7 +21,7 @@ SHAPES = {"cartpole": (3, 40, 120), "mnih": (4, 84, 84)}
 def processor_seconds(name: str, timesteps: int, updates: int = 20, batch: int = 128) -> float:
     """Processor time of forward and backward passes in this process."""
     spec = Q_NETWORKS[name](SHAPES[name], 6)
-    network = SpikingNetwork(spec, timesteps) if timesteps else AnalogNetwork(spec)
+    network = SpikingNetwork(spec, SpikingOptions(timesteps)) if timesteps else AnalogNetwork(spec)
     network.to(memory_format=torch.channels_last)
     images = torch.rand(batch, *SHAPES[name]).contiguous(memory_format=torch.channels_last)
     for step in range(updates + 3):

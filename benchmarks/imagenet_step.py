@@ -26,8 +26,14 @@ from typing import Any
 import torch
 
 from snn_rl.chain.stages import schedule
-from snn_rl.core.conversion.convert import convert
-from snn_rl.core.networks import IMAGE_NETWORKS, AnalogNetwork, NetworkSpec, SpikingNetwork
+from snn_rl.core.conversion import convert
+from snn_rl.core.networks import (
+    IMAGE_NETWORKS,
+    AnalogNetwork,
+    NetworkSpec,
+    SpikingNetwork,
+    SpikingOptions,
+)
 from snn_rl.images.chain import initialize
 from snn_rl.images.data.datasets import Split, open_dataset
 from snn_rl.images.fitting import Recipe, backward
@@ -79,7 +85,7 @@ def measure_steps(spec: NetworkSpec, split: Split, part: str, batch: int, steps:
     generator = torch.Generator().manual_seed(0)
     batches = split.batches(batch, generator=generator, augment=True)
     if part == "t1":
-        network = convert(analog.eval(), 1, next(batches)[0])
+        network = convert(analog.eval(), next(batches)[0], SpikingOptions(1))
         batches = split.batches(batch, generator=generator, augment=True)
     network.to(memory_format=torch.channels_last)
     network.train()

@@ -21,8 +21,8 @@ from side_by_side import alternate, arguments, prepare, ratios, show, spread, wr
 from torch import Tensor, nn
 
 from snn_rl.core import compiled as fused
-from snn_rl.core.conversion.convert import convert
-from snn_rl.core.networks import Q_NETWORKS, AnalogNetwork, SpikingNetwork
+from snn_rl.core.conversion import convert
+from snn_rl.core.networks import Q_NETWORKS, AnalogNetwork, SpikingNetwork, SpikingOptions
 from snn_rl.core.surrogate import SURROGATES
 
 Net = Callable[[Tensor], Tensor]
@@ -129,7 +129,7 @@ def main() -> None:
     print(f"batch {options.batch}, {options.threads} thread(s): times as long as ours")
     print(f"{'':<14} {'T':>2} {'learning':>18} {'deciding':>18}  difference")
     for timesteps in options.timesteps:
-        network = convert(analog, timesteps, images)
+        network = convert(analog, images, SpikingOptions(timesteps))
         network.to(memory_format=torch.channels_last)
         thresholds = [neuron.v_threshold.item() for neuron in network.neurons]
         nets: dict[str, Net] = {"ours": network}

@@ -16,9 +16,9 @@ from side_by_side import alternate, arguments, prepare, ratios, show, spread, wr
 from stable_baselines3.common.logger import configure
 
 from snn_rl.agents import SpikingDQN
-from snn_rl.core.conversion.convert import convert
+from snn_rl.core.conversion import convert
 from snn_rl.core.energy import macs
-from snn_rl.core.networks import AnalogNetwork, NetworkSpec
+from snn_rl.core.networks import AnalogNetwork, NetworkSpec, SpikingOptions
 from snn_rl.envs import make_env
 from snn_rl.utils.device import uses_bf16
 
@@ -51,7 +51,7 @@ def agent(bf16: bool, timesteps: int | None, like: SpikingDQN | None = None) -> 
     if like is not None and timesteps is not None:
         images = model.q_net.images(torch.as_tensor(model.replay_buffer.observations[:8, 0]))
         assert isinstance(like.network, AnalogNetwork)
-        model.load_network(convert(like.network, timesteps, images))
+        model.load_network(convert(like.network, images, SpikingOptions(timesteps)))
     return model
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from stable_baselines3.common.evaluation import evaluate_policy
 
 from snn_rl.agents import iir, observe
-from snn_rl.core.conversion.convert import convert
+from snn_rl.core.conversion import convert
+from snn_rl.core.networks import SpikingOptions
 from snn_rl.envs import make_env
 from snn_rl.files.checkpoint import save_network
 from snn_rl.files.importing import load_any
@@ -33,7 +34,7 @@ def main() -> None:
     teacher = load_any(arguments.agent)
     frames = teacher.spec.input_shape[0]
     env = make_env(arguments.env, n_envs=8, frame_stack=frames)
-    student = convert(teacher, 2, observe(teacher, env))
+    student = convert(teacher, observe(teacher, env), SpikingOptions(2))
     agent = iir(student, teacher, env, T=1, steps=arguments.steps)
 
     games = make_env(arguments.env, seed=1_000_000, frame_stack=frames, training=False)

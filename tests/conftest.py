@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from snn_rl.chain import run_directory
-from snn_rl.core.networks import AnalogNetwork, Conv, Dense, NetworkSpec, SpikingNetwork
+from snn_rl.core.networks import (
+    AnalogNetwork,
+    Conv,
+    Dense,
+    NetworkSpec,
+    SpikingNetwork,
+    SpikingOptions,
+)
 from snn_rl.files.atomic import write_json
 from snn_rl.files.checkpoint import save_network
 
@@ -40,7 +47,7 @@ def image_stage(tmp_path: Path) -> Callable[..., str]:
         network: AnalogNetwork | SpikingNetwork = AnalogNetwork(TINY)
         if name != "ann":
             timesteps = int(name[1:].split("-")[0])
-            network = SpikingNetwork(TINY, timesteps)
+            network = SpikingNetwork(TINY, SpikingOptions(timesteps))
             whole |= {"T": timesteps, "source": "ann", "iir.encoding": "direct"}
             whole |= {"iir.threshold_scale": 1.0}
         write_json(directory / "run.json", [{"command": command, "revision": "abc", "time": time}])

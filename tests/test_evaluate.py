@@ -12,7 +12,7 @@ from snn_rl.agents.loading import SETTINGS
 from snn_rl.chain import run_directory
 from snn_rl.configs.compose import run_command
 from snn_rl.configs.schema import Config
-from snn_rl.core.networks import NetworkSpec, SpikingNetwork
+from snn_rl.core.networks import NetworkSpec, SpikingNetwork, SpikingOptions
 from snn_rl.core.networks.q_networks import cartpole
 from snn_rl.files.atomic import read_json
 from snn_rl.files.checkpoint import save_network
@@ -130,7 +130,7 @@ def test_a_network_that_does_not_fit_the_env_is_one_line(run_dir, tmp_path, caps
     copy = tmp_path / "run"
     shutil.copytree(run_dir, copy)
     spec: NetworkSpec = cartpole((4, 40, 120), 2)
-    save_network(copy / "T1" / run_directory.NETWORK, SpikingNetwork(spec, 1))
+    save_network(copy / "T1" / run_directory.NETWORK, SpikingNetwork(spec, SpikingOptions(1)))
     with pytest.raises(SystemExit) as stop:
         command(evaluate, "env=CartPole-v1", f"run_dir={copy}")
     assert stop.value.code == 2

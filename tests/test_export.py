@@ -21,7 +21,15 @@ from snn_rl.agents.loading import find_stage, load_agent
 from snn_rl.configs.compose import compose, run_command
 from snn_rl.configs.schema import Config
 from snn_rl.core.conversion.integer_grid import integers, quantize
-from snn_rl.core.networks import AnalogNetwork, AvgPool, Conv, Dense, NetworkSpec, SpikingNetwork
+from snn_rl.core.networks import (
+    AnalogNetwork,
+    AvgPool,
+    Conv,
+    Dense,
+    NetworkSpec,
+    SpikingNetwork,
+    SpikingOptions,
+)
 from snn_rl.envs import make_env
 from snn_rl.formats import nir as nir_format
 from snn_rl.formats import onnx as onnx_format
@@ -42,7 +50,7 @@ def command(*arguments, main=export.main, name="export"):
 
 def random_network(timesteps=1, **kwargs):
     torch.manual_seed(0)
-    network = SpikingNetwork(SPEC, timesteps, **kwargs)
+    network = SpikingNetwork(SPEC, SpikingOptions(timesteps, **kwargs))
     with torch.no_grad():
         for synapse in network.synapses:
             synapse.weight.mul_(3.0)
@@ -241,7 +249,10 @@ def test_a_nir_file_holds_the_network(exact, tmp_path):
     [
         (random_network(encoding="poisson"), "random numbers"),
         (random_network(carry_state=True), "live on from image to image"),
-        (SpikingNetwork(replace(SPEC, layers=(Conv(4, 3), AvgPool())), 1), "other than plain conv"),
+        (
+            SpikingNetwork(replace(SPEC, layers=(Conv(4, 3), AvgPool())), SpikingOptions(1)),
+            "other than plain conv",
+        ),
     ],
     ids=["poisson", "carried", "pooling"],
 )

@@ -17,7 +17,7 @@ from snn_rl.chain import run_directory
 from snn_rl.chain.runner import DONE
 from snn_rl.configs.compose import compose, run_command
 from snn_rl.configs.schema import Config
-from snn_rl.core.networks import SpikingNetwork
+from snn_rl.core.networks import SpikingNetwork, SpikingOptions
 from snn_rl.envs import make_env
 from snn_rl.files.atomic import write_json
 from snn_rl.files.checkpoint import save_network
@@ -40,7 +40,7 @@ def finished_stage(run_dir, env):
     spec = network_spec(config.network, venv.observation_space, venv.action_space, config.bias)
     venv.close()
     torch.manual_seed(0)
-    network = SpikingNetwork(spec, 1)
+    network = SpikingNetwork(spec, SpikingOptions(1))
     for neuron in network.neurons:
         neuron.v_threshold.data.fill_(0.02)
     directory = run_dir / stage.name

@@ -26,8 +26,8 @@ from snn_rl.chain import run_directory
 from snn_rl.chain.records import read_counters
 from snn_rl.configs.compose import run_command
 from snn_rl.configs.schema import Config, DQNConfig
-from snn_rl.core.conversion.integer_grid import quantize
-from snn_rl.core.networks import AnalogNetwork, SpikingNetwork
+from snn_rl.core.conversion import quantize
+from snn_rl.core.networks import AnalogNetwork, SpikingNetwork, SpikingOptions
 from snn_rl.core.networks.q_networks import cartpole
 from snn_rl.files.checkpoint import load_network, load_tensors, save_network
 
@@ -339,7 +339,7 @@ def test_networks_that_do_not_fit_are_refused(
     line = refuse(capsys, tmp_path / "run", f"ann={other}")
     assert "does not fit env=CartPole-v1" in line
     spiking = tmp_path / "spiking.safetensors"
-    save_network(spiking, SpikingNetwork(cartpole((3, 40, 120), 2), 2))
+    save_network(spiking, SpikingNetwork(cartpole((3, 40, 120), 2), SpikingOptions(2)))
     assert "spiking" in refuse(capsys, tmp_path / "run", f"ann={spiking}")
 
 
@@ -532,7 +532,7 @@ def test_a_teacher_that_does_not_fit_is_refused(
     for network, extra, words in (
         (AnalogNetwork(cartpole((2, 40, 120), 2)), [], ["(2, 40, 120)", "or from more frames"]),
         (AnalogNetwork(cartpole((3, 40, 120), 4)), [], ["4 Q-values", "needed are 2"]),
-        (SpikingNetwork(cartpole((3, 40, 120), 2), 2), [], ["spiking", "an ANN"]),
+        (SpikingNetwork(cartpole((3, 40, 120), 2), SpikingOptions(2)), [], ["spiking", "an ANN"]),
         (AnalogNetwork(cartpole((3, 40, 120), 2)), ["rollout.frames=difference"], ["frames=stack"]),
     ):
         file = tmp_path / "teacher.safetensors"

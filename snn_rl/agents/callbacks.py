@@ -8,7 +8,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
 
 from snn_rl.agents.dqn import SpikingDQN
-from snn_rl.core.conversion.convert import spike_rates
+from snn_rl.core.conversion import spike_rates
 from snn_rl.core.networks import SpikingNetwork
 
 _RECENT = 100

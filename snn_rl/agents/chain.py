@@ -24,9 +24,15 @@ from snn_rl.chain import run_directory
 from snn_rl.chain.records import Counters, read_counters
 from snn_rl.chain.stages import ANN, Stage
 from snn_rl.configs.schema import Config, DQNConfig
-from snn_rl.core.conversion.convert import ConversionError, convert, format_table, layer_table
-from snn_rl.core.conversion.integer_grid import quantize
-from snn_rl.core.networks import AnalogNetwork, Network, SpikingNetwork, State
+from snn_rl.core.conversion import (
+    ConversionError,
+    ThresholdSearch,
+    convert,
+    format_table,
+    layer_table,
+    quantize,
+)
+from snn_rl.core.networks import AnalogNetwork, Network, SpikingNetwork, SpikingOptions, State
 from snn_rl.envs import make_env
 from snn_rl.files.atomic import read_json
 from snn_rl.files.checkpoint import load_network, save_network
@@ -239,12 +245,9 @@ class ChainTrainer:
         try:
             return convert(
                 source,
-                stage.timesteps or 1,
                 self._observations(model),
-                config.iir.percentile,
-                config.iir.percentile_over,
-                config.iir.surrogate,
-                config.iir.encoding,
+                SpikingOptions(stage.timesteps or 1, config.iir.surrogate, config.iir.encoding),
+                ThresholdSearch(percentile=config.iir.percentile, over=config.iir.percentile_over),
             )
         except ConversionError as error:
             raise UserError(f"conversion failed: {error}") from None

@@ -10,10 +10,10 @@ from snn_rl.agents.objectives import OBJECTIVES
 from snn_rl.agents.policies import network_spec
 from snn_rl.configs.compose import compose, keys, value_of
 from snn_rl.configs.schema import Config
-from snn_rl.core.conversion.convert import PERCENTILES_OVER
+from snn_rl.core.conversion.thresholds import PERCENTILES_OVER
 from snn_rl.core.encoding import ENCODINGS
 from snn_rl.core.networks import AnalogNetwork, NetworkSpec, layers_name
-from snn_rl.core.surrogate import NAMES, TIMED
+from snn_rl.core.surrogate import SpikeTime, check_surrogate, get_surrogate
 from snn_rl.envs import FRAMES, STACK, make_env
 from snn_rl.files.importing import load_any
 from snn_rl.utils.device import check_device
@@ -29,7 +29,6 @@ _CHOICES: dict[str, Collection[str]] = {
     "iir.optimizer": OPTIMIZERS,
     "iir.objective": OBJECTIVES,
     "iir.percentile_over": PERCENTILES_OVER,
-    "iir.surrogate": NAMES,
     "iir.encoding": ENCODINGS,
     "engine": ("dense", "event"),
     "format": ("onnx", "nir", "torch", "event"),
@@ -105,6 +104,10 @@ def check_values(config: Config) -> None:
         value = value_of(config, name)
         if value not in choices:
             raise UserError(f"{name}={value}: must be one of {', '.join(choices)}")
+    try:
+        check_surrogate(config.iir.surrogate)
+    except ValueError as error:
+        raise UserError(f"iir.surrogate={config.iir.surrogate}: {error}") from None
     check_device(config.device)
     for name in _AT_LEAST_ONE:
         value = value_of(config, name)
@@ -129,7 +132,7 @@ def check_values(config: Config) -> None:
         raise UserError(
             f"carry_state=true goes with iir.encoding=direct, not {config.iir.encoding}"
         )
-    if config.carry_state and config.iir.surrogate in TIMED:
+    if config.carry_state and isinstance(get_surrogate(config.iir.surrogate), SpikeTime):
         raise UserError(f"carry_state=true does not go with iir.surrogate={config.iir.surrogate}")
     if config.exact and config.iir.encoding != "direct":
         raise UserError(f"exact=true goes with iir.encoding=direct, not {config.iir.encoding}")

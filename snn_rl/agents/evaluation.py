@@ -10,7 +10,7 @@ import torch
 from stable_baselines3.common.vec_env import VecEnv
 
 from snn_rl.agents.policies import SpikingQNetwork
-from snn_rl.core.conversion.convert import spike_rates
+from snn_rl.core.conversion import spike_rates
 from snn_rl.core.networks import clear
 
 _RATE_EVERY = 10  # steps between two looks at the spikes

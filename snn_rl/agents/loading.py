@@ -17,7 +17,7 @@ from snn_rl.chain import run_directory
 from snn_rl.chain.runner import DONE, SETTINGS, is_done
 from snn_rl.chain.stages import ANALOG, ANN
 from snn_rl.configs.schema import Config
-from snn_rl.core.conversion.integer_grid import quantize
+from snn_rl.core.conversion import quantize
 from snn_rl.core.networks import SpikingNetwork
 from snn_rl.envs import make_env
 from snn_rl.files.atomic import read_json, write_json
@@ -132,13 +132,7 @@ def load_agent(directory: Path, device: str = "auto", engine: str = "dense") -> 
         )
     spiking: dict[str, Any] = {}
     if isinstance(network, SpikingNetwork):
-        spiking = {
-            "timesteps": network.timesteps,
-            "surrogate": network.surrogate,
-            "encoding": network.encoding,
-            "carry_state": network.carry_state,
-            "exact": network.exact,
-        }
+        spiking = asdict(network.options)
     q_net = SpikingQNetwork(
         env.observation_space,
         env.action_space,  # type: ignore[arg-type]

@@ -12,7 +12,14 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.dqn.policies import DQNPolicy
 from torch import Tensor
 
-from snn_rl.core.networks import AnalogNetwork, NetworkSpec, SpikingNetwork, State, q_network
+from snn_rl.core.networks import (
+    AnalogNetwork,
+    NetworkSpec,
+    SpikingNetwork,
+    SpikingOptions,
+    State,
+    q_network,
+)
 
 # Of a network that nothing is loaded into. PyTorch's weights drive hardly any neuron above 1: no
 # layer fires, and without spikes there are neither Q-values nor gradients. Inputs of which a
@@ -100,7 +107,9 @@ class SpikingQNetwork(BasePolicy):
         self.network: AnalogNetwork | SpikingNetwork = (
             AnalogNetwork(spec)
             if timesteps is None
-            else SpikingNetwork(spec, timesteps, surrogate, encoding, carry_state, exact)
+            else SpikingNetwork(
+                spec, SpikingOptions(timesteps, surrogate, encoding, carry_state, exact)
+            )
         )
         if isinstance(self.network, SpikingNetwork):
             for neuron in self.network.neurons:

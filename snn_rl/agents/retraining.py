@@ -1,7 +1,7 @@
 """The chain for those who hold a network and an environment: `observe`, convert, `iir`.
 
     teacher = load_any(Path("dqn_pong.zip"))               # snn_rl.files.importing
-    student = convert(teacher, 5, observe(teacher, env))   # snn_rl.core.conversion.convert
+    student = convert(teacher, observe(teacher, env), SpikingOptions(5))   # snn_rl.core
     agent = iir(student, teacher, env)                     # decides in one timestep
 
 The command (`python -m snn_rl.train ann=...`) does the same and more: it survives interruption,

@@ -6,7 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from snn_rl.core.compiled import available, fused_lif
-from snn_rl.core.surrogate import NEVER, Derivative, SpikeTime, linear, named, spike, timed_spike
+from snn_rl.core.surrogate import (
+    NEVER,
+    Derivative,
+    SpikeTime,
+    get_surrogate,
+    linear,
+    spike,
+    timed_spike,
+)
 
 MIN_THRESHOLD = 1e-3
 
@@ -120,14 +128,14 @@ class LIF(nn.Module):
     Args:
         v_threshold: Initial threshold, > 0.
         leak: Initial leak in [0, 1].
-        surrogate: A name in `snn_rl.core.surrogate.NAMES`.
+        surrogate: Key of `snn_rl.core.surrogate.SURROGATES`, or `module:function`.
     """
 
     def __init__(self, v_threshold: float = 1.0, leak: float = 1.0, surrogate: str = "linear"):
         super().__init__()
         self.v_threshold = nn.Parameter(torch.tensor(float(v_threshold)))
         self.leak = nn.Parameter(torch.tensor(float(leak)))
-        self.surrogate = named(surrogate)
+        self.surrogate = get_surrogate(surrogate)
 
     def forward(
         self, current: Tensor, state: Tensor | None = None, keep: Tensor | None = None

@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from snn_rl.utils.errors import did_you_mean
+from snn_rl.utils.plugins import is_reference, load_object
+
 Derivative = Callable[[Tensor], Tensor]
 
 
@@ -43,12 +46,6 @@ def boxcar(z: Tensor) -> Tensor:
     """
     return (z.abs() <= 1.0).to(z.dtype)
 
-
-SURROGATES: dict[str, Derivative] = {
-    "linear": linear,
-    "exponential": exponential,
-    "boxcar": boxcar,
-}
 
 # Timesteps since a spike that never was; also the size of the lookup table
 NEVER = 4095
@@ -86,15 +83,85 @@ class SpikeTime:
 
 
 Surrogate = Derivative | SpikeTime
-TIMED: dict[str, SpikeTime] = {"stdb": SpikeTime()}
+SURROGATES: dict[str, Surrogate] = {
+    "linear": linear,
+    "exponential": exponential,
+    "boxcar": boxcar,
+    "stdb": SpikeTime(),
+}
 
 
-def named(name: str) -> Surrogate:
-    """The surrogate of this name; `NAMES` has them all."""
-    return TIMED[name] if name in TIMED else SURROGATES[name]
+@dataclass(frozen=True)
+class _ImportedDerivative:
+    """A derivative named as `module:function`, imported when its first gradient is computed.
+
+    A network file names its surrogate, and loading the file for inference must not run code of
+    the named module.
+    """
+
+    reference: str
+
+    @cached_property
+    def function(self) -> Derivative:
+        derivative: Derivative = load_object(self.reference)
+        if not callable(derivative):
+            raise ValueError(f"surrogate {self.reference!r} is not a function of a tensor")
+        return derivative
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return self.function(z)
 
 
-NAMES = (*SURROGATES, *TIMED)
+def register_surrogate(name: str, derivative: Surrogate) -> None:
+    """Adds a surrogate gradient under a name that every setting and option accepts.
+
+    Args:
+        name: Name of the surrogate, without a colon.
+        derivative: ds/dz as a function of z = u / v_threshold - 1, elementwise on tensors.
+
+    Raises:
+        ValueError: The name contains a colon or belongs to another surrogate.
+    """
+    if is_reference(name) or SURROGATES.get(name, derivative) != derivative:
+        raise ValueError(f"surrogate {name!r}: the name is taken or contains a colon")
+    SURROGATES[name] = derivative
+
+
+def get_surrogate(name: str) -> Surrogate:
+    """Returns the surrogate of this name.
+
+    Args:
+        name: Key of `SURROGATES`, or `module:function`.
+
+    Raises:
+        ValueError: No surrogate has this name.
+    """
+    if is_reference(name):
+        return _ImportedDerivative(name)
+    if name not in SURROGATES:
+        raise ValueError(
+            f"surrogate must be one of {', '.join(SURROGATES)}, or module:function, not {name}"
+            f"{did_you_mean(name, SURROGATES)}"
+        )
+    return SURROGATES[name]
+
+
+def check_surrogate(name: str) -> None:
+    """Checks that a surrogate exists and returns a gradient for every entry of a tensor.
+
+    Raises:
+        ValueError: The name is unknown, cannot be imported, or is not such a function.
+    """
+    surrogate = get_surrogate(name)
+    if not isinstance(surrogate, _ImportedDerivative):
+        return
+    z = torch.linspace(-2.0, 2.0, 5)
+    try:
+        slope = surrogate(z)
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"surrogate {name!r} cannot be applied to a tensor: {error}") from error
+    if not isinstance(slope, Tensor) or slope.shape != z.shape:
+        raise ValueError(f"surrogate {name!r} must return a tensor of its argument's shape")
 
 
 class _Spike(torch.autograd.Function):

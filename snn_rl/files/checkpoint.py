@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from snn_rl.core.conversion.integer_grid import integers
-from snn_rl.core.networks import AnalogNetwork, NetworkSpec, SpikingNetwork
+from snn_rl.core.networks import AnalogNetwork, NetworkSpec, SpikingNetwork, SpikingOptions
 from snn_rl.files.archive import MAX_NOTE, parse_json
 from snn_rl.files.atomic import write_bytes
 from snn_rl.files.state_dict import check_weights
@@ -143,14 +143,14 @@ def load_network(path: Path) -> tuple[AnalogNetwork | SpikingNetwork, dict[str, 
             if description["timesteps"] is None:
                 network = AnalogNetwork(spec)
             else:
-                network = SpikingNetwork(
-                    spec,
+                options = SpikingOptions(
                     description["timesteps"],
                     description["surrogate"],
                     description["encoding"],
                     bool(description.get("carry_state", False)),
                     bool(description.get("exact", False)),
                 )
+                network = SpikingNetwork(spec, options)
         full = {name: weight.float() for name, weight in weights.items()}
         network.load_state_dict({**tensors, **full}, assign=True)
         if isinstance(network, SpikingNetwork) and network.exact:

@@ -3,7 +3,7 @@
 Three lines take one to a single timestep (the environment is Stable-Baselines3's, uint8 images):
 
     teacher = load_any(Path("dqn_pong.zip"))
-    student = convert(teacher, 5, observe(teacher, env))
+    student = convert(teacher, observe(teacher, env), SpikingOptions(5))
     agent = iir(student, teacher, env)                    # snn_rl.agents
 
 Nothing of a file is ever executed. What comes out is an `AnalogNetwork`,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from snn_rl.core.conversion.integer_grid import integers
-from snn_rl.core.networks import Conv, SpikingNetwork
+from snn_rl.core.networks import Conv, SpikingNetwork, SpikingOptions
 from snn_rl.event.engine import EventEngine, EventLayer, EventNetwork
 from snn_rl.files.atomic import write_bytes
 from snn_rl.utils.errors import UserError
@@ -67,7 +67,7 @@ class EventDriven(SpikingNetwork):
 
     def __init__(self, network: SpikingNetwork, events: EventNetwork | None = None):
         events = events or event_network(network)
-        super().__init__(network.spec, 1, network.surrogate, exact=True)
+        super().__init__(network.spec, SpikingOptions(surrogate=network.surrogate, exact=True))
         self.load_state_dict(network.state_dict())
         self.operations = np.zeros(len(events.layers), np.int64)
         self.decisions = 0

@@ -11,22 +11,24 @@ from torch import Tensor, nn
 from snn_rl.chain import run_directory
 from snn_rl.chain.stages import ANN, SCRATCH, Stage, schedule
 from snn_rl.configs.image_schema import ClassifyConfig, FitConfig
-from snn_rl.core.conversion.convert import (
+from snn_rl.core.conversion import (
     ConversionError,
+    ThresholdSearch,
     convert,
     format_table,
     fuse_batch_norm,
     layer_table,
+    magnitude_masks,
 )
-from snn_rl.core.conversion.prune import magnitude_masks
 from snn_rl.core.networks import (
-    IMAGE_NETWORKS,
     AnalogNetwork,
     AvgPool,
     MaxPool,
     Network,
     NetworkSpec,
     SpikingNetwork,
+    SpikingOptions,
+    image_network,
 )
 from snn_rl.files.atomic import read_json, write_json
 from snn_rl.files.checkpoint import load_network, save_network
@@ -39,7 +41,7 @@ from snn_rl.utils.errors import UserError
 from snn_rl.utils.process_memory import PeakMemory
 from snn_rl.utils.seeding import derive_seed, seed_everything
 
-POOLINGS = {"avg": AvgPool, "max": MaxPool}
+POOLINGS: dict[str, type[AvgPool] | type[MaxPool]] = {"avg": AvgPool, "max": MaxPool}
 AT_ONE = "at_one_timestep.json"  # the score of a stage's weights at T = 1, beside its own
 
 
@@ -64,11 +66,14 @@ def directory_of(config: ClassifyConfig) -> Path:
 
 def network_spec(config: ClassifyConfig, dataset: Dataset) -> NetworkSpec:
     """The network that the settings ask for, for these images."""
-    spec = IMAGE_NETWORKS[config.net](
-        dataset.image_shape, dataset.classes, config.batch_norm, POOLINGS[config.pooling]
-    )
     try:
-        spec.connections()
+        spec = image_network(
+            config.net,
+            dataset.image_shape,
+            dataset.classes,
+            config.batch_norm,
+            POOLINGS[config.pooling],
+        )
     except ValueError as error:
         raise UserError(f"net={config.net}: {error}") from None
     return replace(spec, clip=config.clip)
@@ -211,7 +216,7 @@ class ChainFitter:
         network, _ = load_network(path.parent / run_directory.NETWORK)
         if timesteps is not None:
             assert isinstance(network, SpikingNetwork)
-            network = _with_timesteps(network, timesteps, network.surrogate, network.encoding)
+            network = _with_options(network, replace(network.options, timesteps=timesteps))
         network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         seed_everything(derive_seed(self.config.seed, 1_000_000))  # for Poisson input
         settings = self.config.fit if stage.name == ANN else self.config.iir
@@ -230,8 +235,7 @@ class ChainFitter:
         if isinstance(source, AnalogNetwork):
             return self._converted(source, stage.timesteps or 1)
         assert stage.timesteps is not None
-        iir = self.config.iir
-        return self._frozen(_with_timesteps(source, stage.timesteps, iir.surrogate, iir.encoding))
+        return self._frozen(_with_options(source, self._options(stage.timesteps)))
 
     def _analog_network(self) -> AnalogNetwork:
         """The imported ANN, or an untrained one."""
@@ -255,21 +259,24 @@ class ChainFitter:
         try:
             converted = convert(
                 analog.to(self.device).eval(),
-                timesteps,
                 self._samples(),
-                iir.percentile,
-                iir.percentile_over,
-                iir.surrogate,
-                iir.encoding,
-                iir.thresholds,
-                iir.conversion_timesteps,
-                iir.block_thresholds,
-                iir.threshold_scale,
-                given=_thresholds(iir.thresholds_from),
+                self._options(timesteps),
+                ThresholdSearch(
+                    iir.thresholds,
+                    iir.percentile,
+                    iir.percentile_over,
+                    iir.conversion_timesteps,
+                    iir.threshold_scale,
+                    iir.block_thresholds,
+                    _thresholds(iir.thresholds_from),
+                ),
             )
         except ConversionError as error:
             raise UserError(f"conversion failed: {error}") from None
         return self._frozen(converted)
+
+    def _options(self, timesteps: int) -> SpikingOptions:
+        return SpikingOptions(timesteps, self.config.iir.surrogate, self.config.iir.encoding)
 
     def _frozen(self, network: SpikingNetwork) -> SpikingNetwork:
         """Without gradients of thresholds and leaks, where they are not to be trained."""
@@ -322,11 +329,9 @@ class ChainFitter:
         return torch.optim.Adam(trained, iir.lr, weight_decay=iir.weight_decay, fused=True)
 
 
-def _with_timesteps(
-    source: SpikingNetwork, timesteps: int, surrogate: str, encoding: str
-) -> SpikingNetwork:
-    """The same weights, thresholds and leaks in a network of other timesteps."""
-    network = SpikingNetwork(source.spec, timesteps, surrogate, encoding)
+def _with_options(source: SpikingNetwork, options: SpikingOptions) -> SpikingNetwork:
+    """Returns a network with the same weights, thresholds and leaks and with other options."""
+    network = SpikingNetwork(source.spec, options)
     network.load_state_dict(source.state_dict())
     return network
 

@@ -6,35 +6,34 @@ from pathlib import Path
 from snn_rl.chain.stages import ANN
 from snn_rl.configs.compose import value_of
 from snn_rl.configs.image_schema import ClassifyConfig
-from snn_rl.core.conversion.convert import (
+from snn_rl.core.conversion.thresholds import (
     BLOCK_THRESHOLDS,
-    CONVERSIONS,
+    METHODS,
     PERCENTILE,
     PERCENTILES_OVER,
 )
 from snn_rl.core.encoding import ENCODINGS
 from snn_rl.core.networks import IMAGE_NETWORKS
-from snn_rl.core.surrogate import NAMES
+from snn_rl.core.surrogate import check_surrogate
 from snn_rl.images import distributed
 from snn_rl.images.chain import POOLINGS, chain, stage_epochs
 from snn_rl.images.data.datasets import DATASETS, PIXELS, Dataset
 from snn_rl.images.fitting import SCHEDULES
 from snn_rl.utils.device import check_device
 from snn_rl.utils.errors import UserError, did_you_mean
+from snn_rl.utils.plugins import is_reference
 
 _CHOICES: dict[str, Collection[str]] = {
     "dataset": DATASETS,
-    "net": IMAGE_NETWORKS,
     "pooling": POOLINGS,
     "pixels": PIXELS,
     "device": ("auto", "cpu", "cuda"),
     "precision": ("auto", "float32", "bfloat16"),
     "fit.schedule": SCHEDULES,
     "iir.schedule": SCHEDULES,
-    "iir.thresholds": CONVERSIONS,
+    "iir.thresholds": METHODS,
     "iir.percentile_over": PERCENTILES_OVER,
     "iir.block_thresholds": BLOCK_THRESHOLDS,
-    "iir.surrogate": NAMES,
     "iir.encoding": ENCODINGS,
 }
 _AT_LEAST: dict[str, float] = {
@@ -80,6 +79,13 @@ def check_values(config: ClassifyConfig) -> None:
         if value not in choices:
             hint = did_you_mean(str(value), choices)
             raise UserError(f"{name}={value}: must be one of {', '.join(choices)}{hint}")
+    try:
+        check_surrogate(config.iir.surrogate)
+    except ValueError as error:
+        raise UserError(f"iir.surrogate={config.iir.surrogate}: {error}") from None
+    if config.net not in IMAGE_NETWORKS and not is_reference(config.net):
+        hint = did_you_mean(config.net, IMAGE_NETWORKS)
+        raise UserError(f"net={config.net}: must be one of {', '.join(IMAGE_NETWORKS)}{hint}")
     check_device(config.device)
     for name, least in _AT_LEAST.items():
         if not value_of(config, name) >= least:

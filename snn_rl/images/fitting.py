@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from snn_rl.core.conversion.convert import spike_rates
-from snn_rl.core.conversion.prune import apply_masks_
+from snn_rl.core.conversion import apply_masks_, spike_rates
 from snn_rl.core.networks import Network, SpikingNetwork
 from snn_rl.files.atomic import remove_temporaries
 from snn_rl.files.checkpoint import load_tensors, save_tensors

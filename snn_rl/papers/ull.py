@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from snn_rl.chain.stages import ANN
-from snn_rl.core.conversion.convert import ALPHA_BETA, CLIP, PERCENTILE
+from snn_rl.core.conversion.thresholds import ALPHA_BETA, CLIP, PERCENTILE
 from snn_rl.core.energy import INT32, energy, macs, operations
 from snn_rl.papers.image_figures import (
     ACCURACY,

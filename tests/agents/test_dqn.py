@@ -19,7 +19,7 @@ from torch import Tensor
 
 from snn_rl.agents import SpikingDQN
 from snn_rl.agents.objectives import OBJECTIVES
-from snn_rl.core.conversion.convert import spike_rates
+from snn_rl.core.conversion import spike_rates
 from snn_rl.core.lif import MIN_THRESHOLD
 from snn_rl.core.networks import AnalogNetwork, SpikingNetwork
 from snn_rl.utils.errors import UserError

@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from snn_rl.agents import SpikingQNetwork, evaluate
 from snn_rl.agents.evaluation import Evaluation
-from snn_rl.core.conversion.convert import spike_rates
+from snn_rl.core.conversion import spike_rates
 
 IMAGES = spaces.Box(0, 255, (1, 29, 29), np.uint8)
 ACTIONS = spaces.Discrete(4)

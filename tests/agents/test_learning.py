@@ -10,7 +10,8 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecEnv
 
 from snn_rl.agents import SpikingDQN, evaluate
-from snn_rl.core.conversion.convert import convert
+from snn_rl.core.conversion import convert
+from snn_rl.core.networks import SpikingOptions
 
 MakeCatch = Callable[..., VecEnv]
 
@@ -75,7 +76,7 @@ def test_one_timestep_agent_plays_as_well(
         objective=objective,
         teacher=ann.network,
     )
-    agent.load_network(convert(ann.network, 1, ann.q_net.images(seen)))
+    agent.load_network(convert(ann.network, ann.q_net.images(seen), SpikingOptions(1)))
     # conversion alone loses some of the game: what follows has something to repair
     assert score(agent, make_catch) < NEAR_PERFECT
     agent.replay_buffer = deepcopy(ann.replay_buffer)  # handed from stage to stage

@@ -9,8 +9,8 @@ import torch
 from stable_baselines3.common.vec_env import VecEnv
 
 from snn_rl.agents import iir, observe
-from snn_rl.core.conversion.convert import convert
-from snn_rl.core.networks import AnalogNetwork, Conv, Dense, NetworkSpec
+from snn_rl.core.conversion import convert
+from snn_rl.core.networks import AnalogNetwork, Conv, Dense, NetworkSpec, SpikingOptions
 from snn_rl.files.importing import load_any
 
 SPEC = NetworkSpec((2, 42, 30), (Conv(4, 8, 4), Conv(8, 4, 2), Dense(16)), 3, bias=True)
@@ -47,7 +47,7 @@ def test_three_lines_teach_the_student_the_teachers_actions(
 ) -> None:
     env = make_catch(8)
     images = observe(teacher, env, 400, 100, epsilon=0.3)
-    student = convert(teacher, 2, images)
+    student = convert(teacher, images, SpikingOptions(2))
     before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
     torch.manual_seed(0)
     agent = iir(
@@ -61,13 +61,13 @@ def test_three_lines_teach_the_student_the_teachers_actions(
             same = network(images).argmax(1) == teacher(images).argmax(1)
         return float(same.float().mean())
 
-    assert agreement(agent.network) > agreement(convert(teacher, 1, images)) + 0.1
+    assert agreement(agent.network) > agreement(convert(teacher, images, SpikingOptions(1))) + 0.1
 
 
 @pytest.mark.parametrize("T", [0, 3])
 def test_stages_go_downwards(
     T: int, teacher: AnalogNetwork, make_catch: Callable[..., VecEnv]
 ) -> None:
-    student = convert(teacher, 2, torch.rand(8, 2, 42, 30))
+    student = convert(teacher, torch.rand(8, 2, 42, 30), SpikingOptions(2))
     with pytest.raises(ValueError, match=f"T={T} must be between 1 and the student's 2"):
         iir(student, teacher, make_catch(), T)

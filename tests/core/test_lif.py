@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from snn_rl.core.lif import LIF, MIN_THRESHOLD, Memory, lif, timed_lif
-from snn_rl.core.surrogate import NAMES, SURROGATES, SpikeTime
+from snn_rl.core.surrogate import SURROGATES, SpikeTime
 
 # Antiderivatives of ds/dz: their slope is what the backward pass must see.
 SMOOTH: dict[str, Callable[[Tensor], Tensor]] = {
@@ -250,11 +250,11 @@ def test_module_holds_the_parameters_of_the_function():
 
 def test_module_uses_its_surrogate():
     gradients = {}
-    for name in NAMES:
+    for name in SURROGATES:
         layer = LIF(0.75, 0.5, name)
         layer(grid(3, 20))[0].sum().backward()
         gradients[name] = layer.v_threshold.grad.item()
-    assert len(set(gradients.values())) == len(NAMES)
+    assert len(set(gradients.values())) == len(SURROGATES)
 
 
 @pytest.mark.parametrize(
@@ -324,7 +324,7 @@ def test_a_neuron_that_never_fires_learns_nothing_by_spike_time():
     assert (current.grad[:, 1] > 0).all()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SURROGATES)
 def test_windows_of_timesteps_equal_the_whole(name):
     current = grid(7, 3, 20)
     layer = LIF(0.75, 0.5, name)

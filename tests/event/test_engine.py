@@ -16,9 +16,9 @@ from snn_rl.agents.loading import load_agent
 from snn_rl.chain import run_directory
 from snn_rl.configs.compose import run_command
 from snn_rl.configs.schema import Config
-from snn_rl.core.conversion.integer_grid import quantize
+from snn_rl.core.conversion import quantize
 from snn_rl.core.energy import FLOAT32, macs
-from snn_rl.core.networks import Conv, Dense, NetworkSpec, SpikingNetwork
+from snn_rl.core.networks import Conv, Dense, NetworkSpec, SpikingNetwork, SpikingOptions
 from snn_rl.event import engine as event
 from snn_rl.event.engine import EventEngine, EventLayer, EventNetwork
 from snn_rl.files.atomic import read_json
@@ -38,7 +38,7 @@ SPECS = [
 def random_network(spec, seed=0):
     """On the grid, with thresholds on both sides of its biases."""
     torch.manual_seed(seed)
-    network = SpikingNetwork(spec, 1)
+    network = SpikingNetwork(spec, SpikingOptions(1))
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(3)
@@ -274,7 +274,7 @@ def test_damaged_and_foreign_files_are_one_line(tmp_path):
 
 def test_a_network_that_is_not_on_the_grid_is_refused():
     with pytest.raises(UserError, match="exact=true"):
-        event_file.event_network(SpikingNetwork(SPECS[0], 1))
+        event_file.event_network(SpikingNetwork(SPECS[0], SpikingOptions(1)))
 
 
 def test_without_numba_it_says_what_to_install(monkeypatch):

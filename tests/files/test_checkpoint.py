@@ -11,7 +11,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from snn_rl.core.networks import AnalogNetwork, Conv, Dense, NetworkSpec, SpikingNetwork
+from snn_rl.core.networks import (
+    AnalogNetwork,
+    Conv,
+    Dense,
+    NetworkSpec,
+    SpikingNetwork,
+    SpikingOptions,
+)
 from snn_rl.files.atomic import read_json, remove_temporaries, write_atomic, write_json
 from snn_rl.files.checkpoint import SCHEMA, load_network, load_tensors, save_network, save_tensors
 from snn_rl.utils.errors import UserError
@@ -22,7 +29,7 @@ SPEC = NetworkSpec((1, 6, 6), (Conv(2, 3, 2), Dense(3)), 2, bias=True)
 def spiking(timesteps: int = 3, **options: Any) -> SpikingNetwork:
     """A network none of whose parameters has its initial value."""
     torch.manual_seed(timesteps)
-    network = SpikingNetwork(SPEC, timesteps, **options)
+    network = SpikingNetwork(SPEC, SpikingOptions(timesteps, **options))
     with torch.no_grad():
         for i, neuron in enumerate(network.neurons):
             neuron.v_threshold.fill_(0.125 * (i + 2))

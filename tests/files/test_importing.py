@@ -27,7 +27,14 @@ from safetensors.torch import save, save_file
 from stable_baselines3 import A2C, DQN
 from torch import nn
 
-from snn_rl.core.networks import AnalogNetwork, Conv, Dense, NetworkSpec, SpikingNetwork
+from snn_rl.core.networks import (
+    AnalogNetwork,
+    Conv,
+    Dense,
+    NetworkSpec,
+    SpikingNetwork,
+    SpikingOptions,
+)
 from snn_rl.files.checkpoint import save_network
 from snn_rl.files.importing import load_any
 from snn_rl.utils.errors import UserError
@@ -195,7 +202,7 @@ def test_strides_can_be_given(tmp_path: Path) -> None:
 @pytest.mark.parametrize("spiking", [False, True])
 def test_our_own_files_come_back(tmp_path: Path, spiking: bool) -> None:
     spec = NetworkSpec((1, 6, 6), (Conv(2, 3, 1), Dense(3)), 2, bias=True)
-    network = SpikingNetwork(spec, 2) if spiking else AnalogNetwork(spec)
+    network = SpikingNetwork(spec, SpikingOptions(2)) if spiking else AnalogNetwork(spec)
     save_network(tmp_path / "net", network)
     loaded = load_any(tmp_path / "net")
     assert type(loaded) is type(network) and loaded.spec == spec

@@ -16,7 +16,7 @@ from PIL import Image
 from snn_rl.classify import __main__ as command
 from snn_rl.configs.compose import compose, run_command
 from snn_rl.configs.image_schema import ClassifyConfig
-from snn_rl.core.networks import AnalogNetwork, SpikingNetwork
+from snn_rl.core.networks import AnalogNetwork, SpikingNetwork, SpikingOptions
 from snn_rl.files.checkpoint import load_network, load_tensors
 from snn_rl.images.chain import AT_ONE
 from snn_rl.images.data.datasets import open_dataset
@@ -129,7 +129,7 @@ def test_the_chain_trains_scores_and_reports_every_stage(finished):
 
 def test_a_stage_s_weights_are_looked_at_with_one_timestep_too(data, finished):
     trained, _ = load_network(finished / "T2" / "network.safetensors")
-    at_one = SpikingNetwork(trained.spec, 1)
+    at_one = SpikingNetwork(trained.spec, SpikingOptions(1))
     at_one.load_state_dict(trained.state_dict())
     images, labels = next(open_dataset("imagenet", data, 32).test.batches(20))
     with torch.no_grad():

@@ -21,8 +21,16 @@ import snn_rl
 from snn_rl.classify import __main__ as command
 from snn_rl.configs.compose import run_command
 from snn_rl.configs.image_schema import ClassifyConfig
-from snn_rl.core.conversion.convert import convert, fuse_batch_norm
-from snn_rl.core.networks import AnalogNetwork, AvgPool, Block, Conv, Dense, NetworkSpec
+from snn_rl.core.conversion import convert, fuse_batch_norm
+from snn_rl.core.networks import (
+    AnalogNetwork,
+    AvgPool,
+    Block,
+    Conv,
+    Dense,
+    NetworkSpec,
+    SpikingOptions,
+)
 from snn_rl.files.atomic import read_json
 from snn_rl.files.checkpoint import load_network, load_tensors
 from snn_rl.images import distributed
@@ -75,7 +83,7 @@ def train(directory: Path, spiking: bool, split: MemorySplit, dropout: float = 0
     if spiking:
         images = next(Pictures().batches(48))[0]
         teacher = fuse_batch_norm(analog).eval()
-        network = convert(analog.float(), 2, images).double()
+        network = convert(analog.float(), images, SpikingOptions(2)).double()
         teacher = teacher.double()
         recipe = Recipe(3, lambda progress: 0.002, BATCH, dropout, distill=0.5, temperature=2.0)
     trained = [p for p in network.parameters() if p.requires_grad]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from snn_rl.configs.image_schema import ClassifyConfig
-from snn_rl.core.conversion.convert import convert, fuse_batch_norm
+from snn_rl.core.conversion import ThresholdSearch, convert, fuse_batch_norm
 from snn_rl.core.conversion.prune import magnitude_masks
 from snn_rl.core.networks import (
     IMAGE_NETWORKS,
@@ -19,6 +19,7 @@ from snn_rl.core.networks import (
     Dropout,
     NetworkSpec,
     SpikingNetwork,
+    SpikingOptions,
 )
 from snn_rl.images.chain import initialize
 from snn_rl.images.data.splits import MemorySplit
@@ -110,7 +111,7 @@ def test_it_learns_and_one_timestep_learns_from_it(tmp_path):
     assert losses[-1] < losses[0] / 2
     assert accuracy(network, split) > 0.95
     images, _ = next(split.batches(64))
-    spiking = convert(network, 1, images)
+    spiking = convert(network, images, SpikingOptions(1))
     adam = torch.optim.Adam([p for p in spiking.parameters() if p.requires_grad], 0.05)
     student = recipe(12, distill=1.0, temperature=2.0)
     fit(
@@ -135,7 +136,7 @@ def test_a_killed_fit_ends_in_the_same_bits(tmp_path, monkeypatch, spiking):
         if spiking:
             layers = (Conv(6, 3, 1, 1), AvgPool(2), Dropout(), Dense(16))
             network: AnalogNetwork | SpikingNetwork = SpikingNetwork(
-                NetworkSpec((3, 8, 8), layers, 4), 2, encoding="poisson"
+                NetworkSpec((3, 8, 8), layers, 4), SpikingOptions(2, encoding="poisson")
             )
             optimizer: torch.optim.Optimizer = torch.optim.Adam(network.parameters(), 1e-2)
         else:
@@ -197,7 +198,12 @@ def test_gradients_reach_the_first_layer_of_deep_networks(net, surrogate, arrive
     network = AnalogNetwork(IMAGE_NETWORKS[net]((3, 32, 32), 10, batch_norm=False))
     initialize(network)
     images = torch.randn(4, 3, 32, 32)
-    spiking = convert(network.eval(), 1, images, 70.0, surrogate=surrogate)
+    spiking = convert(
+        network.eval(),
+        images,
+        SpikingOptions(1, surrogate=surrogate),
+        ThresholdSearch(percentile=70.0),
+    )
     (spiking(images) - network(images).detach()).pow(2).mean().backward()
     adam_epsilon = 1e-8  # smaller gradients hardly move a weight
     first = spiking.synapses[0].weight.grad.pow(2).mean().sqrt()

@@ -20,6 +20,7 @@ from snn_rl.core.networks import (
     Dense,
     NetworkSpec,
     SpikingNetwork,
+    SpikingOptions,
 )
 from snn_rl.files.atomic import read_json
 from snn_rl.files.checkpoint import load_network
@@ -45,7 +46,7 @@ def dataset(train: int, test: int, side: int = 8) -> Dataset:
 
 def spiking(timesteps: int, **options: str) -> SpikingNetwork:
     torch.manual_seed(0)
-    network = SpikingNetwork(SPEC, timesteps, **options)  # type: ignore[arg-type]
+    network = SpikingNetwork(SPEC, SpikingOptions(timesteps, **options))  # type: ignore[arg-type]
     with torch.no_grad():
         for neuron in network.neurons:
             neuron.v_threshold.fill_(0.3)

@@ -15,7 +15,14 @@ from snn_rl.agents import Evaluation, plan
 from snn_rl.chain.stages import Stage
 from snn_rl.configs.compose import compose, run_command
 from snn_rl.configs.schema import Config
-from snn_rl.core.networks import AnalogNetwork, Conv, Dense, NetworkSpec, SpikingNetwork
+from snn_rl.core.networks import (
+    AnalogNetwork,
+    Conv,
+    Dense,
+    NetworkSpec,
+    SpikingNetwork,
+    SpikingOptions,
+)
 from snn_rl.files.atomic import read_json, write_json
 from snn_rl.files.checkpoint import save_network, save_tensors
 from snn_rl.papers import agent_figures as paper_figures
@@ -48,7 +55,9 @@ def build_run(
         stage = Stage(name, timesteps, None, trained=name != CONVERTED)
         write_json(directory / name / "settings.json", plan.stage_settings(config, stage) | kw)
         torch.manual_seed(k)
-        network = SpikingNetwork(spec, timesteps) if timesteps else AnalogNetwork(spec)
+        network = (
+            SpikingNetwork(spec, SpikingOptions(timesteps)) if timesteps else AnalogNetwork(spec)
+        )
         save_network(directory / name / "network.safetensors", network, {})
         if stage.trained:
             history = [[10 * i, float(x), 9] for i, x in enumerate(rng.normal(5, 2, episodes))]

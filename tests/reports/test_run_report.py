@@ -19,8 +19,15 @@ from snn_rl.agents import Evaluation
 from snn_rl.chain.records import read_stages
 from snn_rl.configs.compose import compose, run_command
 from snn_rl.configs.schema import Config
-from snn_rl.core.conversion.convert import layer_table
-from snn_rl.core.networks import AnalogNetwork, Conv, Dense, NetworkSpec, SpikingNetwork
+from snn_rl.core.conversion import layer_table
+from snn_rl.core.networks import (
+    AnalogNetwork,
+    Conv,
+    Dense,
+    NetworkSpec,
+    SpikingNetwork,
+    SpikingOptions,
+)
 from snn_rl.files.atomic import read_json, write_json
 from snn_rl.files.checkpoint import save_network, save_tensors
 from snn_rl.reports import run_report as report
@@ -46,7 +53,9 @@ def build_run(
         timesteps = None if name == "ann" else int(name[1:].split("-")[0])
         write_json(folder / "settings.json", settings(name, timesteps))
         torch.manual_seed(k)
-        network = SpikingNetwork(spec, timesteps) if timesteps else AnalogNetwork(spec)
+        network = (
+            SpikingNetwork(spec, SpikingOptions(timesteps)) if timesteps else AnalogNetwork(spec)
+        )
         notes = {} if timesteps else {"scores": [[300, 1.5], [600, 4.25], [900, 4.25], [1200, -3]]}
         if timesteps:
             for i, neuron in enumerate(network.neurons):

@@ -1,1 +1,24 @@
-"""Conversion of a trained analog network into a spiking one."""
+"""Conversion of a trained analog network into a spiking network."""
+
+from snn_rl.core.conversion.batch_norm import fuse_batch_norm
+from snn_rl.core.conversion.convert import convert
+from snn_rl.core.conversion.integer_grid import GridLayer, integers, quantize
+from snn_rl.core.conversion.layer_table import LayerReport, format_table, layer_table, spike_rates
+from snn_rl.core.conversion.prune import apply_masks_, magnitude_masks
+from snn_rl.core.conversion.thresholds import ConversionError, ThresholdSearch
+
+__all__ = [
+    "ConversionError",
+    "GridLayer",
+    "LayerReport",
+    "ThresholdSearch",
+    "apply_masks_",
+    "convert",
+    "format_table",
+    "fuse_batch_norm",
+    "integers",
+    "layer_table",
+    "magnitude_masks",
+    "quantize",
+    "spike_rates",
+]

@@ -11,7 +11,7 @@ those exactly too. The sums decide how many a layer gets: of 256 pixels, 11.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -65,14 +65,7 @@ def quantize(network: SpikingNetwork, bits: int = BITS, first_bits: int = BITS) 
     """
     if network.exact:
         raise ValueError("the network is on the grid already")
-    exact = SpikingNetwork(
-        network.spec,
-        network.timesteps,
-        network.surrogate,
-        network.encoding,
-        network.carry_state,
-        exact=True,
-    )
+    exact = SpikingNetwork(network.spec, replace(network.options, exact=True))
     exact.load_state_dict(network.state_dict())
     layers: list[nn.Module] = [*exact.synapses, exact.head]
     for i, layer in enumerate(layers):

@@ -1,57 +1,195 @@
-"""The scaling factors of [ULL] algorithm 1: of a layer's threshold, alpha, and of its spikes, beta.
+"""Firing thresholds of a converted network: percentiles, clips, and scaling factors."""
 
-A clipped ReLU (at mu) becomes a staircase of T steps, each alpha * mu / T wide and alpha * beta *
-mu / T high. Inputs are mostly small, so with few timesteps a staircase up to mu itself
-(alpha = beta = 1) hardly ever leaves zero; a narrower and higher one says as much as the ReLU does.
-"""
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-BETA_STEP = 0.01
-BETAS = 201  # 0 to 2
+from snn_rl.core.networks import AnalogNetwork
+
+PERCENTILE, CLIP, ALPHA_BETA = "percentile", "clip", "alpha_beta"
+METHODS = (PERCENTILE, CLIP, ALPHA_BETA)
+POSITIVE, ALL = "positive", "all"
+PERCENTILES_OVER = (POSITIVE, ALL)
+SEARCH, UNITY = "search", "unity"
+BLOCK_THRESHOLDS = (SEARCH, UNITY)
+
+_BETA_STEP = 0.01
+_BETAS = 201  # from 0 to 2
+
+
+class ConversionError(ValueError):
+    """A network that cannot be converted; the message names the layer."""
+
+
+@dataclass(frozen=True)
+class ThresholdSearch:
+    """Options of the threshold search.
+
+    Attributes:
+        method: "percentile" searches the thresholds layer by layer, see `find_threshold`. "clip"
+            and "alpha_beta" take them from the clips of the analog network, see
+            `clip_thresholds`.
+        percentile: Percentile of the input currents, in (0, 100].
+        over: Input currents that the percentiles are taken over: "positive" or "all".
+        timesteps: Timesteps that the search simulates. 0 stands for the network's T.
+        scale: Factor of every threshold, applied after the search and not folded into the
+            weights. A factor below 1 gives more spikes at few timesteps ([STDB] table 1, "adjusted
+            thresholds"). Activity grows by 1 / scale per layer, so the factor suits networks
+            without biases.
+        blocks: Thresholds inside residual blocks: "search", or "unity" for the amplitude of the
+            spikes that enter the block ([STDB] section 4.2).
+        given: Thresholds of all hidden layers, which replace the search, for example those of
+            another trained network ([IIR] section 5.3).
+    """
+
+    method: str = PERCENTILE
+    percentile: float = 90.0
+    over: str = POSITIVE
+    timesteps: int = 0
+    scale: float = 1.0
+    blocks: str = SEARCH
+    given: Sequence[float] | None = None
+
+
+def percentile(values: Tensor, q: float) -> Tensor:
+    """Returns the q-th percentile, by nearest rank from above.
+
+    Unlike `torch.quantile`, the function accepts more than 16 million values.
+
+    Args:
+        values: Tensor of any shape with at least one entry.
+        q: Percentile in (0, 100].
+    """
+    flat = values.flatten()
+    rank = max(1, min(flat.numel(), -int(-flat.numel() * q // 100)))
+    return torch.kthvalue(flat, rank).values
 
 
 def percentiles(values: Tensor) -> Tensor:
-    """The percentiles 0, 1, ..., 100 (nearest rank from above) of any number of values.
+    """Returns the percentiles 0, 1, ..., 100, by nearest rank from above.
 
     Args:
-        values: Any shape, at least one entry.
+        values: Tensor of any shape with at least one entry.
 
     Returns:
-        [101], ascending, in float64.
+        Float64 tensor [101], ascending.
     """
     ordered = values.flatten().sort().values
     ranks = -(-ordered.numel() * torch.arange(101) // 100)
     return ordered[(ranks - 1).clamp(min=0).to(ordered.device)].double()
 
 
-def find_scales(percentiles: Tensor, mu: float, timesteps: int) -> tuple[float, float]:
-    """The alpha and beta with which the staircase's sum comes closest to the clipped ReLU's.
+def find_threshold(current: Iterable[Tensor], q: float = 90.0, over: str = POSITIVE) -> float:
+    """Returns the firing threshold of one layer: the maximum over timesteps of a percentile.
 
-    For every alpha of the form p / mu, p a positive percentile up to mu, and every beta of 0, 0.01,
-    ..., 2: the sum over those percentiles of ReLU less staircase, whose absolute value is to be the
-    smallest. The first of equals wins, and alpha = beta = 1 if none is better.
-
-    Source: [ULL] algorithm 1. Its three loops are a table here: an input p takes floor(p / step)
-    steps (a neuron fires strictly above its threshold, so at a whole number one less), T at most,
-    and the loss is linear in beta. The algorithm's third segment, p > mu, is never reached, because
-    its percentiles end at mu.
+    Source: [IIR] section 4 takes the 90th percentile over all entries (`over="all"`). q = 100 is
+    the threshold balancing of [STDB]. The percentile over all entries is negative for a layer with
+    mostly negative currents, so the default takes the percentile over the positive entries.
 
     Args:
-        percentiles: Of the inputs of one layer's ReLU, ascending.
-        mu: Where that ReLU is clipped, > 0.
+        current: Input current [T, N, ...], or an iterable of the timesteps' currents [N, ...].
+        q: Percentile in (0, 100].
+        over: "positive" or "all".
+
+    Returns:
+        Threshold > 0, in units of the analog network's activation.
+
+    Raises:
+        ConversionError: The result is not positive.
+    """
+    best = 0.0
+    for step in current:
+        values = step[step > 0] if over == POSITIVE else step
+        if values.numel():
+            best = max(best, float(percentile(values, q)))
+    if not best > 0.0:
+        reason = (
+            "no entry of its input current is positive"
+            if over == POSITIVE
+            else f"the {q:g}th percentile over all entries of its input current is not positive"
+        )
+        raise ConversionError(f"no threshold: {reason}")
+    return best
+
+
+@torch.no_grad()
+def clip_thresholds(
+    analog: AnalogNetwork, images: Tensor, timesteps: int, search: ThresholdSearch
+) -> list[tuple[float, float]]:
+    """Returns the thresholds and spike amplitudes that follow from the analog network's clips.
+
+    Source: [ULL] III-B, from the input currents of the analog network's layers. The paper takes
+    the percentiles over all currents (`search.over = "all"`).
+
+    Args:
+        analog: Network with clips and without batch normalization.
+        images: Input [N, channels, height, width], float.
+        timesteps: T of the spiking network.
+        search: With the method "clip", alpha = beta = 1; with "alpha_beta", `find_scales`
+            determines both.
+
+    Returns:
+        Pairs (alpha * mu, alpha * beta * mu) of every hidden layer.
+
+    Raises:
+        ConversionError: The network has no clips, or a layer has no positive current.
+    """
+    if analog.mu is None:
+        raise ConversionError(
+            f"method={search.method} needs a network with clips (clip=true), this one has no clips"
+        )
+    clips = analog.mu.tolist()
+    if search.method == CLIP:
+        return [(mu, mu) for mu in clips]
+    found = []
+
+    def fire(index: int, current: Tensor) -> Tensor:
+        positive = current[current > 0]
+        if not positive.numel():
+            raise ConversionError(
+                f"layer {analog.spec.names()[index]}: no entry of its input current is positive"
+            )
+        values = percentiles(positive if search.over == POSITIVE else current)
+        alpha, beta = find_scales(values, clips[index], timesteps)
+        found.append((alpha * clips[index], alpha * beta * clips[index]))
+        return analog.fire(index, current)
+
+    analog.propagate(images.unsqueeze(0), fire)
+    return found
+
+
+def find_scales(percentiles: Tensor, mu: float, timesteps: int) -> tuple[float, float]:
+    """Returns the scaling factors of a layer's threshold, alpha, and of its spikes, beta.
+
+    Over T timesteps a ReLU clipped at mu becomes a staircase of T steps, each alpha * mu / T wide
+    and alpha * beta * mu / T high. Most inputs are small, so with few timesteps the staircase with
+    alpha = beta = 1 rarely leaves zero.
+
+    The candidates are alpha = p / mu for every positive percentile p <= mu and beta = 0, 0.01,
+    ..., 2. The result minimizes the absolute difference between the sums of the ReLU and of the
+    staircase over those percentiles. Ties go to the first candidate, and to alpha = beta = 1.
+
+    Source: [ULL] algorithm 1, as a table in place of its three loops. An input p takes
+    floor(p / step) steps, or one less at a whole number because neurons fire strictly above their
+    threshold, and at most T. The algorithm's third segment, p > mu, is never reached because its
+    percentiles end at mu.
+
+    Args:
+        percentiles: Percentiles of the inputs of one layer's ReLU, ascending.
+        mu: Clip of the ReLU, > 0.
         timesteps: T >= 1.
 
     Returns:
-        alpha in (0, 1], beta in [0, 2].
+        alpha in (0, 1] and beta in [0, 2].
     """
     inputs = percentiles[(percentiles > 0) & (percentiles <= mu)].double()
-    tops = torch.cat([inputs.new_tensor([mu]), inputs])  # alpha * mu, that of alpha = 1 first
+    tops = torch.cat([inputs.new_tensor([mu]), inputs])  # alpha * mu, with alpha = 1 first
     steps = ((inputs / tops[:, None] * timesteps).ceil() - 1).clamp(max=timesteps)
     staircase = tops * steps.sum(1) / timesteps
-    betas = torch.arange(BETAS, dtype=inputs.dtype, device=inputs.device) * BETA_STEP
+    betas = torch.arange(_BETAS, dtype=inputs.dtype, device=inputs.device) * _BETA_STEP
     loss = (inputs.sum() - staircase[:, None] * betas).abs()
-    loss[0, betas != 1.0] = torch.inf  # alpha = 1 is the start of the search, with beta = 1 only
-    best, beta = divmod(int(loss.argmin()), BETAS)
+    loss[0, betas != 1.0] = torch.inf  # the search starts at alpha = 1 with beta = 1 only
+    best, beta = divmod(int(loss.argmin()), _BETAS)
     return float(tops[best] / mu), float(betas[beta])

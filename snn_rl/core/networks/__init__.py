@@ -1,9 +1,13 @@
-"""Network descriptions, each built analog or spiking from the same lines."""
+"""Layer stacks, and their analog and spiking networks."""
 
 from snn_rl.core.networks.analog import AnalogNetwork
 from snn_rl.core.networks.base import WINDOW, Network, State, clear
-from snn_rl.core.networks.image_networks import IMAGE_NETWORKS
-from snn_rl.core.networks.q_networks import Q_NETWORKS, layers_name, q_network
+from snn_rl.core.networks.image_networks import (
+    IMAGE_NETWORKS,
+    image_network,
+    register_image_network,
+)
+from snn_rl.core.networks.q_networks import Q_NETWORKS, layers_name, q_network, register_network
 from snn_rl.core.networks.spec import (
     AvgPool,
     Block,
@@ -14,7 +18,7 @@ from snn_rl.core.networks.spec import (
     MaxPool,
     NetworkSpec,
 )
-from snn_rl.core.networks.spiking import SpikingNetwork
+from snn_rl.core.networks.spiking import SpikingNetwork, SpikingOptions
 
 __all__ = [
     "IMAGE_NETWORKS",
@@ -31,8 +35,12 @@ __all__ = [
     "Network",
     "NetworkSpec",
     "SpikingNetwork",
+    "SpikingOptions",
     "State",
     "clear",
+    "image_network",
     "layers_name",
     "q_network",
+    "register_image_network",
+    "register_network",
 ]

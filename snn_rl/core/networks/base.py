@@ -73,13 +73,11 @@ class Network(nn.Module):
     Attributes:
         synapses: Every weight layer but the head, in the order of `NetworkSpec.connections`.
         head: The last weight layer.
-        exact: It is on the integer grid, and takes raw pixels from 0 to 255.
         dropout: Probability with which activity is dropped at the description's `Dropout`s, in
             training mode. One mask serves all timesteps ([STDB] section 4, [IIR] A.2.2).
     """
 
     head: nn.Linear
-    exact = False
 
     def __init__(self, spec: NetworkSpec):
         super().__init__()
@@ -90,6 +88,11 @@ class Network(nn.Module):
         self.synapses = nn.ModuleList(hidden)
         # the head is Dense, and what is built of that is an nn.Linear
         self.head = head  # type: ignore[assignment]
+
+    @property
+    def exact(self) -> bool:
+        """Whether the network is on the integer grid and takes raw pixels from 0 to 255."""
+        return False
 
     def propagate(self, x: Tensor, fire: Fire, masks: Masks | None = None) -> Tensor:
         """Carries activity through all layers up to the head's input.

@@ -1,7 +1,7 @@
 """The image classification networks of [IIR] A.2.1 and [STDB] section 4.
 
-All convolutions are 3x3 with padding 1. Each function takes the shape of the images, the number of
-classes, and the kind of pooling: average in [IIR] and [STDB], maximum in [ULL].
+All convolutions are 3x3 with padding 1. Pooling is average pooling in [IIR] and [STDB] and
+max-pooling in [ULL].
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,10 @@ from snn_rl.core.networks.spec import (
     Layer,
     MaxPool,
     NetworkSpec,
+    build_spec,
 )
+from snn_rl.utils.errors import did_you_mean
+from snn_rl.utils.plugins import is_reference
 
 Pooling = type[AvgPool] | type[MaxPool]
 Shape = tuple[int, int, int]
@@ -111,3 +114,45 @@ IMAGE_NETWORKS: dict[str, ImageNetwork] = {
     **{name: partial(vgg, name) for name in _VGG},
     **{name: partial(resnet, name) for name in _BLOCKS},
 }
+
+
+def register_image_network(name: str, builder: ImageNetwork) -> None:
+    """Adds an image classification network under a name that the setting `net` accepts.
+
+    Args:
+        name: Name of the network, without a colon.
+        builder: Function of (input_shape, classes, batch_norm, pooling) that returns a
+            `NetworkSpec`.
+
+    Raises:
+        ValueError: The name contains a colon or belongs to another network.
+    """
+    if is_reference(name) or IMAGE_NETWORKS.get(name, builder) is not builder:
+        raise ValueError(f"network {name!r}: the name is taken or contains a colon")
+    IMAGE_NETWORKS[name] = builder
+
+
+def image_network(
+    name: str, input_shape: Shape, classes: int, batch_norm: bool = True, pooling: Pooling = AvgPool
+) -> NetworkSpec:
+    """Returns the layer stack of an image classification network.
+
+    Args:
+        name: Key of `IMAGE_NETWORKS`, or `module:function` of a builder, see
+            `register_image_network`.
+        input_shape: (channels, height, width) of one image.
+        classes: Units of the head.
+        batch_norm: See `vgg`.
+        pooling: AvgPool or MaxPool.
+
+    Raises:
+        ValueError: No network has this name, or the images are too small for the network.
+    """
+    if name not in IMAGE_NETWORKS and not is_reference(name):
+        raise ValueError(
+            f"network must be one of {', '.join(IMAGE_NETWORKS)}, or module:function, not {name}"
+            f"{did_you_mean(name, IMAGE_NETWORKS)}"
+        )
+    return build_spec(
+        name, IMAGE_NETWORKS, input_shape, classes, batch_norm=batch_norm, pooling=pooling
+    )

@@ -1,9 +1,10 @@
-"""The Q-networks of [IIR] A.5, and those that are described layer by layer."""
+"""Q-networks: those of [IIR] A.5, layers spelt out in a name, and registered ones."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from snn_rl.core.networks.spec import Conv, Dense, NetworkSpec
+from snn_rl.core.networks.spec import Conv, Dense, NetworkSpec, build_spec
+from snn_rl.utils.plugins import is_reference
 
 
 def cartpole(input_shape: tuple[int, int, int], actions: int, bias: bool = False) -> NetworkSpec:
@@ -23,28 +24,52 @@ def mnih(input_shape: tuple[int, int, int], actions: int, bias: bool = False) ->
     return NetworkSpec(input_shape, layers, actions, bias)
 
 
-Q_NETWORKS = {"cartpole": cartpole, "mnih": mnih}
+Builder = Callable[..., NetworkSpec]
+Q_NETWORKS: dict[str, Builder] = {"cartpole": cartpole, "mnih": mnih}
 _CONV = re.compile(r"(\d{1,6})c(\d{1,4})s(\d{1,4})")
 _DENSE = re.compile(r"\d{1,6}")
+
+
+def register_network(name: str, builder: Builder) -> None:
+    """Adds a Q-network under a name that the setting `network` accepts.
+
+    Args:
+        name: Name of the network, without a colon.
+        builder: Function of (input_shape, actions, bias) that returns a `NetworkSpec`.
+
+    Raises:
+        ValueError: The name contains a colon or belongs to another network.
+    """
+    if is_reference(name) or Q_NETWORKS.get(name, builder) is not builder:
+        raise ValueError(f"network {name!r}: the name is taken or contains a colon")
+    Q_NETWORKS[name] = builder
 
 
 def q_network(
     name: str, input_shape: tuple[int, int, int], actions: int, bias: bool = False
 ) -> NetworkSpec:
-    """The description of a Q-network that is named, or spelt out layer by layer.
+    """Returns the layer stack of a Q-network.
 
     Args:
-        name: In `Q_NETWORKS`, or the hidden layers: 32c8s4-64c4s2-64c3s1-512 is `mnih`, three
-            convolutions of 32, 64 and 64 channels with their kernels and strides, and 512 units.
-        input_shape: (channels, height, width).
-        actions: Q-values.
+        name: One of
+
+            - a key of `Q_NETWORKS`;
+            - the hidden layers, for example 32c8s4-64c4s2-64c3s1-512: three convolutions of 32, 64
+              and 64 channels with kernels 8, 4, 3 and strides 4, 2, 1, and a dense layer of 512
+              units;
+            - `module:function` of a builder, see `register_network`.
+        input_shape: (channels, height, width) of one observation.
+        actions: Number of actions.
         bias: Whether the layers have biases.
 
     Raises:
-        ValueError: No such name, and no such layers, or images too small for them.
+        ValueError: The name is none of these, or the images are too small for the layers.
     """
-    if name in Q_NETWORKS:
-        return Q_NETWORKS[name](input_shape, actions, bias)
+    if name in Q_NETWORKS or is_reference(name):
+        spec = build_spec(name, Q_NETWORKS, input_shape, actions, bias=bias)
+        if spec.batch_norm or spec.clip:
+            raise ValueError(f"network={name}: a Q-network has no batch normalization and no clips")
+        return spec
     layers: list[Conv | Dense] = []
     for word in name.split("-"):
         if conv := _CONV.fullmatch(word):
@@ -54,7 +79,7 @@ def q_network(
         else:
             raise ValueError(
                 f"network={name}: must be one of {', '.join(Q_NETWORKS)}, or hidden layers as in "
-                "16c8s4-32c4s2-256"
+                "16c8s4-32c4s2-256, or module:function"
             )
     spec = NetworkSpec(input_shape, tuple(layers), actions, bias)
     spec.shapes()
@@ -62,14 +87,14 @@ def q_network(
 
 
 def layers_name(layers: Sequence[object]) -> str:
-    """What `q_network` knows these hidden layers by.
+    """Returns the name by which `q_network` builds these hidden layers.
 
     Raises:
-        ValueError: They are not convolutions without padding and dense layers alone.
+        ValueError: The layers are not only dense layers and convolutions without padding.
     """
-    for name, build in Q_NETWORKS.items():
+    for build in (cartpole, mnih):
         if build((1, 84, 84), 1).layers == tuple(layers):
-            return name
+            return build.__name__
     words = []
     for layer in layers:
         match layer:

@@ -1,9 +1,11 @@
 """What a layer stack is: its layers, their shapes, and what is connected to what."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from snn_rl.utils.plugins import load_object
 
 Shape = tuple[int, ...]
 
@@ -245,3 +247,37 @@ class NetworkSpec:
                 name = f"{kind}{counts[kind]}"
                 names += [f"{name}.1", f"{name}.2"] if isinstance(layer, Block) else [name]
         return [*names, "head"]
+
+
+def build_spec(
+    name: str,
+    builders: Mapping[str, Callable[..., NetworkSpec]],
+    input_shape: tuple[int, int, int],
+    outputs: int,
+    **options: Any,
+) -> NetworkSpec:
+    """Calls a named builder and checks its result.
+
+    Args:
+        name: Key of `builders`, or `module:function`.
+        builders: Registered builders by name.
+        input_shape: (channels, height, width) of one image.
+        outputs: Units of the head.
+        options: Further keyword arguments of the builder.
+
+    Raises:
+        ValueError: The builder cannot be imported, or its result does not fit the arguments.
+    """
+    builder = builders[name] if name in builders else load_object(name)
+    if not callable(builder):
+        raise ValueError(f"{name} is not a function")
+    spec = builder(input_shape, outputs, **options)
+    if not isinstance(spec, NetworkSpec):
+        raise ValueError(f"{name} must return a NetworkSpec, not a {type(spec).__name__}")
+    if (tuple(spec.input_shape), spec.outputs) != (tuple(input_shape), outputs):
+        raise ValueError(
+            f"{name} must return a NetworkSpec with input_shape={input_shape} and "
+            f"outputs={outputs}, not {spec.input_shape} and {spec.outputs}"
+        )
+    spec.shapes()
+    return spec

@@ -1,6 +1,7 @@
-"""One description of a layer stack, and its two forms: analog (ReLU) and spiking (LIF)."""
+"""The spiking network: a layer stack of LIF neurons."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -9,74 +10,119 @@ from snn_rl.core.encoding import ENCODINGS
 from snn_rl.core.lif import LIF, Memory
 from snn_rl.core.networks.base import WINDOW, Masks, Network, State, head_outputs
 from snn_rl.core.networks.spec import NetworkSpec
-from snn_rl.core.surrogate import NAMES, TIMED
+from snn_rl.core.surrogate import SpikeTime, get_surrogate
+
+EXACT_REQUIRES = (
+    "exact requires timesteps=1, encoding=direct, no carry_state, and only convolutions and dense "
+    "layers"
+)
+
+
+@dataclass(frozen=True)
+class SpikingOptions:
+    """Options of a spiking network.
+
+    Attributes:
+        timesteps: T >= 1.
+        surrogate: Surrogate gradient: a key of `snn_rl.core.surrogate.SURROGATES`, or
+            `module:function`.
+        encoding: Input encoding: a key of `snn_rl.core.encoding.ENCODINGS`.
+        carry_state: Whether membranes carry over from image to image, with one timestep per image
+            (T = 1). The carried membranes replace a frame stack.
+        exact: Whether all weights are on an integer grid, see
+            `snn_rl.core.conversion.integer_grid`. Requires T = 1.
+
+    Raises:
+        ValueError: An option is invalid, or two options exclude each other.
+    """
+
+    timesteps: int = 1
+    surrogate: str = "linear"
+    encoding: str = "direct"
+    carry_state: bool = False
+    exact: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.timesteps, int) or self.timesteps < 1:
+            raise ValueError(f"timesteps must be an integer of at least 1, not {self.timesteps}")
+        surrogate = get_surrogate(self.surrogate)
+        if self.encoding not in ENCODINGS:
+            raise ValueError(f"encoding must be one of {', '.join(ENCODINGS)}, not {self.encoding}")
+        if self.carry_state and self.timesteps != 1:
+            raise ValueError(f"carry_state requires timesteps=1, not {self.timesteps}")
+        if self.carry_state and isinstance(surrogate, SpikeTime):
+            raise ValueError(
+                f"carry_state does not carry the spike times that surrogate={self.surrogate} needs"
+            )
+        if self.carry_state and self.encoding != "direct":
+            raise ValueError(f"carry_state requires encoding=direct, not {self.encoding}")
+        if self.exact and (self.timesteps != 1 or self.carry_state or self.encoding != "direct"):
+            raise ValueError(EXACT_REQUIRES)
 
 
 class SpikingNetwork(Network):
-    """The spiking network: LIF neurons after every hidden layer, an integrating head.
+    """A network of LIF neurons with an integrating head.
 
-    Time is folded into the batch for every weight layer; under direct encoding the first layer's
+    Time is folded into the batch for every weight layer. Under direct encoding the first layer's
     current is computed once and used at every timestep. The head integrates without firing and
-    without leak: its output is head(mean over t of the spikes), the bias once, so that outputs
-    keep their scale when T changes ([IIR] eq. 7 divided by T).
+    without leak: its output is head(mean over t of the spikes), with the bias added once, so that
+    the outputs keep their scale when T changes ([IIR] eq. 7 divided by T).
+
+    With `carry_state`, `step` and `unroll` pass the membranes on, and `forward` decides on the
+    first image of an episode, with empty membranes.
 
     Args:
-        spec: The description.
-        timesteps: T >= 1.
-        surrogate: A name in `snn_rl.core.surrogate.NAMES`.
-        encoding: A name in `snn_rl.core.encoding.ENCODINGS`.
-        carry_state: Membranes live on from image to image, one timestep each (T = 1): what the
-            network remembers takes the place of a frame stack. See `step` and `unroll`; `forward`
-            is a first image's decision, from empty membranes.
-        exact: See `Network`; T = 1.
+        spec: Layer stack, without batch normalization and clips.
+        options: Timesteps, surrogate, encoding, and what else distinguishes the spiking form.
+
+    Raises:
+        ValueError: The layer stack does not suit a spiking network or the options.
     """
 
     neurons: Sequence[LIF]
 
-    def __init__(
-        self,
-        spec: NetworkSpec,
-        timesteps: int,
-        surrogate: str = "linear",
-        encoding: str = "direct",
-        carry_state: bool = False,
-        exact: bool = False,
-    ):
+    def __init__(self, spec: NetworkSpec, options: SpikingOptions):
         if spec.batch_norm:
-            raise ValueError("batch-norm has no place in a spiking network: fuse it first")
+            raise ValueError("a spiking network has no batch normalization: fuse it first")
         if spec.clip:
-            raise ValueError("a clip has no place in a spiking network: its thresholds clip")
+            raise ValueError("a spiking network has no clips: its thresholds replace them")
+        if options.exact and not spec.is_plain:
+            raise ValueError(EXACT_REQUIRES)
         super().__init__(spec)
-        if not isinstance(timesteps, int) or timesteps < 1:
-            raise ValueError(f"timesteps must be a whole number, at least 1, not {timesteps}")
-        if surrogate not in NAMES:
-            raise ValueError(f"surrogate must be one of {', '.join(NAMES)}, not {surrogate}")
-        if encoding not in ENCODINGS:
-            raise ValueError(f"encoding must be one of {', '.join(ENCODINGS)}, not {encoding}")
-        if carry_state and timesteps != 1:
-            raise ValueError(f"carry_state is one timestep per image, not timesteps={timesteps}")
-        if carry_state and surrogate in TIMED:
-            raise ValueError(f"carry_state remembers no spike times, which {surrogate} needs")
-        if carry_state and encoding != "direct":
-            raise ValueError(f"carry_state goes with direct encoding, not with {encoding}")
-        if exact and (timesteps != 1 or carry_state or encoding != "direct" or not spec.is_plain):
-            raise ValueError(
-                "exact is one timestep of convolutions and dense layers under direct encoding, "
-                "without carry_state"
-            )
-        self.timesteps = timesteps
-        self.carry_state = carry_state
-        self.exact = exact
-        self.surrogate = surrogate
-        self.encoding = encoding
+        self.options = options
         # a ModuleList does not say what it holds
         self.neurons = nn.ModuleList(  # type: ignore[assignment]
-            LIF(surrogate=surrogate) for _ in spec.shapes()
+            LIF(surrogate=options.surrogate) for _ in spec.shapes()
         )
-        if timesteps == 1 and not carry_state:
-            # without a timestep before it there is nothing to leak, and no gradient to train it by
+        if options.timesteps == 1 and not options.carry_state:
+            # a single timestep never leaks, so the leak has no gradient
             for neuron in self.neurons:
                 neuron.leak.requires_grad_(False)
+
+    @property
+    def timesteps(self) -> int:
+        """Number of timesteps T."""
+        return self.options.timesteps
+
+    @property
+    def surrogate(self) -> str:
+        """Name of the surrogate gradient."""
+        return self.options.surrogate
+
+    @property
+    def encoding(self) -> str:
+        """Name of the input encoding."""
+        return self.options.encoding
+
+    @property
+    def carry_state(self) -> bool:
+        """Whether membranes carry over from image to image."""
+        return self.options.carry_state
+
+    @property
+    def exact(self) -> bool:
+        """Whether the network is on the integer grid and takes raw pixels from 0 to 255."""
+        return self.options.exact
 
     def activity(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """See `Network.activity`; the activity is the spikes of T timesteps."""

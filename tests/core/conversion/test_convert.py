@@ -10,18 +10,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from snn_rl.core.conversion.convert import (
+from snn_rl.core.conversion import (
     ConversionError,
-    clip_thresholds,
+    ThresholdSearch,
     convert,
-    find_threshold,
     format_table,
     fuse_batch_norm,
     layer_table,
-    percentile,
     spike_rates,
 )
-from snn_rl.core.conversion.thresholds import find_scales, percentiles
+from snn_rl.core.conversion.thresholds import (
+    clip_thresholds,
+    find_scales,
+    find_threshold,
+    percentile,
+    percentiles,
+)
 from snn_rl.core.networks import (
     AnalogNetwork,
     AvgPool,
@@ -30,6 +34,7 @@ from snn_rl.core.networks import (
     Dense,
     MaxPool,
     NetworkSpec,
+    SpikingOptions,
 )
 
 SPEC = NetworkSpec((2, 20, 20), (Conv(8, 4, 2), Conv(16, 3, 1), Dense(32)), 4, bias=True)
@@ -102,8 +107,8 @@ def mostly_negative(layer: int) -> AnalogNetwork:
 def test_a_negative_percentile_over_all_entries_is_refused_and_the_layer_named(layer, name):
     analog = mostly_negative(layer)
     with pytest.raises(ConversionError, match=f"layer {name}: .*90th percentile over all"):
-        convert(analog, 3, images(), over="all")
-    assert convert(analog, 3, images()).neurons[layer].v_threshold > 0
+        convert(analog, images(), SpikingOptions(3), ThresholdSearch(over="all"))
+    assert convert(analog, images(), SpikingOptions(3)).neurons[layer].v_threshold > 0
 
 
 def test_the_hundredth_percentile_is_threshold_balancing():
@@ -117,7 +122,7 @@ def test_the_hundredth_percentile_is_threshold_balancing():
 def test_thresholds_are_searched_in_order_with_spiking_predecessors(timesteps, q):
     """A second implementation, step by step, with unit spikes scaled where they arrive."""
     analog, x = network(), images(8)
-    spiking = convert(analog, timesteps, x, q=q)
+    spiking = convert(analog, x, SpikingOptions(timesteps), ThresholdSearch(percentile=q))
 
     inputs = [x] * timesteps
     scale = 1.0
@@ -143,9 +148,12 @@ def test_thresholds_are_searched_in_order_with_spiking_predecessors(timesteps, q
 
 
 def test_the_search_can_look_at_other_timesteps_than_t():
-    few, many = convert(network(), 5, images(8)), convert(network(), 50, images(8))
-    limited = convert(network(), 50, images(8), search_timesteps=5)
-    longer = convert(network(), 5, images(8), search_timesteps=50)
+    few, many = (
+        convert(network(), images(8), SpikingOptions(5)),
+        convert(network(), images(8), SpikingOptions(50)),
+    )
+    limited = convert(network(), images(8), SpikingOptions(50), ThresholdSearch(timesteps=5))
+    longer = convert(network(), images(8), SpikingOptions(5), ThresholdSearch(timesteps=50))
     assert (limited.timesteps, longer.timesteps) == (50, 5)
     found = [[n.v_threshold.item() for n in net.neurons] for net in (few, many, limited, longer)]
     assert found[2] == pytest.approx(found[0], rel=1e-6)
@@ -154,14 +162,14 @@ def test_the_search_can_look_at_other_timesteps_than_t():
 
 
 def test_thresholds_behind_the_first_layer_depend_on_the_timesteps():
-    one, five = (convert(network(), t, images(8)).neurons for t in (1, 5))
+    one, five = (convert(network(), images(8), SpikingOptions(t)).neurons for t in (1, 5))
     assert one[0].v_threshold == five[0].v_threshold
     assert all(a.v_threshold != b.v_threshold for a, b in zip(one[1:], five[1:], strict=True))
 
 
 def test_scale_is_folded_into_the_next_weights_and_never_into_a_bias():
     analog = network()
-    spiking = convert(analog, 3, images())
+    spiking = convert(analog, images(), SpikingOptions(3))
     ours, theirs = [*spiking.synapses, spiking.head], [*analog.synapses, analog.head]
     scales = [1.0, *(neuron.v_threshold.item() for neuron in spiking.neurons)]
     for mine, other, scale in zip(ours, theirs, scales, strict=True):
@@ -172,7 +180,7 @@ def test_scale_is_folded_into_the_next_weights_and_never_into_a_bias():
 def test_the_analog_network_is_left_untouched():
     analog, x = network(), images()
     before, out = copy.deepcopy(analog.state_dict()), analog(x)
-    spiking = convert(analog, 3, x)
+    spiking = convert(analog, x, SpikingOptions(3))
     with torch.no_grad():
         for parameter in spiking.parameters():
             parameter.fill_(7.0)
@@ -183,7 +191,9 @@ def test_the_analog_network_is_left_untouched():
 
 @pytest.mark.parametrize("timesteps", [1, 3])
 def test_the_result_can_be_trained_and_keeps_what_it_was_asked_for(timesteps):
-    spiking = convert(network(), timesteps, images(), surrogate="boxcar", encoding="poisson")
+    spiking = convert(
+        network(), images(), SpikingOptions(timesteps, surrogate="boxcar", encoding="poisson")
+    )
     assert (spiking.timesteps, spiking.surrogate) == (timesteps, "boxcar")
     assert (spiking.encoding, spiking.spec) == ("poisson", SPEC)
     frozen = {name for name, p in spiking.named_parameters() if not p.requires_grad}
@@ -201,7 +211,7 @@ def errors(
     """
     with torch.no_grad():
         q, activations = analog.activity(x)
-        spiking = convert(analog, timesteps, x, q=100.0)
+        spiking = convert(analog, x, SpikingOptions(timesteps), ThresholdSearch(percentile=100.0))
         out, spikes = spiking.activity(x)
     of_largest, relative = [], []
     for neuron, s, a in zip(spiking.neurons, spikes, activations, strict=True):
@@ -235,7 +245,7 @@ def test_the_first_layer_s_error_is_below_one_spike(seed):
     analog = network(seed)
     with torch.no_grad():
         _, activations = analog.activity(x)
-        spiking = convert(analog, timesteps, x, q=100.0)
+        spiking = convert(analog, x, SpikingOptions(timesteps), ThresholdSearch(percentile=100.0))
         _, spikes = spiking.activity(x)
     v = spiking.neurons[0].v_threshold.item()
     short = activations[0][0] - v * spikes[0].mean(0)
@@ -255,30 +265,35 @@ def test_q_values_come_out_at_the_analog_network_s_scale(factor):
         analog.synapses[1].bias.mul_(factor**2)
         analog.synapses[2].bias.mul_(factor**3)
         analog.head.bias.mul_(factor**4)
-        ratio = convert(analog, 50, x, q=100.0)(x).abs().mean() / analog(x).abs().mean()
+        ratio = (
+            convert(analog, x, SpikingOptions(50), ThresholdSearch(percentile=100.0))(x)
+            .abs()
+            .mean()
+            / analog(x).abs().mean()
+        )
     assert math.isclose(ratio, 1.0, abs_tol=0.1)
 
 
 @pytest.mark.parametrize("module", [nn.Sequential(nn.Linear(4, 2)), nn.MaxPool2d(2)])
 def test_an_unknown_module_is_refused(module):
     with pytest.raises(ConversionError, match=type(module).__name__):
-        convert(module, 3, images())
+        convert(module, images(), SpikingOptions(3))
 
 
 def test_an_unknown_layer_inside_the_network_is_refused_by_name():
     pooled = network()
     pooled.synapses[1] = nn.MaxPool2d(3, 1)
     with pytest.raises(ConversionError, match=r"synapses\.1"):
-        convert(pooled, 3, images())
+        convert(pooled, images(), SpikingOptions(3))
     extended = network()
     extended.normalisation = nn.BatchNorm2d(8)
     with pytest.raises(ConversionError, match="normalisation"):
-        convert(extended, 3, images())
+        convert(extended, images(), SpikingOptions(3))
 
 
 @pytest.mark.parametrize("timesteps", [1, 6])
 def test_table_counts_spikes_by_hand(timesteps):
-    spiking, x = convert(network(), timesteps, images()), images(16, seed=1)
+    spiking, x = convert(network(), images(), SpikingOptions(timesteps)), images(16, seed=1)
     with torch.no_grad():
         _, layers = spiking.activity(x)
         rows = layer_table(spiking, x, [])
@@ -303,7 +318,7 @@ def test_rates_of_the_analog_network_are_its_non_zero_fractions():
 
 
 def test_a_layer_that_never_fires_is_a_warning_with_its_name():
-    spiking = convert(network(), 3, images())
+    spiking = convert(network(), images(), SpikingOptions(3))
     with torch.no_grad():
         spiking.neurons[1].v_threshold.fill_(1e9)
         spiking.synapses[2].bias.fill_(1.0)
@@ -317,7 +332,10 @@ def test_a_layer_that_never_fires_is_a_warning_with_its_name():
 
 @pytest.mark.filterwarnings("error")
 def test_a_lively_network_is_no_warning():
-    assert all(row.dead < 1 for row in layer_table(convert(network(), 3, images()), images(), []))
+    assert all(
+        row.dead < 1
+        for row in layer_table(convert(network(), images(), SpikingOptions(3)), images(), [])
+    )
 
 
 DEEP = NetworkSpec(
@@ -356,7 +374,7 @@ def test_a_block_s_shortcuts_carry_what_a_spike_stands_for():
     """At large T rates times thresholds approach the activations, behind identity and 1x1 alike."""
     network = trained_norms().float()
     x = torch.rand(6, 2, 12, 12)
-    spiking = convert(network, 400, x, q=100.0)
+    spiking = convert(network, x, SpikingOptions(400), ThresholdSearch(percentile=100.0))
     activations = fuse_batch_norm(network).activity(x)[1]
 
     def error(layer: int) -> float:
@@ -420,7 +438,7 @@ def test_one_layer_becomes_the_paper_s_staircase(thresholds, timesteps):
         alpha, beta = find_scales(percentiles(current[current > 0]), top, timesteps)
         top, amplitude = alpha * top, alpha * beta * top
         assert alpha < 1 < beta
-    spiking = convert(analog, timesteps, x, thresholds=thresholds)
+    spiking = convert(analog, x, SpikingOptions(timesteps), ThresholdSearch(method=thresholds))
     expected = analog.head(staircase(current, top, amplitude, timesteps))
     torch.testing.assert_close(spiking(x), expected)
     assert float(spiking.neurons[0].v_threshold) == pytest.approx(top)
@@ -430,8 +448,8 @@ def test_one_layer_becomes_the_paper_s_staircase(thresholds, timesteps):
 def test_amplitudes_reach_all_followers_through_max_pooling_and_shortcuts():
     """The network again with spikes scaled where they arrive, in the analog weights."""
     analog, x = clipped(), seen()
-    spiking = convert(analog, 2, x, thresholds="alpha_beta")
-    found = clip_thresholds(analog, 2, x)
+    spiking = convert(analog, x, SpikingOptions(2), ThresholdSearch(method="alpha_beta"))
+    found = clip_thresholds(analog, x, 2, ThresholdSearch("alpha_beta"))
     assert all(threshold < amplitude for threshold, amplitude in found)
     rests: dict[int, Tensor] = {}
 
@@ -463,8 +481,8 @@ def test_alpha_and_beta_keep_a_layer_s_mean_that_few_timesteps_lose():
     mean = float(analog.activity(x)[1][0].mean())
 
     def said(thresholds: str) -> float:
-        spiking = convert(analog, 2, x, thresholds=thresholds)
-        scaled = clip_thresholds(analog, 2, x, scale=thresholds == "alpha_beta")
+        spiking = convert(analog, x, SpikingOptions(2), ThresholdSearch(method=thresholds))
+        scaled = clip_thresholds(analog, x, 2, ThresholdSearch(thresholds))
         return float(spiking.activity(x)[1][0].mean()) * scaled[0][1]
 
     assert said("alpha_beta") == pytest.approx(mean, rel=0.05)
@@ -473,19 +491,19 @@ def test_alpha_and_beta_keep_a_layer_s_mean_that_few_timesteps_lose():
 
 def test_the_clips_alone_are_thresholds_and_the_percentile_needs_none():
     analog, x = clipped(), seen()
-    spiking = convert(analog, 2, x, thresholds="clip")
+    spiking = convert(analog, x, SpikingOptions(2), ThresholdSearch(method="clip"))
     assert [n.v_threshold.item() for n in spiking.neurons] == pytest.approx(analog.mu.tolist())
-    searched = convert(analog, 2, x)
+    searched = convert(analog, x, SpikingOptions(2))
     plain = AnalogNetwork(replace(CLIPPED, clip=False))
     plain.load_state_dict({k: v for k, v in analog.state_dict().items() if k != "mu"})
-    assert torch.equal(searched(x), convert(plain, 2, x)(x))
+    assert torch.equal(searched(x), convert(plain, x, SpikingOptions(2))(x))
     assert not spiking.spec.clip
 
 
 @pytest.mark.parametrize("thresholds", ["clip", "alpha_beta"])
 def test_without_clips_there_is_nothing_to_take_thresholds_from(thresholds):
     with pytest.raises(ConversionError, match="no clips"):
-        convert(network(), 2, images(), thresholds=thresholds)
+        convert(network(), images(), SpikingOptions(2), ThresholdSearch(method=thresholds))
 
 
 @pytest.mark.parametrize("over", ["positive", "all"])
@@ -494,7 +512,7 @@ def test_a_layer_without_activity_has_no_scales(over):
     with torch.no_grad():
         analog.synapses[0].weight.abs_().neg_()
     with pytest.raises(ConversionError, match=r"layer conv1: no entry .* positive"):
-        convert(analog, 2, seen(), over=over, thresholds="alpha_beta")
+        convert(analog, seen(), SpikingOptions(2), ThresholdSearch(over=over, method="alpha_beta"))
 
 
 def test_clips_survive_the_fusion_of_batch_norm():
@@ -546,7 +564,10 @@ def test_unity_in_blocks_and_scaled_thresholds_fire_as_with_unit_spikes(scale):
         layer.weight.mul_(3.0 if isinstance(layer, nn.Conv2d) else 1.0)
     x = torch.rand(5, 2, 8, 8, dtype=torch.float64)
     spiking = convert(
-        analog.float(), 12, x.float(), q=100.0, block_thresholds="unity", scale=scale
+        analog.float(),
+        x.float(),
+        SpikingOptions(12),
+        ThresholdSearch(percentile=100.0, blocks="unity", scale=scale),
     ).double()
     analog.double()
     balanced = float(analog.synapses[0](x).max())
@@ -558,7 +579,12 @@ def test_unity_in_blocks_and_scaled_thresholds_fire_as_with_unit_spikes(scale):
         assert 0.005 < layer.mean() < 0.995
         # the folded weights are rounded, so a membrane on the threshold may fall to either side
         assert (layer != torch.stack(train)).double().mean() < 2e-3
-    searched = convert(analog.float(), 12, x.float(), q=100.0, scale=scale)
+    searched = convert(
+        analog.float(),
+        x.float(),
+        SpikingOptions(12),
+        ThresholdSearch(percentile=100.0, scale=scale),
+    )
     assert any(
         abs(a.v_threshold.item() - b.v_threshold.item()) > 0.1
         for a, b in zip(searched.neurons[1:], spiking.neurons[1:], strict=True)
@@ -567,12 +593,12 @@ def test_unity_in_blocks_and_scaled_thresholds_fire_as_with_unit_spikes(scale):
 
 def test_thresholds_can_be_given():
     analog, x = network(), images()
-    found = convert(analog, 1, x)
+    found = convert(analog, x, SpikingOptions(1))
     thresholds = [2.0 * float(neuron.v_threshold) for neuron in found.neurons]
-    spiking = convert(analog, 1, x, given=thresholds)
+    spiking = convert(analog, x, SpikingOptions(1), ThresholdSearch(given=thresholds))
     assert [float(neuron.v_threshold) for neuron in spiking.neurons] == pytest.approx(thresholds)
     torch.testing.assert_close(
         spiking.head.weight, analog.head.weight * spiking.neurons[-1].v_threshold
     )
     with pytest.raises(ConversionError, match="2 thresholds were given for 3 hidden layers"):
-        convert(analog, 1, x, given=thresholds[:2])
+        convert(analog, x, SpikingOptions(1), ThresholdSearch(given=thresholds[:2]))

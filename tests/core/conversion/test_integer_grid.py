@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from snn_rl.core.conversion.integer_grid import LIMIT, integers, quantize
-from snn_rl.core.networks import AvgPool, Conv, Dense, NetworkSpec, SpikingNetwork
+from snn_rl.core.networks import AvgPool, Conv, Dense, NetworkSpec, SpikingNetwork, SpikingOptions
 from snn_rl.files.checkpoint import load_network, save_network
 from snn_rl.utils.errors import UserError
 
@@ -17,7 +17,7 @@ SPEC = NetworkSpec((3, 20, 24), (Conv(16, 5, 2), Conv(32, 3, 1, 1), Dense(64)), 
 def random_network(spec=SPEC, seed=0, scale=3.0):
     """Weights large enough that every layer fires, and none of them round."""
     torch.manual_seed(seed)
-    network = SpikingNetwork(spec, 1)
+    network = SpikingNetwork(spec, SpikingOptions(1))
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(scale)
@@ -78,7 +78,7 @@ def test_every_partial_sum_is_below_2_to_the_24():
 
 def test_a_layer_of_many_inputs_gets_fewer_bits():
     spec = NetworkSpec((4, 84, 84), (Dense(3),), 2)
-    network = SpikingNetwork(spec, 1)
+    network = SpikingNetwork(spec, SpikingOptions(1))
     with torch.no_grad():
         network.synapses[0].weight.fill_(0.7)
         network.head.weight[0] = 3.0e4
@@ -154,15 +154,15 @@ def test_a_file_that_is_not_on_the_grid_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "network",
     [
-        SpikingNetwork(SPEC, 2),
-        SpikingNetwork(SPEC, 1, encoding="poisson"),
-        SpikingNetwork(SPEC, 1, carry_state=True),
-        SpikingNetwork(NetworkSpec((3, 20, 24), (Conv(4, 3), AvgPool()), 2), 1),
+        SpikingNetwork(SPEC, SpikingOptions(2)),
+        SpikingNetwork(SPEC, SpikingOptions(1, encoding="poisson")),
+        SpikingNetwork(SPEC, SpikingOptions(1, carry_state=True)),
+        SpikingNetwork(NetworkSpec((3, 20, 24), (Conv(4, 3), AvgPool()), 2), SpikingOptions(1)),
     ],
     ids=["T2", "poisson", "carried", "pooling"],
 )
 def test_what_is_not_one_stateless_timestep_is_refused(network):
-    with pytest.raises(ValueError, match="exact is one timestep"):
+    with pytest.raises(ValueError, match="exact requires timesteps=1"):
         quantize(network)
 
 

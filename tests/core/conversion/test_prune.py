@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from snn_rl.core.conversion.prune import apply_masks_, magnitude_masks
-from snn_rl.core.networks import Block, Conv, Dense, NetworkSpec, SpikingNetwork
+from snn_rl.core.networks import Block, Conv, Dense, NetworkSpec, SpikingNetwork, SpikingOptions
 
 SPEC = NetworkSpec((2, 8, 8), (Conv(4, 3, 1, 1), Block(6, 2), Dense(10)), 3, bias=True)
 
 
 def test_the_smallest_of_each_layer_go():
     torch.manual_seed(0)
-    network = SpikingNetwork(SPEC, 1)
+    network = SpikingNetwork(SPEC, SpikingOptions(1))
     before = {name: p.clone() for name, p in network.named_parameters()}
     masks = magnitude_masks(network, 0.75)
     apply_masks_(network, masks)
@@ -29,11 +29,11 @@ def test_the_smallest_of_each_layer_go():
 
 
 def test_nothing_goes_at_nothing():
-    masks = magnitude_masks(SpikingNetwork(SPEC, 1), 0.0)
+    masks = magnitude_masks(SpikingNetwork(SPEC, SpikingOptions(1)), 0.0)
     assert all(bool((mask == 1).all()) for mask in masks.values())
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, float("nan")])
 def test_impossible_fractions_are_refused(fraction):
     with pytest.raises(ValueError, match="fraction"):
-        magnitude_masks(SpikingNetwork(SPEC, 1), fraction)
+        magnitude_masks(SpikingNetwork(SPEC, SpikingOptions(1)), fraction)

@@ -19,6 +19,7 @@ from snn_rl.core.networks import (
     MaxPool,
     NetworkSpec,
     SpikingNetwork,
+    SpikingOptions,
 )
 
 LAYERS = (
@@ -46,7 +47,7 @@ def on_grid_(network: torch.nn.Module) -> None:
 
 
 def spiking(timesteps: int) -> SpikingNetwork:
-    network = SpikingNetwork(SPEC, timesteps)
+    network = SpikingNetwork(SPEC, SpikingOptions(timesteps))
     on_grid_(network)
     with torch.no_grad():
         for i, neuron in enumerate(network.neurons):
@@ -115,13 +116,15 @@ def test_connections_say_what_enters_what():
     assert SPEC.names() == [
         *("conv1", "block1.1", "block1.2", "block2.1", "block2.2", "fc1", "head")
     ]
-    network = SpikingNetwork(SPEC, 1)
+    network = SpikingNetwork(SPEC, SpikingOptions(1))
     assert network.followers(0) == [network.synapses[1], network.synapses[3]]
     assert network.followers(5) == [network.head]
 
 
 def test_one_dropout_mask_for_all_timesteps_and_none_in_use():
-    network = SpikingNetwork(NetworkSpec((1, 6, 6), (Conv(4, 3), Dropout(), Dense(50)), 2), 5)
+    network = SpikingNetwork(
+        NetworkSpec((1, 6, 6), (Conv(4, 3), Dropout(), Dense(50)), 2), SpikingOptions(5)
+    )
     network.dropout = 0.5
     x = torch.rand(3, 1, 6, 6) + 0.5
     seen: list[Tensor] = []
@@ -149,7 +152,7 @@ def test_description_survives_plain_types():
 
 def test_batch_norm_has_no_place_in_a_spiking_network():
     with pytest.raises(ValueError, match="fuse it first"):
-        SpikingNetwork(IMAGE_NETWORKS["vgg5"]((3, 32, 32), 10), 1)
+        SpikingNetwork(IMAGE_NETWORKS["vgg5"]((3, 32, 32), 10), SpikingOptions(1))
 
 
 @pytest.mark.parametrize(

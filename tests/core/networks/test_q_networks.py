@@ -10,6 +10,7 @@ from snn_rl.core.networks import (
     Conv,
     Dense,
     SpikingNetwork,
+    SpikingOptions,
     layers_name,
     q_network,
 )
@@ -63,7 +64,7 @@ def test_one_q_value_per_action_in_both_forms(name):
     spec = Q_NETWORKS[name]((2, 60, 60), 5)
     x = torch.rand(3, 2, 60, 60)
     assert AnalogNetwork(spec)(x).shape == (3, 5)
-    assert SpikingNetwork(spec, 2)(x).shape == (3, 5)
+    assert SpikingNetwork(spec, SpikingOptions(2))(x).shape == (3, 5)
 
 
 @pytest.mark.parametrize("bias", [False, True])

@@ -20,6 +20,7 @@ from snn_rl.core.networks import (
     Dropout,
     NetworkSpec,
     SpikingNetwork,
+    SpikingOptions,
     clear,
 )
 
@@ -40,7 +41,7 @@ def on_grid_(network: torch.nn.Module, seed: int = 0) -> None:
 
 def spiking(timesteps: int, spec: NetworkSpec = SPEC, **options: Any) -> SpikingNetwork:
     """A spiking network on the grid, every layer with its own threshold and leak."""
-    network = SpikingNetwork(spec, timesteps, **options)
+    network = SpikingNetwork(spec, SpikingOptions(timesteps, **options))
     on_grid_(network)
     with torch.no_grad():
         for neuron, v, leak in zip(
@@ -186,19 +187,19 @@ def test_gradients_equal_the_stepped_graph(timesteps):
 
 def test_leak_is_frozen_at_one_timestep_only():
     for timesteps, trained in ((1, False), (2, True)):
-        for neuron in SpikingNetwork(SPEC, timesteps).neurons:
+        for neuron in SpikingNetwork(SPEC, SpikingOptions(timesteps)).neurons:
             assert neuron.leak.requires_grad is trained
             assert neuron.v_threshold.requires_grad
 
 
 def test_both_forms_share_their_parameters_names_and_shapes():
     analog = {n: p.shape for n, p in AnalogNetwork(SPEC).named_parameters()}
-    forms = {n: p.shape for n, p in SpikingNetwork(SPEC, 3).named_parameters()}
+    forms = {n: p.shape for n, p in SpikingNetwork(SPEC, SpikingOptions(3)).named_parameters()}
     assert analog.items() <= forms.items()
     extra = {f"neurons.{i}.{p}" for i in range(len(SPEC.layers)) for p in ("v_threshold", "leak")}
     assert forms.keys() - analog.keys() == extra
     # target networks are synchronised by parameters alone, so nothing may live in a buffer
-    assert not list(SpikingNetwork(SPEC, 3).buffers())
+    assert not list(SpikingNetwork(SPEC, SpikingOptions(3)).buffers())
 
 
 CLIPPED = replace(SPEC, clip=True)
@@ -244,7 +245,7 @@ def test_clips_stay_above_zero():
 
 def test_a_spiking_network_has_no_clips():
     with pytest.raises(ValueError, match="clip"):
-        SpikingNetwork(CLIPPED, 2)
+        SpikingNetwork(CLIPPED, SpikingOptions(2))
 
 
 def test_clamp_reaches_every_layer():
@@ -293,7 +294,7 @@ def test_what_is_no_description_is_refused(change):
 
 
 def test_shapes_are_those_of_the_activity():
-    _, layers = SpikingNetwork(SPEC, 2).activity(images(3))
+    _, layers = SpikingNetwork(SPEC, SpikingOptions(2)).activity(images(3))
     assert [(2, 3, *shape) for shape in SPEC.shapes()] == [tuple(x.shape) for x in layers]
 
 
@@ -315,13 +316,13 @@ def test_impossible_stacks_are_refused(layers, message):
 @pytest.mark.parametrize("timesteps", [0, -1, 2.5])
 def test_impossible_timesteps_are_refused(timesteps):
     with pytest.raises(ValueError, match="timesteps"):
-        SpikingNetwork(SPEC, timesteps)
+        SpikingNetwork(SPEC, SpikingOptions(timesteps))
 
 
 @pytest.mark.parametrize("option", ["surrogate", "encoding"])
 def test_unknown_names_are_refused(option):
     with pytest.raises(ValueError, match=f"{option} must be one of .* not nonsense"):
-        SpikingNetwork(SPEC, 2, **{option: "nonsense"})
+        SpikingNetwork(SPEC, SpikingOptions(2, **{option: "nonsense"}))
 
 
 def test_every_layer_has_a_name_of_its_own():
@@ -335,7 +336,11 @@ def test_every_layer_has_a_name_of_its_own():
 @pytest.mark.parametrize("timesteps", [None, 1, 3])
 def test_outputs_keep_float32_under_autocast(timesteps: int | None) -> None:
     torch.manual_seed(0)
-    network = AnalogNetwork(SPEC) if timesteps is None else SpikingNetwork(SPEC, timesteps)
+    network = (
+        AnalogNetwork(SPEC)
+        if timesteps is None
+        else SpikingNetwork(SPEC, SpikingOptions(timesteps))
+    )
     received: list[Tensor] = []
     network.head.register_forward_pre_hook(lambda _, inputs: received.append(inputs[0]))
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -410,7 +415,7 @@ def test_only_a_carried_membrane_recalls_the_image_before():
     frames[0, torch.arange(64), 0, labels * 3] = 1.0
     scores = {}
     for leak in (0.5, 0.0):
-        network = SpikingNetwork(spec, 1, carry_state=True)
+        network = SpikingNetwork(spec, SpikingOptions(1, carry_state=True))
         with torch.no_grad():
             for neuron in network.neurons:
                 neuron.leak.fill_(leak)
@@ -436,12 +441,12 @@ def test_a_carried_leak_learns():
 @pytest.mark.parametrize("options", [{"timesteps": 2}, {"timesteps": 1, "encoding": "poisson"}])
 def test_what_cannot_carry_is_refused(options):
     with pytest.raises(ValueError, match="carry_state"):
-        SpikingNetwork(SPEC, carry_state=True, **options)
+        SpikingNetwork(SPEC, SpikingOptions(carry_state=True, **options))
 
 
 def test_spike_times_are_not_carried_from_image_to_image():
     with pytest.raises(ValueError, match="stdb"):
-        SpikingNetwork(SPEC, 1, "stdb", carry_state=True)
+        SpikingNetwork(SPEC, SpikingOptions(1, "stdb", carry_state=True))
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 100])
@@ -525,7 +530,7 @@ def test_gradients_of_windows_are_truncated_where_they_begin(size):
 
 def test_one_dropout_mask_serves_all_windows():
     spec = NetworkSpec((1, 6, 6), (Conv(4, 3), Dropout(), Dense(5)), 2, bias=True)
-    network = SpikingNetwork(spec, 12)
+    network = SpikingNetwork(spec, SpikingOptions(12))
     network.dropout = 0.5
     with torch.no_grad():
         network.synapses[0].weight.fill_(1.0)  # fires always
