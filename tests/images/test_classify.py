@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from snn_rl.classify import __main__ as command
+from snn_rl import classify as command
 from snn_rl.configs.compose import compose, run_command
 from snn_rl.configs.image_schema import ClassifyConfig
 from snn_rl.core.networks import AnalogNetwork, SpikingNetwork, SpikingOptions
@@ -52,7 +52,7 @@ def replace(source, target):
     if count == 0:
         os.kill(os.getpid(), signal.SIGKILL)
 os.replace = replace
-from snn_rl.classify import __main__ as command
+from snn_rl import classify as command
 from snn_rl.configs.image_schema import ClassifyConfig
 from snn_rl.configs.compose import run_command
 run_command(ClassifyConfig, command.main)

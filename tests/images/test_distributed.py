@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import snn_rl
-from snn_rl.classify import __main__ as command
+from snn_rl import classify as command
 from snn_rl.configs.compose import run_command
 from snn_rl.configs.image_schema import ClassifyConfig
 from snn_rl.core.conversion import convert, fuse_batch_norm

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from snn_rl.classify import __main__ as command
+from snn_rl import classify as command
 from snn_rl.configs.compose import compose, run_command
 from snn_rl.configs.image_schema import ClassifyConfig
 from snn_rl.core.networks import (
