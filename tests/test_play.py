@@ -1,9 +1,8 @@
 """The play command, its pictures and its files."""
 
 import sys
-from types import SimpleNamespace
 
-import cv2
+import av
 import numpy as np
 import pytest
 import torch
@@ -22,7 +21,6 @@ from snn_rl.envs import make_env
 from snn_rl.files.atomic import write_json
 from snn_rl.files.checkpoint import save_network
 from snn_rl.reports import video
-from snn_rl.utils.errors import UserError
 
 
 def command(*arguments):
@@ -67,13 +65,12 @@ def no_display(monkeypatch):
 
 
 def decode(path):
-    capture = cv2.VideoCapture(str(path))
-    frames = []
-    while True:
-        found, frame = capture.read()
-        if not found:
-            return frames, capture.get(cv2.CAP_PROP_FPS)
-        frames.append(frame[..., ::-1])
+    """Returns all frames of an H.264 video, and the frames per second."""
+    with av.open(path) as container:
+        (stream,) = container.streams
+        assert stream.codec.name == "h264"
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+        return frames, stream.average_rate
 
 
 @pytest.mark.usefixtures("no_display")
@@ -163,72 +160,6 @@ def test_the_chosen_action_is_highlighted(cartpole):
     assert golden[0] < golden[1]
 
 
-@pytest.mark.parametrize("where", [(0, 0, 0), (5, 3, 8), (63, 8, 8)])
-def test_a_spike_is_drawn_where_its_neuron_is(where):
-    activity = np.zeros((64, 9, 9), np.float32)
-    activity[where] = 1.0
-    (tiling,) = video.arrange((activity.shape,), 640, 160)
-    picture = video.tile(activity, tiling)
-    assert picture.shape == (tiling.height, tiling.width, 3)
-    number, y, x = where
-    row, column = divmod(number, tiling.columns)
-    center = (np.array([row * 10 + y, column * 10 + x]) + 0.5) * tiling.scale
-    golden = np.argwhere((picture == video.SPIKE).all(-1))
-    np.testing.assert_allclose(golden.mean(0) + 0.5, center, atol=1.0)
-
-
-def test_brightness_grows_with_the_spikes_of_a_unit():
-    (tiling,) = video.arrange(((4,),), 400, 100)
-    picture = video.tile(np.array([0.0, 0.2, 0.6, 1.0], np.float32), tiling)
-    red = picture[50, 50::100, 0].astype(int)
-    assert list(red) == sorted(set(red))
-
-
-@pytest.mark.parametrize("width", [300, 432, 600])
-def test_all_layers_fit_above_each_other(width):
-    shapes = ((32, 20, 20), (64, 9, 9), (64, 7, 7), (512,))
-    tilings = video.arrange(shapes, width, 488)
-    assert sum(t.height for t in tilings) <= 488
-    assert {t.width for t in tilings} == {width}
-    for shape, tiling in zip(shapes, tilings, strict=True):
-        assert shape[0] % tiling.columns == 0
-
-
-def test_a_video_that_breaks_off_leaves_the_one_before(tmp_path):
-    path = tmp_path / "play.mp4"
-    picture = np.zeros((64, 64, 3), np.uint8)
-    assert video.write_mp4(path, [picture] * 3, 30) == 3
-
-    def broken():
-        yield picture
-        raise RuntimeError("the game crashed")
-
-    with pytest.raises(RuntimeError):
-        video.write_mp4(path, broken(), 30)
-    assert len(decode(path)[0]) == 3
-    assert [p.name for p in tmp_path.iterdir()] == ["play.mp4"]
-
-
-def test_q_closes_the_window(monkeypatch):
-    shown = []
-    window = SimpleNamespace(
-        imshow=lambda title, picture: shown.append(picture),
-        waitKey=lambda ms: ord("q") if len(shown) == 2 else -1,
-        destroyAllWindows=lambda: None,
-    )
-    monkeypatch.setattr(video, "opencv", lambda: window)
-    red = np.zeros((4, 4, 3), np.uint8)
-    red[..., 0] = 255
-    video.show([red] * 5, 30, "title")
-    assert len(shown) == 2
-    assert shown[0][0, 0, 2] == 255  # windows want BGR
-
-
-def test_a_display_that_does_not_answer_is_none(monkeypatch):
-    monkeypatch.setenv("DISPLAY", "localhost:99.0")
-    assert not video.has_display()
-
-
 @pytest.mark.usefixtures("no_display")
 @pytest.mark.parametrize(
     ("arguments", "words"),
@@ -249,10 +180,3 @@ def test_what_cannot_be_played_is_one_line(cartpole, capsys, arguments, words):
     assert message.count("\n") == 1
     for word in words:
         assert word in message
-
-
-def test_an_opencv_that_does_not_load_is_one_line(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(UserError, match="opencv-python-headless") as error:
-        video.opencv()
-    assert "\n" not in str(error.value)

@@ -1,6 +1,6 @@
-"""Pictures of an agent at play, and the ways to show them: a window, an mp4, a gif.
+"""Rendering of an agent's decisions, and their output to a window, an mp4 or a gif.
 
-Colours are RGB; OpenCV, which wants BGR, is met only in the writers.
+All pictures are RGB.
 """
 
 import os
@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from snn_rl.files.atomic import disk_errors
-from snn_rl.utils.errors import UserError
+from snn_rl.files.atomic import write_atomic
 from snn_rl.utils.opencv import opencv
 
 Picture = NDArray[np.uint8]  # [height, width, 3], RGB
@@ -31,24 +30,26 @@ SPIKE: Color = (255, 190, 60)
 BAR: Color = (84, 104, 132)
 
 MARGIN, HEADER = 24, 72
-_LABEL = 34  # height of a layer's name and of the gap behind it
-_UNIT = 4  # size of a single unit, in gaps
-TALL, WIDE = (1280, 720), (1280, 560)  # canvas (width, height) by the shape of the game's picture
+_LABEL = 34  # height of a layer's name and the gap below its map
+_UNIT = 4  # width of a dense unit, in gaps
+TALL, WIDE = (1280, 720), (1280, 560)  # canvas (width, height) for tall and wide frames
 _TITLE, _NUMBER, _SMALL = 22, 17, 14  # font sizes
+_CRF = "23"  # x264's default quality
 
 
 @dataclass(frozen=True)
 class Moment:
-    """One decision of an agent at play.
+    """One decision of an agent.
 
     Attributes:
-        picture: The game as the agent finds it.
-        activity: Every hidden layer's spikes per timestep, [channels, height, width] or [units].
-        spike_rates: Spikes per neuron of every hidden layer, summed over the timesteps.
-        q_values: [actions].
-        action: What is played.
+        picture: Rendered frame of the environment.
+        activity: Mean spikes per timestep of each hidden layer, [channels, height, width] or
+            [units].
+        spike_rates: Spikes per neuron of each hidden layer, summed over the timesteps.
+        q_values: Q-values, [actions].
+        action: Index of the chosen action.
         score: Return so far.
-        step: Decisions before this one.
+        step: Number of earlier decisions in the episode.
     """
 
     picture: Picture
@@ -62,11 +63,11 @@ class Moment:
 
 @dataclass(frozen=True)
 class Labels:
-    """What stays the same through a video.
+    """Labels that stay the same throughout a video.
 
     Attributes:
-        env: The environment's id.
-        timesteps: T.
+        env: Id of the environment.
+        timesteps: Number of timesteps T.
         layers: Names of the hidden layers.
         actions: Names of the actions.
     """
@@ -81,45 +82,44 @@ class Labels:
 
 
 def enlarge(picture: Picture, width: int, height: int) -> Picture:
-    """The picture at the largest whole multiple that fits, with hard pixels.
+    """Enlarges a picture by the largest whole factor that fits a box, without smoothing.
 
     Args:
-        picture: At most as large as the box.
-        width: Of the box.
-        height: Of the box.
+        picture: Picture no larger than the box.
+        width: Width of the box in pixels.
+        height: Height of the box in pixels.
     """
     factor = max(1, min(width // picture.shape[1], height // picture.shape[0]))
     return picture.repeat(factor, 0).repeat(factor, 1)
 
 
 def plain(moment: Moment) -> Picture:
-    """The game alone, enlarged."""
+    """Renders the enlarged frame only."""
     return enlarge(moment.picture, 1200, 640)
 
 
 def overlay(moment: Moment, labels: Labels) -> Picture:
-    """The game, what every layer fires, and what every action is worth.
+    """Renders the frame beside the spikes of every layer and the Q-value of every action.
 
     Args:
-        moment: What is shown.
-        labels: The names in the picture.
+        moment: Decision to show.
+        labels: Labels in the picture.
 
     Returns:
-        A picture of size `TALL` or `WIDE`.
+        Picture of size `TALL` or `WIDE`.
     """
     height, width = moment.picture.shape[:2]
     tall = width < 2 * height
     canvas = Image.new("RGB", TALL if tall else WIDE, BACKGROUND)
     draw = ImageDraw.Draw(canvas)
-    game_box = (480, 630) if tall else (600, 160)
-    game = enlarge(moment.picture, *game_box)
-    canvas.paste(Image.fromarray(game), (MARGIN, HEADER))
-    right = MARGIN + game.shape[1] + 32
+    frame = enlarge(moment.picture, *((480, 630) if tall else (600, 160)))
+    canvas.paste(Image.fromarray(frame), (MARGIN, HEADER))
+    right = MARGIN + frame.shape[1] + 32
     if tall:
         q_left, q_top, q_width = canvas.width - MARGIN - 256, HEADER, 256
         layers_right = q_left - 32
     else:
-        q_left, q_top, q_width = MARGIN, HEADER + game.shape[0] + 32, game.shape[1]
+        q_left, q_top, q_width = MARGIN, HEADER + frame.shape[0] + 32, frame.shape[1]
         layers_right = canvas.width - MARGIN
     _draw_header(draw, moment, labels, canvas.width)
     _draw_layers(canvas, draw, moment, labels, (right, layers_right))
@@ -181,7 +181,7 @@ def _draw_q_values(
         y = top + 32 + i * row
         chosen = i == moment.action
         color = SPIKE if chosen else BAR
-        # what decides is the difference: the worst action has a stub, the best a full bar
+        # Bars show differences: the worst action has a short bar, the best a full one.
         share = 0.06 + 0.94 * ((float(q) - low) / (high - low) if high > low else 1.0)
         bar = (left + label, y + 4, left + label + round(room * share), y + row - 6)
         draw.rounded_rectangle(bar, 3, fill=color)
@@ -194,7 +194,7 @@ def _draw_q_values(
 
 def _draw_legend(draw: ImageDraw.ImageDraw, labels: Labels, corner: tuple[int, int]) -> None:
     left, bottom = corner
-    if len(labels.actions) > 9:  # no room below the Q-values
+    if len(labels.actions) > 9:  # the Q-values leave no room
         return
     how = "" if labels.timesteps == 1 else " (bright: often)"
     for line, color, text in ((2, SPIKE, f"neuron that fires{how}"), (1, CELL, "silent neuron")):
@@ -206,13 +206,13 @@ def _draw_legend(draw: ImageDraw.ImageDraw, labels: Labels, corner: tuple[int, i
 
 @dataclass(frozen=True)
 class Tiling:
-    """How a layer's maps, or its units, lie side by side.
+    """Arrangement of a layer's feature maps or units in a grid.
 
     Attributes:
-        columns: Maps in a row.
-        width: Of the picture, in pixels.
-        height: Of the picture, in pixels.
-        scale: Pixels for one neuron (for one gap between units), in both directions.
+        columns: Number of maps in a row.
+        width: Width of the picture in pixels.
+        height: Height of the picture in pixels.
+        scale: Pixels per neuron of a map, or per gap between units, in both directions.
     """
 
     columns: int
@@ -223,18 +223,18 @@ class Tiling:
 
 @cache
 def arrange(shapes: tuple[tuple[int, ...], ...], width: int, height: int) -> tuple[Tiling, ...]:
-    """Tilings of several layers, all of one width, that fit above each other.
+    """Chooses tilings of equal width for several layers, stacked within a height.
 
     Args:
-        shapes: Of every layer, [channels, height, width] or [units].
-        width: Of each picture.
-        height: Room for all of them together.
+        shapes: Shape of each layer, (channels, height, width) or (units,).
+        width: Width of each picture in pixels.
+        height: Total height of all pictures in pixels.
     """
     choices = [_tilings(shape, width) for shape in shapes]
-    chosen = [0] * len(shapes)  # a single row of maps each, to begin with
+    chosen = [0] * len(shapes)  # starts with a single row of maps per layer
 
     def grow() -> bool:
-        """Enlarges the layer of the smallest neurons that can still grow."""
+        """Enlarges the layer with the smallest neurons that still fits when enlarged."""
         room = height - sum(tilings[n].height for tilings, n in zip(choices, chosen, strict=True))
         for i in sorted(range(len(shapes)), key=lambda i: choices[i][chosen[i]].scale):
             larger = choices[i][chosen[i] + 1 :][:1]
@@ -249,7 +249,7 @@ def arrange(shapes: tuple[tuple[int, ...], ...], width: int, height: int) -> tup
 
 
 def _tilings(shape: tuple[int, ...], width: int) -> list[Tiling]:
-    """All tilings without a ragged end, from the lowest to the highest."""
+    """Returns all tilings with full rows, from the lowest to the highest."""
     count, h, w = _cell(shape)
     tilings = []
     for columns in (n for n in range(count, 0, -1) if count % n == 0):
@@ -259,18 +259,18 @@ def _tilings(shape: tuple[int, ...], width: int) -> list[Tiling]:
 
 
 def _cell(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Number of maps, and height and width of one with the gap beside it."""
+    """Returns the number of maps, and the height and width of a map with its gap."""
     if len(shape) == 1:
         return shape[0], _UNIT + 1, _UNIT + 1
     return shape[0], shape[1] + 1, shape[2] + 1
 
 
 def tile(activity: NDArray[np.float32], tiling: Tiling) -> Picture:
-    """A layer's spikes as one picture: a convolution's maps side by side, or a grid of units.
+    """Renders a layer's spikes: the maps of a convolution side by side, or a grid of units.
 
     Args:
-        activity: [channels, height, width] or [units], spikes per neuron and timestep in [0, 1].
-        tiling: From `arrange`.
+        activity: Spikes per neuron and timestep in [0, 1], [channels, height, width] or [units].
+        tiling: Tiling from `arrange`.
     """
     count, h, w = _cell(activity.shape)
     maps = activity
@@ -289,7 +289,7 @@ def tile(activity: NDArray[np.float32], tiling: Tiling) -> Picture:
 
 @cache
 def _colors() -> Picture:
-    """[256, 3]: from a silent neuron's colour to a firing one's."""
+    """Returns the color map from a silent to a firing neuron, [256, 3]."""
     share = np.sqrt(np.linspace(0.0, 1.0, 256))[:, None]
     return np.asarray(np.rint(share * SPIKE + (1 - share) * np.array(CELL)), np.uint8)
 
@@ -310,13 +310,13 @@ def _text(
     draw.text(where, text, fill=color, font=_font(size), anchor=anchor)
 
 
-# --- where they go -----------------------------------------------------------------------------
+# --- output --------------------------------------------------------------------------------------
 
 
 def has_display() -> bool:
-    """Whether OpenCV can open a window here.
+    """Returns True if OpenCV can open a window.
 
-    Tried in a process of its own: without a display, OpenCV's window library ends the process.
+    The check runs in a subprocess, because OpenCV aborts the process if there is no display.
     """
     if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         return False
@@ -329,90 +329,59 @@ def has_display() -> bool:
 
 
 def show(pictures: Iterable[Picture], fps: int, title: str) -> None:
-    """Shows pictures in a window until they end, or q or Escape is pressed."""
+    """Shows pictures in a window until they end or the user presses q or Escape."""
     cv2 = opencv()
     for picture in pictures:
-        cv2.imshow(title, picture[..., ::-1])
+        cv2.imshow(title, picture[..., ::-1])  # OpenCV expects BGR
         if cv2.waitKey(max(1, 1000 // fps)) in (ord("q"), 27):
             break
     cv2.destroyAllWindows()
 
 
-def write_mp4(path: Path, pictures: Iterable[Picture], fps: int) -> int:
-    """Writes an mp4 and reads it back.
+def write_mp4(path: Path, pictures: Iterable[Picture], fps: int) -> None:
+    """Writes an H.264 video that browsers play while it loads, atomically.
 
     Args:
-        path: The file; it is replaced only by a whole video.
-        pictures: All of one size.
-        fps: Pictures a second.
-
-    Returns:
-        Number of pictures.
+        path: Path of the video.
+        pictures: Pictures of equal size; an odd last row or column is cropped.
+        fps: Frames per second.
 
     Raises:
-        UserError: OpenCV cannot write it, or what it wrote does not decode.
+        UserError: The disk is full or read-only.
     """
-    cv2 = opencv()
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.partial.mp4")
-    writer, count = None, 0
-    try:
-        for picture in pictures:
-            # codecs halve the colour resolution and need even sizes
-            even = picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
-            if writer is None:
-                code = cv2.VideoWriter.fourcc(*"mp4v")
-                writer = cv2.VideoWriter(str(partial), code, fps, (even.shape[1], even.shape[0]))
-            writer.write(np.ascontiguousarray(even[..., ::-1]))
-            count += 1
-        if writer is not None:
-            writer.release()
-        if count == 0 or _decoded_frames(partial) != count:
-            raise UserError(f"OpenCV cannot write a video to {path}: take play.output=gif")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return count
+    import av  # takes 0.2 s, and most commands write no video
+
+    def encode(file: Path) -> None:
+        options = {"movflags": "faststart"}
+        with av.open(str(file), "w", format="mp4", options=options) as container:
+            stream = container.add_stream("libx264", rate=fps, options={"crf": _CRF})
+            stream.pix_fmt = "yuv420p"  # needs even sizes
+            for i, picture in enumerate(pictures):
+                stored = picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]
+                if i == 0:
+                    stream.height, stream.width = stored.shape[:2]
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(stored), format="rgb24")
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+
+    write_atomic(path, encode)
 
 
-def _decoded_frames(path: Path) -> int:
-    capture = opencv().VideoCapture(str(path))
-    count = 0
-    while capture.grab():
-        count += 1
-    capture.release()
-    return count
-
-
-def write_gif(path: Path, pictures: Iterable[Picture], fps: int) -> int:
-    """Writes a gif of at most 640 pixels' width, which repeats for ever.
+def write_gif(path: Path, pictures: Iterable[Picture], fps: int) -> None:
+    """Writes an endless gif of at most 640 pixels' width, atomically.
 
     Args:
-        path: The file; it is replaced only by a whole one.
-        pictures: All of one size.
-        fps: Pictures a second; gif knows hundredths of a second.
+        path: Path of the gif.
+        pictures: Pictures of equal size.
+        fps: Frames per second; gifs store durations in hundredths of a second.
 
-    Returns:
-        Number of pictures.
+    Raises:
+        UserError: The disk is full or read-only.
     """
     frames = []
     for picture in pictures:
-        step = -(-picture.shape[1] // 640)
-        small = Image.fromarray(picture).reduce(step)
+        small = Image.fromarray(picture).reduce(-(-picture.shape[1] // 640))
         frames.append(small.quantize(64, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE))
-    partial = path.with_name(f".{path.stem}.partial.gif")
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            frames[0].save(
-                partial,
-                save_all=True,
-                append_images=frames[1:],
-                duration=max(2, round(100 / fps)) * 10,
-                loop=0,
-            )
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    return len(frames)
+    duration = max(2, round(100 / fps)) * 10  # ms
+    options = {"save_all": True, "append_images": frames[1:], "duration": duration, "loop": 0}
+    write_atomic(path, lambda file: frames[0].save(file, "GIF", **options))

@@ -1,4 +1,4 @@
-"""OpenCV, imported with a clear message where it is broken."""
+"""Import of OpenCV with a clear error."""
 
 from types import ModuleType
 
@@ -6,16 +6,16 @@ from snn_rl.utils.errors import UserError
 
 
 def opencv() -> ModuleType:
-    """OpenCV.
+    """Returns the cv2 module.
 
     Raises:
-        UserError: It is not there, or cannot be loaded.
+        UserError: OpenCV is not installed or cannot be loaded.
     """
     try:
         import cv2
     except ImportError as error:
         raise UserError(
-            f"OpenCV does not load ({error}): on a machine without libGL, "
-            "`pip uninstall opencv-python` and `pip install opencv-python-headless`"
+            f"cannot import OpenCV ({error}): on a machine without libGL, replace opencv-python "
+            "by opencv-python-headless"
         ) from None
     return cv2
