@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from snn_rl.chain.stages import schedule
+from snn_rl.chain.stages import ChainOptions, schedule
 from snn_rl.core.conversion import convert
 from snn_rl.core.networks import (
     IMAGE_NETWORKS,
@@ -143,7 +143,7 @@ def estimate(options: argparse.Namespace) -> dict[str, Any]:
     spec = IMAGE_NETWORKS[options.net]((3, options.size, options.size), CLASSES)
     neurons = sum(int(torch.Size(shape).numel()) for shape in spec.shapes())
     stages: dict[str, Any] = {}
-    for stage in schedule(1):
+    for stage in schedule(ChainOptions(T=1)):
         timesteps = stage.timesteps or 1
         flop = training_flop(spec, timesteps)
         arithmetic = flop / (options.tflops * 1e12 * options.utilization)

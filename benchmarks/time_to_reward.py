@@ -15,19 +15,18 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from snn_rl.agents import plan
-from snn_rl.chain.records import finished, read_stages
+from snn_rl.chain.records import AgentNotes, finished, read_stages
 from snn_rl.configs.compose import compose
 from snn_rl.configs.schema import Config
 
 
-def first_reached(notes: dict[str, Any], target: float) -> tuple[int, float] | None:
+def first_reached(notes: AgentNotes, target: float) -> tuple[int, float] | None:
     """Steps and seconds of the first checkpoint that has the target; None: there is none."""
-    for step, score in notes["scores"]:
+    for step, score in notes.scores:
         if score >= target:
-            return step, notes["wall_s"] * step / notes["steps"]
+            return int(step), notes.wall_s * step / notes.steps
     return None
 
 
@@ -49,12 +48,12 @@ def main() -> None:
     for stage in finished(read_stages(plan.directory_of(config))):
         if stage.name not in chain:
             continue
-        assert stage.notes is not None and stage.metrics is not None
+        assert stage.notes is not None
         if stage.analog and reached is None:
             found = first_reached(stage.notes, options.target)
             reached = found and (steps + found[0], seconds + found[1])
-        steps, seconds = steps + stage.notes["steps"], seconds + stage.notes["wall_s"]
-        greedy, sticky = (stage.metrics[kind]["mean"] for kind in ("greedy", "sticky"))
+        steps, seconds = steps + stage.notes.steps, seconds + stage.notes.wall_s
+        greedy, sticky = (each.mean for each in stage.evaluation.columns.values())
         print(
             f"{stage.label:<10} {steps:>10,} {seconds / 60:>8.1f} {greedy:>7.2f} {sticky:>7.2f}"
             f"{'  has it' if greedy >= options.target else ''}"

@@ -53,6 +53,7 @@ from functools import partial
 from pathlib import Path
 
 from snn_rl.chain import run_directory
+from snn_rl.chain.records import record_invocation
 from snn_rl.chain.runner import run_chain
 from snn_rl.configs.compose import run_command
 from snn_rl.configs.image_schema import ClassifyConfig
@@ -81,7 +82,7 @@ def main(config: ClassifyConfig) -> None:
     with run_directory.lock(directory) if first else nullcontext():
         fitter = ChainFitter(config, dataset, directory)
         settings = partial(stage_settings, config, dataset.train.fingerprint())
-        record = partial(run_directory.record_invocation, directory, config, distributed.launcher())
+        record = partial(record_invocation, directory, config, distributed.launcher())
         run_chain(directory, stages, settings, fitter.fit, record, writes=first)
         for stage in stages:
             score = fitter.score(stage)

@@ -26,6 +26,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,21 +35,29 @@ import torch
 from snn_rl import zoo
 from snn_rl.agents import plan
 from snn_rl.agents.checks import prepare
+from snn_rl.agents.evaluation import evaluate_stage
 from snn_rl.agents.loading import (
-    EVALUATION,
     WHICH_AGENT,
-    Trials,
     agent_command,
-    evaluate_stage,
     load_agent,
     stage_directory,
 )
 from snn_rl.chain import run_directory
-from snn_rl.chain.runner import DONE, SETTINGS, is_done
+from snn_rl.chain.records import (
+    AgentNotes,
+    Invocation,
+    Trials,
+    is_done,
+    mark_done,
+    read_invocations,
+    read_settings,
+    read_trials,
+    write_invocations,
+)
 from snn_rl.chain.stages import PRETRAINED, Stage
 from snn_rl.configs.compose import run_command
 from snn_rl.configs.schema import Config
-from snn_rl.files.atomic import read_json, write_json
+from snn_rl.files.atomic import write_json
 from snn_rl.files.checkpoint import load_network, save_network
 from snn_rl.reports.gameplay import Game, record_video
 from snn_rl.reports.model_card import GAME, write_card
@@ -84,9 +93,10 @@ def refuse_played_seeds(run: Path, trials: Trials) -> None:
         UserError: It names the seeds.
     """
     end = trials.seed + trials.episodes
-    for path in sorted([*run.glob(f"*/{run_directory.METRICS}"), *run.glob(f"*/{EVALUATION}")]):
-        played = read_json(path)["evaluation"]
-        first, last = played["seed"], played["seed"] + played["episodes"] - 1
+    files = (run_directory.METRICS, run_directory.EVALUATION)
+    for path in sorted(path for file in files for path in run.glob(f"*/{file}")):
+        played = read_trials(path)
+        first, last = played.seed, played.seed + played.episodes - 1
         if first < end and trials.seed <= last:
             raise UserError(
                 f"eval.seed={trials.seed}: the run has played the games of the seeds {first} to "
@@ -138,25 +148,21 @@ def store_stage(source: Path, target: Path) -> None:
         UserError: A file of the stage is missing or damaged.
     """
     network, notes = load_network(source / run_directory.NETWORK)
-    own = {key: note for key, note in notes.items() if key not in ("schema", "network")}
+    own = AgentNotes.from_json(notes, source / run_directory.NETWORK).to_json()
     save_network(target / run_directory.NETWORK, network, own, torch.float16)
-    for name in (SETTINGS, DONE):
-        write_json(target / name, read_json(source / name))
+    write_json(target / run_directory.SETTINGS, read_settings(source))
+    mark_done(target)
 
 
-def portable(invocation: dict[str, Any]) -> dict[str, Any]:
-    """A command of a run, without the places of its files on the machine that it ran on.
-
-    Args:
-        invocation: From `run_directory.invocation`; of absolute paths, only the last name is kept.
-    """
+def portable(invocation: Invocation) -> Invocation:
+    """Returns a command with the last part of each absolute path in place of the path."""
     words = []
-    for word in invocation["command"].split(" "):
+    for word in invocation.command.split(" "):
         key, _, value = word.partition("=")
         words.append(f"{key}={_name(value)}" if key in _PATHS else word)
-    settings = invocation["settings"]
-    places = {key: _name(settings[key]) for key in _PATHS if settings.get(key)}
-    return {**invocation, "command": " ".join(words), "settings": settings | places}
+    settings = invocation.settings
+    names = {key: _name(settings[key]) for key in _PATHS if settings.get(key)}
+    return replace(invocation, command=" ".join(words), settings=settings | names)
 
 
 def play_game(directory: Path, seed: int, epsilon: float, device: str) -> dict[str, Any]:
@@ -211,9 +217,9 @@ def main(config: Config) -> None:
     prepare(config, "snn_rl.publish", _ACCEPTED)
     source = stage_directory(config)
     run, last = source.parent, source.name
-    trials, device = Trials.chosen(config), config.device
+    trials, device = plan.trials(config), config.device
     refuse_played_seeds(run, trials)
-    commands = [*read_json(run / run_directory.RUN), run_directory.invocation(config)]
+    commands = [*read_invocations(run), Invocation.current(config)]
     target = (Path(config.zoo) if config.zoo else zoo.ROOT) / config.env
     with replacing(target) as folder:
         for stage in stages_to_ship(config, run):
@@ -223,7 +229,7 @@ def main(config: Config) -> None:
             if stage.timesteps == config.T:
                 game = play_game(directory, trials.seed, trials.epsilon, device)
                 write_json(directory / GAME, game)
-        write_json(folder / run_directory.RUN, [portable(command) for command in commands])
+        write_invocations(folder, map(portable, commands))
         record_gif(folder / last, folder / GIF, trials.seed, trials.epsilon, device)
         usage = [
             f"{agent_command('play', config)} overlay=true",

@@ -53,6 +53,7 @@ from snn_rl.agents import plan
 from snn_rl.agents.chain import ChainTrainer
 from snn_rl.agents.checks import check_values, import_networks, refuse_settings_of_other_commands
 from snn_rl.chain import run_directory
+from snn_rl.chain.records import record_invocation
 from snn_rl.chain.runner import run_chain
 from snn_rl.configs.compose import run_command
 from snn_rl.configs.schema import Config
@@ -74,7 +75,7 @@ def main(config: Config) -> None:
     with run_directory.lock(directory):
         trainer = ChainTrainer(config, directory, networks)
         settings = partial(plan.stage_settings, config)
-        record = partial(run_directory.record_invocation, directory, config)
+        record = partial(record_invocation, directory, config)
         run_chain(directory, stages, settings, trainer.fit, record)
         for stage in stages:
             trainer.evaluate(stage)

@@ -1,6 +1,7 @@
 """Training and evaluation of the stages of an agent's chain."""
 
 import gc
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -15,13 +16,21 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from snn_rl.agents import CarriedDQN, SpikingDQN, SpikingDQNPolicy, SpikingQNetwork, evaluate, plan
 from snn_rl.agents.dqn import OPTIMIZERS
-from snn_rl.agents.loading import Trials, evaluate_stage, whole_games
+from snn_rl.agents.evaluation import evaluate_stage
+from snn_rl.agents.loading import evaluation_env
 from snn_rl.agents.objectives import DISTILL, TD
 from snn_rl.agents.replay.journal import Journal
 from snn_rl.agents.retraining import cosine
 from snn_rl.agents.training import Selection, resume, train_stage
 from snn_rl.chain import run_directory
-from snn_rl.chain.records import Counters, read_counters
+from snn_rl.chain.records import (
+    AgentNotes,
+    Counters,
+    SelectionGames,
+    StageEvaluation,
+    read_counters,
+    read_metrics,
+)
 from snn_rl.chain.stages import ANN, Stage
 from snn_rl.configs.schema import Config, DQNConfig
 from snn_rl.core.conversion import (
@@ -34,7 +43,6 @@ from snn_rl.core.conversion import (
 )
 from snn_rl.core.networks import AnalogNetwork, Network, SpikingNetwork, SpikingOptions, State
 from snn_rl.envs import make_env
-from snn_rl.files.atomic import read_json
 from snn_rl.files.checkpoint import load_network, save_network
 from snn_rl.utils.device import uses_bf16
 from snn_rl.utils.errors import UserError
@@ -87,25 +95,29 @@ class ChainTrainer:
             stage.name,
             self._selection(stage),
         )
-        notes: dict[str, Any] = {"env": config.env, "seed": config.seed, "stage": stage.name}
+        layers = None
         if isinstance(model.network, SpikingNetwork):
-            table = layer_table(model.network, *self._situations(model))
-            print(f"\n{stage.name}\n{format_table(table)}")
-            notes["layers"] = [vars(row) for row in table]
-        notes |= {"steps": counters.steps, "updates": counters.updates, "wall_s": counters.wall_s}
-        notes["scores"] = counters.scores
-        if counters.scores:
-            played = plan.selection_games(config, stage)
-            notes["selection"] = [each._asdict() for each in played]
-        save_network(directory / run_directory.NETWORK, model.network, notes)
+            layers = layer_table(model.network, *self._situations(model))
+            print(f"\n{stage.name}\n{format_table(layers)}")
+        notes = AgentNotes(
+            env=config.env,
+            seed=config.seed,
+            stage=stage.name,
+            layers=layers,
+            steps=counters.steps,
+            updates=counters.updates,
+            wall_s=counters.wall_s,
+            scores=counters.scores,
+            selection=plan.selection_games(config, stage) if counters.scores else None,
+        )
+        save_network(directory / run_directory.NETWORK, model.network, notes.to_json())
 
     def evaluate(self, stage: Stage) -> None:
         """Plays the greedy and the sticky trials of a finished stage, unless that was done."""
-        config, path = self.config, self.directory / stage.name / run_directory.METRICS
-        trials = Trials.chosen(config)
-        if path.exists() and read_json(path).get("evaluation") == vars(trials):
-            return
-        evaluate_stage(path.parent, trials, config.device)
+        directory, trials = self.directory / stage.name, plan.trials(self.config)
+        metrics = read_metrics(directory)
+        if not isinstance(metrics, StageEvaluation) or metrics.evaluation != trials:
+            evaluate_stage(directory, trials, self.config.device)
 
     def _lineage(self, stage: Stage) -> list[str]:
         """The stages whose replay rows this one goes on with, and itself.
@@ -122,11 +134,10 @@ class ChainTrainer:
         dqn = plan.dqn_settings(config, stage)
         if not games:
             return None
-        played = {"env": config.env, **run_directory.flat("rollout", config.rollout)}
-        played["rollout.cap"] = min(config.rollout.cap, plan.SELECTION_CAP)
+        rollout = replace(config.rollout, cap=min(config.rollout.cap, plan.SELECTION_CAP))
 
-        def mean(q_net: SpikingQNetwork, kind: plan.SelectionGames) -> float:
-            make_games = partial(whole_games, played, sticky=kind.sticky)
+        def mean(q_net: SpikingQNetwork, kind: SelectionGames) -> float:
+            make_games = partial(evaluation_env, config.env, rollout, sticky=kind.sticky)
             first = plan.SELECTION_SEED
             return evaluate(q_net, make_games, kind.games, first, side_by_side=20).mean
 

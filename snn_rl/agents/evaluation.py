@@ -1,69 +1,35 @@
-"""Evaluation: whole games, each from a seed of its own."""
+"""Evaluation of agents: whole episodes, each with its own seed."""
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+from tqdm import tqdm
 
+from snn_rl.agents.loading import Agent, FinishedStage, load_agent
 from snn_rl.agents.policies import SpikingQNetwork
+from snn_rl.chain import run_directory
+from snn_rl.chain.records import (
+    Columns,
+    Comparison,
+    Evaluation,
+    StageEvaluation,
+    Trials,
+    is_done,
+    read_notes,
+)
+from snn_rl.chain.stages import ANN, Stage
 from snn_rl.core.conversion import spike_rates
-from snn_rl.core.networks import clear
+from snn_rl.core.energy import FLOAT32, INT32, energy, macs, skipping_energy
+from snn_rl.core.networks import NetworkSpec, SpikingNetwork, clear
+from snn_rl.formats.event import EventDriven
 
-_RATE_EVERY = 10  # steps between two looks at the spikes
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What the trials showed.
-
-    Attributes:
-        returns: Unclipped return of every trial.
-        lengths: Steps of every trial as the game's Monitor counts them (emulator frames on Atari).
-        distinct: Number of different games among them (action by action).
-        capped: Trials that the step cap ended.
-        spike_rates: Spikes per neuron and decision of every hidden layer, over the trials.
-        agreement: In how many of the agent's situations another network would do the same; None
-            without one. Looked at, as the spikes are, at every tenth step.
-    """
-
-    returns: list[float]
-    lengths: list[int]
-    distinct: int
-    capped: int
-    spike_rates: list[float]
-    agreement: float | None = None
-
-    @property
-    def mean(self) -> float:
-        """Mean return."""
-        return float(np.mean(self.returns))
-
-    @property
-    def std(self) -> float:
-        """Standard deviation of the returns over the trials (n - 1)."""
-        return float(np.std(self.returns, ddof=1)) if len(self.returns) > 1 else 0.0
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % interval of the mean, by bootstrap over the trials (10,000 draws, fixed seed)."""
-        rng = np.random.default_rng(0)
-        draws = rng.choice(self.returns, (10_000, len(self.returns))).mean(axis=1)
-        low, high = np.percentile(draws, [2.5, 97.5])
-        return float(low), float(high)
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of it as plain JSON types."""
-        return {
-            **asdict(self),
-            "mean": self.mean,
-            "std": self.std,
-            "interval": list(self.interval),
-            "episodes": len(self.returns),
-        }
+_RATE_EVERY = 10  # steps between two samples of the spike rates
 
 
 @torch.random.fork_rng()  # Poisson input draws: looking must not change training
@@ -139,3 +105,190 @@ def evaluate(
     mean_rates = [float(r) for r in np.average(rates, axis=0, weights=weights)]
     agreement = None if teacher is None else same / sum(weights)
     return Evaluation(returns, lengths, len(games), capped, mean_rates, agreement)
+
+
+def evaluate_agent(agent: Agent, trials: Trials, ann: Agent | None = None) -> Columns:
+    """Evaluates an agent greedily and with sticky actions, with a progress bar.
+
+    Args:
+        agent: The agent.
+        trials: Episodes of the evaluation.
+        ann: ANN whose actions are compared with the agent's, see `Evaluation.agreement`.
+    """
+
+    def column(name: str, sticky: float) -> Evaluation:
+        title = f"{agent.stage} {name}"
+        with tqdm(total=trials.episodes, desc=title, unit="game", dynamic_ncols=True) as bar:
+            return evaluate(
+                agent.q_net,
+                lambda n_envs, seed: _Watched(agent.make_env(n_envs, seed, sticky), bar),
+                trials.episodes,
+                trials.seed,
+                trials.epsilon,
+                teacher=ann.q_net if ann else None,
+            )
+
+    return Columns(greedy=column("greedy", 0.0), sticky=column("sticky", trials.sticky))
+
+
+class _Watched(VecEnvWrapper):
+    """Vectorized environment that advances a progress bar at the end of each first episode."""
+
+    def __init__(self, venv: VecEnv, bar: "tqdm[Any]"):
+        super().__init__(venv)
+        self.bar = bar
+        self.steps = 0
+        self.playing = set(range(venv.num_envs))
+
+    def reset(self) -> Any:
+        """Resets all environments."""
+        return self.venv.reset()
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Waits for the step and counts the episodes that it ended."""
+        result = self.venv.step_wait()
+        self.steps += 1
+        ended = {i for i in self.playing if "episode" in result[3][i]}
+        self.playing -= ended
+        self.bar.update(len(ended))
+        if self.steps % 50 == 0:
+            self.bar.set_postfix_str(f"{self.steps} steps into {self.num_envs} games")
+        return result
+
+
+def evaluate_stage(directory: Path, trials: Trials, device: str = "auto") -> None:
+    """Evaluates a finished stage, prints a summary and writes the stage's metrics.json.
+
+    Args:
+        directory: Directory of the stage.
+        trials: Episodes of the evaluation.
+        device: See `load_agent`.
+
+    Raises:
+        UserError: See `load_agent`.
+    """
+    agent = load_agent(directory, device)
+    ann = directory.parent / ANN
+    is_spiking = not Stage.parse(directory.name).analog
+    results = evaluate_agent(
+        agent, trials, load_agent(ann, device) if is_spiking and is_done(ann) else None
+    )
+    for name, column in results.columns.items():
+        print(f"{agent.stage} {name}: {summary(column)}", flush=True)
+    notes = read_notes(directory / run_directory.NETWORK)
+    StageEvaluation(
+        evaluation=trials,
+        greedy=results.greedy,
+        sticky=results.sticky,
+        steps=notes.steps,
+        updates=notes.updates,
+        wall_s=notes.wall_s,
+    ).write(directory / run_directory.METRICS)
+
+
+def summary(results: Evaluation) -> str:
+    """Returns one line on the results of a column."""
+    text = (
+        f"{results.mean:.2f} ± {results.std:.2f} over {results.episodes} episodes, "
+        f"{results.distinct} of them distinct"
+    )
+    if results.agreement is not None:
+        text += f"; {results.agreement:.1%} of the actions equal the ANN's"
+    return text
+
+
+def compare_with_ann(
+    stage: FinishedStage, trials: Trials, device: str = "auto", engine: str = "dense"
+) -> Comparison:
+    """Evaluates a spiking stage and its ANN, and writes the results to evaluation.json.
+
+    The ANN's results are read from its files if it was evaluated on the same episodes before.
+
+    Args:
+        stage: The spiking stage.
+        trials: Episodes of the evaluation.
+        device: See `load_agent`.
+        engine: See `load_agent`.
+
+    Raises:
+        UserError: See `load_agent`.
+    """
+    agent = load_agent(stage.directory, device, engine)
+    ann_stage = stage.beside(ANN)
+    teacher = load_agent(ann_stage.directory, device)
+    ann = _ann_results(ann_stage, teacher, trials)
+    network = agent.q_net.network
+    assert isinstance(network, SpikingNetwork)
+    results = evaluate_agent(agent, trials, teacher)
+    ratios = None
+    if network.encoding == "direct":  # the energy model assumes direct encoding
+        ratios = energy_ratios(network.spec, results.greedy.spike_rates, ann.greedy.spike_rates)
+    comparison = Comparison(
+        env=agent.env,
+        run=str(stage.directory.parent),
+        stage=agent.stage,
+        cap=agent.cap,
+        layers=network.spec.names()[:-1],
+        ann=Columns(**ann.columns),
+        energy=ratios,
+        work=operations(network) if isinstance(network, EventDriven) else None,
+        evaluation=trials,
+        greedy=results.greedy,
+        sticky=results.sticky,
+    )
+    comparison.write(stage.output / run_directory.EVALUATION)
+    return comparison
+
+
+def _ann_results(ann: FinishedStage, agent: Agent, trials: Trials) -> StageEvaluation:
+    """Returns the ANN's results, from its files if these episodes were evaluated before."""
+    network = run_directory.file_hash(ann.directory / run_directory.NETWORK)
+    for path in (ann.output / run_directory.EVALUATION, ann.directory / run_directory.METRICS):
+        if path.exists():
+            before = StageEvaluation.read(path)
+            # metrics.json has no checksum: the network of a finished stage does not change
+            if before.evaluation == trials and before.network in (None, network):
+                print(f"the ANN was evaluated on these episodes before: {path}")
+                return before
+    columns = evaluate_agent(agent, trials)
+    results = StageEvaluation(
+        evaluation=trials, greedy=columns.greedy, sticky=columns.sticky, network=network
+    )
+    results.write(ann.output / run_directory.EVALUATION)
+    return results
+
+
+def energy_ratios(
+    spec: NetworkSpec, spike_rates: list[float], ann_rates: list[float]
+) -> dict[str, float]:
+    """Returns the energy of the ANN's decision over that of the spiking network's.
+
+    Args:
+        spec: Description of the network.
+        spike_rates: Spikes per neuron and decision of every hidden layer.
+        ann_rates: Non-zero activations per neuron and decision of the ANN.
+
+    Returns:
+        "float32" and "int32" for a dense ANN, and "float32_skipping" for an ANN engine that skips
+        multiplications by zero.
+    """
+    spiking = energy(spec, spike_rates)
+    return {
+        "float32": spiking.ratio,
+        "int32": energy(spec, spike_rates, INT32).ratio,
+        "float32_skipping": skipping_energy(spec, ann_rates) / spiking.spiking,
+    }
+
+
+def operations(network: EventDriven) -> dict[str, float]:
+    """Returns the operations of a decision, averaged over all decisions of the network.
+
+    Returns:
+        "macs" and "acs", the operations; "float32" and "int32", the energy of the dense ANN's
+        multiply-accumulates over theirs.
+    """
+    first, *others = (float(n) / network.decisions for n in network.operations)
+    dense, acs = sum(macs(network.spec)), sum(others)
+    costs = {"float32": FLOAT32, "int32": INT32}
+    ratios = {name: dense * mac / (first * mac + acs * ac) for name, (mac, ac) in costs.items()}
+    return {"macs": first, "acs": acs, **ratios}

@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from snn_rl.chain import run_directory
-from snn_rl.chain.stages import Stage, schedule
+from snn_rl.chain.records import SelectionGames, Trials, flat
+from snn_rl.chain.run_directory import file_hash
+from snn_rl.chain.stages import ChainOptions, Stage, schedule
 from snn_rl.configs.schema import Config, DQNConfig
 from snn_rl.utils.device import uses_bf16
 
@@ -27,15 +28,22 @@ def directory_of(config: Config) -> Path:
 def chain(config: Config) -> list[Stage]:
     """The stages that the settings ask for."""
     return schedule(
-        config.T,
-        config.T_start,
-        config.T_step,
-        config.direct,
-        config.stages,
-        config.carry_state,
-        exact=config.exact,
-        finetune=config.finetune.steps > 0 and config.ann is None,
+        ChainOptions(
+            config.T,
+            config.T_start,
+            config.T_step,
+            config.direct,
+            config.stages,
+            config.carry_state,
+            exact=config.exact,
+            finetune=config.finetune.steps > 0 and config.ann is None,
+        )
     )
+
+
+def trials(config: Config) -> Trials:
+    """Returns the evaluation episodes of the settings."""
+    return Trials(config.episodes, config.eval.seed, config.eval.epsilon, config.eval.sticky)
 
 
 def dqn_settings(config: Config, stage: Stage) -> DQNConfig:
@@ -64,27 +72,27 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
         "bf16": uses_bf16(config.precision, config.device),
         "threads": torch.get_num_threads(),
         "checkpoint_steps": checkpoint_steps(config, stage),
-        **run_directory.flat("rollout", config.rollout),
+        **flat("rollout", config.rollout),
         "rollout.sticky": stage_sticky(config, stage),
-        **run_directory.flat("dqn", dqn_settings(config, stage)),
+        **flat("dqn", dqn_settings(config, stage)),
     }
     files = {"teacher": config.teacher}
     if stage.analog and not stage.finetuned:
         files |= {"ann": config.ann, "init": config.init}
     for key, file in files.items():
-        settings[key] = file and run_directory.file_hash(file)
+        settings[key] = file and file_hash(file)
     if any(files.values()):
         # None at their defaults, as if there were no such settings: see iir.check_settings
         settings["strides"] = config.strides
         settings["pixel_max"] = None if config.pixel_max == 1.0 else config.pixel_max
     if stage.carry_state:
-        settings |= run_directory.flat("carry", config.carry)
+        settings |= flat("carry", config.carry)
     if stage.exact:
         settings["exact"] = True
     if stage.source is not None:
         settings["source"] = stage.source
     if not stage.analog:
-        iir = run_directory.flat("iir", config.iir)
+        iir = flat("iir", config.iir)
         # they are in iir.steps, rollout.sticky and checkpoint_steps, as far as they say something
         del iir["iir.t1_steps"], iir["iir.sticky"], iir["iir.selection_steps"]
         # None where nothing is chosen, as if there were no such setting: see iir.check_settings
@@ -117,18 +125,6 @@ def stage_steps(config: Config, stage: Stage) -> int:
     if stage.timesteps == 1 and config.iir.t1_steps:
         return config.iir.t1_steps
     return config.iir.steps
-
-
-class SelectionGames(NamedTuple):
-    """Games of one kind that choose among a stage's checkpoints.
-
-    Attributes:
-        games: How many.
-        sticky: Their sticky-action probability.
-    """
-
-    games: int
-    sticky: float
 
 
 def selection_games(config: Config, stage: Stage) -> list[SelectionGames]:

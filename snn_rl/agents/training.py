@@ -22,7 +22,8 @@ from snn_rl.agents.dqn import SpikingDQN
 from snn_rl.agents.policies import SpikingQNetwork
 from snn_rl.agents.replay.buffer import FrameReplayBuffer
 from snn_rl.agents.replay.journal import Journal
-from snn_rl.chain.records import STATE, Counters, counters_of
+from snn_rl.chain.records import Counters, counters_of
+from snn_rl.chain.run_directory import STATE
 from snn_rl.files.atomic import remove_temporaries
 from snn_rl.files.checkpoint import load_tensors, save_tensors
 from snn_rl.utils.seeding import derive_seed, seed_everything

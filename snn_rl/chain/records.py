@@ -1,40 +1,328 @@
-"""What the stages of a run left in its directory: settings, training, evaluation."""
+"""Records of a run: the contents of its JSON files and the notes in its networks' files.
 
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+No other module knows the keys of these files. A reader raises UserError for a malformed file.
+"""
+
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Self, TypeVar, get_args, get_origin
 
+import numpy as np
+import torch
+
+from snn_rl import __version__
 from snn_rl.chain import run_directory
-from snn_rl.chain.runner import SETTINGS
-from snn_rl.chain.stages import ANALOG, label
+from snn_rl.chain.stages import Stage
+from snn_rl.core.conversion import LayerReport
 from snn_rl.core.energy import spikes
 from snn_rl.core.networks import NetworkSpec
-from snn_rl.files.atomic import read_json
+from snn_rl.files.atomic import read_json, write_json
 from snn_rl.files.checkpoint import load_tensors
 from snn_rl.utils.errors import UserError
 
-_KINDS = (
-    *("", "-carried", "-exact", "-direct", "-direct-carried", "-direct-exact"),
-    "-converted",
-)
-_STAGE = re.compile(rf"T(\d+)({'|'.join(_KINDS)})")
+GREEDY, STICKY = "greedy", "sticky"
+_PACKAGES = ("torch", "stable-baselines3", "gymnasium", "ale-py", "numpy", "hydra-core")
+T = TypeVar("T")
+
+
+class Record:
+    """Dataclass whose fields are the keys of a JSON object."""
+
+    @classmethod
+    def from_json(cls, data: Any, source: Path) -> Self:
+        """Builds the record from parsed JSON and ignores unknown keys.
+
+        Args:
+            data: Parsed JSON.
+            source: File of the data, for the error message.
+
+        Raises:
+            UserError: A key is missing, or a value has another type.
+        """
+        try:
+            record: Self = _typed(cls, data)
+        except _Malformed as error:
+            raise UserError(f"{source} is damaged: {error}") from None
+        return record
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Reads the record from a JSON file.
+
+        Raises:
+            UserError: The file is missing or malformed.
+        """
+        return cls.from_json(read_json(path), path)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the record as plain JSON types."""
+        return {each.name: _plain(getattr(self, each.name)) for each in fields(self)}  # type: ignore[arg-type]
+
+    def write(self, path: Path) -> None:
+        """Writes the record to a JSON file."""
+        write_json(path, self.to_json())
+
+
+class _Malformed(Exception):
+    """Difference between JSON data and a record, as text."""
+
+
+def _typed(kind: Any, data: Any) -> Any:
+    """Returns JSON data as a value of a type, with records built from their objects."""
+    if isinstance(kind, UnionType):
+        kinds = get_args(kind)
+        return None if data is None and type(None) in kinds else _typed(kinds[0], data)
+    if is_dataclass(kind):
+        if not isinstance(data, dict):
+            raise _Malformed(f"it must be a JSON object, not {str(data)[:40]}")
+        values = {}
+        for each in fields(kind):
+            if each.name in data:
+                try:
+                    values[each.name] = _typed(each.type, data[each.name])
+                except _Malformed as error:
+                    raise _Malformed(f"{each.name}: {error}") from None
+            elif each.default is MISSING and each.default_factory is MISSING:
+                raise _Malformed(f"it has no {each.name}")
+        return kind(**values)  # type: ignore[operator]
+    plain = get_origin(kind) or kind
+    accepted = (int, float) if plain is float else plain
+    if plain is not Any and (
+        not isinstance(data, accepted) or (isinstance(data, bool) and plain is not bool)
+    ):
+        raise _Malformed(f"{str(data)[:40]} is not of type {plain.__name__}")
+    return [_typed(get_args(kind)[0], each) for each in data] if plain is list else data
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Record):
+        return value.to_json()
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+
+def _without_none(data: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in data.items() if value is not None}
+
+
+# evaluations
+
+
+@dataclass(frozen=True)
+class Trials(Record):
+    """Episodes of an evaluation.
+
+    Attributes:
+        episodes: Number of episodes of each column.
+        seed: Seed of the first episode; episode i has seed + i.
+        epsilon: Probability of a random action.
+        sticky: Sticky-action probability of the sticky column; 0 in the greedy column.
+    """
+
+    episodes: int
+    seed: int
+    epsilon: float
+    sticky: float
+
+
+@dataclass(frozen=True)
+class Evaluation(Record):
+    """Results of one column of an evaluation.
+
+    Attributes:
+        returns: Unclipped return of every episode.
+        lengths: Steps of every episode, counted by its Monitor (emulator frames on Atari).
+        distinct: Number of different episodes, compared action by action.
+        capped: Number of episodes that ended at the step limit.
+        spike_rates: Spikes per neuron and decision of every hidden layer. For an ANN, the fraction
+            of non-zero activations.
+        agreement: Fraction of decisions that equal the ANN's, sampled like the spike rates; None
+            without an ANN.
+    """
+
+    returns: list[float]
+    lengths: list[int]
+    distinct: int
+    capped: int
+    spike_rates: list[float]
+    agreement: float | None = None
+
+    @property
+    def episodes(self) -> int:
+        """Number of episodes."""
+        return len(self.returns)
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return float(np.mean(self.returns))
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the returns (n - 1)."""
+        return float(np.std(self.returns, ddof=1)) if len(self.returns) > 1 else 0.0
+
+    @cached_property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the mean by a bootstrap over the episodes (10,000 draws, fixed seed)."""
+        rng = np.random.default_rng(0)
+        draws = rng.choice(self.returns, (10_000, len(self.returns))).mean(axis=1)
+        low, high = np.percentile(draws, [2.5, 97.5])
+        return float(low), float(high)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the results and their statistics as plain JSON types."""
+        return {
+            **super().to_json(),
+            "mean": self.mean,
+            "std": self.std,
+            "interval": list(self.interval),
+            "episodes": self.episodes,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns(Record):
+    """Greedy and sticky results of one network."""
+
+    greedy: Evaluation
+    sticky: Evaluation
+
+    @property
+    def columns(self) -> dict[str, Evaluation]:
+        """Results by the name of the column."""
+        return {GREEDY: self.greedy, STICKY: self.sticky}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageEvaluation(Columns):
+    """Evaluation of an agent's stage: metrics.json, or evaluation.json of an ANN.
+
+    Attributes:
+        evaluation: Episodes that were played.
+        steps: Agent steps of the stage's training.
+        updates: Gradient steps of the stage's training.
+        wall_s: Seconds of the stage's training.
+        network: SHA-256 of the network's file, in evaluation.json.
+    """
+
+    evaluation: Trials
+    steps: int | None = None
+    updates: int | None = None
+    wall_s: float | None = None
+    network: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the evaluation as plain JSON types, without unknown values."""
+        return _without_none(super().to_json())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(StageEvaluation):
+    """Evaluation of a spiking agent beside its ANN: evaluation.json.
+
+    Attributes:
+        env: Id of the environment.
+        run: Directory of the run.
+        stage: Name of the stage.
+        cap: Agent steps at which an episode is cut off.
+        layers: Names of the hidden layers.
+        ann: Results of the ANN.
+        energy: Energy of the ANN's decision over the agent's, by arithmetic; None if the input is
+            not directly encoded.
+        work: Operations of a decision by the event-driven engine.
+    """
+
+    env: str
+    run: str
+    stage: str
+    cap: int
+    layers: list[str]
+    ann: Columns
+    energy: dict[str, float] | None
+    work: dict[str, float] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the comparison as plain JSON types."""
+        return {**super().to_json(), "energy": self.energy}
+
+
+@dataclass(frozen=True)
+class Score(Record):
+    """Accuracy of an image classifier: metrics.json.
+
+    Attributes:
+        accuracy: Fraction of correctly classified images (top-1).
+        images: Number of images.
+        spike_rates: Spikes per neuron and image of every hidden layer. For an ANN, the fraction of
+            non-zero activations.
+        input_rate: Expected input spikes per pixel value and image; None for an analog input.
+        seconds: Seconds per image, including reading it.
+        memory: Peak memory in bytes, see `PeakMemory`; None if unknown.
+        test_is_train: True if these were training images, see `Dataset.test_is_train`.
+        test_images: Fingerprint of the images; None in files of older versions.
+    """
+
+    accuracy: float
+    images: int
+    spike_rates: list[float]
+    input_rate: float | None = None
+    seconds: float | None = None
+    memory: int | None = None
+    test_is_train: bool = False
+    test_images: str | None = None
+
+
+def read_trials(path: Path) -> Trials:
+    """Returns the episodes of an evaluation in a metrics.json or evaluation.json.
+
+    Raises:
+        UserError: The file is missing or malformed.
+    """
+    data = read_json(path)
+    return Trials.from_json(data.get("evaluation") if isinstance(data, dict) else data, path)
+
+
+def read_metrics(directory: Path) -> StageEvaluation | Score | None:
+    """Returns a stage's metrics.json; None before the evaluation.
+
+    Raises:
+        UserError: The file is malformed.
+    """
+    path = directory / run_directory.METRICS
+    if not path.exists():
+        return None
+    data = read_json(path)
+    kind = Score if isinstance(data, dict) and "accuracy" in data else StageEvaluation
+    return kind.from_json(data, path)
+
+
+# training
 
 
 @dataclass
-class Counters:
-    """Where a stage stands.
+class Counters(Record):
+    """Progress of an agent's stage, stored with its checkpoint.
 
     Attributes:
-        segment: Segments finished.
-        steps: Agent steps taken.
-        updates: Gradient steps made.
-        rows: Replay rows written since the chain began.
-        calls: Vector-environment steps, which time the target network.
-        wall_s: Seconds spent in finished segments.
+        segment: Number of finished segments.
+        steps: Agent steps.
+        updates: Gradient steps.
+        rows: Replay rows since the beginning of the chain.
+        calls: Steps of the vectorized environment, which time the target network's updates.
+        wall_s: Seconds of the finished segments.
         episodes: [step, return, length] of every finished episode.
-        scores: [step, mean return] of every checkpoint that played for selection.
+        scores: [step, mean return] of every checkpoint that was evaluated for the selection.
     """
 
     segment: int = 0
@@ -47,132 +335,118 @@ class Counters:
     scores: list[list[float]] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class StageResult:
-    """What one stage left in its directory.
-
-    Attributes:
-        name: ann-pretrained, ann, T5, T1-direct, T100-converted, ...
-        settings: settings.json, flat.
-        counters: Where its training stands; None if it never trained.
-        metrics: metrics.json; None before the evaluation.
-        notes: What stands beside the network's weights; None before the end of its training.
-    """
-
-    name: str
-    settings: dict[str, Any]
-    counters: Counters | None
-    metrics: dict[str, Any] | None
-    notes: dict[str, Any] | None
-
-    @property
-    def label(self) -> str:
-        """Its name in tables."""
-        return label(self.name)
-
-    @property
-    def analog(self) -> bool:
-        """Whether its network does not spike."""
-        return self.name in ANALOG
-
-    @property
-    def spec(self) -> NetworkSpec:
-        """Of its network, which must be finished."""
-        assert self.notes is not None
-        return NetworkSpec.from_dict(self.notes["network"]["spec"])
-
-    @property
-    def rates(self) -> list[float]:
-        """Spikes per neuron and decision of every hidden layer in the greedy games.
-
-        For the ANN: the fraction of non-zero activations.
-        """
-        assert self.metrics is not None
-        return [float(rate) for rate in self.metrics[GREEDY]["spike_rates"]]
-
-    @property
-    def mean_rate(self) -> float:
-        """Spikes per neuron and decision over all hidden neurons."""
-        total, neurons = spikes(self.spec, self.rates)
-        return total / neurons
-
-
-def read_stages(directory: Path) -> list[StageResult]:
-    """The stages of a run, in the chain's order: ANN, T5 ... T1, carried, exact, direct, converted.
-
-    Raises:
-        UserError: A file of the run is damaged.
-    """
-    found = [path.parent for path in directory.glob(f"*/{SETTINGS}") if is_stage(path.parent.name)]
-    return [_read_stage(folder) for folder in sorted(found, key=lambda path: order(path.name))]
-
-
-def is_stage(name: str) -> bool:
-    """Whether a directory of this name holds a stage of an agent's chain."""
-    return name in ANALOG or _STAGE.fullmatch(name) is not None
-
-
-def order(name: str) -> tuple[int, int, str]:
-    """Sorts stages by their names, in the chain's order; what is no agent's comes last."""
-    if name in ANALOG:
-        return -1, ANALOG.index(name), name
-    match = _STAGE.fullmatch(name)
-    if match is None:
-        return len(_KINDS), 0, name
-    return _KINDS.index(match[2]), -int(match[1]), name
-
-
-def finished(stages: Iterable[StageResult]) -> list[StageResult]:
-    """Those that have a network and an evaluation."""
-    return [stage for stage in stages if stage.metrics and stage.notes]
-
-
-def _read_stage(folder: Path) -> StageResult:
-    metrics, network = folder / run_directory.METRICS, folder / run_directory.NETWORK
-    return StageResult(
-        folder.name,
-        read_json(folder / SETTINGS),
-        read_counters(folder),
-        read_json(metrics) if metrics.exists() else None,
-        load_tensors(network)[1] if network.exists() else None,
-    )
-
-
-STATE = "state.safetensors"
-
-
 def read_counters(directory: Path) -> Counters | None:
-    """Where the stage in this directory stands, or None if it has not begun.
+    """Returns the progress of the stage in a directory; None if the stage has not started.
 
     Raises:
-        UserError: Its state is damaged.
+        UserError: The stage's checkpoint is damaged.
     """
-    path = directory / STATE
-    if not path.exists():
-        return None
-    return counters_of(load_tensors(path)[1], path)
+    path = directory / run_directory.STATE
+    return counters_of(load_tensors(path)[1], path) if path.exists() else None
 
 
 def counters_of(meta: dict[str, Any], path: Path) -> Counters:
-    """Returns the counters that stand in a checkpoint's metadata."""
-    try:
-        return Counters(**meta["counters"])
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} is not the state of a stage ({error!r})") from None
+    """Returns the counters in the metadata of a checkpoint."""
+    return Counters.from_json(meta.get("counters"), path)
 
 
-GREEDY, STICKY = "greedy", "sticky"
+@dataclass(frozen=True)
+class SelectionGames(Record):
+    """Episodes of one kind that select among a stage's checkpoints.
+
+    Attributes:
+        games: Number of episodes.
+        sticky: Sticky-action probability.
+    """
+
+    games: int
+    sticky: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentNotes(Record):
+    """Notes on an agent's training, in the file of its network.
+
+    Attributes:
+        env: Id of the environment.
+        seed: Seed of the run.
+        stage: Name of the stage.
+        layers: Layers at the end of the stage; None for an ANN.
+        steps: Agent steps.
+        updates: Gradient steps.
+        wall_s: Seconds of training.
+        scores: See `Counters`.
+        selection: Episodes that gave the scores.
+    """
+
+    env: str
+    seed: int
+    stage: str
+    layers: list[LayerReport] | None = None
+    steps: int
+    updates: int
+    wall_s: float
+    scores: list[list[float]] = field(default_factory=list)
+    selection: list[SelectionGames] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the notes as plain JSON types, without unknown values."""
+        return _without_none(super().to_json())
+
+
+def read_notes(path: Path) -> AgentNotes:
+    """Returns the notes in the file of an agent's network.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
+    return AgentNotes.from_json(load_tensors(path)[1], path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageNotes(Record):
+    """Notes on a classifier's training, in the file of its network.
+
+    Attributes:
+        dataset: Name of the dataset.
+        net: Name of the network.
+        stage: Name of the stage.
+        seed: Seed of the run.
+        epochs: Passes over the training images.
+        updates: Gradient steps; None, like the following, if the stage was not trained.
+        wall_s: Seconds of training.
+        history: Results of every epoch.
+        memory: Peak memory in bytes, see `PeakMemory`.
+        images: Number of images, counted in every epoch.
+        layers: Layers at the end of the stage; None for an ANN.
+    """
+
+    dataset: str
+    net: str
+    stage: str
+    seed: int
+    epochs: int
+    updates: int | None = None
+    wall_s: float | None = None
+    history: list[dict[str, float]] | None = None
+    memory: int | None = None
+    images: int | None = None
+    layers: list[LayerReport] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the notes as plain JSON types, without unknown values."""
+        return _without_none(super().to_json())
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What a stage took, as far as it is known.
+    """Time and memory of a classifier's stage, as far as they are known.
 
     Attributes:
         training: Seconds per image and epoch.
-        training_memory: Bytes, see `snn_rl.utils.process_memory.PeakMemory`.
+        training_memory: Peak memory in bytes, see `PeakMemory`.
         inference: Seconds per image.
-        inference_memory: Bytes.
+        inference_memory: Peak memory in bytes.
     """
 
     training: float | None
@@ -181,12 +455,242 @@ class Costs:
     inference_memory: int | None
 
 
-def costs(notes: Mapping[str, Any], metrics: Mapping[str, Any]) -> Costs:
-    """What training and scoring a stage took.
+def costs(notes: ImageNotes, score: Score) -> Costs:
+    """Returns the time and memory that training and scoring a stage took."""
+    training = None
+    if notes.wall_s is not None and notes.images:
+        training = notes.wall_s / notes.images
+    return Costs(training, notes.memory, score.seconds, score.memory)
+
+
+# settings and commands
+
+
+def read_settings(directory: Path) -> dict[str, Any]:
+    """Returns the settings that a stage's result depends on, by their full names.
+
+    Raises:
+        UserError: The file is missing or malformed.
+    """
+    path = directory / run_directory.SETTINGS
+    settings = read_json(path)
+    if not isinstance(settings, dict):
+        raise UserError(f"{path} is damaged: it must be a JSON object")
+    return settings
+
+
+def flat(section: str, config: Any) -> dict[str, Any]:
+    """Returns a section of the settings by their full names."""
+    return {f"{section}.{key}": value for key, value in asdict(config).items()}
+
+
+def section(settings: dict[str, Any], name: str, kind: type[T]) -> T:
+    """Rebuilds a section of the settings from their full names; the inverse of `flat`."""
+    keys = {each.name: f"{name}.{each.name}" for each in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{own: settings[key] for own, key in keys.items() if key in settings})
+
+
+def is_done(directory: Path) -> bool:
+    """Returns True if the stage in a directory is finished."""
+    return (directory / run_directory.DONE).exists()
+
+
+def mark_done(directory: Path) -> None:
+    """Marks the stage in a directory as finished."""
+    write_json(directory / run_directory.DONE, {"stage": directory.name})
+
+
+@dataclass(frozen=True)
+class Invocation(Record):
+    """Command that worked on a run: an entry of run.json.
+
+    Attributes:
+        command: Command line.
+        revision: Git revision of the code, if known.
+        time: UTC time of the start, in ISO 8601.
+        machine: Architecture and number of threads.
+        versions: Versions of Python and of the main packages.
+        settings: All resolved settings, nested by section.
+    """
+
+    command: str
+    revision: str | None
+    time: str
+    machine: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def current(cls, config: Any, launcher: str = "python -m") -> "Invocation":
+        """Describes this process.
+
+        Args:
+            config: Resolved settings, a dataclass.
+            launcher: Words in front of the module's name.
+        """
+        path = Path(sys.argv[0])
+        module = path.parent.name if path.stem == "__main__" else path.stem
+        return cls(
+            f"{launcher} snn_rl.{module} {shlex.join(sys.argv[1:])}".rstrip(),
+            _revision(),
+            datetime.now(UTC).isoformat(timespec="seconds"),
+            f"{platform.machine()}, {torch.get_num_threads()} threads",
+            {
+                "snn_rl": __version__,
+                "python": platform.python_version(),
+                **{name: version(name) for name in _PACKAGES},
+            },
+            asdict(config),
+        )
+
+
+def read_invocations(directory: Path) -> list[Invocation]:
+    """Returns the commands that worked on a run, oldest first.
+
+    Raises:
+        UserError: The file is missing or malformed.
+    """
+    path = directory / run_directory.RUN
+    data = read_json(path)
+    if not isinstance(data, list) or not data:
+        raise UserError(f"{path} is damaged: it must be a list of commands")
+    return [Invocation.from_json(entry, path) for entry in data]
+
+
+def write_invocations(directory: Path, invocations: Iterable[Invocation]) -> None:
+    """Writes the commands that worked on a run."""
+    write_json(directory / run_directory.RUN, [entry.to_json() for entry in invocations])
+
+
+def record_invocation(directory: Path, config: Any, launcher: str = "python -m") -> None:
+    """Adds this process to the commands that worked on a run, see `Invocation.current`."""
+    before = read_invocations(directory) if (directory / run_directory.RUN).exists() else []
+    write_invocations(directory, [*before, Invocation.current(config, launcher)])
+
+
+def _revision() -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+# an agent's run
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """Files of a stage of an agent's run.
+
+    Attributes:
+        stage: Stage.
+        settings: Settings that the stage's result depends on, by their full names.
+        counters: Progress of the training; None if the stage was not trained.
+        metrics: Evaluation; None before it.
+        notes: Notes on the training; None before its end.
+        network: Description of the network; None before the end of the training.
+    """
+
+    stage: Stage
+    settings: dict[str, Any]
+    counters: Counters | None
+    metrics: StageEvaluation | None
+    notes: AgentNotes | None
+    network: NetworkSpec | None
+
+    @property
+    def name(self) -> str:
+        """Name of the stage."""
+        return self.stage.name
+
+    @property
+    def label(self) -> str:
+        """Name in tables."""
+        return self.stage.label
+
+    @property
+    def analog(self) -> bool:
+        """True for an ANN."""
+        return self.stage.analog
+
+    @property
+    def evaluation(self) -> StageEvaluation:
+        """Evaluation of an evaluated stage."""
+        assert self.metrics is not None
+        return self.metrics
+
+    @property
+    def spec(self) -> NetworkSpec:
+        """Description of a finished stage's network."""
+        assert self.network is not None
+        return self.network
+
+    @property
+    def rates(self) -> list[float]:
+        """Spikes per neuron and decision of every hidden layer in the greedy episodes."""
+        return self.evaluation.greedy.spike_rates
+
+    @property
+    def mean_rate(self) -> float:
+        """Spikes per neuron and decision over all hidden neurons."""
+        total, neurons = spikes(self.spec, self.rates)
+        return total / neurons
+
+    @property
+    def selection(self) -> list[SelectionGames]:
+        """Episodes that gave the scores of the stage's checkpoints."""
+        if self.notes is not None and self.notes.selection is not None:
+            return self.notes.selection
+        # runs of older versions have these numbers in their settings only
+        played = self.settings["dqn.selection_games"], self.settings["rollout.sticky"]
+        return [SelectionGames(*played)]
+
+
+def read_stages(directory: Path) -> list[StageResult]:
+    """Reads the stages of an agent's run, sorted by `Stage.order`.
+
+    Raises:
+        UserError: A file of the run is malformed.
+    """
+    return [_read_stage(stage, directory / stage.name) for stage in stages_in(directory)]
+
+
+def stages_in(directory: Path, file: str = run_directory.SETTINGS) -> list[Stage]:
+    """Returns the stages of a run that have a file, sorted by `Stage.order`.
 
     Args:
-        notes: That stand beside its network.
-        metrics: Its metrics.json.
+        directory: Directory of the run.
+        file: Name of the file.
     """
-    training = notes["wall_s"] / notes["images"] if notes.get("images") else None
-    return Costs(training, notes.get("memory"), metrics.get("seconds"), metrics.get("memory"))
+    found = (Stage.find(path.parent.name) for path in directory.glob(f"*/{file}"))
+    return sorted((stage for stage in found if stage), key=lambda stage: stage.order)
+
+
+def finished(stages: Iterable[StageResult]) -> list[StageResult]:
+    """Returns the stages that have a network and an evaluation."""
+    return [stage for stage in stages if stage.metrics and stage.notes]
+
+
+def _read_stage(stage: Stage, directory: Path) -> StageResult:
+    metrics = read_metrics(directory)
+    path = directory / run_directory.NETWORK
+    if isinstance(metrics, Score):
+        raise UserError(f"{directory} is a stage of an image classifier, not of an agent")
+    notes = spec = None
+    if path.exists():
+        meta = load_tensors(path)[1]
+        notes, spec = (
+            AgentNotes.from_json(meta, path),
+            NetworkSpec.from_dict(meta["network"]["spec"]),
+        )
+    return StageResult(
+        stage, read_settings(directory), read_counters(directory), metrics, notes, spec
+    )

@@ -1,51 +1,44 @@
-"""The run directory: where it is, what a stage's result depends on, and who uses it now."""
+"""Files of a run directory, and the lock that keeps a second process out."""
 
 import fcntl
 import hashlib
 import os
-import platform
-import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from snn_rl import __version__
-from snn_rl.files.atomic import read_json, write_json
 from snn_rl.utils.errors import UserError
 
-NETWORK = "network.safetensors"
-METRICS = "metrics.json"
+# In the directory of a stage
+SETTINGS = "settings.json"  # settings that the stage's result depends on
+STATE = "state.safetensors"  # newest checkpoint
+NETWORK = "network.safetensors"  # trained network
+DONE = "done.json"
+METRICS = "metrics.json"  # evaluation of the train and classify commands
+EVALUATION = "evaluation.json"  # results of the evaluate command
+# In the directory of the run
+RUN = "run.json"  # commands that worked on the run
 REPORT = "report.md"
-FIGURES = "figures"  # a folder beside the report
-RUN = "run.json"  # the commands that worked on a run, in its directory
-_PACKAGES = ("torch", "stable-baselines3", "gymnasium", "ale-py", "numpy", "hydra-core")
+FIGURES = "figures"
 
 
-def file_hash(file: str) -> str:
-    """SHA-256 of a file that a stage begins with."""
+def file_hash(file: str | Path) -> str:
+    """Returns the SHA-256 of a file."""
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
 def link(directory: Path, target: Path) -> str:
-    """The way from a page in the folder `target` to a run: to its report, if it has one."""
+    """Returns the relative path from the folder `target` to a run, or to the run's report."""
     report = directory / REPORT
     return Path(os.path.relpath(report if report.exists() else directory, target)).as_posix()
 
 
 @contextmanager
 def lock(directory: Path) -> Iterator[None]:
-    """Keeps a second process out of the run; the system lifts it when this one dies.
+    """Locks a run until the block ends or the process dies.
 
     Raises:
-        UserError: Another process is at work there.
+        UserError: Another process has locked the run, or the directory cannot be created.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -56,50 +49,5 @@ def lock(directory: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"another process is at work in {directory}") from None
+            raise UserError(f"another process is using {directory}") from None
         yield
-
-
-def record_invocation(directory: Path, config: Any, launcher: str = "python -m") -> None:
-    """Adds this command, as `invocation` describes it, to the run's list of them."""
-    path = directory / RUN
-    before = read_json(path) if path.exists() else []
-    write_json(path, [*before, invocation(config, launcher)])
-
-
-def invocation(config: Any, launcher: str = "python -m") -> dict[str, Any]:
-    """This command, its resolved settings, and the versions and the machine it runs with."""
-    path = Path(sys.argv[0])
-    module = path.parent.name if path.stem == "__main__" else path.stem
-    return {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": f"{launcher} snn_rl.{module} {shlex.join(sys.argv[1:])}".rstrip(),
-        "versions": {
-            "snn_rl": __version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in _PACKAGES},
-        },
-        "revision": _revision(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "settings": asdict(config),
-    }
-
-
-def flat(section: str, config: Any) -> dict[str, Any]:
-    """A section of the settings under its full names."""
-    return {f"{section}.{key}": value for key, value in asdict(config).items()}
-
-
-def _revision() -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()

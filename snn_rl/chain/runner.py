@@ -1,26 +1,17 @@
-"""Running the stages of a chain one after the other."""
+"""Runs the stages of a chain in order."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from snn_rl.chain import run_directory
+from snn_rl.chain.records import is_done, mark_done, read_settings
 from snn_rl.chain.stages import Stage
-from snn_rl.files.atomic import read_json, write_json
+from snn_rl.files.atomic import write_json
 from snn_rl.utils.errors import UserError
 
-DONE = "done.json"
-
-
-SETTINGS = "settings.json"  # what a stage is trained with, in its directory
-
-
-# Settings that a stage's file may lack because it is older than they are: then they say nothing
+# Settings that are missing in the files of older stages, where they are not compared
 RECORDED_LATER = frozenset({"training_images"})
-
-
-def is_done(directory: Path) -> bool:
-    """Whether a stage has finished in this directory."""
-    return (directory / DONE).exists()
 
 
 def run_chain(
@@ -31,19 +22,18 @@ def run_chain(
     begin: Callable[[], None] | None = None,
     writes: bool = True,
 ) -> None:
-    """Runs the stages that are not done yet.
+    """Runs the unfinished stages of a chain.
 
-    A stage's settings are written before it starts; a stage that was started with other settings
-    is refused, and nothing of it is touched.
+    The settings of a stage are written before the stage starts.
 
     Args:
-        run_dir: Each stage has the directory `run_dir / stage.name`.
-        chain: From `schedule`.
-        settings: What a stage's result depends on, as plain JSON types.
-        fit: Trains one stage; it resumes by itself what it finds half done.
-        begin: Called when no stage is refused, before any starts; also where all are done.
-        writes: False for a process that takes part in a run whose files another one writes; `fit`
-            has to begin by waiting for that one, and `begin` is not called.
+        run_dir: Directory of the run; each stage has the directory `run_dir / stage.name`.
+        chain: Stages from `schedule`.
+        settings: Returns the settings that a stage's result depends on, as plain JSON types.
+        fit: Trains one stage, and resumes a stage that was interrupted.
+        begin: Called once before the first stage starts, also if all stages are finished.
+        writes: False for a worker of a distributed run whose files another worker writes. In this
+            case `begin` is not called, and `fit` must wait for the other worker.
 
     Raises:
         UserError: A stage of this run was started with other settings.
@@ -52,33 +42,34 @@ def run_chain(
         check_settings(run_dir / stage.name, settings(stage))
     if begin and writes:
         begin()
-    # looked up before anything is written: all processes of a run have to come to the same list
+    # listed before anything is written, so that all workers get the same list
     for stage in [stage for stage in chain if not is_done(run_dir / stage.name)]:
         directory = run_dir / stage.name
         if writes:
             directory.mkdir(parents=True, exist_ok=True)
-            write_json(directory / SETTINGS, settings(stage))
+            write_json(directory / run_directory.SETTINGS, settings(stage))
         fit(stage)
         if writes:
-            write_json(directory / DONE, {"stage": stage.name})
+            mark_done(directory)
 
 
 def check_settings(directory: Path, settings: dict[str, Any]) -> None:
-    """Refuses settings other than those this stage was started with, naming the difference."""
-    path = directory / SETTINGS
-    if not path.exists():
+    """Refuses settings that differ from those that a stage was started with.
+
+    Raises:
+        UserError: The settings differ; the message names each difference.
+    """
+    if not (directory / run_directory.SETTINGS).exists():
         return
-    before = read_json(path)
-    if not isinstance(before, dict):
-        raise UserError(f"{path} is damaged: it holds no settings")
+    before = read_settings(directory)
     changes = [
         f"{key} was {before.get(key, 'absent')}, now {settings.get(key, 'absent')}"
         for key in sorted(before.keys() | settings.keys())
-        if before.get(key) != settings.get(key)  # None is no other setting than none at all
+        if before.get(key) != settings.get(key)  # None equals a missing setting
         and not (key in RECORDED_LATER and key not in before)
     ]
     if changes:
         raise UserError(
             f"{directory} was started with other settings: {'; '.join(changes)}. Use the old "
-            "ones, or another run_dir"
+            "settings, or another run_dir"
         )

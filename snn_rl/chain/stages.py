@@ -1,133 +1,198 @@
-"""Iterative initialization and retraining: the schedule of stages from the ANN to T = 1."""
+"""Stages of a chain: their names, their order, and the schedule from the ANN to T timesteps."""
 
+import re
 from dataclasses import dataclass
 
 from snn_rl.utils.errors import UserError
 
 ANN = "ann"
-PRETRAINED = "ann-pretrained"  # what the ANN is trained further from, if it is
-ANALOG = (PRETRAINED, ANN)
-CARRIED = "-carried"
-PRUNED = "-pruned"
-EXACT = "-exact"
-SCRATCH = "-scratch"
+PRETRAINED = "ann-pretrained"  # the ANN before it is fine-tuned
+_ANALOG = (PRETRAINED, ANN)
+CONVERTED, DIRECT, SCRATCH = "converted", "direct", "scratch"
+CARRIED, EXACT, PRUNED = "carried", "exact", "pruned"
+# Kinds of spiking stages in the order of reports; "" is a stage of gradual retraining
+_KINDS = (
+    *("", CARRIED, EXACT, DIRECT, f"{DIRECT}-{CARRIED}", f"{DIRECT}-{EXACT}", CONVERTED),
+    *(PRUNED, f"{DIRECT}-{PRUNED}", SCRATCH),
+)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One link of the chain.
+    """Stage of a chain.
 
     Attributes:
-        name: Its directory: ann-pretrained, ann, T5, T1, T1-direct, T1-exact, T100-converted, ...
+        name: Name of the stage's directory: ann-pretrained, ann, T5, T1-direct, T1-exact, ...
         timesteps: T, or None for an analog network.
-        source: Name of the stage it is initialized from, or None for the first.
-        trained: False for conversion only.
-        carry_state: Membranes live on from image to image.
-        pruned: Its smallest weights are removed before it is retrained.
-        exact: Its source's network on the integer grid; not trained.
+        kind: Words behind T in the name: "direct", "direct-carried", ..., or "".
+        source: Name of the stage whose network this stage starts from, if known.
     """
 
     name: str
     timesteps: int | None
-    source: str | None
-    trained: bool = True
-    carry_state: bool = False
-    pruned: bool = False
-    exact: bool = False
+    kind: str = ""
+    source: str | None = None
+
+    @classmethod
+    def parse(cls, name: str, source: str | None = None) -> "Stage":
+        """Reads the name of a stage.
+
+        Args:
+            name: Name of the stage.
+            source: Name of the stage before it.
+
+        Raises:
+            ValueError: No stage has this name.
+        """
+        stage = cls.find(name, source)
+        if stage is None:
+            raise ValueError(f"no stage is called {name!r}")
+        return stage
+
+    @classmethod
+    def find(cls, name: str, source: str | None = None) -> "Stage | None":
+        """Reads the name of a stage like `parse`; returns None if no stage has this name."""
+        if name in _ANALOG:
+            return cls(name, None, source=source)
+        match = re.fullmatch(r"T(\d+)(?:-(.+))?", name)
+        if match is None or (match[2] or "") not in _KINDS:
+            return None
+        return cls(name, int(match[1]), match[2] or "", source)
+
+    @classmethod
+    def spiking(cls, timesteps: int, kind: str = "", source: str | None = None) -> "Stage":
+        """Returns a spiking stage; its name follows from T and the kind."""
+        return cls.parse(f"T{timesteps}-{kind}".removesuffix("-"), source)
+
+    @property
+    def label(self) -> str:
+        """Name in tables and figures."""
+        if not self.analog:
+            return self.name
+        return "ANN" if self.name == ANN else "ANN, pretrained"
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Sort key: the ANN first, then the kinds of spiking stages, each with T falling."""
+        if self.timesteps is None:
+            return -1, _ANALOG.index(self.name)
+        return _KINDS.index(self.kind), -self.timesteps
 
     @property
     def analog(self) -> bool:
-        """Whether its network does not spike."""
+        """True for an ANN."""
         return self.timesteps is None
 
     @property
+    def gradual(self) -> bool:
+        """True for the stages of gradual retraining, and a carried or exact stage after them."""
+        return not self.analog and self.kind in ("", CARRIED, EXACT)
+
+    @property
     def finetuned(self) -> bool:
-        """Whether it trains an analog network further."""
+        """True if the stage fine-tunes an ANN."""
         return self.analog and self.source is not None
 
+    @property
+    def trained(self) -> bool:
+        """False for a stage that only converts or rounds a network."""
+        return self.kind != CONVERTED and not self.exact
 
-def schedule(
-    T: int,
-    T_start: int = 5,
-    T_step: int = 1,
-    direct: bool = False,
-    stages: str = "iir",
-    carry_state: bool = False,
-    prune: bool = False,
-    exact: bool = False,
-    finetune: bool = False,
-) -> list[Stage]:
-    """The stages from the ANN down to T timesteps.
+    @property
+    def carry_state(self) -> bool:
+        """True if membranes are kept from image to image."""
+        return self.kind.endswith(CARRIED)
 
-    Source: [IIR] algorithm 1; `T_step=2` is its skipping variant, `direct` its "_d" variant.
+    @property
+    def pruned(self) -> bool:
+        """True if the smallest weights are removed before the network is retrained."""
+        return self.kind.endswith(PRUNED)
 
-    Args:
+    @property
+    def exact(self) -> bool:
+        """True for a network on the integer grid."""
+        return self.kind.endswith(EXACT)
+
+
+@dataclass(frozen=True)
+class ChainOptions:
+    """Options of a chain, under the names of their settings.
+
+    Attributes:
         T: Timesteps of the last stage.
         T_start: Timesteps of the first spiking stage.
-        T_step: By how much T falls from stage to stage.
-        direct: Retrain at T at once, initialized from the converted ANN.
-        stages: "iir", or "none" for conversion without any retraining (any T).
-        carry_state: Go on from T = 1 to an agent whose membranes live on from image to image.
-        prune: Go on to a network without its smallest weights ([IIR] section 5.3).
-        exact: End with the T = 1 network on an integer grid.
-        finetune: Train the ANN in two stages.
+        T_step: Difference of T between two stages. 2 is the skipping variant of [IIR].
+        direct: Retrains at T directly after the conversion, [IIR]'s "_d" variant.
+        stages: "iir", or "none" for a conversion without retraining (any T).
+        carry_state: Adds an agent after T=1 whose membranes are kept from image to image.
+        prune: Adds a network without its smallest weights ([IIR] section 5.3).
+        exact: Adds the T=1 network on the integer grid.
+        finetune: Trains the ANN in two stages.
+    """
 
-    Returns:
-        The ANN stage, or both, and the spiking ones behind it, in order.
+    T: int
+    T_start: int = 5
+    T_step: int = 1
+    direct: bool = False
+    stages: str = "iir"
+    carry_state: bool = False
+    prune: bool = False
+    exact: bool = False
+    finetune: bool = False
+
+
+def schedule(options: ChainOptions) -> list[Stage]:
+    """Returns the stages from the ANN down to T timesteps, in order.
+
+    Source: [IIR] algorithm 1.
 
     Raises:
-        UserError: These values do not describe a chain.
+        UserError: The options contradict each other.
     """
+    _check(options)
+    chain = [Stage.parse(PRETRAINED)] if options.finetune else []
+    chain.append(Stage.parse(ANN, PRETRAINED if options.finetune else None))
+    if options.stages == "none":
+        return [*chain, Stage.spiking(options.T, CONVERTED, ANN)]
+    if options.direct:
+        chain.append(Stage.spiking(options.T, DIRECT, ANN))
+    else:
+        for timesteps in range(options.T_start, options.T - 1, -options.T_step):
+            chain.append(Stage.spiking(timesteps, source=chain[-1].name))
+    added = {CARRIED: options.carry_state, PRUNED: options.prune, EXACT: options.exact}
+    last = chain[-1].name
+    chain += [Stage.parse(f"{last}-{kind}", last) for kind, wanted in added.items() if wanted]
+    return chain
+
+
+def _check(options: ChainOptions) -> None:
+    T, T_start, T_step = options.T, options.T_start, options.T_step
     if T < 1:
-        raise UserError(f"T={T}: the number of timesteps must be a whole number, 1 or more")
+        raise UserError(f"T={T}: the number of timesteps must be 1 or more")
     if T_start < 1 or T_step < 1:
         raise UserError(f"T_start={T_start} and T_step={T_step} must both be 1 or more")
-    if carry_state and (T != 1 or stages == "none"):
+    if options.stages not in ("iir", "none"):
+        raise UserError(f"stages={options.stages}: must be iir or none")
+    retrains = options.stages == "iir"
+    if options.carry_state and (T != 1 or not retrains):
+        raise UserError("carry_state=true needs a trained T=1 agent: use T=1 and stages=iir")
+    if options.exact and (T != 1 or not retrains or options.carry_state or options.prune):
         raise UserError(
-            "carry_state=true goes on from a trained T=1 agent: say T=1, and stages=iir"
+            "exact=true needs a trained T=1 agent: use T=1, stages=iir and carry_state=false, "
+            "without pruning"
         )
-    if exact and (T != 1 or stages == "none" or carry_state or prune):
-        raise UserError(
-            "exact=true puts a trained T=1 agent on the grid: say T=1, stages=iir and "
-            "carry_state=false, without pruning"
-        )
-    if prune and (carry_state or stages == "none"):
-        raise UserError("pruning retrains a spiking stage: stages=iir, without carry_state")
-    chain = [Stage(ANN, None, None)]
-    if finetune:
-        chain = [Stage(PRETRAINED, None, None), Stage(ANN, None, PRETRAINED)]
-    if stages == "none":
-        return [*chain, Stage(f"T{T}-converted", T, ANN, trained=False)]
-    if stages != "iir":
-        raise UserError(f"stages={stages}: must be iir or none")
-    if direct:
-        return _extended([*chain, Stage(f"T{T}-direct", T, ANN)], carry_state, prune, exact)
+    if options.prune and (options.carry_state or not retrains):
+        raise UserError("pruning needs a retrained stage: use stages=iir, without carry_state")
+    if options.direct or not retrains:
+        return
     if T > T_start:
         raise UserError(
-            f"T={T} is above T_start={T_start}: the chain starts at T_start and goes down; raise "
-            f"T_start, or take stages=none to convert without retraining at any T"
+            f"T={T} is above T_start={T_start}, where the spiking stages start: raise T_start, or "
+            "use stages=none to convert without retraining at any T"
         )
     if (T_start - T) % T_step:
         reached = ", ".join(str(t) for t in range(T_start, 0, -T_step))
         raise UserError(
-            f"T={T} is not on the way from T_start={T_start} by T_step={T_step}: {reached}"
+            f"T={T} is not reached from T_start={T_start} with T_step={T_step}: use one of "
+            f"{reached}"
         )
-    for timesteps in range(T_start, T - 1, -T_step):
-        chain.append(Stage(f"T{timesteps}", timesteps, chain[-1].name))
-    return _extended(chain, carry_state, prune, exact)
-
-
-def _extended(chain: list[Stage], carry_state: bool, prune: bool, exact: bool) -> list[Stage]:
-    last = chain[-1]
-    if carry_state:
-        chain.append(Stage(f"{last.name}{CARRIED}", 1, last.name, carry_state=True))
-    if prune:
-        chain.append(Stage(f"{last.name}{PRUNED}", last.timesteps, last.name, pruned=True))
-    if exact:
-        chain.append(Stage(f"{last.name}{EXACT}", 1, last.name, trained=False, exact=True))
-    return chain
-
-
-def label(name: str) -> str:
-    """A stage's name in tables."""
-    return name.replace(ANN, "ANN").replace("-", ", ") if name in ANALOG else name

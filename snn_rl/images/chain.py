@@ -9,7 +9,8 @@ from stable_baselines3.common.utils import get_device
 from torch import Tensor, nn
 
 from snn_rl.chain import run_directory
-from snn_rl.chain.stages import ANN, SCRATCH, Stage, schedule
+from snn_rl.chain.records import ImageNotes, Score, flat
+from snn_rl.chain.stages import ANN, SCRATCH, ChainOptions, Stage, schedule
 from snn_rl.configs.image_schema import ClassifyConfig, FitConfig
 from snn_rl.core.conversion import (
     ConversionError,
@@ -30,12 +31,11 @@ from snn_rl.core.networks import (
     SpikingOptions,
     image_network,
 )
-from snn_rl.files.atomic import read_json, write_json
 from snn_rl.files.checkpoint import load_network, save_network
 from snn_rl.images import distributed
 from snn_rl.images.data.datasets import Dataset
 from snn_rl.images.fitting import SCHEDULES, Recipe, fit
-from snn_rl.images.scoring import Score, score
+from snn_rl.images.scoring import score
 from snn_rl.utils.device import uses_bf16
 from snn_rl.utils.errors import UserError
 from snn_rl.utils.process_memory import PeakMemory
@@ -48,14 +48,16 @@ AT_ONE = "at_one_timestep.json"  # the score of a stage's weights at T = 1, besi
 def chain(config: ClassifyConfig) -> list[Stage]:
     """The stages that the settings ask for."""
     if config.scratch:
-        return [Stage(f"T{config.T}{SCRATCH}", config.T, None)]
+        return [Stage.spiking(config.T, SCRATCH)]
     return schedule(
-        config.T,
-        config.T_start,
-        config.T_step,
-        config.direct,
-        config.stages,
-        prune=config.prune > 0,
+        ChainOptions(
+            config.T,
+            config.T_start,
+            config.T_step,
+            config.direct,
+            config.stages,
+            prune=config.prune > 0,
+        )
     )
 
 
@@ -110,11 +112,9 @@ def stage_settings(config: ClassifyConfig, fingerprint: str, stage: Stage) -> di
         settings["workers"] = distributed.size()
     if stage.name == ANN:
         return settings | (
-            {"ann": run_directory.file_hash(config.ann)}
-            if config.ann
-            else run_directory.flat("fit", config.fit)
+            {"ann": run_directory.file_hash(config.ann)} if config.ann else flat("fit", config.fit)
         )
-    iir = run_directory.flat("iir", config.iir)
+    iir = flat("iir", config.iir)
     del iir["iir.t1_epochs"]  # it is in iir.epochs
     iir["iir.epochs"] = stage_epochs(config, stage)
     if config.iir.thresholds_from:
@@ -159,10 +159,16 @@ class ChainFitter:
         seed_everything(derive_seed(*seed))
         network = self._initial_network(stage)
         network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        notes: dict[str, Any] = {"dataset": config.dataset, "net": config.net, "stage": stage.name}
-        notes |= {"seed": config.seed, "epochs": stage_epochs(config, stage)}
+        epochs = stage_epochs(config, stage)
+        notes = ImageNotes(
+            dataset=config.dataset,
+            net=config.net,
+            stage=stage.name,
+            seed=config.seed,
+            epochs=epochs,
+        )
         masks = magnitude_masks(network, config.prune) if stage.pruned else {}
-        if notes["epochs"]:
+        if epochs:
             peak = PeakMemory(self.device)
             settings = config.fit if stage.name == ANN else config.iir
             counters = fit(
@@ -176,16 +182,21 @@ class ChainFitter:
                 self._teacher(stage),
                 masks,
             )
-            notes |= {"updates": counters.updates, "wall_s": counters.wall_s}
-            notes |= {"history": counters.history, "memory": peak.read()}
-            notes["images"] = counters.updates * settings.batch_size
+            notes = replace(
+                notes,
+                updates=counters.updates,
+                wall_s=counters.wall_s,
+                history=counters.history,
+                memory=peak.read(),
+                images=counters.updates * settings.batch_size,
+            )
         if not distributed.is_first():
             return
         if isinstance(network, SpikingNetwork):
             table = layer_table(network.eval(), self._samples(), [])
             print(f"\n{stage.name}\n{format_table(table)}")
-            notes["layers"] = [vars(row) for row in table]
-        save_network(directory / run_directory.NETWORK, network, notes)
+            notes = replace(notes, layers=table)
+        save_network(directory / run_directory.NETWORK, network, notes.to_json())
 
     def score(self, stage: Stage) -> Score:
         """The finished stage's accuracy on these test images, measured once and kept."""
@@ -209,7 +220,7 @@ class ChainFitter:
         test, limit = self.dataset.test, self.config.test_limit
         images = test.fingerprint()
         if path.exists():
-            before = Score(**read_json(path))
+            before = Score.read(path)
             of_these = before.test_images in (None, images)
             if of_these and before.images == (limit or len(test)):
                 return before
@@ -221,10 +232,9 @@ class ChainFitter:
         seed_everything(derive_seed(self.config.seed, 1_000_000))  # for Poisson input
         settings = self.config.fit if stage.name == ANN else self.config.iir
         result = score(network, test, settings.batch_size, name, limit)
-        result.test_is_train = self.dataset.test_is_train
-        result.test_images = images
+        result = replace(result, test_is_train=self.dataset.test_is_train, test_images=images)
         if distributed.is_first():
-            write_json(path, vars(result))
+            result.write(path)
         return result
 
     def _initial_network(self, stage: Stage) -> AnalogNetwork | SpikingNetwork:

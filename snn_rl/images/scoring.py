@@ -1,41 +1,15 @@
 """What a finished network is worth on the test images."""
 
 import time
-from dataclasses import dataclass
 
 import torch
 from tqdm import tqdm
 
+from snn_rl.chain.records import Score
 from snn_rl.core.networks import Network, SpikingNetwork
 from snn_rl.images import distributed
 from snn_rl.images.data.datasets import Split
 from snn_rl.utils.process_memory import PeakMemory
-
-
-@dataclass
-class Score:
-    """A network on the test images.
-
-    Attributes:
-        accuracy: Fraction of the images whose class it finds (top-1).
-        images: How many.
-        spike_rates: Of every hidden layer, spikes per neuron and image; of an analog network the
-            fraction of non-zero activations.
-        input_rate: Expected input spikes per pixel value and image; None: the input is analog.
-        seconds: Per image, reading it included.
-        memory: The most that was in use, in bytes, see `PeakMemory`; None: not known.
-        test_is_train: They were training images, see `Dataset.test_is_train`.
-        test_images: The fingerprint of the images there were; None: kept before it was noted.
-    """
-
-    accuracy: float
-    images: int
-    spike_rates: list[float]
-    input_rate: float | None = None
-    seconds: float | None = None
-    memory: int | None = None
-    test_is_train: bool = False
-    test_images: str | None = None
 
 
 @torch.no_grad()

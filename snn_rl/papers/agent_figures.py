@@ -16,11 +16,19 @@ from typing import Any
 
 from snn_rl.agents import plan
 from snn_rl.chain import run_directory
-from snn_rl.chain.records import GREEDY, STICKY, StageResult, finished, read_stages
+from snn_rl.chain.records import (
+    GREEDY,
+    STICKY,
+    Invocation,
+    StageResult,
+    finished,
+    read_invocations,
+    read_stages,
+)
 from snn_rl.chain.stages import ANN, PRETRAINED, Stage
 from snn_rl.configs.compose import compose
 from snn_rl.configs.schema import Config
-from snn_rl.files.atomic import read_json, write_text
+from snn_rl.files.atomic import write_text
 from snn_rl.papers.recorded_commands import given_settings
 from snn_rl.papers.titles import TITLES
 from snn_rl.reports import figures
@@ -81,7 +89,7 @@ class Run:
     env: str
     seed: int
     directory: Path
-    invocations: list[dict[str, Any]]
+    invocations: list[Invocation]
     stages: dict[str, StageResult]
 
 
@@ -189,7 +197,7 @@ def read_runs(folder: Path, env: str) -> list[Run]:
         stages = {stage.name: stage for stage in finished(read_stages(directory))}
         if PRETRAINED in stages and ANN in stages:
             stages[ANN] = _whole_training(stages[PRETRAINED], stages[ANN])
-        found.append(Run(env, seed, directory, read_json(directory / run_directory.RUN), stages))
+        found.append(Run(env, seed, directory, read_invocations(directory), stages))
     layers = {tuple(s.spec.names()) for run in found for s in run.stages.values()}
     if len(layers) > 1:
         raise UserError(
@@ -218,8 +226,7 @@ def _imported(stage: StageResult) -> bool:
 
 
 def _returns(stage: StageResult, column: str = GREEDY) -> list[float]:
-    assert stage.metrics is not None
-    return [float(value) for value in stage.metrics[column]["returns"]]
+    return stage.evaluation.columns[column].returns
 
 
 def _episodes(stage: StageResult) -> list[list[float]]:
@@ -283,7 +290,7 @@ def _command(
     env: str,
     folder: Path,
     seed: int,
-    invocations: Sequence[Mapping[str, Any]],
+    invocations: Sequence[Invocation],
     converts: bool = False,
     steps: int | None = None,
 ) -> str:
@@ -301,9 +308,9 @@ def _command(
     if seed:
         words.append(f"seed={seed}")
     for invocation in reversed(invocations):
-        *module, rest = str(invocation["command"]).split(" ", 3)
+        *module, rest = invocation.command.split(" ", 3)
         if module[-1:] == ["snn_rl.train"]:
-            given = given_settings(rest, _resolved(invocation))
+            given = given_settings(rest, _resolved(invocation.settings))
             words += [f"{key}={value}" for key, value in given.items() if key not in _WHICH]
             break
     if steps is not None:
@@ -313,10 +320,10 @@ def _command(
     return f"python -m snn_rl.train {shlex.join(words)}"
 
 
-def _resolved(invocation: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that an invocation came to, by their full names."""
-    settings = dict(invocation.get("settings", {}))
-    for section, group in [*settings.items()]:
+def _resolved(nested: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns nested settings by their full names."""
+    settings = dict(nested)
+    for section, group in nested.items():
         if isinstance(group, dict):
             settings |= {f"{section}.{name}": value for name, value in group.items()}
     return settings
@@ -415,7 +422,7 @@ def _numbers_section(figure: PaperFigure, found: Runs) -> list[str]:
                     column: [value for stage in results for value in _returns(stage, column)]
                     for column in (GREEDY, STICKY)
                 }
-                distinct = sum(s.metrics[GREEDY]["distinct"] for s in results if s.metrics)
+                distinct = sum(s.evaluation.greedy.distinct for s in results)
                 row[3] = _score(figures.mean_and_std(pooled[GREEDY]))
                 row[4] = f"{len(pooled[GREEDY])} ({distinct} distinct)"
                 row[5] = _by_seed(found[env], name, lambda stage: _mean(_returns(stage)))
@@ -564,11 +571,7 @@ def _our_settings(found: Runs, env: str, stages: Sequence[str]) -> dict[str, lis
 
 def _their_settings(env: str, stages: Sequence[str]) -> dict[str, list[str]]:
     config = compose(Config, [f"env={env}", "preset=paper"])
-    chain = [
-        Stage(name, None if name == ANN else int(name[1:]), None)
-        for name in stages
-        if _trained(name)
-    ]
+    chain = [Stage.parse(name) for name in stages if _trained(name)]
     return _values([plan.stage_settings(config, stage) for stage in chain])
 
 
@@ -597,11 +600,11 @@ def _run_section(found: Runs, target: Path) -> list[str]:
             where = run_directory.link(run.directory, target)
             name = f"{_GAMES[env]}, seed {run.seed}"
             for entry in run.invocations:
-                command, revision = code(entry["command"]), entry["revision"] or "unknown"
-                rows.append([f"[{name}]({where})", command, revision, entry["time"]])
-                listed = sorted(entry["versions"].items())
+                command, revision = code(entry.command), entry.revision or "unknown"
+                rows.append([f"[{name}]({where})", command, revision, entry.time])
+                listed = sorted(entry.versions.items())
                 text = ", ".join(f"{package} {number}" for package, number in listed)
-                text = f"{text}, on {entry['machine']}"
+                text = f"{text}, on {entry.machine}"
                 if name not in versions.setdefault(text, []):
                     versions[text].append(name)
     return [
@@ -618,17 +621,15 @@ def _csv(figure: PaperFigure, found: Runs) -> str:
     for env, stages in figure.stages.items():
         for run in found[env]:
             for stage in (run.stages[name] for name in stages if name in run.stages):
-                assert stage.metrics is not None
                 if figure.curves:
                     for i, (step, value, length) in enumerate(_episodes(stage), start=1):
                         row = [env, run.seed, stage.name, "training", i, step, "", value, length]
                         writer.writerow(row)
-                first = stage.metrics["evaluation"]["seed"]
-                for column in (GREEDY, STICKY):
-                    lengths = stage.metrics[column]["lengths"]
-                    for i, value in enumerate(_returns(stage, column)):
-                        row = [env, run.seed, stage.name, column, i + 1, "", first + i, value]
-                        writer.writerow([*row, lengths[i]])
+                first = stage.evaluation.evaluation.seed
+                for name, column in stage.evaluation.columns.items():
+                    for i, value in enumerate(column.returns):
+                        row = [env, run.seed, stage.name, name, i + 1, "", first + i, value]
+                        writer.writerow([*row, column.lengths[i]])
     return text.getvalue()
 
 

@@ -254,7 +254,7 @@ def spikes_by_layer(entry: Measured) -> dict[str, float | None]:
     layers = entry.spec.names()[:-1]
     if entry.stage == ANN:
         return dict.fromkeys([SPIKES, *map(layer_spikes, layers)])
-    rates = [float(rate) for rate in entry.metrics["spike_rates"]]
+    rates = entry.metrics.spike_rates
     total, neurons = spikes(entry.spec, rates)
     each = zip(map(layer_spikes, layers), rates, strict=True)
     return {SPIKES: total / neurons, **dict(each)}
@@ -284,7 +284,7 @@ def resources(entry: Measured) -> dict[str, float | None]:
         INFERENCE: _times(took.inference, 1000),
         TRAINING_MEMORY: _times(took.training_memory, 2**-20),
         INFERENCE_MEMORY: _times(took.inference_memory, 2**-20),
-        STAGE_TIME: _times(entry.notes.get("wall_s"), 1 / 60),
+        STAGE_TIME: _times(entry.notes.wall_s, 1 / 60),
     }
 
 

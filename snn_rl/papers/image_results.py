@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from snn_rl.chain import run_directory
-from snn_rl.chain.runner import SETTINGS
-from snn_rl.chain.stages import ANN, SCRATCH, schedule
+from snn_rl.chain.records import ImageNotes, Score, read_invocations, read_metrics, read_settings
+from snn_rl.chain.run_directory import SETTINGS
+from snn_rl.chain.stages import ANN, SCRATCH, ChainOptions, Stage, schedule
 from snn_rl.core.networks import NetworkSpec
-from snn_rl.files.atomic import read_json
 from snn_rl.files.checkpoint import load_tensors
 from snn_rl.reports.markdown import code, table
 
-_CHAIN = [stage.name for stage in schedule(T=1)]
+_CHAIN = [stage.name for stage in schedule(ChainOptions(T=1))]
 _GRADUAL = {name: tuple(_CHAIN[:i]) for i, name in enumerate(_CHAIN)}  # all that lies before it
 _DEPTHS = ("*", "*/*")  # where runs are looked for
 # settings of an ANN that say on what machine it was trained, or which of several alike it is
@@ -36,7 +36,7 @@ class Measured:
         stage: Its name.
         settings: Its own, over those of the ANN before it.
         lineage: The stages that it comes from, the first one first.
-        metrics: Its metrics.json.
+        metrics: Its accuracy, from metrics.json.
         commands: Of the run's invocations, each once.
         revision: Of the software at the last of them.
         time: When that was.
@@ -46,7 +46,7 @@ class Measured:
     stage: str
     settings: dict[str, Any]
     lineage: tuple[str, ...]
-    metrics: dict[str, Any]
+    metrics: Score
     commands: tuple[str, ...]
     revision: str
     time: str
@@ -54,12 +54,12 @@ class Measured:
     @property
     def accuracy(self) -> float:
         """On the test images, in percent."""
-        return 100 * float(self.metrics["accuracy"])
+        return 100 * self.metrics.accuracy
 
     @property
     def images(self) -> int:
         """How many test images."""
-        return int(self.metrics["images"])
+        return self.metrics.images
 
     @property
     def strays(self) -> bool:
@@ -97,18 +97,22 @@ class Measured:
         return self.directory / self.stage / run_directory.NETWORK
 
     @cached_property
-    def notes(self) -> dict[str, Any]:
-        """What stands beside the network's weights.
+    def _meta(self) -> dict[str, Any]:
+        return load_tensors(self.network)[1]
+
+    @property
+    def notes(self) -> ImageNotes:
+        """Notes on its training.
 
         Raises:
             UserError: The network is not there, or damaged.
         """
-        return load_tensors(self.network)[1]
+        return ImageNotes.from_json(self._meta, self.network)
 
-    @cached_property
+    @property
     def spec(self) -> NetworkSpec:
         """Of its network; raises as `notes` does."""
-        return NetworkSpec.from_dict(self.notes["network"]["spec"])
+        return NetworkSpec.from_dict(self._meta["network"]["spec"])
 
     def has(self, wanted: Mapping[str, Any]) -> bool:
         """Whether it was made with these settings."""
@@ -141,24 +145,25 @@ def read_measured(folder: Path) -> list[Measured]:
         path for depth in _DEPTHS for path in folder.glob(f"{depth}/*/{run_directory.METRICS}")
     )
     for path in sorted(scored):
-        metrics, stage = read_json(path), path.parent
-        if "accuracy" not in metrics or metrics.get("test_is_train"):
+        stage = path.parent
+        metrics = read_metrics(stage)
+        if not isinstance(metrics, Score) or metrics.test_is_train:
             continue
-        if not (stage / SETTINGS).exists():
+        if not (stage / SETTINGS).exists() or Stage.find(stage.name) is None:
             continue
-        before = stage.parent / ANN / SETTINGS
-        ann = read_json(before) if before.exists() else {}
-        invocations = read_json(stage.parent / run_directory.RUN)
+        before = stage.parent / ANN
+        ann = read_settings(before) if (before / SETTINGS).exists() else {}
+        invocations = read_invocations(stage.parent)
         found.append(
             Measured(
                 stage.parent,
                 stage.name,
-                {**ann, **read_json(stage / SETTINGS)},
+                {**ann, **read_settings(stage)},
                 _lineage(stage),
                 metrics,
-                tuple(dict.fromkeys(entry["command"] for entry in invocations)),
-                invocations[-1]["revision"] or "unknown",
-                invocations[-1]["time"],
+                tuple(dict.fromkeys(entry.command for entry in invocations)),
+                invocations[-1].revision or "unknown",
+                invocations[-1].time,
             )
         )
     return found
@@ -173,7 +178,7 @@ def _lineage(stage: Path) -> tuple[str, ...]:
     """The stages that a stage comes from, as far back as there are settings."""
     names: list[str] = []
     while (stage / SETTINGS).exists():
-        source = read_json(stage / SETTINGS).get("source")
+        source = read_settings(stage).get("source")
         if not source or source in names:
             break
         names.insert(0, source)
@@ -209,7 +214,7 @@ def networks_of(measured: Sequence[Measured]) -> list[ImageNetwork]:
         return ann
 
     groups: dict[str, tuple[list[Measured], list[Measured]]] = {}
-    scratch = [entry for entry in measured if entry.stage.endswith(SCRATCH)]
+    scratch = [entry for entry in measured if Stage.parse(entry.stage).kind == SCRATCH]
     for entry in measured:
         analog = None if entry in scratch else origin(entry)
         if analog is None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from snn_rl.chain.stages import ANN, SCRATCH
+from snn_rl.chain.stages import ANN, SCRATCH, Stage
 from snn_rl.papers.image_figures import (
     ACCURACY,
     ANN_LABEL,
@@ -55,7 +55,7 @@ _WORDS = {
     HYBRID: ("direct=true",),
     FROM_SCRATCH: ("scratch=true", "iir.distill=0"),
 }
-_KINDS = {CONVERTED: "-converted", HYBRID: "-direct", FROM_SCRATCH: SCRATCH}
+_KINDS = {CONVERTED: "converted", HYBRID: "direct", FROM_SCRATCH: SCRATCH}
 
 
 def _stages(network: ImageNetwork, label: str) -> list[Measured]:
@@ -63,20 +63,20 @@ def _stages(network: ImageNetwork, label: str) -> list[Measured]:
     return [
         stage
         for stage in network.stages
-        if stage.stage.endswith(_KINDS[label]) and stage.has(_SETTINGS[label])
+        if Stage.parse(stage.stage).kind == _KINDS[label] and stage.has(_SETTINGS[label])
     ]
 
 
 def _wanted(label: str, like: Measured, conversion: Mapping[str, Any] | None = None) -> Wanted:
     """A stage at the T, and with the conversion, of another."""
-    name = f"T{like.timesteps}{_KINDS[label]}"
+    name = Stage.spiking(like.timesteps, _KINDS[label]).name
     return Wanted(
         label,
         name,
         name,
         {**_SETTINGS[label], **(conversion or {})},
         ("preset=stdb", f"T={like.timesteps}", *_WORDS[label]),
-        _KINDS[label].removeprefix("-"),
+        _KINDS[label],
         like,
     )
 

@@ -165,7 +165,7 @@ def _pair(filled: Filled, quantities: Sequence[str], unit: str) -> figures.Drawi
 
 def _inference(entry: Measured) -> Values:
     """Spikes, operations and energy of one image; of the ANN the dense ones."""
-    rates = entry.metrics["spike_rates"]
+    rates = entry.metrics.spike_rates
     if entry.stage == ANN:
         count, picojoule = float(sum(macs(entry.spec))), energy(entry.spec, rates, INT32).analog
     else:

@@ -6,7 +6,6 @@ stage retrained directly from the converted ANN, crosses one trained without an 
 carries its membranes.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -20,6 +19,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from snn_rl.chain.records import GREEDY, STICKY
+from snn_rl.chain.stages import CARRIED, CONVERTED, DIRECT, EXACT, SCRATCH, Stage
 from snn_rl.files.atomic import write_atomic
 
 Drawing = Callable[[Axes], None]  # what fills one panel
@@ -29,6 +29,7 @@ RUNNING = 20  # episodes
 _ANN, _CONVERTED = "#555555", "#CC79A7"
 _BY_TIMESTEPS = ("#D55E00", "#E69F00", "#009E73", "#56B4E9", "#0072B2")  # T = 1, 2, ...
 _MARKERS = "osD^v"
+_HATCHES = {DIRECT: "///", "skips zeros": "///", CARRIED: "...", EXACT: "++", SCRATCH: "xxx"}
 _LEVEL = 8  # names of groups that find room side by side
 _GRID = "#DDDDDD"
 _REST = "#BBBBBB"
@@ -58,12 +59,12 @@ class Bars(NamedTuple):
 
 def colour(stage: str) -> str:
     """The colour of a stage, by its name alone (ann, T5, T1-direct, T100-converted)."""
-    match = re.match(r"T(\d+)", stage)
-    if match is None:
+    found = Stage.find(stage)
+    if found is None or found.timesteps is None:
         return _ANN
-    if stage.endswith("-converted"):
+    if found.kind == CONVERTED:
         return _CONVERTED
-    return _BY_TIMESTEPS[(int(match[1]) - 1) % len(_BY_TIMESTEPS)]
+    return _BY_TIMESTEPS[(found.timesteps - 1) % len(_BY_TIMESTEPS)]
 
 
 def label(stage: str) -> str:
@@ -92,7 +93,7 @@ def learning_curves(episodes: Mapping[str, Sequence[Sequence[float]]]) -> Figure
         episodes: [agent step, return, ...] of every finished episode, by stage.
     """
     # the ANN stage is far longer than the others: panels share the returns' axis, not the steps'
-    analog = [stage.startswith("ann") for stage in episodes]
+    analog = [Stage.parse(stage).analog for stage in episodes]
     widths = [2.4 if wide else 1.0 for wide in analog]
     figure = Figure(figsize=(min(11.0, 2.5 + 1.6 * sum(widths)), 4.2), layout="constrained")
     panels = figure.subplots(
@@ -182,7 +183,7 @@ def spike_rates(layers: Sequence[str], rates: Mapping[str, Sequence[float]]) -> 
         layers: Names of the groups of bars.
         rates: A number for each of them, by spiking stage.
     """
-    converted = [stage for stage in rates if stage.endswith("-converted")]
+    converted = [stage for stage in rates if Stage.parse(stage).kind == CONVERTED]
     retrained = [stage for stage in rates if stage not in converted]
     # conversion alone takes many timesteps and ten times the spikes: it has a scale of its own
     groups = [group for group in (retrained, converted) if group]
@@ -218,11 +219,11 @@ def rates_by_layer(layers: Sequence[str], rates: Mapping[str, Sequence[float]]) 
     axes = figure.subplots()
     _style(axes)
     for name, values in rates.items():
-        at_one = name.startswith("T1 of ")
+        at_one, stage = name.startswith("T1 of "), name.removeprefix("T1 of ")
         shown = [value if value > 0 else np.nan for value in values]  # of none, no point
-        style = "--" if at_one else ":" if name.endswith("-direct") else "-"
+        style = "--" if at_one else ":" if Stage.parse(stage).kind == DIRECT else "-"
         kind: dict[str, Any] = {"linestyle": style, "marker": "o"}
-        axes.plot(shown, color=colour(name.removeprefix("T1 of ")), label=name, **kind)
+        axes.plot(shown, color=colour(stage), label=name, **kind)
     axes.set_yscale("log")
     axes.set_xticks(range(len(layers)), layers)
     axes.set_ylabel("spikes per neuron and image", fontsize=12)
@@ -583,13 +584,8 @@ def _run_dots(axes: Axes, x: ArrayLike, y: ArrayLike, stage: str) -> None:
 
 
 def _bar(stage: str) -> dict[str, Any]:
-    hatch = "///" if stage.endswith(("-direct", "-skips zeros")) else None
-    if stage.endswith("-carried"):
-        hatch = "..."
-    if stage.endswith("-exact"):
-        hatch = "++"
-    if stage.endswith("-scratch"):
-        hatch = "xxx"
+    found = Stage.find(stage)
+    hatch = _HATCHES.get((found.kind if found else stage).rpartition("-")[2])
     return {"facecolor": colour(stage), "edgecolor": "white", "hatch": hatch}
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from snn_rl.chain import run_directory
-from snn_rl.chain.records import StageResult, read_stages
+from snn_rl.chain.records import StageResult, read_invocations, read_stages
 from snn_rl.chain.stages import ANN, PRETRAINED
 from snn_rl.envs import ATARI, family
 from snn_rl.files.atomic import read_json, write_text
@@ -53,7 +53,7 @@ def write_card(folder: Path, commands: Sequence[str], picture: str) -> Path:
         *(_game(stage, folder / stage.name / GAME) for stage in stages),
         *spike_section(stages),
         *energy_section(stages),
-        *command_section(read_json(folder / run_directory.RUN)),
+        *command_section(read_invocations(folder)),
     ]
     path = folder / CARD
     write_text(path, "\n\n".join(part for part in parts if part) + "\n")
@@ -108,9 +108,8 @@ def _network(stage: StageResult) -> str:
 
 
 def _training(stage: StageResult) -> str:
-    settings, metrics = stage.settings, stage.metrics
-    assert metrics is not None
-    amount = f"{stage.label} {metrics['steps']:,} agent steps, {metrics['updates']:,} updates"
+    settings, metrics = stage.settings, stage.evaluation
+    amount = f"{stage.label} {metrics.steps:,} agent steps, {metrics.updates:,} updates"
     if stage.name == ANN and settings.get("ann"):
         return f"{amount}, imported: its steps only fill the replay buffer"
     if settings.get("teacher"):

@@ -12,10 +12,17 @@ from matplotlib.figure import Figure
 
 from snn_rl.agents import plan
 from snn_rl.chain import run_directory
-from snn_rl.chain.records import GREEDY, STICKY, StageResult, finished, read_stages
+from snn_rl.chain.records import (
+    Evaluation,
+    Invocation,
+    StageResult,
+    finished,
+    read_invocations,
+    read_stages,
+)
 from snn_rl.chain.stages import ANN, PRETRAINED
 from snn_rl.core.energy import FLOAT32, INT32, energy, skipping_energy
-from snn_rl.files.atomic import read_json, write_text
+from snn_rl.files.atomic import write_text
 from snn_rl.reports import figures
 from snn_rl.reports.markdown import block, bullets, code, plain, table
 from snn_rl.utils.errors import UserError
@@ -64,11 +71,11 @@ def write_report(directory: Path) -> Path:
             f"{directory} is not a run, it has no run.json; this trains one: "
             f"python -m snn_rl.train env=ID T=1 run_dir={directory}"
         )
-    invocations = read_json(directory / run_directory.RUN)
+    invocations = read_invocations(directory)
     stages = read_stages(directory)
     drawn = _draw(directory, stages)
     write_text(directory / RETURNS, _csv(stages))
-    latest = invocations[-1]["settings"]
+    latest = invocations[-1].settings
     parts = [
         f"# {latest['env']}, seed {latest['seed']}",
         headline(stages),
@@ -94,8 +101,7 @@ def headline(stages: Sequence[StageResult]) -> str:
     ann = done.pop(ANN, None)
     done.pop(PRETRAINED, None)
     # the chain's own stages come first; only without one, a direct or a converted stage
-    side = ("-direct", "-direct-carried", "-direct-exact", "-converted")
-    chain = [s for s in done.values() if not s.name.endswith(side)] or list(done.values())
+    chain = [s for s in done.values() if s.stage.gradual] or list(done.values())
     parts = [f"{stage.label} scores {_both(stage)}" for stage in chain[-1:]]
     if ann:
         parts.append(f"{'its' if parts else 'the'} ANN {'' if parts else 'scores '}{_both(ann)}")
@@ -152,9 +158,8 @@ def _draw(directory: Path, stages: Sequence[StageResult]) -> dict[str, str]:
     evaluated, spiking = finished(stages), _spiking(stages)
     if evaluated:
         trials = {
-            s.name: {column: s.metrics[column]["returns"] for column in (GREEDY, STICKY)}
+            s.name: {name: column.returns for name, column in s.evaluation.columns.items()}
             for s in evaluated
-            if s.metrics
         }
         drawn["rewards"] = (
             "Mean return and standard deviation per stage, greedy and sticky",
@@ -228,36 +233,31 @@ def reward_section(stages: Sequence[StageResult], figure: str = "") -> list[str]
     """
     rows, evaluations = [], []
     done = finished(stages)
-    compared = any((s.metrics or {})[GREEDY].get("agreement") is not None for s in done)
+    # runs of older versions have no agreement
+    compared = any(s.evaluation.greedy.agreement is not None for s in done)
 
-    def agreements(metrics: dict[str, Any], column: str) -> list[str]:
-        if not compared:  # runs of older versions have none
-            return []
-        agreement = metrics[column].get("agreement")
-        return ["–" if agreement is None else f"{100 * agreement:.1f} %"]
+    def cells(results: Evaluation) -> list[Any]:
+        found = [_score(results, interval=True), results.distinct, results.capped]
+        if compared:
+            agreement = results.agreement
+            found.append("–" if agreement is None else f"{100 * agreement:.1f} %")
+        return found
 
     for stage in done:
-        metrics = stage.metrics
-        assert metrics is not None
+        metrics = stage.evaluation
         rows.append(
             [
                 stage.label,
-                f"{metrics['steps']:,}",
-                f"{metrics['updates']:,}",
-                _duration(metrics["wall_s"]),
-                metrics[GREEDY]["episodes"],
-                _score(metrics[GREEDY], interval=True),
-                metrics[GREEDY]["distinct"],
-                metrics[GREEDY]["capped"],
-                *agreements(metrics, GREEDY),
-                _score(metrics[STICKY], interval=True),
-                metrics[STICKY]["distinct"],
-                metrics[STICKY]["capped"],
-                *agreements(metrics, STICKY),
+                f"{metrics.steps:,}",
+                f"{metrics.updates:,}",
+                _duration(metrics.wall_s or 0.0),
+                metrics.greedy.episodes,
+                *cells(metrics.greedy),
+                *cells(metrics.sticky),
             ]
         )
-        if metrics["evaluation"] not in evaluations:
-            evaluations.append(metrics["evaluation"])
+        if metrics.evaluation not in evaluations:
+            evaluations.append(metrics.evaluation)
     if not rows:
         return []
     head = [
@@ -286,9 +286,9 @@ def reward_section(stages: Sequence[StageResult], figure: str = "") -> list[str]
         )
     for evaluation in evaluations:
         notes.append(
-            f"Seeds from {evaluation['seed']:,}; random actions {evaluation['epsilon']:g} in both "
+            f"Seeds from {evaluation.seed:,}; random actions {evaluation.epsilon:g} in both "
             "columns. Sticky: an action repeats the one before with probability "
-            f"{evaluation['sticky']:g}, per emulator frame on Atari."
+            f"{evaluation.sticky:g}, per emulator frame on Atari."
         )
     imported = any(s.settings.get("ann") for s in stages if s.name == ANN)
     if imported:
@@ -306,7 +306,7 @@ def _learning_section(stages: Sequence[StageResult], drawn: dict[str, str]) -> l
         return []
     return [
         "## Learning",
-        *(_selection(stage) for stage in stages if stage.notes and stage.notes.get("scores")),
+        *(_selection(stage) for stage in stages if stage.notes and stage.notes.scores),
         drawn["learning"],
         f"Returns while training, exploration included. The running mean over {figures.RUNNING} "
         "episodes starts anew in each stage. An episode that a checkpoint or the stage's end cut "
@@ -316,16 +316,11 @@ def _learning_section(stages: Sequence[StageResult], drawn: dict[str, str]) -> l
 
 def _selection(stage: StageResult) -> str:
     assert stage.notes is not None
-    settings, scores = stage.settings, stage.notes["scores"]
+    scores, kinds = stage.notes.scores, stage.selection
     best = max(score for _, score in scores)
     step = next(step for step, score in scores if score == best)
-    kinds = stage.notes.get("selection")
-    if kinds is None:  # runs of older versions have it in their settings alone
-        kinds = {"games": settings["dqn.selection_games"], "sticky": settings["rollout.sticky"]}
-    if isinstance(kinds, dict):  # and those after them knew games of one kind
-        kinds = [kinds]
     played = " and ".join(
-        f"{kind['games']} games without exploration (sticky actions: {kind['sticky']:g})"
+        f"{kind.games} games without exploration (sticky actions: {kind.sticky:g})"
         for kind in kinds
     )
     both = ", of which the scores are the means" if len(kinds) > 1 else ""
@@ -409,13 +404,13 @@ def _layer_section(stages: Sequence[StageResult]) -> list[str]:
     rows = [
         [
             stage.label,
-            layer["name"],
-            f"{layer['v_threshold']:.4f}",
-            f"{layer['spike_rate']:.4f}",
-            f"{100 * layer['dead']:.1f} %",
+            layer.name,
+            f"{layer.v_threshold:.4f}",
+            f"{layer.spike_rate:.4f}",
+            f"{100 * layer.dead:.1f} %",
         ]
         for stage in stages
-        for layer in (stage.notes or {}).get("layers", [])
+        for layer in ((stage.notes and stage.notes.layers) or [])
     ]
     if not rows:
         return []
@@ -432,10 +427,8 @@ def returns_table(stages: Sequence[StageResult]) -> str:
     """Every game of every evaluated stage."""
     rows = []
     for stage in finished(stages):
-        assert stage.metrics is not None
-        for column in (GREEDY, STICKY):
-            returns = stage.metrics[column]["returns"]
-            rows.append([stage.label, column, ", ".join(f"{value:g}" for value in returns)])
+        for name, column in stage.evaluation.columns.items():
+            rows.append([stage.label, name, ", ".join(f"{value:g}" for value in column.returns)])
     return table(["stage", "column", "return of every game"], rows, names=3)
 
 
@@ -472,7 +465,7 @@ def _settings_section(stages: Sequence[StageResult], latest: dict[str, Any]) -> 
     ]
 
 
-def command_section(invocations: Sequence[dict[str, Any]]) -> list[str]:
+def command_section(invocations: Sequence[Invocation]) -> list[str]:
     """The commands of a run, with their revisions and versions.
 
     Args:
@@ -481,16 +474,16 @@ def command_section(invocations: Sequence[dict[str, Any]]) -> list[str]:
     rows = [
         [
             i,
-            entry["time"],
-            code(entry["command"]),
-            entry["revision"] or "unknown",
-            entry["machine"],
+            entry.time,
+            code(entry.command),
+            entry.revision or "unknown",
+            entry.machine,
         ]
         for i, entry in enumerate(invocations, start=1)
     ]
     versions: dict[str, list[str]] = {}
     for i, entry in enumerate(invocations, start=1):
-        text = ", ".join(f"{name} {number}" for name, number in sorted(entry["versions"].items()))
+        text = ", ".join(f"{name} {number}" for name, number in sorted(entry.versions.items()))
         versions.setdefault(text, []).append(str(i))
     return [
         "## Commands",
@@ -504,30 +497,27 @@ def _csv(stages: Sequence[StageResult]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["stage", "column", "trial", "seed", "return", "length"])
     for stage in finished(stages):
-        assert stage.metrics is not None
-        seed = stage.metrics["evaluation"]["seed"]
-        for column in (GREEDY, STICKY):
-            outcome = stage.metrics[column]
-            trials = zip(outcome["returns"], outcome["lengths"], strict=True)
+        seed = stage.evaluation.evaluation.seed
+        for name, column in stage.evaluation.columns.items():
+            trials = zip(column.returns, column.lengths, strict=True)
             for i, (value, length) in enumerate(trials):
-                writer.writerow([stage.name, column, i, seed + i, value, length])
+                writer.writerow([stage.name, name, i, seed + i, value, length])
     return text.getvalue()
 
 
 def _both(stage: StageResult) -> str:
-    assert stage.metrics is not None
-    greedy, sticky = stage.metrics[GREEDY], stage.metrics[STICKY]
-    games = greedy["episodes"]
+    greedy, sticky = stage.evaluation.greedy, stage.evaluation.sticky
+    games = greedy.episodes
     return (
         f"{_score(greedy)} greedy and {_score(sticky)} with sticky actions over "
         f"{games} game{'s' if games > 1 else ''} each"
     )
 
 
-def _score(outcome: dict[str, Any], interval: bool = False) -> str:
-    text = f"{outcome['mean']:z.1f} ± {outcome['std']:.1f}"
+def _score(results: Evaluation, interval: bool = False) -> str:
+    text = f"{results.mean:z.1f} ± {results.std:.1f}"
     if interval:
-        low, high = outcome["interval"]
+        low, high = results.interval
         text += f" [{low:z.1f}, {high:z.1f}]"
     return text
 

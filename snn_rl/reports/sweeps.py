@@ -18,10 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snn_rl.chain import run_directory
-from snn_rl.chain.records import GREEDY, STICKY, order
-from snn_rl.chain.runner import RECORDED_LATER, SETTINGS
-from snn_rl.chain.stages import ANALOG, label
-from snn_rl.files.atomic import read_json, write_text
+from snn_rl.chain.records import (
+    GREEDY,
+    STICKY,
+    Score,
+    read_invocations,
+    read_metrics,
+    read_settings,
+    stages_in,
+)
+from snn_rl.chain.runner import RECORDED_LATER
+from snn_rl.chain.stages import Stage
+from snn_rl.files.atomic import write_text
 from snn_rl.reports import figures
 from snn_rl.reports.human_scores import human_normalised
 from snn_rl.reports.markdown import bullets, table
@@ -133,19 +141,18 @@ def write_sweep(folder: Path) -> Path:
 
 
 def _read_run(directory: Path) -> Run:
-    settings = read_json(directory / run_directory.RUN)[-1]["settings"]
+    settings = read_invocations(directory)[-1].settings
     scores: dict[str, dict[str, float]] = {}
     stages: dict[str, dict[str, Any]] = {}
-    for path in sorted(
-        directory.glob(f"*/{run_directory.METRICS}"), key=lambda p: order(p.parent.name)
-    ):
-        metrics, stage = read_json(path), path.parent.name
-        if "accuracy" in metrics:
-            scores[stage] = {ACCURACY: 100 * metrics["accuracy"]}
+    for stage in stages_in(directory, run_directory.METRICS):
+        metrics = read_metrics(directory / stage.name)
+        assert metrics is not None
+        if isinstance(metrics, Score):
+            scores[stage.name] = {ACCURACY: 100 * metrics.accuracy}
         else:
-            scores[stage] = {column: metrics[column]["mean"] for column in (GREEDY, STICKY)}
-        stages[stage] = read_json(path.parent / SETTINGS)
-        stages[stage].pop("seed", None)
+            scores[stage.name] = {name: each.mean for name, each in metrics.columns.items()}
+        stages[stage.name] = read_settings(directory / stage.name)
+        stages[stage.name].pop("seed", None)
     return Run(directory, settings, scores, stages)
 
 
@@ -165,7 +172,8 @@ def _columns(members: Sequence[Run]) -> list[str]:
 
 
 def _stages(members: Sequence[Run]) -> list[str]:
-    return sorted({stage for run in members for stage in run.scores}, key=order)
+    names = {stage for run in members for stage in run.scores}
+    return sorted(names, key=lambda name: Stage.parse(name).order)
 
 
 def _task_section(name: str, members: Sequence[Run]) -> list[str]:
@@ -173,7 +181,7 @@ def _task_section(name: str, members: Sequence[Run]) -> list[str]:
     rows = []
     for stage in _stages(members):
         done = [run.scores[stage] for run in members if stage in run.scores]
-        row = [label(stage), str(len(done))]
+        row = [Stage.parse(stage).label, str(len(done))]
         for column in columns:
             scores = np.array([each[column] for each in done if column in each])
             row += [_with_interval([scores]), f"{scores.min():z.1f} to {scores.max():z.1f}"]
@@ -222,7 +230,7 @@ def _games_section(tasks: Sequence[Sequence[Run]]) -> list[str]:
         }
         if len(strata[GREEDY]) > 1:
             runs_in_all = sum(len(scores) for scores in strata[GREEDY])
-            row = [label(stage), len(strata[GREEDY]), runs_in_all]
+            row = [Stage.parse(stage).label, len(strata[GREEDY]), runs_in_all]
             rows.append([*row, *(_with_interval(strata[c]) for c in (GREEDY, STICKY))])
     if not rows:
         return []
@@ -239,12 +247,12 @@ def _timesteps_section(folder: Path, tasks: dict[str, list[Run]]) -> list[str]:
     lines: dict[str, dict[int, float]] = {}
     for name, members in tasks.items():
         for stage in _stages(members):
-            number, _, kind = stage.partition("-")
+            T, kind = Stage.parse(stage).timesteps, Stage.parse(stage).kind
             done = [run.scores[stage].get(ACCURACY) for run in members if stage in run.scores]
             scores = [score for score in done if score is not None]
-            if stage not in ANALOG and scores:
+            if T is not None and scores:
                 line = lines.setdefault(f"{_title(folder, name)}, {kind or 'trained'}", {})
-                line[int(number[1:])] = float(interquartile_mean(np.array(scores)))
+                line[T] = float(interquartile_mean(np.array(scores)))
     several = {name: dict(sorted(line.items())) for name, line in lines.items() if len(line) > 1}
     if not several:
         return []
