@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from snn_rl.chain import run_directory
+from snn_rl.chain.records import Invocation, write_invocations
+from snn_rl.chain.stages import Stage
 from snn_rl.core.networks import (
     AnalogNetwork,
     Conv,
@@ -46,16 +48,18 @@ def image_stage(tmp_path: Path) -> Callable[..., str]:
         whole = {"dataset": "cifar10", "net": "vgg5", "seed": seed, "limit": 500, **ULL}
         network: AnalogNetwork | SpikingNetwork = AnalogNetwork(TINY)
         if name != "ann":
-            timesteps = int(name[1:].split("-")[0])
+            timesteps = Stage.parse(name).timesteps
+            assert timesteps is not None
             network = SpikingNetwork(TINY, SpikingOptions(timesteps))
             whole |= {"T": timesteps, "source": "ann", "iir.encoding": "direct"}
             whole |= {"iir.threshold_scale": 1.0}
-        write_json(directory / "run.json", [{"command": command, "revision": "abc", "time": time}])
+        write_invocations(directory, [Invocation(command, "abc", time)])
         write_json(directory / name / "settings.json", {**whole, **settings})
         scored = {"accuracy": 0.5, "images": 200, "spike_rates": rates, **(metrics or {})}
         write_json(directory / name / "metrics.json", scored)
         file = directory / name / run_directory.NETWORK
-        save_network(file, network, notes or {})
+        own = {"dataset": "cifar10", "net": "vgg5", "stage": name, "seed": seed, "epochs": 1}
+        save_network(file, network, {**own, **(notes or {})})
         return run_directory.file_hash(str(file))
 
     return write

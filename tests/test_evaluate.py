@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from snn_rl import evaluate, train
-from snn_rl.agents.loading import SETTINGS
+from snn_rl.agents.evaluation import energy_ratios
 from snn_rl.chain import run_directory
 from snn_rl.configs.compose import run_command
 from snn_rl.configs.schema import Config
@@ -60,7 +60,7 @@ def test_evaluates_the_ann_and_the_stage_in_both_columns(run_dir, capsys):
         "threads=1",
     )
     text = capsys.readouterr().out
-    results = read_json(run_dir / "T1" / evaluate.EVALUATION)
+    results = read_json(run_dir / "T1" / run_directory.EVALUATION)
     assert results["layers"] == ["conv1", "conv2", "conv3"]
     for title, column in (
         ("ANN greedy", results["ann"]["greedy"]),
@@ -84,20 +84,20 @@ def test_evaluates_the_ann_and_the_stage_in_both_columns(run_dir, capsys):
 def test_the_ann_does_not_play_the_same_games_twice(run_dir, capsys):
     arguments = ("env=CartPole-v1", f"run_dir={run_dir}", "episodes=2", "threads=1", "eval.seed=7")
     command(evaluate, *arguments)
-    first = read_json(run_dir / "T1" / evaluate.EVALUATION)
+    first = read_json(run_dir / "T1" / run_directory.EVALUATION)
     assert "played these games before" not in capsys.readouterr().out
     command(evaluate, *arguments)
     assert "played these games before" in capsys.readouterr().out
-    assert read_json(run_dir / "T1" / evaluate.EVALUATION) == first
+    assert read_json(run_dir / "T1" / run_directory.EVALUATION) == first
     command(evaluate, *arguments, "eval.epsilon=0.5")
     assert "played these games before" not in capsys.readouterr().out
 
 
 def test_an_ann_that_is_never_zero_saves_nothing_by_skipping_zeros():
     spec = cartpole((3, 40, 120), 2)
-    ratios = evaluate.energy_ratios(spec, [0.1, 0.2, 0.3], [1.0, 1.0, 1.0])
+    ratios = energy_ratios(spec, [0.1, 0.2, 0.3], [1.0, 1.0, 1.0])
     assert ratios["float32_skipping"] == pytest.approx(ratios["float32"])
-    sparse = evaluate.energy_ratios(spec, [0.1, 0.2, 0.3], [0.5, 0.5, 0.5])
+    sparse = energy_ratios(spec, [0.1, 0.2, 0.3], [0.5, 0.5, 0.5])
     assert sparse["float32_skipping"] < ratios["float32_skipping"]
 
 
@@ -144,7 +144,7 @@ def test_a_network_that_does_not_fit_the_env_is_one_line(run_dir, tmp_path, caps
 def test_damaged_settings_of_a_stage_are_one_line(run_dir, tmp_path, capsys):
     copy = tmp_path / "run"
     shutil.copytree(run_dir, copy)
-    (copy / "T1" / SETTINGS).write_text("{")
+    (copy / "T1" / run_directory.SETTINGS).write_text("{")
     with pytest.raises(SystemExit):
         command(evaluate, "env=CartPole-v1", f"run_dir={copy}")
     message = capsys.readouterr().err

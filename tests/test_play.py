@@ -10,10 +10,10 @@ from PIL import Image
 
 from snn_rl import play
 from snn_rl.agents import plan
-from snn_rl.agents.loading import SETTINGS, load_agent
+from snn_rl.agents.loading import load_agent
 from snn_rl.agents.policies import network_spec
 from snn_rl.chain import run_directory
-from snn_rl.chain.runner import DONE
+from snn_rl.chain.records import mark_done
 from snn_rl.configs.compose import compose, run_command
 from snn_rl.configs.schema import Config
 from snn_rl.core.networks import SpikingNetwork, SpikingOptions
@@ -43,8 +43,8 @@ def finished_stage(run_dir, env):
         neuron.v_threshold.data.fill_(0.02)
     directory = run_dir / stage.name
     save_network(directory / run_directory.NETWORK, network)
-    write_json(directory / SETTINGS, plan.stage_settings(config, stage))
-    write_json(directory / DONE, {"stage": stage.name})
+    write_json(directory / run_directory.SETTINGS, plan.stage_settings(config, stage))
+    mark_done(directory)
     return directory
 
 

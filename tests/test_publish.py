@@ -10,8 +10,10 @@ import torch
 from PIL import Image
 
 from snn_rl import evaluate, play, publish, train, zoo
-from snn_rl.agents.loading import Trials, evaluate_agent, load_agent
+from snn_rl.agents.evaluation import evaluate_agent
+from snn_rl.agents.loading import load_agent
 from snn_rl.chain import run_directory
+from snn_rl.chain.records import Invocation, StageEvaluation, Trials
 from snn_rl.configs.compose import compose, run_command
 from snn_rl.configs.schema import Config
 from snn_rl.files.atomic import read_json, write_json
@@ -107,8 +109,8 @@ def test_the_stored_files_are_what_was_evaluated(shipped):
         assert len(metrics["greedy"]["spike_rates"]) == len(network.spec.layers)
     agent, ann = (load_agent(shipped / ENV / name, "cpu") for name in ("T1", "ann"))
     again = evaluate_agent(agent, Trials(2, 3_000_000, 0.0, 0.25), ann)
-    metrics = read_json(shipped / ENV / "T1" / run_directory.METRICS)
-    assert {key: metrics[key] for key in again} == again
+    metrics = StageEvaluation.read(shipped / ENV / "T1" / run_directory.METRICS)
+    assert metrics.columns == again.columns
 
 
 def test_the_game_is_the_agents_own(shipped):
@@ -204,15 +206,15 @@ def test_a_publication_that_fails_leaves_the_one_before(run_dir, shipped, tmp_pa
     ("path", "name"), [("/home/me/runs/b", "b"), ("runs/b", "runs/b"), ("../b", "../b")]
 )
 def test_of_absolute_paths_the_name_is_kept(path, name):
-    entry = {
-        "command": f"python -m snn_rl.train env=X run_dir={path} ann={path}/a iir.lr=1/2",
-        "settings": {"env": "X", "run_dir": path, "ann": f"{path}/a", "init": None, "zoo": None},
-    }
+    def entry(run_dir, ann):
+        return Invocation(
+            f"python -m snn_rl.train env=X run_dir={run_dir} ann={ann} iir.lr=1/2",
+            *(None, ""),
+            settings={"env": "X", "run_dir": run_dir, "ann": ann, "init": None, "zoo": None},
+        )
+
     ann = "a" if path.startswith("/") else f"{path}/a"
-    assert publish.portable(entry) == {
-        "command": f"python -m snn_rl.train env=X run_dir={name} ann={ann} iir.lr=1/2",
-        "settings": {"env": "X", "run_dir": name, "ann": ann, "init": None, "zoo": None},
-    }
+    assert publish.portable(entry(path, f"{path}/a")) == entry(name, ann)
 
 
 def test_a_gif_that_is_too_large_is_recorded_shorter(shipped, tmp_path, monkeypatch):
@@ -235,7 +237,7 @@ def test_evaluate_takes_a_shipped_agent_and_leaves_it_alone(elsewhere, shipped, 
     text = capsys.readouterr().out
     name = extra[0].replace("=", "") if extra else "T1"
     assert f"has no finished {name}: this is the one that ships" in text
-    output = Path("runs") / ENV / "zoo" / name / evaluate.EVALUATION
+    output = Path("runs") / ENV / "zoo" / name / run_directory.EVALUATION
     assert f"written to {output}" in text
     assert read_json(output)["run"] == str(shipped / ENV)
     assert contents(shipped) == before
@@ -327,7 +329,7 @@ def test_games_of_an_evaluation_are_played_ones_too(run_dir, tmp_path, capsys):
     copy = tmp_path / "run"
     shutil.copytree(run_dir, copy)
     before = {"evaluation": {"episodes": 20, "seed": 2_999_990, "epsilon": 0.0, "sticky": 0.25}}
-    write_json(copy / "T2" / evaluate.EVALUATION, before)
+    write_json(copy / "T2" / run_directory.EVALUATION, before)
     message = refused(capsys, publish, *PUBLISH, f"run_dir={copy}", f"zoo={tmp_path}", FRESH)
     assert "2999990 to 3000009" in message
 

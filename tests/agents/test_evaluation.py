@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
 from snn_rl.agents import SpikingQNetwork, evaluate
-from snn_rl.agents.evaluation import Evaluation
+from snn_rl.chain.records import Evaluation
 from snn_rl.core.conversion import spike_rates
 
 IMAGES = spaces.Box(0, 255, (1, 29, 29), np.uint8)
@@ -209,27 +209,6 @@ def test_spike_rates_are_those_of_the_states_played(timesteps: int | None) -> No
     assert result.spike_rates == pytest.approx(spike_rates(layers))
     assert len(result.spike_rates) == len(q_net.network.spec.layers)
     assert max(result.spike_rates) > 0
-
-
-def test_summary_of_known_returns() -> None:
-    returns = [1.0, 2.0, 4.0, 9.0]
-    result = Evaluation(returns, [1] * 4, distinct=4, capped=0, spike_rates=[])
-    assert result.mean == 4.0
-    assert result.std == pytest.approx((38 / 3) ** 0.5)
-    low, high = result.interval
-    assert min(returns) <= low < result.mean < high <= max(returns)
-    assert result.interval == (low, high), "the draws are the same every time"
-    assert result.to_dict()["episodes"] == 4
-    single = Evaluation([7.0], [1], distinct=1, capped=0, spike_rates=[])
-    assert (single.std, single.interval) == (0.0, (7.0, 7.0))
-
-
-def test_interval_covers_as_the_normal_one_does_for_many_trials() -> None:
-    returns = list(np.random.default_rng(0).normal(size=400))
-    result = Evaluation(returns, [1] * 400, distinct=400, capped=0, spike_rates=[])
-    half = 1.96 * result.std / 20
-    expected = (result.mean - half, result.mean + half)
-    assert result.interval == pytest.approx(expected, abs=0.1 * half)
 
 
 def test_agreement_is_counted_in_the_situations_of_the_agents_own_games() -> None:

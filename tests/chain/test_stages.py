@@ -1,15 +1,9 @@
-"""The schedule of stages, and running it."""
-
-from pathlib import Path
-from typing import Any
+"""Names, order and schedule of stages."""
 
 import pytest
 
-from snn_rl.chain.runner import check_settings, is_done, run_chain
-from snn_rl.chain.stages import ANN, Stage, schedule
+from snn_rl.chain.stages import ANN, PRETRAINED, ChainOptions, Stage, schedule
 from snn_rl.utils.errors import UserError
-
-ANALOG = Stage(ANN, None, None)
 
 
 def links(chain: list[Stage]) -> list[tuple[str, int | None, str | None, bool]]:
@@ -34,12 +28,12 @@ def test_gradual_reduction(options, timesteps):
     expected = [(ANN, None, None, True)]
     for t, name, before in zip(timesteps, names[1:], names[:-1], strict=True):
         expected.append((name, t, before, True))
-    assert links(schedule(**options)) == expected
+    assert links(schedule(ChainOptions(**options))) == expected
 
 
 @pytest.mark.parametrize("T", [1, 4, 8])
 def test_direct_goes_from_the_ann_to_t(T):
-    assert links(schedule(T, direct=True)) == [
+    assert links(schedule(ChainOptions(T, direct=True))) == [
         (ANN, None, None, True),
         (f"T{T}-direct", T, ANN, True),
     ]
@@ -48,31 +42,41 @@ def test_direct_goes_from_the_ann_to_t(T):
 @pytest.mark.parametrize("T", [1, 100])
 def test_conversion_only(T):
     expected = [(ANN, None, None, True), (f"T{T}-converted", T, ANN, False)]
-    assert links(schedule(T, stages="none")) == expected
+    assert links(schedule(ChainOptions(T, stages="none"))) == expected
 
 
 @pytest.mark.parametrize("direct", [False, True])
 def test_carried_membranes_go_on_from_one_timestep(direct):
-    before = schedule(1, direct=direct)
-    chain = schedule(1, direct=direct, carry_state=True)
+    before = schedule(ChainOptions(1, direct=direct))
+    chain = schedule(ChainOptions(1, direct=direct, carry_state=True))
     assert chain[:-1] == before
-    name = before[-1].name
-    assert chain[-1] == Stage(f"{name}-carried", 1, name, carry_state=True)
+    name, kind = before[-1].name, before[-1].kind
+    assert chain[-1] == Stage(f"{name}-carried", 1, f"{kind}-carried".removeprefix("-"), name)
 
 
 @pytest.mark.parametrize("direct", [False, True])
 def test_an_exact_stage_ends_the_chain(direct):
-    before = schedule(1, direct=direct)
-    chain = schedule(1, direct=direct, exact=True)
+    before = schedule(ChainOptions(1, direct=direct))
+    chain = schedule(ChainOptions(1, direct=direct, exact=True))
     assert chain[:-1] == before
-    name = before[-1].name
-    assert chain[-1] == Stage(f"{name}-exact", 1, name, trained=False, exact=True)
+    name, kind = before[-1].name, before[-1].kind
+    assert chain[-1] == Stage(f"{name}-exact", 1, f"{kind}-exact".removeprefix("-"), name)
 
 
 def test_variants_do_not_share_directories():
-    variants = [schedule(3), schedule(3, direct=True), schedule(3, stages="none")]
-    variants += [schedule(1, carry_state=True), schedule(1, direct=True, carry_state=True)]
-    variants += [schedule(1, exact=True), schedule(1, direct=True, exact=True)]
+    variants = [
+        schedule(ChainOptions(3)),
+        schedule(ChainOptions(3, direct=True)),
+        schedule(ChainOptions(3, stages="none")),
+    ]
+    variants += [
+        schedule(ChainOptions(1, carry_state=True)),
+        schedule(ChainOptions(1, direct=True, carry_state=True)),
+    ]
+    variants += [
+        schedule(ChainOptions(1, exact=True)),
+        schedule(ChainOptions(1, direct=True, exact=True)),
+    ]
     names = [chain[-1].name for chain in variants]
     assert len(set(names)) == len(names)
 
@@ -101,172 +105,57 @@ def test_variants_do_not_share_directories():
 )
 def test_what_is_no_chain_is_refused(options, message):
     with pytest.raises(UserError, match=message) as caught:
-        schedule(**options)
+        schedule(ChainOptions(**options))
     assert "\n" not in str(caught.value)
 
 
-class Trainer:
-    """A `fit` that leaves one file per stage, and can die in the middle of one."""
-
-    def __init__(self, run_dir: Path, dies_in: str | None = None):
-        self.run_dir, self.dies_in = run_dir, dies_in
-        self.fitted: list[str] = []
-
-    def __call__(self, stage: Stage) -> None:
-        self.fitted.append(stage.name)
-        assert (self.run_dir / stage.name / "settings.json").exists()
-        (self.run_dir / stage.name / "half").write_text("some state")
-        if stage.name == self.dies_in:
-            raise KeyboardInterrupt
-        (self.run_dir / stage.name / "network").write_text(stage.name)
-
-
-def settings(stage: Stage) -> dict[str, Any]:
-    return {"env": "Pole", "lr": 0.1, "T": stage.timesteps}
-
-
-def snapshot(directory: Path) -> dict[str, tuple[int, bytes]]:
-    """Every file's time of change and content."""
-    return {
-        str(path.relative_to(directory)): (path.stat().st_mtime_ns, path.read_bytes())
-        for path in directory.rglob("*")
-        if path.is_file()
-    }
-
-
-def test_runs_every_stage_in_order_and_marks_it(tmp_path):
-    fit = Trainer(tmp_path)
-    run_chain(tmp_path, schedule(3), settings, fit)
-    assert fit.fitted == ["ann", "T5", "T4", "T3"]
-    assert all(is_done(tmp_path / name) for name in fit.fitted)
-
-
-def test_begins_once_when_nothing_is_refused_and_before_anything_is_written(tmp_path):
-    seen: list[dict[str, tuple[int, bytes]]] = []
-
-    def begin() -> None:
-        seen.append(snapshot(tmp_path))
-
-    run_chain(tmp_path, schedule(3), settings, Trainer(tmp_path), begin)
-    assert seen == [{}]
-    run_chain(tmp_path, schedule(3), settings, Trainer(tmp_path), begin)
-    assert len(seen) == 2  # also a command that finds everything done is one of the run's
-    with pytest.raises(UserError):
-        run_chain(tmp_path, schedule(3), lambda _: {"lr": 9}, Trainer(tmp_path), begin)
-    run_chain(tmp_path, schedule(3), settings, Trainer(tmp_path), begin, writes=False)
-    assert len(seen) == 2
-
-
-def test_done_stages_are_not_repeated(tmp_path):
-    run_chain(tmp_path, schedule(3), settings, Trainer(tmp_path))
-    before = snapshot(tmp_path)
-    again = Trainer(tmp_path)
-    run_chain(tmp_path, schedule(3), settings, again)
-    assert again.fitted == []
-    assert snapshot(tmp_path) == before
-
-
-def test_a_smaller_t_goes_on_from_where_the_chain_is(tmp_path):
-    run_chain(tmp_path, schedule(3), settings, Trainer(tmp_path))
-    before = snapshot(tmp_path)
-    further = Trainer(tmp_path)
-    run_chain(tmp_path, schedule(1), settings, further)
-    assert further.fitted == ["T2", "T1"]
-    assert before.items() <= snapshot(tmp_path).items()
-
-
-def test_a_larger_t_finds_its_stages_done(tmp_path):
-    run_chain(tmp_path, schedule(1), settings, Trainer(tmp_path))
-    again = Trainer(tmp_path)
-    run_chain(tmp_path, schedule(4), settings, again)
-    assert again.fitted == []
-
-
-def test_an_interrupted_stage_is_not_done_and_runs_again(tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        run_chain(tmp_path, schedule(3), settings, Trainer(tmp_path, dies_in="T4"))
-    assert is_done(tmp_path / "T5")
-    assert not is_done(tmp_path / "T4")
-    again = Trainer(tmp_path)
-    run_chain(tmp_path, schedule(3), settings, again)
-    assert again.fitted == ["T4", "T3"]
-    assert (tmp_path / "T4" / "network").read_text() == "T4"
-
-
-@pytest.mark.parametrize("dies_in", [None, "T4"])
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("name", "timesteps", "kind"),
     [
-        ({"lr": 0.2}, r"lr was 0\.1, now 0\.2"),
-        ({"extra": 1}, "extra was absent, now 1"),
-        ({"env": "Pong", "lr": 0.2}, r"env was Pole, now Pong; lr was 0\.1, now 0\.2"),
+        *((ANN, None, ""), (PRETRAINED, None, ""), ("T1", 1, ""), ("T250", 250, "")),
+        *(("T1-carried", 1, "carried"), ("T1-exact", 1, "exact"), ("T3-direct", 3, "direct")),
+        *(("T100-converted", 100, "converted"), ("T1-direct-exact", 1, "direct-exact")),
+        *(("T2-scratch", 2, "scratch"), ("T1-direct-pruned", 1, "direct-pruned")),
     ],
 )
-def test_other_settings_are_refused_and_nothing_is_touched(tmp_path, change, message, dies_in):
-    first = Trainer(tmp_path, dies_in)
-    try:
-        run_chain(tmp_path, schedule(3), settings, first)
-    except KeyboardInterrupt:
-        assert dies_in
-    before = snapshot(tmp_path)
-    fit = Trainer(tmp_path)
-    with pytest.raises(UserError, match=message):
-        run_chain(tmp_path, schedule(1), lambda stage: settings(stage) | change, fit)
-    assert fit.fitted == []
-    assert snapshot(tmp_path) == before
-    assert not (tmp_path / "T1").exists()
+def test_a_name_is_read_and_written(name, timesteps, kind):
+    stage = Stage.parse(name)
+    assert (stage.name, stage.timesteps, stage.kind, stage.source) == (name, timesteps, kind, None)
+    if timesteps:
+        assert Stage.spiking(timesteps, kind) == stage
+    assert stage.analog == (timesteps is None)
+    assert stage.trained == (kind not in ("converted", "exact", "direct-exact"))
+    assert stage.exact == name.endswith("exact")
+    assert stage.carry_state == name.endswith("carried")
+    assert stage.pruned == name.endswith("pruned")
 
 
-def test_a_late_stage_s_settings_are_checked_before_the_first_one_starts(tmp_path):
-    """T4 was left half done; a change that concerns it alone stops the chain at once."""
-    with pytest.raises(KeyboardInterrupt):
-        run_chain(tmp_path, schedule(4), settings, Trainer(tmp_path, dies_in="T4"))
-    (tmp_path / "T5" / "done.json").unlink()
-    fit = Trainer(tmp_path)
-    with pytest.raises(UserError, match="T4 was started with other settings: lr"):
-        run_chain(
-            tmp_path,
-            schedule(4),
-            lambda stage: settings(stage) | ({"lr": 9} if stage.timesteps == 4 else {}),
-            fit,
-        )
-    assert fit.fitted == []
+@pytest.mark.parametrize(
+    "name",
+    ["", "T", "Tx", "T1-", "T1-more", "T1-converted-exact", "T1-exact-direct", "ann-x", "t1"],
+)
+def test_other_names_are_no_stages(name):
+    assert Stage.find(name) is None
+    with pytest.raises(ValueError, match="no stage is called"):
+        Stage.parse(name)
 
 
-def test_settings_of_stages_that_have_not_started_may_change(tmp_path):
-    run_chain(tmp_path, schedule(3), settings, Trainer(tmp_path))
-    fit = Trainer(tmp_path)
-    run_chain(
-        tmp_path,
-        schedule(1),
-        lambda stage: settings(stage) | ({"lr": 9} if stage.timesteps in (1, 2) else {}),
-        fit,
-    )
-    assert fit.fitted == ["T2", "T1"]
+def test_stages_are_sorted_in_the_order_of_reports():
+    names = [
+        *(PRETRAINED, ANN, "T12", "T5", "T1", "T1-carried", "T1-exact", "T3-direct", "T1-direct"),
+        *("T1-direct-carried", "T1-direct-exact", "T100-converted", "T1-pruned", "T1-scratch"),
+    ]
+    stages = [Stage.parse(name) for name in names[::-1]]
+    assert [stage.name for stage in sorted(stages, key=lambda stage: stage.order)] == names
 
 
-def test_what_older_stages_did_not_record_is_no_difference(tmp_path):
-    run_chain(tmp_path, schedule(3), settings, Trainer(tmp_path))
-    before = snapshot(tmp_path)
-    fit = Trainer(tmp_path)
-    run_chain(
-        tmp_path, schedule(2), lambda stage: settings(stage) | {"training_images": "these"}, fit
-    )
-    assert fit.fitted == ["T2"]
-    assert before.items() <= snapshot(tmp_path).items()
-    with pytest.raises(
-        UserError, match=r"T2 was started with .*: training_images was these, now those"
-    ):
-        run_chain(
-            tmp_path, schedule(2), lambda stage: settings(stage) | {"training_images": "those"}, fit
-        )
-    with pytest.raises(UserError, match="training_images was these, now absent"):
-        run_chain(tmp_path, schedule(2), settings, fit)
+def test_labels_are_the_names_but_for_anns():
+    labels = {name: Stage.parse(name).label for name in (PRETRAINED, ANN, "T1", "T1-direct")}
+    assert list(labels.values()) == ["ANN, pretrained", "ANN", "T1", "T1-direct"]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "3"])
-def test_damaged_settings_are_one_line(tmp_path, content):
-    (tmp_path / "settings.json").write_text(content)
-    with pytest.raises(UserError) as caught:
-        check_settings(tmp_path, {"lr": 0.1})
-    assert "settings.json" in str(caught.value)
+def test_fine_tuning_adds_a_stage_before_the_ann():
+    chain = schedule(ChainOptions(T=1, T_start=1, finetune=True))
+    assert [stage.name for stage in chain] == [PRETRAINED, ANN, "T1"]
+    assert [stage.finetuned for stage in chain] == [False, True, False]
+    assert [stage.source for stage in chain] == [None, PRETRAINED, ANN]

@@ -11,8 +11,7 @@ import torch
 from safetensors.numpy import load, save
 
 from snn_rl import evaluate, export, play, zoo
-from snn_rl.agents import loading
-from snn_rl.agents.loading import load_agent
+from snn_rl.agents.loading import load_agent, put_on_grid
 from snn_rl.chain import run_directory
 from snn_rl.configs.compose import run_command
 from snn_rl.configs.schema import Config
@@ -294,7 +293,7 @@ def command(module, *arguments):
 @pytest.mark.usefixtures("numba")
 def test_evaluate_plays_the_same_games_by_events(tmp_path, capsys):
     common = ("env=CartPole-v1", "T=1", "exact=true", f"runs={tmp_path}", "episodes=1", "threads=1")
-    path = tmp_path / "CartPole-v1" / "zoo" / "T1-exact" / evaluate.EVALUATION
+    path = tmp_path / "CartPole-v1" / "zoo" / "T1-exact" / run_directory.EVALUATION
     results = {}
     for engine in ("dense", "event"):
         command(evaluate, *common, f"engine={engine}")
@@ -327,7 +326,7 @@ def test_export_writes_a_file_and_runs_it(tmp_path, capsys):
 
 @pytest.mark.usefixtures("numba")
 def test_play_shows_the_same_game_by_events(tmp_path):
-    loading.put_on_grid(zoo.ROOT / "CartPole-v1" / "T1", tmp_path / "T1-exact")
+    put_on_grid(zoo.ROOT / "CartPole-v1" / "T1", tmp_path / "T1-exact")
     games = [
         list(play.Game(load_agent(tmp_path / "T1-exact", "cpu", engine), 5, max_steps=20))
         for engine in ("dense", "event")

@@ -11,7 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
-from snn_rl.agents import Evaluation, plan
+from snn_rl.agents import plan
+from snn_rl.chain.records import (
+    AgentNotes,
+    Evaluation,
+    Invocation,
+    StageEvaluation,
+    Trials,
+    write_invocations,
+)
 from snn_rl.chain.stages import Stage
 from snn_rl.configs.compose import compose, run_command
 from snn_rl.configs.schema import Config
@@ -40,35 +48,33 @@ def build_run(
 ):
     """A run in the folder of all runs, with made-up numbers."""
     directory = folder / env / f"seed{seed}"
-    invocation = {
-        "time": "2026-01-02T03:04:05+00:00",
-        "command": COMMAND.format(env, seed),
-        "versions": {"snn_rl": "0.0.1", "torch": "9.9"},
-        "revision": "abc123",
-        "machine": "abacus",
-    }
-    write_json(directory / "run.json", [invocation])
+    versions = {"snn_rl": "0.0.1", "torch": "9.9"}
+    command = COMMAND.format(env, seed)
+    invocation = Invocation(command, "abc123", "2026-01-02T03:04:05+00:00", "abacus", versions)
+    write_invocations(directory, [invocation])
     config = compose(Config, [f"env={env}", f"seed={seed}"])
     for k, name in enumerate(names):
         rng = np.random.default_rng([seed, k])
-        timesteps = None if name == "ann" else int(name[1:].split("-")[0])
-        stage = Stage(name, timesteps, None, trained=name != CONVERTED)
+        stage = Stage.parse(name)
+        timesteps = stage.timesteps
         write_json(directory / name / "settings.json", plan.stage_settings(config, stage) | kw)
         torch.manual_seed(k)
         network = (
             SpikingNetwork(spec, SpikingOptions(timesteps)) if timesteps else AnalogNetwork(spec)
         )
-        save_network(directory / name / "network.safetensors", network, {})
+        notes = AgentNotes(env=env, seed=seed, stage=name, steps=900, updates=7, wall_s=1.0)
+        save_network(directory / name / "network.safetensors", network, notes.to_json())
         if stage.trained:
             history = [[10 * i, float(x), 9] for i, x in enumerate(rng.normal(5, 2, episodes))]
             counters = {"counters": {"steps": 900, "episodes": history}}
             save_tensors(directory / name / "state.safetensors", {"x": torch.zeros(1)}, counters)
-        metrics = {"evaluation": {"episodes": 4, "epsilon": 0.0, "seed": 1000, "sticky": 0.25}}
+        columns = {}
         for column in ("greedy", "sticky"):
             returns = [round(float(x), 2) for x in rng.normal(15, 2, games)]
             rates = [float(x) for x in rng.uniform(0.01, 0.5, len(spec.layers))]
-            metrics[column] = Evaluation(returns, [7] * games, min(games, 3), 0, rates).to_dict()
-        write_json(directory / name / "metrics.json", metrics)
+            columns[column] = Evaluation(returns, [7] * games, min(games, 3), 0, rates)
+        metrics = StageEvaluation(evaluation=Trials(4, 1000, 0.0, 0.25), **columns)
+        metrics.write(directory / name / "metrics.json")
     return directory
 
 
@@ -110,7 +116,7 @@ def returns(folder: Path, env: str, seed: int, name: str, column="greedy") -> li
     (stage,) = (
         s for s in paper_figures.read_stages(folder / env / f"seed{seed}") if s.name == name
     )
-    return stage.metrics[column]["returns"]
+    return stage.evaluation.columns[column].returns
 
 
 def test_the_files_stand_together(folder, written):

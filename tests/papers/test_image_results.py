@@ -1,8 +1,10 @@
 """Which stages of classification runs belong together."""
 
+from dataclasses import replace
+
 import pytest
 
-from snn_rl.chain.records import costs
+from snn_rl.chain.records import Score, costs
 from snn_rl.files.atomic import read_json, write_json
 from snn_rl.papers.image_results import best, networks_of, read_measured
 from snn_rl.utils.errors import UserError
@@ -77,10 +79,11 @@ def test_scores_on_training_images_do_not_count(image_stage, tmp_path):
 def test_costs_are_per_image(image_stage, tmp_path):
     image_stage("a/seed0", "ann", notes={"wall_s": 30.0, "images": 600, "memory": 7})
     (entry,) = read_measured(tmp_path)
-    took = costs(entry.notes, {"seconds": 0.01, "memory": 9})
+    took = costs(entry.notes, Score(0.5, 10, [], seconds=0.01, memory=9))
     assert (took.training, took.training_memory) == (pytest.approx(0.05), 7)
     assert (took.inference, took.inference_memory) == (0.01, 9)
-    assert costs({}, {}).training is None
+    untrained = replace(entry.notes, images=None, wall_s=None)
+    assert costs(untrained, Score(0.5, 10, [])).training is None
 
 
 def test_a_damaged_file_is_named(image_stage, tmp_path):

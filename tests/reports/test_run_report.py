@@ -15,8 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from snn_rl.agents import Evaluation
-from snn_rl.chain.records import read_stages
+from snn_rl.chain.records import Evaluation, read_stages
+from snn_rl.chain.stages import Stage
 from snn_rl.configs.compose import compose, run_command
 from snn_rl.configs.schema import Config
 from snn_rl.core.conversion import layer_table
@@ -50,13 +50,16 @@ def build_run(
     for k, name in enumerate(names):
         rng = np.random.default_rng(k)
         folder = directory / name
-        timesteps = None if name == "ann" else int(name[1:].split("-")[0])
+        timesteps = Stage.parse(name).timesteps
         write_json(folder / "settings.json", settings(name, timesteps))
         torch.manual_seed(k)
         network = (
             SpikingNetwork(spec, SpikingOptions(timesteps)) if timesteps else AnalogNetwork(spec)
         )
-        notes = {} if timesteps else {"scores": [[300, 1.5], [600, 4.25], [900, 4.25], [1200, -3]]}
+        notes = {"env": "CartPole-v1", "seed": 3, "stage": name}
+        notes |= {"steps": 1200 + k, "updates": 340 + k, "wall_s": 50.0 * 3**k}
+        if not timesteps:
+            notes["scores"] = [[300, 1.5], [600, 4.25], [900, 4.25], [1200, -3]]
         if timesteps:
             for i, neuron in enumerate(network.neurons):
                 neuron.v_threshold.data.fill_(0.01 * (i + 1))
@@ -79,7 +82,7 @@ def build_run(
             lengths = [int(x) for x in rng.integers(100, 999, games)]
             rates = [float(x) for x in rng.uniform(0.01, 0.09 * (timesteps or 6), len(spec.layers))]
             outcome = Evaluation(returns, lengths, games - 1, k % 3, rates)
-            metrics[column] = outcome.to_dict()
+            metrics[column] = outcome.to_json()
         write_json(folder / "metrics.json", metrics)
     return directory
 
@@ -268,10 +271,10 @@ def test_layer_table_is_what_training_noted(run, text):
     lines = [line for line in section(text, "Layers").splitlines() if line.startswith("| T")]
     expected = []
     for stage in read_stages(run):
-        for layer in stage.notes.get("layers", []):
+        for layer in stage.notes.layers or []:
             expected.append(
-                f"| {stage.name} | {layer['name']} | {layer['v_threshold']:.4f} "
-                f"| {layer['spike_rate']:.4f} | {layer['dead']:.1%} |".replace("%", " %")
+                f"| {stage.name} | {layer.name} | {layer.v_threshold:.4f} "
+                f"| {layer.spike_rate:.4f} | {layer.dead:.1%} |".replace("%", " %")
             )
     assert lines == expected
     assert len(lines) == 3 * (len(ALL) - 1)

@@ -16,6 +16,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from snn_rl.chain.records import (
+    Evaluation,
+    Invocation,
+    Score,
+    StageEvaluation,
+    Trials,
+    write_invocations,
+)
 from snn_rl.configs.compose import compose
 from snn_rl.configs.schema import Config
 from snn_rl.envs.make import atari_ids
@@ -33,12 +41,16 @@ def make_run(folder: Path, seed: int, stages: dict[str, dict[str, float]], **set
     """A run of made-up mean returns or accuracies."""
     env = settings.pop("env", folder.name)
     directory = folder / f"seed{seed}"
-    write_json(directory / "run.json", [{"settings": {"env": env, "seed": seed}}])
+    write_invocations(directory, [Invocation("", None, "", settings={"env": env, "seed": seed})])
     for stage, scores in stages.items():
         write_json(directory / stage / "settings.json", {"seed": seed, "T": 1, **settings})
-        metrics: dict[str, Any] = {k: {"mean": v} for k, v in scores.items() if k != "accuracy"}
-        metrics |= {"accuracy": scores["accuracy"]} if "accuracy" in scores else {}
-        write_json(directory / stage / "metrics.json", metrics)
+        metrics: Score | StageEvaluation
+        if "accuracy" in scores:
+            metrics = Score(scores["accuracy"], 1, [])
+        else:
+            columns = {name: Evaluation([mean], [1], 1, 0, []) for name, mean in scores.items()}
+            metrics = StageEvaluation(evaluation=Trials(1, 0, 0.0, 0.25), **columns)
+        metrics.write(directory / stage / "metrics.json")
 
 
 def rows(text: str, title: str) -> list[list[str]]:

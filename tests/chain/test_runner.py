@@ -1,0 +1,180 @@
+"""The stages of a chain, run one after the other."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from snn_rl.chain.records import is_done
+from snn_rl.chain.runner import check_settings, run_chain
+from snn_rl.chain.stages import ChainOptions, Stage, schedule
+from snn_rl.utils.errors import UserError
+
+
+def chain(T: int) -> list[Stage]:
+    return schedule(ChainOptions(T))
+
+
+class Trainer:
+    """A `fit` that leaves one file per stage, and can die in the middle of one."""
+
+    def __init__(self, run_dir: Path, dies_in: str | None = None):
+        self.run_dir, self.dies_in = run_dir, dies_in
+        self.fitted: list[str] = []
+
+    def __call__(self, stage: Stage) -> None:
+        self.fitted.append(stage.name)
+        assert (self.run_dir / stage.name / "settings.json").exists()
+        (self.run_dir / stage.name / "half").write_text("some state")
+        if stage.name == self.dies_in:
+            raise KeyboardInterrupt
+        (self.run_dir / stage.name / "network").write_text(stage.name)
+
+
+def settings(stage: Stage) -> dict[str, Any]:
+    return {"env": "Pole", "lr": 0.1, "T": stage.timesteps}
+
+
+def snapshot(directory: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file's time of change and content."""
+    return {
+        str(path.relative_to(directory)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_runs_every_stage_in_order_and_marks_it(tmp_path):
+    fit = Trainer(tmp_path)
+    run_chain(tmp_path, chain(3), settings, fit)
+    assert fit.fitted == ["ann", "T5", "T4", "T3"]
+    assert all(is_done(tmp_path / name) for name in fit.fitted)
+
+
+def test_begins_once_when_nothing_is_refused_and_before_anything_is_written(tmp_path):
+    seen: list[dict[str, tuple[int, bytes]]] = []
+
+    def begin() -> None:
+        seen.append(snapshot(tmp_path))
+
+    run_chain(tmp_path, chain(3), settings, Trainer(tmp_path), begin)
+    assert seen == [{}]
+    run_chain(tmp_path, chain(3), settings, Trainer(tmp_path), begin)
+    assert len(seen) == 2  # also a command that finds everything done is one of the run's
+    with pytest.raises(UserError):
+        run_chain(tmp_path, chain(3), lambda _: {"lr": 9}, Trainer(tmp_path), begin)
+    run_chain(tmp_path, chain(3), settings, Trainer(tmp_path), begin, writes=False)
+    assert len(seen) == 2
+
+
+def test_done_stages_are_not_repeated(tmp_path):
+    run_chain(tmp_path, chain(3), settings, Trainer(tmp_path))
+    before = snapshot(tmp_path)
+    again = Trainer(tmp_path)
+    run_chain(tmp_path, chain(3), settings, again)
+    assert again.fitted == []
+    assert snapshot(tmp_path) == before
+
+
+def test_a_smaller_t_goes_on_from_where_the_chain_is(tmp_path):
+    run_chain(tmp_path, chain(3), settings, Trainer(tmp_path))
+    before = snapshot(tmp_path)
+    further = Trainer(tmp_path)
+    run_chain(tmp_path, chain(1), settings, further)
+    assert further.fitted == ["T2", "T1"]
+    assert before.items() <= snapshot(tmp_path).items()
+
+
+def test_a_larger_t_finds_its_stages_done(tmp_path):
+    run_chain(tmp_path, chain(1), settings, Trainer(tmp_path))
+    again = Trainer(tmp_path)
+    run_chain(tmp_path, chain(4), settings, again)
+    assert again.fitted == []
+
+
+def test_an_interrupted_stage_is_not_done_and_runs_again(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run_chain(tmp_path, chain(3), settings, Trainer(tmp_path, dies_in="T4"))
+    assert is_done(tmp_path / "T5")
+    assert not is_done(tmp_path / "T4")
+    again = Trainer(tmp_path)
+    run_chain(tmp_path, chain(3), settings, again)
+    assert again.fitted == ["T4", "T3"]
+    assert (tmp_path / "T4" / "network").read_text() == "T4"
+
+
+@pytest.mark.parametrize("dies_in", [None, "T4"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lr": 0.2}, r"lr was 0\.1, now 0\.2"),
+        ({"extra": 1}, "extra was absent, now 1"),
+        ({"env": "Pong", "lr": 0.2}, r"env was Pole, now Pong; lr was 0\.1, now 0\.2"),
+    ],
+)
+def test_other_settings_are_refused_and_nothing_is_touched(tmp_path, change, message, dies_in):
+    first = Trainer(tmp_path, dies_in)
+    try:
+        run_chain(tmp_path, chain(3), settings, first)
+    except KeyboardInterrupt:
+        assert dies_in
+    before = snapshot(tmp_path)
+    fit = Trainer(tmp_path)
+    with pytest.raises(UserError, match=message):
+        run_chain(tmp_path, chain(1), lambda stage: settings(stage) | change, fit)
+    assert fit.fitted == []
+    assert snapshot(tmp_path) == before
+    assert not (tmp_path / "T1").exists()
+
+
+def test_a_late_stage_s_settings_are_checked_before_the_first_one_starts(tmp_path):
+    """T4 was left half done; a change that concerns it alone stops the chain at once."""
+    with pytest.raises(KeyboardInterrupt):
+        run_chain(tmp_path, chain(4), settings, Trainer(tmp_path, dies_in="T4"))
+    (tmp_path / "T5" / "done.json").unlink()
+    fit = Trainer(tmp_path)
+    with pytest.raises(UserError, match="T4 was started with other settings: lr"):
+        run_chain(
+            tmp_path,
+            chain(4),
+            lambda stage: settings(stage) | ({"lr": 9} if stage.timesteps == 4 else {}),
+            fit,
+        )
+    assert fit.fitted == []
+
+
+def test_settings_of_stages_that_have_not_started_may_change(tmp_path):
+    run_chain(tmp_path, chain(3), settings, Trainer(tmp_path))
+    fit = Trainer(tmp_path)
+    run_chain(
+        tmp_path,
+        chain(1),
+        lambda stage: settings(stage) | ({"lr": 9} if stage.timesteps in (1, 2) else {}),
+        fit,
+    )
+    assert fit.fitted == ["T2", "T1"]
+
+
+def test_what_older_stages_did_not_record_is_no_difference(tmp_path):
+    run_chain(tmp_path, chain(3), settings, Trainer(tmp_path))
+    before = snapshot(tmp_path)
+    fit = Trainer(tmp_path)
+    run_chain(tmp_path, chain(2), lambda stage: settings(stage) | {"training_images": "these"}, fit)
+    assert fit.fitted == ["T2"]
+    assert before.items() <= snapshot(tmp_path).items()
+    with pytest.raises(
+        UserError, match=r"T2 was started with .*: training_images was these, now those"
+    ):
+        run_chain(
+            tmp_path, chain(2), lambda stage: settings(stage) | {"training_images": "those"}, fit
+        )
+    with pytest.raises(UserError, match="training_images was these, now absent"):
+        run_chain(tmp_path, chain(2), settings, fit)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3"])
+def test_damaged_settings_are_one_line(tmp_path, content):
+    (tmp_path / "settings.json").write_text(content)
+    with pytest.raises(UserError) as caught:
+        check_settings(tmp_path, {"lr": 0.1})
+    assert "settings.json" in str(caught.value)
