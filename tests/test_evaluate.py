@@ -85,12 +85,12 @@ def test_the_ann_does_not_play_the_same_games_twice(run_dir, capsys):
     arguments = ("env=CartPole-v1", f"run_dir={run_dir}", "episodes=2", "threads=1", "eval.seed=7")
     command(evaluate, *arguments)
     first = read_json(run_dir / "T1" / run_directory.EVALUATION)
-    assert "played these games before" not in capsys.readouterr().out
+    assert "was evaluated on these episodes before" not in capsys.readouterr().out
     command(evaluate, *arguments)
-    assert "played these games before" in capsys.readouterr().out
+    assert "was evaluated on these episodes before" in capsys.readouterr().out
     assert read_json(run_dir / "T1" / run_directory.EVALUATION) == first
     command(evaluate, *arguments, "eval.epsilon=0.5")
-    assert "played these games before" not in capsys.readouterr().out
+    assert "was evaluated on these episodes before" not in capsys.readouterr().out
 
 
 def test_an_ann_that_is_never_zero_saves_nothing_by_skipping_zeros():

@@ -236,7 +236,7 @@ def test_evaluate_takes_a_shipped_agent_and_leaves_it_alone(elsewhere, shipped, 
     command(evaluate, *arguments)
     text = capsys.readouterr().out
     name = extra[0].replace("=", "") if extra else "T1"
-    assert f"has no finished {name}: this is the one that ships" in text
+    assert f"has no finished {name}: using the agent that ships" in text
     output = Path("runs") / ENV / "zoo" / name / run_directory.EVALUATION
     assert f"written to {output}" in text
     assert read_json(output)["run"] == str(shipped / ENV)
@@ -244,7 +244,7 @@ def test_evaluate_takes_a_shipped_agent_and_leaves_it_alone(elsewhere, shipped, 
     # what the zoo's own metrics know is not played again
     command(evaluate, *arguments, FRESH)
     text = capsys.readouterr().out
-    assert f"played these games before: {shipped / ENV / 'ann'}" in text
+    assert f"was evaluated on these episodes before: {shipped / ENV / 'ann'}" in text
     again = read_json(output)
     metrics = read_json(shipped / ENV / name / run_directory.METRICS)
     assert again["greedy"] == metrics["greedy"]
@@ -255,7 +255,7 @@ def test_play_takes_a_shipped_agent(elsewhere, shipped, capsys):
     before = contents(shipped)
     command(play, "env=CartPole-v1", "T_start=3", FRESH, "threads=1", "device=cpu")
     text = capsys.readouterr().out
-    assert "this is the one that ships" in text
+    assert "using the agent that ships" in text
     record = read_json(shipped / ENV / "T1" / publish.GAME)
     assert f"after {record['decisions']} steps, return {record['return']:g}" in text
     assert (elsewhere / "runs" / ENV / "zoo" / "T1" / "play.mp4").stat().st_size > 0

@@ -31,8 +31,9 @@ from snn_rl.chain.records import (
     write_invocations,
 )
 from snn_rl.configs.schema import RolloutConfig
-from snn_rl.core.conversion.convert import LayerReport
-from snn_rl.files.checkpoint import load_tensors, read_json, write_json
+from snn_rl.core.conversion import LayerReport
+from snn_rl.files.atomic import read_json, write_json
+from snn_rl.files.checkpoint import load_tensors
 from snn_rl.utils.errors import UserError
 
 SHIPPED = sorted(path.parent for path in zoo.ROOT.glob("*/*/metrics.json"))
