@@ -164,13 +164,12 @@ def roms() -> Finding:
     """Whether an Atari game starts."""
     import numpy as np
 
-    from snn_rl.envs import make_env
-    from snn_rl.envs.make import atari_ids
+    from snn_rl.envs import ATARI_IDS, make_env
 
     env = make_env("PongNoFrameskip-v4")
     shape = np.shape(env.reset())[1:]  # type: ignore[arg-type]
     env.close()
-    return Finding("Atari ROMs", f"{len(atari_ids())} games; Pong starts, with images {shape}")
+    return Finding("Atari ROMs", f"{len(ATARI_IDS)} games; Pong starts, with images {shape}")
 
 
 def renderer() -> Finding:
@@ -178,7 +177,7 @@ def renderer() -> Finding:
     from snn_rl.envs import make_env
     from snn_rl.reports.video import has_display
 
-    env = make_env("CartPole-v1", render=True)
+    env = make_env("CartPole-v1")
     env.reset()
     picture = env.render()
     env.close()

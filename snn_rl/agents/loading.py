@@ -57,9 +57,9 @@ class Agent:
         """Agent steps at which an episode is cut off."""
         return self.rollout.cap
 
-    def make_env(self, n_envs: int, seed: int, sticky: float = 0.0, render: bool = False) -> VecEnv:
+    def make_env(self, n_envs: int, seed: int, sticky: float = 0.0) -> VecEnv:
         """Makes environments for evaluation, see `evaluation_env`."""
-        return evaluation_env(self.env, self.rollout, n_envs, seed, sticky, render)
+        return evaluation_env(self.env, self.rollout, n_envs, seed, sticky)
 
 
 def evaluation_env(
@@ -68,7 +68,6 @@ def evaluation_env(
     n_envs: int,
     seed: int,
     sticky: float = 0.0,
-    render: bool = False,
 ) -> VecEnv:
     """Makes environments with whole episodes and unclipped rewards.
 
@@ -79,7 +78,6 @@ def evaluation_env(
         n_envs: See `make_env`.
         seed: See `make_env`.
         sticky: See `make_env`.
-        render: See `make_env`.
     """
     return make_env(
         env,
@@ -90,7 +88,6 @@ def evaluation_env(
         frames=rollout.frames,
         sticky=sticky,
         cap=rollout.cap,
-        render=render,
     )
 
 

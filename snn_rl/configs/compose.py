@@ -71,7 +71,7 @@ def agent_presets(config: Config) -> list[str]:
     if not config.env:
         raise UserError("env is missing: set, for example, env=CartPole-v1")
     try:
-        return _preset_names([family(config.env), config.env], config.preset)
+        return _preset_names([family(config.env).name, config.env], config.preset)
     except UnknownEnv as error:
         raise UserError(str(error)) from None
 

@@ -1,6 +1,5 @@
 """One episode of an agent as pictures, and its video."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +10,7 @@ from tqdm import tqdm
 
 from snn_rl.agents.loading import Agent, load_agent
 from snn_rl.core.networks import SpikingNetwork, State
-from snn_rl.envs import CARTPOLE, family
-from snn_rl.envs.cartpole import draw
+from snn_rl.envs import family
 from snn_rl.reports import video
 from snn_rl.reports.video import Labels, Moment, Picture
 
@@ -41,13 +39,16 @@ class Game:
         self.max_steps = max_steps
         self.score, self.steps, self.over = 0.0, 0, False
         self._rng = np.random.default_rng([seed, 1])
-        self._env = agent.make_env(1, seed, render=True)
-        self._is_cartpole = family(agent.env) == CARTPOLE
+        self._env = agent.make_env(1, seed)
+        self._family, self._unwrapped = family(agent.env), self._env.get_attr("unwrapped")[0]
         network = agent.q_net.network
         assert isinstance(network, SpikingNetwork)
         self._state: State | None = None
         self.labels = Labels(
-            agent.env, network.timesteps, network.spec.names()[:-1], self._action_names()
+            agent.env,
+            network.timesteps,
+            network.spec.names()[:-1],
+            self._family.action_names(self._unwrapped),
         )
 
     def __iter__(self) -> Iterator[Moment]:
@@ -73,33 +74,9 @@ class Game:
             action = int(self._rng.integers(len(q)))
         spikes = [layer[:, 0].mean(0).cpu().numpy() for layer in layers]
         rates = [float(layer[:, 0].sum(0).mean()) for layer in layers]
-        return Moment(self._picture(), spikes, rates, q, action, self.score, self.steps)
-
-    def _picture(self) -> Picture:
-        if self._is_cartpole:
-            cart = self._env.get_attr("unwrapped")[0]
-            # Gymnasium's own picture needs pygame
-            return _CARTPOLE_COLORS[draw(cart.state, cart.x_threshold, cart.length)]
-        return np.asarray(self._env.get_images()[0], np.uint8)
-
-    def _action_names(self) -> list[str]:
-        if self._is_cartpole:
-            return ["left", "right"]
-        names = self._env.get_attr("unwrapped")[0].get_action_meanings()
-        return [" ".join(re.findall("UP|DOWN|LEFT|RIGHT|FIRE|NOOP", n)).lower() for n in names]
-
-
-def _cartpole_colors() -> Picture:
-    """Gymnasium's colours for the greys that `draw` uses: black, pole, axle, white."""
-    grey = np.arange(256)
-    corners = [(0, 0, 0), (202, 152, 101), (255, 255, 255)]
-    channels = [np.interp(grey, (0, 161, 255), [c[i] for c in corners]) for i in range(3)]
-    colors = np.rint(np.stack(channels, axis=1)).astype(np.uint8)
-    colors[139] = (129, 132, 203)
-    return colors
-
-
-_CARTPOLE_COLORS = _cartpole_colors()
+        return Moment(
+            self._family.picture(self._unwrapped), spikes, rates, q, action, self.score, self.steps
+        )
 
 
 def pictures(game: Game, overlay: bool) -> Iterator[Picture]:

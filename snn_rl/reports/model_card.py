@@ -85,7 +85,7 @@ def _sticky(stages: Sequence[StageResult]) -> str:
 
 def _wrappers(settings: dict[str, Any]) -> str:
     cap = f"cut off after {settings['rollout.cap']:,} decisions"
-    if family(settings["env"]) == ATARI:
+    if family(settings["env"]).name == ATARI:
         return (
             "through Stable-Baselines3's AtariWrapper (up to 30 no-ops at the start, 4 frames a "
             f"decision, 84x84 grey); played whole and unclipped, {cap}; trained with clipped "

@@ -120,9 +120,7 @@ def test_video_recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     module.ImageSequenceClip = clip  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
 
-    env = VecVideoRecorder(
-        cartpole(training=False, render=True), str(tmp_path), lambda step: step == 0, 5
-    )
+    env = VecVideoRecorder(cartpole(training=False), str(tmp_path), lambda step: step == 0, 5)
     agent = agent_on_cartpole(env)
     observations = env.reset()
     for _ in range(6):

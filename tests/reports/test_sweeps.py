@@ -26,7 +26,7 @@ from snn_rl.chain.records import (
 )
 from snn_rl.configs.compose import compose
 from snn_rl.configs.schema import Config
-from snn_rl.envs.make import atari_ids
+from snn_rl.envs import ATARI_IDS
 from snn_rl.files.atomic import write_json
 from snn_rl.files.checkpoint import load_tensors
 from snn_rl.reports import run_report as report
@@ -90,7 +90,7 @@ def test_the_interval_covers_the_mean_as_often_as_it_says() -> None:
 
 
 def test_the_scores_of_random_players_and_humans() -> None:
-    games = {env_id.removesuffix("NoFrameskip-v4") for env_id in atari_ids()}
+    games = {env_id.removesuffix("NoFrameskip-v4") for env_id in ATARI_IDS}
     assert len(SCORES) == 56 and set(SCORES) <= games
     assert all(human > random for random, human in SCORES.values())
     random, human = SCORES["Pong"]

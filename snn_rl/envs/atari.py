@@ -1,0 +1,75 @@
+"""Atari games through Stable-Baselines3's wrappers."""
+
+import re
+from typing import Any
+
+import ale_py
+import gymnasium as gym
+from stable_baselines3.common.atari_wrappers import AtariWrapper
+from stable_baselines3.common.monitor import Monitor
+
+from snn_rl.envs.registry import EnvOptions, register_env_family
+
+gym.register_envs(ale_py)
+
+ATARI = "atari"
+ATARI_IDS = tuple(sorted(each for each in gym.registry if each.endswith("NoFrameskip-v4")))
+FRAME_SKIP = 4
+
+
+class FireOnLifeLoss(gym.Wrapper[Any, Any, Any, Any]):
+    """Starts every life of a full game in the same way as training does.
+
+    In training, Stable-Baselines3's wrappers end an episode with each life, skip one decision and
+    press FIRE during the next. (They also take a third action, which is left to the agent here.)
+    An agent trained in this way never presses FIRE itself and would wait forever in games that
+    start a life with FIRE.
+
+    Args:
+        env: Environment with single emulator frames.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]):
+        super().__init__(env)
+        fire = env.unwrapped.get_action_meanings().index("FIRE")  # type: ignore[attr-defined]
+        self._opening = [0] * FRAME_SKIP + [fire] * FRAME_SKIP
+        self._pending: list[int] = []
+        self._lives = 0
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Resets the game."""
+        obs, info = self.env.reset(**kwargs)
+        self._pending, self._lives = [], info["lives"]
+        return obs, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Takes the action, or the next action of a life's start."""
+        if self._pending:
+            action = self._pending.pop(0)
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        if info["lives"] < self._lives:
+            self._pending = list(self._opening)
+        self._lives = info["lives"]
+        return obs, reward, terminated, truncated, info
+
+
+def _make(env_id: str, options: EnvOptions) -> gym.Env[Any, Any]:
+    env: gym.Env[Any, Any] = gym.make(
+        env_id,
+        render_mode="rgb_array",
+        disable_env_checker=True,
+        repeat_action_probability=options.sticky,
+        max_num_frames_per_episode=options.cap * FRAME_SKIP,
+    )
+    env = Monitor(env)  # inside the wrappers, so that it records unclipped returns of full games
+    if not options.training and "FIRE" in env.unwrapped.get_action_meanings():  # type: ignore[attr-defined]
+        env = FireOnLifeLoss(env)
+    return AtariWrapper(env, terminal_on_life_loss=options.training, clip_reward=options.training)
+
+
+def _action_names(env: Any) -> list[str]:
+    names = env.get_action_meanings()
+    return [" ".join(re.findall("UP|DOWN|LEFT|RIGHT|FIRE|NOOP", name)).lower() for name in names]
+
+
+register_env_family(ATARI, ATARI_IDS, _make, action_names=_action_names)

@@ -1,0 +1,136 @@
+"""Registry of environment families."""
+
+import difflib
+import importlib
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+
+class UnknownEnv(ValueError):
+    """An environment id of no family; the message suggests ids."""
+
+
+@dataclass(frozen=True)
+class EnvOptions:
+    """Options of a single environment.
+
+    Attributes:
+        training: Episodes are shaped for training: Atari clips rewards to their sign and ends an
+            episode with each lost life.
+        sticky: Probability that an action is replaced by the previous action, per emulator frame
+            on Atari (ALE's repeat_action_probability) and per step elsewhere.
+        cap: Number of agent steps after which an episode is truncated.
+    """
+
+    training: bool = True
+    sticky: float = 0.0
+    cap: int = 27_000
+
+
+@dataclass(frozen=True)
+class EnvFamily:
+    """Environments that are built the same way and share their presets.
+
+    Attributes:
+        name: Name of the family and of its preset file in configs/settings, if it has one.
+        ids: Ids of its environments.
+        make: Builds one environment from its id and options.
+        picture: Returns the RGB picture [height, width, 3] of an unwrapped environment.
+        action_names: Returns the names of an unwrapped environment's actions.
+    """
+
+    name: str
+    ids: Collection[str]
+    make: Callable[[str, EnvOptions], gym.Env[Any, Any]]
+    picture: Callable[[Any], NDArray[np.uint8]]
+    action_names: Callable[[Any], list[str]]
+
+
+_FAMILIES: dict[str, EnvFamily] = {}
+
+
+def _rendered(env: Any) -> NDArray[np.uint8]:
+    return np.asarray(env.render(), np.uint8)
+
+
+def _numbered(env: Any) -> list[str]:
+    return [str(action) for action in range(env.action_space.n)]
+
+
+def register_env_family(
+    name: str,
+    ids: Collection[str],
+    make: Callable[[str, EnvOptions], gym.Env[Any, Any]],
+    picture: Callable[[Any], NDArray[np.uint8]] = _rendered,
+    action_names: Callable[[Any], list[str]] = _numbered,
+) -> None:
+    """Registers a family of environments for `make_env` and the `env` setting.
+
+    Call it in an importable module, for example `my_games`. Every command then takes
+    `env=my_games:ID`.
+
+    Args:
+        name: Name of the family; an existing family of this name is replaced.
+        ids: Ids of its environments.
+        make: Function (id, `EnvOptions`) that builds one environment with observations
+            [height, width, channels], uint8, and discrete actions. Sticky actions, the step cap
+            and Stable-Baselines3's Monitor are added, unless the environment contains a Monitor.
+        picture: See `EnvFamily`; by default the environment's `render()`.
+        action_names: See `EnvFamily`; by default the numbers of the actions.
+    """
+    _FAMILIES[name] = EnvFamily(name, ids, make, picture, action_names)
+
+
+def family(env_id: str) -> EnvFamily:
+    """Returns the family of an environment.
+
+    Args:
+        env_id: Id of the environment. In `module:id` the module is imported first.
+
+    Raises:
+        UnknownEnv: The module does not exist, or no family has this id.
+    """
+    module, _, name = env_id.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name != module:
+                raise
+            raise UnknownEnv(f"env={env_id}: there is no module {module} to import") from None
+    for each in _FAMILIES.values():
+        if name in each.ids:
+            return each
+    raise UnknownEnv(_advice(env_id))
+
+
+def _advice(env_id: str) -> str:
+    """Returns the error message for an unknown id."""
+    ids = [each for known in _FAMILIES.values() for each in known.ids]
+    # Titles are compared: the long common ending of Atari ids would make all of them similar.
+    titles = {_title(each): each for each in ids}
+    atari = titles.get(_title(env_id), "")
+    if re.search(r"-v\d+$", env_id) and atari.endswith("NoFrameskip-v4"):
+        return (
+            f"env={env_id} skips frames itself or is an old version, and the wrappers skip frames "
+            f"too: use env={atari}"
+        )
+    near = [titles[each] for each in difflib.get_close_matches(_title(env_id), titles)]
+    near = near or difflib.get_close_matches(env_id, ids, cutoff=0.8)
+    if near:
+        return f"unknown env={env_id}: did you mean {' or '.join(near)}?"
+    return (
+        f"unknown env={env_id}: use CartPole-v1, <Game>NoFrameskip-v4, or module:id with a module "
+        "that calls snn_rl.register_env_family"
+    )
+
+
+def _title(env_id: str) -> str:
+    name = env_id.rpartition(":")[2].lower()
+    return re.sub(r"^ale/|(noframeskip|deterministic)?-?v?\d*$", "", name)
