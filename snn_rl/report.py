@@ -1,4 +1,4 @@
-"""Write the report of a run: report.md, its figures, and every game's return as returns.csv.
+"""Write the report of a run: report.md, its figures and returns.csv.
 
     python -m snn_rl.report env=CartPole-v1 seed=0
     python -m snn_rl.report env=CartPole-v1 run_dir=PATH
