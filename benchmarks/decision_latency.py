@@ -28,7 +28,8 @@ from snn_rl.agents.loading import Agent, load_agent
 from snn_rl.core.conversion.integer_grid import quantize
 from snn_rl.core.energy import FLOAT32, INT32, energy, macs
 from snn_rl.core.networks import AnalogNetwork, Conv, Network, SpikingNetwork
-from snn_rl.event.engine import EventEngine, EventNetwork
+from snn_rl.event.engine import EventEngine
+from snn_rl.event.network import EventNetwork
 from snn_rl.formats import onnx as onnx_format
 from snn_rl.formats import optional
 from snn_rl.formats.event import event_network

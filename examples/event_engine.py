@@ -10,7 +10,8 @@ import time
 import numpy as np
 from play_pong_onnx import Pong
 
-from snn_rl.event.engine import EventEngine, EventNetwork
+from snn_rl.event.engine import EventEngine
+from snn_rl.event.network import EventNetwork
 
 if __name__ == "__main__":
     network = EventNetwork.load(sys.argv[1])

@@ -41,7 +41,7 @@ from snn_rl.agents.loading import WHICH_AGENT, Agent, find_stage, load_agent
 from snn_rl.configs.compose import run_command
 from snn_rl.configs.schema import Config
 from snn_rl.core.networks import SpikingNetwork
-from snn_rl.event.engine import EventNetwork
+from snn_rl.event.network import EventNetwork
 from snn_rl.formats import Engine, event, nir, onnx, program, simulators
 from snn_rl.utils.errors import UserError
 
@@ -156,7 +156,7 @@ def export(
         def by_events(pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
             return driven.activity(driven.images(pixels))
 
-        return {"snn_rl.event.engine": by_events}
+        return {"snn_rl.event": by_events}
     loaded = program.write(network, path)
 
     def run(pixels: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -1,1 +1,1 @@
-"""An event-driven engine for networks on the integer grid; runs without torch."""
+"""Event-driven decisions of networks on the integer grid, without torch."""

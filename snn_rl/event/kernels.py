@@ -1,4 +1,7 @@
-"""The loops of `snn_rl.event.engine`, compiled by numba. Imported only where numba is installed."""
+"""Compiled loops of `snn_rl.event.engine`. The module can be imported only if numba is installed.
+
+A dense layer is treated as a convolution whose kernel is as large as the input.
+"""
 
 from typing import Any
 
@@ -10,15 +13,14 @@ Integers = NDArray[np.int32]
 Bytes = NDArray[np.uint8]
 Table = NDArray[np.int64]
 
-# The columns of `decide`'s table: a row of them describes a weight layer. A dense layer is a
-# convolution whose kernel is as large as its input.
+# Columns of `Plan.table`
 FIELDS = (
-    *("height", "width"),  # of what enters it
+    *("height", "width"),  # of the input
     *("out_height", "out_width", "out_channels"),
     *("stride", "padding"),
-    *("row_step", "channel_step"),  # from one kernel row, and from one input channel, to the next
-    *("rows", "columns"),  # where its own begin in `reach`
-    *("current", "touched"),  # where its currents and spikes, and where its positions begin
+    *("row_step", "channel_step"),  # from a kernel row or an input channel to the next
+    *("rows", "columns"),  # where the layer's entries begin in `reach`
+    *("current", "touched"),  # where the layer's currents and positions begin
     "v_threshold",
 )
 _INDEX = {name: i for i, name in enumerate(FIELDS)}
@@ -28,43 +30,56 @@ _OUT_CHANNELS, _STRIDE, _PADDING = _INDEX["out_channels"], _INDEX["stride"], _IN
 _ROW_STEP, _CHANNEL_STEP = _INDEX["row_step"], _INDEX["channel_step"]
 _ROWS, _COLUMNS = _INDEX["rows"], _INDEX["columns"]
 _CURRENT, _TOUCHED, _V_THRESHOLD = _INDEX["current"], _INDEX["touched"], _INDEX["v_threshold"]
-_WORD = 8  # pixels that are compared at once
+_WORD = 8  # pixels compared at once
+
+
+# numba passes plain tuples faster than named ones.
+# Prepared network:
+#   table: [layers, FIELDS]
+#   reach: For every row of a layer's input, the output rows that it reaches as [first, end, 0]; for
+#       every column, [first, end, start of the weights]
+#   weight: Weights of all layers, ordered by `snn_rl.event.engine`
+#   rest: Currents of all layers without input, which are the biases
+Plan = tuple[Table, Table, NDArray[np.int16], Integers]
+# State between decisions:
+#   seen: Pixels of the last image
+#   current: Currents of all layers, [height, width, channels] each
+#   spikes: Spikes of all layers, in the order of the currents
+#   touched: 1 at each position whose currents have changed
+#   operations: Multiply-accumulates (first layer) or accumulations of each layer in a decision
+Memory = tuple[Bytes, Integers, Bytes, Bytes, Table]
 
 _compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy")
-# a call takes as long as the additions of a few events
+# A call takes as long as the additions of a few events.
 _inlined: Any = numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")
 
 
 @_inlined  # type: ignore[untyped-decorator]
 def _scatter(
     layer: Table,
-    reach: Table,
-    weight: NDArray[Any],
-    current: Integers,
-    touched: Bytes,
+    plan: Plan,
+    memory: Memory,
     y: int,
     x: int,
     events: Integers,
     deltas: Integers,
-    count: int,
 ) -> int:
-    """Adds the weights of events at one place of the input to a layer's currents.
+    """Adds the weights of the events at one position of a layer's input to the layer's currents.
 
     Args:
-        layer: Its row of the table.
-        reach: See `decide`.
-        weight: See `decide`.
-        current: See `decide`.
-        touched: See `decide`.
-        y: Of the place.
-        x: Of the place.
-        events: Channels in which something happens there.
-        deltas: By how much each one's value changes.
-        count: Of events.
+        layer: Row of the table.
+        plan: See `decide`.
+        memory: See `decide`.
+        y: Row of the position.
+        x: Column of the position.
+        events: Channels whose value has changed.
+        deltas: Change of each value.
 
     Returns:
-        Additions.
+        Number of additions.
     """
+    _, reach, weight, _ = plan
+    _, current, _, touched, _ = memory
     rows, columns = reach[layer[_ROWS] + y], reach[layer[_COLUMNS] + x]
     top, bottom = rows[0], rows[1]
     left, right, begin = columns[0], columns[1], columns[2]
@@ -76,47 +91,29 @@ def _scatter(
         start = layer[_CURRENT] + place * layer[_OUT_CHANNELS]
         out = current[start : start + size]
         line = begin + (y + layer[_PADDING] - out_y * layer[_STRIDE]) * layer[_ROW_STEP]
-        for k in range(count):
+        for k in range(len(events)):
             start = line + events[k] * layer[_CHANNEL_STEP]
             row = weight[start : start + size]
             delta = deltas[k]
             for j in range(size):
                 out[j] += delta * row[j]
-    additions: int = count * size * (bottom - top)
+    additions: int = len(events) * size * (bottom - top)
     return additions
 
 
 @_compiled  # type: ignore[untyped-decorator]
-def decide(
-    pixels: Bytes,
-    seen: Bytes,
-    table: Table,
-    reach: Table,
-    weight: NDArray[Any],
-    rest: Integers,
-    current: Integers,
-    spikes: Bytes,
-    touched: Bytes,
-    operations: Table,
-    incremental: bool,
-) -> None:
-    """Brings currents and spikes of all layers up to date with an image.
+def decide(pixels: Bytes, plan: Plan, memory: Memory, incremental: bool) -> None:
+    """Updates the currents and spikes of all layers to an image.
 
     Args:
-        pixels: The image, [channels * height * width].
-        seen: The image before, which becomes this one.
-        table: [layers, FIELDS].
-        reach: For every row of a layer's input the output rows that it reaches, [first, beyond the
-            last, 0], and for every column [first, beyond the last, where their weights begin].
-        weight: Of all layers, see `snn_rl.event.engine`.
-        rest: Currents of no input, which are the biases.
-        current: Of all layers, [height, width, channels] each.
-        spikes: Of all layers, as the currents.
-        touched: Where currents have changed.
-        operations: Is set to the multiply-accumulates (first layer) or accumulations of each layer.
-        incremental: Later layers are updated by the spikes that have changed; otherwise they are
-            summed up again from all spikes.
+        pixels: Image, [channels * height * width].
+        plan: Network.
+        memory: State after the previous image, updated in place.
+        incremental: Whether later layers are updated by the spikes that have changed, instead of
+            being summed up again from all spikes.
     """
+    table, _, _, rest = plan
+    seen, current, spikes, touched, operations = memory
     most = 1
     for i in range(len(table)):
         most = max(most, table[i, _OUT_CHANNELS])
@@ -133,26 +130,25 @@ def decide(
         changed[count] = word
         count += now8[word] != seen8[word]
     if words * _WORD < len(pixels):
-        changed[count] = words  # the few pixels that are left
+        changed[count] = words  # the pixels after the last whole word
         count += 1
+    event, delta = events[:1], deltas[:1]
     for word in changed[:count]:
         start = word * _WORD
         now, before = pixels[start : start + _WORD], seen[start : start + _WORD]
         for i in range(len(now)):
             if now[i] != before[i]:
-                # unsigned numbers: Python rounds signed ones down, which takes longer
+                # Unsigned division is faster: Python rounds signed quotients down.
                 at = np.uint64(start + i)
                 within = at % plane
-                events[0], deltas[0] = at // plane, np.int32(now[i]) - np.int32(before[i])
+                event[0], delta[0] = at // plane, np.int32(now[i]) - np.int32(before[i])
                 before[i] = now[i]
                 y, x = int(within // width), int(within % width)
-                operations[0] += _scatter(
-                    first, reach, weight, current, touched, y, x, events, deltas, 1
-                )
+                operations[0] += _scatter(first, plan, memory, y, x, event, delta)
     for i in range(len(table) - 1):
         layer, after = table[i], table[i + 1]
         out_width, channels = layer[_OUT_WIDTH], layer[_OUT_CHANNELS]
-        v_threshold = np.int32(layer[_V_THRESHOLD])  # as wide as what it is compared with
+        v_threshold = np.int32(layer[_V_THRESHOLD])  # the type of the currents
         if not incremental:
             begin = after[_CURRENT]
             size = after[_OUT_HEIGHT] * after[_OUT_WIDTH] * after[_OUT_CHANNELS]
@@ -181,5 +177,5 @@ def decide(
             if count:
                 y, x = place // out_width, place % out_width
                 operations[i + 1] += _scatter(
-                    after, reach, weight, current, touched, y, x, events, deltas, count
+                    after, plan, memory, y, x, events[:count], deltas[:count]
                 )

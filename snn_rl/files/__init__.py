@@ -1,1 +1,1 @@
-"""Reading and writing of files: networks, checkpoints, foreign formats."""
+"""Reading and writing of files: networks, checkpoints and foreign formats."""

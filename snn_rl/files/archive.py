@@ -1,4 +1,4 @@
-"""Files from anywhere, read in bounds: what they declare is checked before it takes memory."""
+"""Bounded reading of untrusted files: sizes are checked before memory is allocated."""
 
 import io
 import json
@@ -15,20 +15,20 @@ from numpy.typing import NDArray
 
 from snn_rl.utils.errors import UserError
 
-MAX_BYTES = 2**28  # of a file of weights, and of all its tensors: forty times the Atari network
-MAX_TEXT = 2**24  # of a JSON text from elsewhere
-MAX_NOTE = 2**26  # of a JSON note of ours: those of a training list every episode
+MAX_BYTES = 2**28  # of a file of weights and of its tensors, forty times the Atari network
+MAX_TEXT = 2**24  # of a JSON text from other programs
+MAX_NOTE = 2**26  # of our own JSON, which lists every episode of a training
 MAX_ENTRIES = 10_000  # of an archive
-_MAX_RATIO = 200  # of a compressed entry; weights hardly shrink at all
+_MAX_RATIO = 200  # of a compressed entry; weights hardly compress
 _DIRECTORY_ENTRY = b"PK\x01\x02"
 
-# What zipfile and zlib raise, between them, on a damaged archive
+# All exceptions that zipfile and zlib raise on damaged archives
 _DAMAGE = (
     OSError,
     ValueError,
     LookupError,
     EOFError,
-    RuntimeError,  # NotImplementedError too
+    RuntimeError,  # includes NotImplementedError
     OverflowError,
     struct.error,
     zipfile.BadZipFile,
@@ -36,33 +36,33 @@ _DAMAGE = (
 )
 
 
-def read_bytes(path: Path) -> bytes:
-    """The whole of a file of weights.
+def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
+    """Reads a whole file of at most `limit` bytes.
 
     Raises:
-        UserError: It is missing, or far larger than any network that could be imported.
+        UserError: The file is missing or too large.
     """
     if not path.is_file():
         raise UserError(f"no such file: {path}")
     size = path.stat().st_size
-    if size > MAX_BYTES:
-        raise UserError(f"{path} has {size:,} bytes; a network to import has at most {MAX_BYTES:,}")
+    if size > limit:
+        raise UserError(f"{path} has {size:,} bytes, but at most {limit:,} are read")
     return path.read_bytes()
 
 
 def parse_json(text: bytes | str, name: str, limit: int = MAX_TEXT) -> Any:
-    """JSON without repeated keys.
+    """Parses JSON without repeated keys.
 
     Args:
-        text: The JSON.
-        name: What it is called in errors.
-        limit: Its greatest length.
+        text: JSON text.
+        name: Name of the text in error messages.
+        limit: Maximum length.
 
     Raises:
-        UserError: It is too long, too deep, no JSON, or has a key twice.
+        UserError: The text is too long, nested too deeply, not JSON, or repeats a key.
     """
     if len(text) > limit:
-        raise UserError(f"{name} is {len(text):,} bytes of JSON; at most {limit:,} are read")
+        raise UserError(f"{name} has {len(text):,} bytes of JSON, but at most {limit:,} are read")
     try:
         return json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
@@ -70,31 +70,31 @@ def parse_json(text: bytes | str, name: str, limit: int = MAX_TEXT) -> Any:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {twice[:100]!r} stands in it twice")
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise ValueError(f"the key {key[:100]!r} is repeated")
+        result[key] = value
     return result
 
 
 class Archive:
-    """A zip archive that is read in bounds; nothing is ever extracted to the disk.
+    """A zip archive in memory, read within bounds. Nothing is extracted to the disk.
 
     Args:
-        data: The archive.
-        name: What it is called in errors.
-        limit: Bytes of all its entries together, unpacked.
-        ratio: To which an entry may be packed at most.
+        data: Content of the archive.
+        name: Name of the archive in error messages.
+        limit: Maximum total size of all entries in bytes, uncompressed.
+        ratio: Maximum compression ratio of an entry.
 
     Raises:
-        UserError: It is damaged, names a path outside itself, has a name twice, or is larger
-            inside than `limit`.
+        UserError: The archive is damaged or too large, repeats an entry, or names a path outside
+            itself.
     """
 
     def __init__(self, data: bytes, name: str, limit: int = MAX_BYTES, ratio: float = _MAX_RATIO):
         self.name = name
-        # the list of entries is read whole when an archive is opened: it is bounded first
+        # zipfile reads the list of entries as a whole, so its length is checked first.
         if data.count(_DIRECTORY_ENTRY) > MAX_ENTRIES:
             raise UserError(f"{name} lists more than {MAX_ENTRIES:,} entries")
         try:
@@ -106,41 +106,40 @@ class Archive:
             shown = repr(entry.filename[:100])
             parts = re.split(r"[/\\]", entry.filename)
             if ".." in parts or parts[0] == "" or ":" in parts[0]:
-                raise UserError(f"{name} names a path outside itself, {shown}: it is not trusted")
+                raise UserError(f"{name} is not trusted: {shown} is a path outside the archive")
             if entry.filename in self._entries:
-                raise UserError(f"{name} holds {shown} twice")
+                raise UserError(f"{name} repeats the entry {shown}")
             if entry.file_size > ratio * entry.compress_size + 1024:
-                raise UserError(f"{name} packs {entry.file_size:,} bytes of {shown} into a few")
+                raise UserError(
+                    f"{name} is not trusted: {entry.compress_size:,} bytes decompress to "
+                    f"{entry.file_size:,} bytes of {shown}"
+                )
             self._entries[entry.filename] = entry
         total = sum(entry.file_size for entry in self._entries.values())
         if total > limit:
-            raise UserError(f"{name} unpacks to {total:,} bytes; at most {limit:,} are read")
+            raise UserError(f"{name} unpacks to {total:,} bytes, but at most {limit:,} are read")
 
     def __contains__(self, entry: str) -> bool:
         return entry in self._entries
 
     def names(self) -> list[str]:
-        """Its entries."""
+        """Returns the names of the entries."""
         return list(self._entries)
 
-    def size(self, entry: str) -> int:
-        """Bytes of an entry."""
-        return self._entries[entry].file_size
-
     def read(self, entry: str, limit: int = MAX_BYTES) -> bytes:
-        """One entry, its checksum tested.
+        """Returns the content of an entry after a check of its checksum.
 
         Raises:
-            UserError: It is missing, damaged or longer than `limit`.
+            UserError: The entry is missing, damaged or longer than `limit`.
         """
         shown = f"{entry[:100]!r} in {self.name}"
         if entry not in self._entries:
-            raise UserError(f"{self.name} is not whole: it lacks {entry[:100]!r}")
+            raise UserError(f"{self.name} is incomplete: it lacks {entry[:100]!r}")
         info = self._entries[entry]
         if info.file_size > limit:
-            raise UserError(f"{shown} has {info.file_size:,} bytes; at most {limit:,} are read")
+            raise UserError(f"{shown} has {info.file_size:,} bytes, but at most {limit:,} are read")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise UserError(f"{shown} is compressed in a way that is not read")
+            raise UserError(f"{shown} has an unsupported compression method")
         try:
             with self._zip.open(info) as file:
                 return file.read(info.file_size)
@@ -149,20 +148,16 @@ class Archive:
 
 
 def read_arrays(path: Path, limit: int) -> dict[str, NDArray[Any]]:
-    """The arrays of an .npz file, none of which may hold objects.
+    """Reads the arrays of an .npz file; arrays of Python objects are rejected.
 
     Args:
-        path: The file.
-        limit: Bytes of the file, and of all arrays together.
+        path: Path of the file.
+        limit: Maximum size of the file and of all its arrays together, in bytes.
 
     Raises:
-        UserError: It is missing, damaged, larger, or holds something other than plain arrays.
+        UserError: The file is missing, damaged or too large, or holds other data.
     """
-    if not path.is_file():
-        raise UserError(f"no such file: {path}")
-    if path.stat().st_size > limit:
-        raise UserError(f"{path} is larger than what it should hold, {limit:,} bytes")
-    archive = Archive(path.read_bytes(), str(path), limit, ratio=float("inf"))
+    archive = Archive(read_bytes(path, limit), str(path), limit, ratio=math.inf)
     arrays = {}
     for entry in archive.names():
         data = io.BytesIO(archive.read(entry, limit))
@@ -170,10 +165,10 @@ def read_arrays(path: Path, limit: int) -> dict[str, NDArray[Any]]:
             version = npy.read_magic(data)
             header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
             shape, _, dtype = header(data)
-            numbers = len(data.getbuffer()) - data.tell()
-            # before memory is taken for a shape: what it needs has to be there
-            if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != numbers:
-                raise ValueError(f"{entry} has {numbers} bytes for shape {shape}")
+            available = len(data.getbuffer()) - data.tell()
+            # The declared size has to be available before NumPy allocates it.
+            if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != available:
+                raise ValueError(f"{entry} has {available} bytes for shape {shape}")
             data.seek(0)
             arrays[entry.removesuffix(".npy")] = npy.read_array(data, allow_pickle=False)
         except (*_DAMAGE, SyntaxError, TypeError, MemoryError) as error:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from snn_rl.files.archive import MAX_NOTE, parse_json
+from snn_rl.files.archive import MAX_NOTE, parse_json, read_bytes
 from snn_rl.utils.errors import UserError
 
 
@@ -88,9 +88,4 @@ def read_json(path: Path) -> Any:
     Raises:
         UserError: The file is missing, too large or not JSON.
     """
-    if not path.is_file():
-        raise UserError(f"no such file: {path}")
-    size = path.stat().st_size
-    if size > MAX_NOTE:
-        raise UserError(f"{path} has {size:,} bytes; JSON files have at most {MAX_NOTE:,}")
-    return parse_json(path.read_bytes(), str(path), MAX_NOTE)
+    return parse_json(read_bytes(path, MAX_NOTE), str(path), MAX_NOTE)

@@ -6,6 +6,7 @@ Loading never unpickles. Files are written atomically, see `snn_rl.files.atomic`
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -103,15 +104,7 @@ def save_network(
     """
     description: dict[str, Any] = {"spec": network.spec.to_dict(), "timesteps": None}
     if isinstance(network, SpikingNetwork):
-        description |= {
-            "timesteps": network.timesteps,
-            "surrogate": network.surrogate,
-            "encoding": network.encoding,
-        }
-        if network.carry_state:
-            description["carry_state"] = True
-        if network.exact:
-            description["exact"] = True
+        description |= {k: v for k, v in asdict(network.options).items() if v is not False}
     tensors = {name: t.to(dtype or t.dtype) for name, t in network.state_dict().items()}
     if description.get("exact"):
         for name, t in network.state_dict().items():
@@ -143,14 +136,8 @@ def load_network(path: Path) -> tuple[AnalogNetwork | SpikingNetwork, dict[str, 
             if description["timesteps"] is None:
                 network = AnalogNetwork(spec)
             else:
-                options = SpikingOptions(
-                    description["timesteps"],
-                    description["surrogate"],
-                    description["encoding"],
-                    bool(description.get("carry_state", False)),
-                    bool(description.get("exact", False)),
-                )
-                network = SpikingNetwork(spec, options)
+                options = {key: value for key, value in description.items() if key != "spec"}
+                network = SpikingNetwork(spec, SpikingOptions(**options))
         full = {name: weight.float() for name, weight in weights.items()}
         network.load_state_dict({**tensors, **full}, assign=True)
         if isinstance(network, SpikingNetwork) and network.exact:

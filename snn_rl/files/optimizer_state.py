@@ -1,4 +1,4 @@
-"""An optimizer's state as named tensors."""
+"""The state of an optimizer as named tensors."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ _PREFIX = "optimizer."
 
 
 def moments(optimizer: Optimizer) -> dict[str, Tensor]:
-    """Everything an optimizer remembers, as "optimizer.<parameter>.<name>"."""
+    """Returns the optimizer's state tensors as "optimizer.<parameter>.<name>"."""
     return {
         f"{_PREFIX}{index}.{key}": value
         for index, entries in optimizer.state_dict()["state"].items()
@@ -20,11 +20,11 @@ def moments(optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def load_moments(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Restores what `moments` returned; other tensors are left alone.
+    """Restores the state that `moments` returned.
 
     Args:
-        optimizer: Over the same parameters.
-        tensors: Among them those of `moments`.
+        optimizer: Optimizer of the same parameters.
+        tensors: State tensors; tensors without the prefix "optimizer." are ignored.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
@@ -34,7 +34,7 @@ def load_moments(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
         index, _, key = name.removeprefix(_PREFIX).partition(".")
         parameter = parameters[int(index)]
         if value.shape == parameter.shape:
-            # the parameter's memory layout, over which fused updates run
+            # Fused updates need the memory layout of the parameter.
             value = torch.empty_like(parameter).copy_(value).detach()
         state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

@@ -1,16 +1,18 @@
-"""Other people's weights, read without running anything of theirs.
+"""State dicts of PyTorch and safetensors files, read without running code of the file.
 
-PyTorch files and Stable-Baselines3's zips hold pickles, and a pickle is a program. None is ever
-unpickled here: `pickletools` lists a state dict's opcodes without executing them, and the few that
-build a dictionary of tensors are interpreted below. Every other one, every name that is not one of
-PyTorch's own storages, and everything that asks for more memory than its file backs is refused.
+PyTorch files hold pickles, and unpickling can run any code. Here Python's unpickler sees only the
+opcodes and names that a state dict needs, and every name resolves to a stand-in that describes a
+tensor. `torch.load(weights_only=True)` does not replace this code: it allocates whatever size a
+file of 40 bytes asks for, and some crafted files keep it busy forever.
 """
 
+import io
 import math
-import pickletools
+import pickle
 import re
+import struct
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,103 +24,91 @@ from torch import Tensor
 from snn_rl.files.archive import MAX_BYTES, MAX_ENTRIES, Archive, parse_json
 from snn_rl.utils.errors import UserError
 
-_MAX_PICKLE = 2**22  # that lists a state dict's tensors
-_MAX_OPERATIONS = 100_000  # of that pickle; the Atari network takes 300
-_MAX_HEADER = 2**20  # of a safetensors file
+_MAX_PICKLE = 2**18  # bytes of the pickled description; the Atari network's has 1,000
+_MAX_HEADER = 2**20  # bytes of the header of a safetensors file
 _MAX_DIMS = 8
-_WRAPPERS = ("state_dict", "model_state_dict")  # what training scripts put beside their optimizer
+_WRAPPERS = ("state_dict", "model_state_dict")  # keys of state dicts within checkpoints
+_LEGACY_MAGIC, _LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
 
 _STORAGES = {
-    "FloatStorage": torch.float32,
-    "DoubleStorage": torch.float64,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
+    "torch.FloatStorage": torch.float32,
+    "torch.DoubleStorage": torch.float64,
+    "torch.HalfStorage": torch.float16,
+    "torch.BFloat16Storage": torch.bfloat16,
+    "torch.LongStorage": torch.int64,
+    "torch.IntStorage": torch.int32,
+    "torch.ShortStorage": torch.int16,
+    "torch.CharStorage": torch.int8,
+    "torch.ByteStorage": torch.uint8,
+    "torch.BoolStorage": torch.bool,
 }
-_DICT = "collections.OrderedDict"
-_TENSOR = "torch._utils._rebuild_tensor_v2"
-_PARAMETER = "torch._utils._rebuild_parameter"
-_KNOWN = {_DICT, _TENSOR, _PARAMETER, *(f"torch.{name}" for name in _STORAGES)}
 
 
 def torch_state_dict(data: bytes, name: str) -> dict[str, Tensor]:
-    """The tensors of a file that `torch.save(network.state_dict(), path)` wrote, in its order.
+    """Returns the tensors of a PyTorch file, in the order of the file.
+
+    The file holds a state dict, or a dictionary with a `state_dict` or `model_state_dict`. Both
+    formats of `torch.save` are supported: zip archives, and the format before PyTorch 1.6.
 
     Args:
-        data: The file (PyTorch's zip format, since 1.6).
-        name: What it is called in errors.
+        data: Content of the file.
+        name: Name of the file in error messages.
 
     Raises:
-        UserError: It is damaged, or holds anything but tensors.
+        UserError: The file is damaged, or its state dict holds anything but tensors.
     """
-    archive = Archive(data, name)
-    (pickled, *more) = [e for e in archive.names() if e.endswith("data.pkl")] or [""]
-    if not pickled or more:
-        raise UserError(f"{name} is not a PyTorch state dict: it has no data.pkl, or several")
-    folder = pickled.removesuffix("data.pkl")
-    if f"{folder}byteorder" in archive and archive.read(f"{folder}byteorder", 16) != b"little":
-        raise UserError(f"{name} was written by a big-endian machine")
     try:
-        content = _interpret(archive.read(pickled, _MAX_PICKLE))
+        content, read = _read_zip(data, name) if data[:2] == b"PK" else _read_legacy(data, name)
     except _Refused as refused:
         raise UserError(f"{name} is not a plain state dict: {refused}") from None
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+    except (
+        *(ValueError, LookupError, TypeError, AttributeError, OverflowError, EOFError),
+        *(pickle.UnpicklingError, struct.error),
+    ) as error:
         raise UserError(f"{name} is damaged: {error!r}") from None
-    return _materialize(_unwrap(content, name), archive, folder, name)
+    return _materialize(_unwrap(content, name), read, name)
 
 
 def safetensors_state_dict(data: bytes, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of a safetensors file, by name as people count (2 before 10), and its metadata.
+    """Returns the tensors of a safetensors file in natural order (2 before 10), and its metadata.
 
     Args:
-        data: The file.
-        name: What it is called in errors.
+        data: Content of the file.
+        name: Name of the file in error messages.
 
     Raises:
-        UserError: It is damaged.
+        UserError: The file is damaged.
     """
     length = int.from_bytes(data[:8], "little")
     if length > min(_MAX_HEADER, len(data) - 8):
         raise UserError(f"{name} is damaged or not a safetensors file (header of {length:,} bytes)")
     header = parse_json(data[8 : 8 + length], f"the header of {name}")
     if not isinstance(header, dict):
-        raise UserError(f"{name} is damaged: its header is no table of tensors")
+        raise UserError(f"{name} is damaged: its header is not a JSON object")
     try:
         tensors = load_safetensors(data)
     except (SafetensorError, ValueError, KeyError, OverflowError, RuntimeError) as error:
         raise UserError(f"{name} is damaged or not a safetensors file ({error})") from None
-    order = sorted(tensors, key=_counted)
-    return {key: tensors[key] for key in order}, header.get("__metadata__") or {}
+    ordered = {key: tensors[key] for key in sorted(tensors, key=_natural)}
+    return ordered, header.get("__metadata__") or {}
 
 
-def _counted(name: str) -> list[tuple[int, str]]:
-    """A key that sorts names with the numbers in them as numbers."""
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Returns a sort key that orders the numbers in names by value."""
     parts = re.split(r"(\d+)", name)
     return [(len(part.lstrip("0")), part) if part.isdigit() else (0, part) for part in parts]
 
 
-# --- the pickle of a state dict ------------------------------------------------------------------
+# --- pickles of state dicts ----------------------------------------------------------------------
 
 
 class _Refused(Exception):
-    """Something that a state dict does not hold; the message says what."""
-
-
-@dataclass(frozen=True)
-class _Name:
-    """A global name, which is never looked up."""
-
-    path: str
+    """A part that state dicts do not have; the message describes the part."""
 
 
 @dataclass(frozen=True)
 class _Storage:
-    """The numbers behind one tensor or several."""
+    """Description of the numbers behind one or several tensors."""
 
     dtype: torch.dtype
     key: str
@@ -127,7 +117,7 @@ class _Storage:
 
 @dataclass(frozen=True)
 class _Strided:
-    """A tensor as its pickle describes it."""
+    """Description of a tensor as a view of a storage."""
 
     storage: _Storage
     offset: int
@@ -135,129 +125,114 @@ class _Strided:
     stride: tuple[int, ...]
 
 
-_CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_VALUES = (
-    "BININT",
-    "BININT1",
-    "BININT2",
-    "LONG1",
-    "BINFLOAT",
-    "BINUNICODE",
-    "SHORT_BINUNICODE",
-)
+@dataclass(frozen=True, slots=True)
+class _Name:
+    """Stand-in for a global name, which is never imported."""
+
+    path: str
+
+    def __call__(self, *arguments: Any) -> Any:
+        match self.path, arguments:
+            case "collections.OrderedDict", ():
+                return {}
+            case "torch._utils._rebuild_parameter", (_Strided() as tensor, *_):
+                return tensor
+            case (
+                "torch._utils._rebuild_tensor_v2",
+                (_Storage() as storage, offset, tuple(size), tuple(stride), *_),
+            ):
+                return _strided(storage, offset, size, stride)
+        raise _Refused("it calls a function with unusual arguments")
 
 
-def _interpret(pickled: bytes) -> Any:
-    """What a pickle of dictionaries, numbers, strings and tensors describes."""
-    stack: list[Any] = []
-    marked: list[list[Any]] = []  # what lay below each mark
-    memo: dict[int, Any] = {}
-
-    def since_mark() -> list[Any]:
-        nonlocal stack
-        items, stack = stack, marked.pop()
-        return items
-
-    operations: Iterable[tuple[Any, Any, Any]] = pickletools.genops(pickled)
-    for count, (opcode, argument, _) in enumerate(operations):
-        if count > _MAX_OPERATIONS:
-            raise _Refused(f"its pickle has more than {_MAX_OPERATIONS:,} steps")
-        match opcode.name:
-            case "PROTO" | "FRAME":
-                pass
-            case "MARK":
-                marked.append(stack)
-                stack = []
-            case "NONE" | "NEWTRUE" | "NEWFALSE":
-                stack.append(_CONSTANTS[opcode.name])
-            case kind if kind in _VALUES:
-                stack.append(argument)
-            case "EMPTY_DICT":
-                stack.append({})
-            case "EMPTY_LIST":
-                stack.append([])
-            case "EMPTY_TUPLE":
-                stack.append(())
-            case "TUPLE":
-                items = since_mark()
-                stack.append(tuple(items))
-            case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                last = int(opcode.name[-1])
-                stack[-last:] = [tuple(stack[-last:])]
-            case "BINPUT" | "LONG_BINPUT":
-                memo[argument] = stack[-1]
-            case "MEMOIZE":
-                memo[len(memo)] = stack[-1]
-            case "BINGET" | "LONG_BINGET":
-                stack.append(memo[argument])
-            case "GLOBAL":
-                stack.append(_name(argument.replace(" ", ".", 1)))
-            case "STACK_GLOBAL":
-                module, name = stack[-2:]
-                if not isinstance(module, str) or not isinstance(name, str):
-                    raise ValueError("a global name that is no string")
-                stack[-2:] = [_name(f"{module}.{name}")]
-            case "BINPERSID":
-                stack.append(_storage(stack.pop()))
-            case "REDUCE":
-                arguments = stack.pop()
-                stack.append(_call(stack.pop(), arguments))
-            case "BUILD":  # of an OrderedDict: the versions of its modules
-                stack.pop()
-                if not isinstance(stack[-1], dict):
-                    raise _Refused("it sets attributes of something other than a dictionary")
-            case "SETITEM":
-                value = stack.pop()
-                _update(stack[-2], [stack.pop(), value])
-            case "SETITEMS":
-                items = since_mark()
-                _update(stack[-1], items)
-            case "APPEND":
-                value = stack.pop()
-                stack[-1].append(value)
-            case "APPENDS":
-                items = since_mark()
-                stack[-1].extend(items)
-            case "STOP":
-                return stack.pop()
-            case other:
-                raise _Refused(f"it uses the pickle opcode {other}")
-    raise ValueError("the pickle has no end")
+_NAMES = {
+    *("collections.OrderedDict", "torch._utils._rebuild_parameter"),
+    *("torch._utils._rebuild_tensor_v2", *_STORAGES),
+}
 
 
-def _name(path: str) -> _Name:
-    if path not in _KNOWN:
-        raise _Refused(f"it wants {path[:100]!r}, which no state dict needs; nothing was run")
-    return _Name(path)
+class _Opcodes(dict[int, Callable[[Any], None]]):
+    """The permitted opcodes with their functions."""
+
+    def __missing__(self, opcode: int) -> Callable[[Any], None]:
+        raise _Refused(f"it uses the pickle opcode {bytes([opcode])!r}")
 
 
-def _storage(reference: Any) -> _Storage:
-    kind, name, key, _, count = reference
-    if kind != "storage" or not isinstance(key, str) or not _whole(count):
-        raise ValueError("a reference to something that is no storage")
-    return _Storage(_STORAGES[name.path.removeprefix("torch.")], key, count)
+class _Unpickler(pickle._Unpickler):
+    """Python's unpickler with stand-ins for all names, and without most opcodes.
+
+    Nothing is executed. Every opcode consumes a byte or more of a bounded input and allocates a
+    few bytes. Keys are checked before dictionaries hash them, which could take forever.
+    """
+
+    stack: list[Any]
+
+    def __init__(self, file: io.BytesIO):
+        super().__init__(file)
+        self.storages: dict[str, _Storage] = {}
+
+    def find_class(self, module: str, name: str, /) -> Any:
+        path = f"{module}.{name}"
+        if path not in _NAMES:
+            raise _Refused(f"it names {path[:100]!r}, which no state dict needs; nothing was run")
+        return _Name(path)
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        kind, stored_as, key, _, count, *view = pid
+        if kind != "storage" or not isinstance(key, str) or not _whole(count) or any(view):
+            raise ValueError("a persistent id that is not a storage")
+        self.storages[key] = _Storage(_STORAGES[stored_as.path], key, count)
+        return self.storages[key]
+
+    def _build(self) -> None:
+        self.stack.pop()  # attributes of the dictionary: the versions of its modules
+
+    def _set_item(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set(key, value)
+
+    def _set_items(self) -> None:
+        items = self.pop_mark()  # type: ignore[attr-defined]
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            self._set(key, value)
+
+    def _set(self, key: Any, value: Any) -> None:
+        target = self.stack[-1]
+        if not isinstance(target, dict) or not isinstance(key, str | int):
+            raise _Refused("it has a dictionary whose keys are neither strings nor integers")
+        if key in target:
+            raise _Refused(f"it repeats the key {str(key)[:100]!r}")
+        target[key] = value
+
+    dispatch = _Opcodes(
+        (ord(code), pickle._Unpickler.dispatch[ord(code)])
+        for code in (
+            *(pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK),
+            *(pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BINFLOAT),
+            *(pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.LONG1),
+            *(pickle.BINUNICODE, pickle.SHORT_BINUNICODE),
+            *(pickle.EMPTY_DICT, pickle.EMPTY_LIST, pickle.APPEND, pickle.APPENDS),
+            *(pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3),
+            *(pickle.BINPUT, pickle.LONG_BINPUT, pickle.MEMOIZE),
+            *(pickle.BINGET, pickle.LONG_BINGET),
+            *(pickle.GLOBAL, pickle.STACK_GLOBAL, pickle.REDUCE, pickle.BINPERSID),
+        )
+    )
+    dispatch[ord(pickle.BUILD)] = _build
+    dispatch[ord(pickle.SETITEM)] = _set_item
+    dispatch[ord(pickle.SETITEMS)] = _set_items
 
 
-def _call(function: Any, arguments: Any) -> Any:
-    """The result of one of the three calls that a state dict consists of."""
-    match function, arguments:
-        case _Name(path), () if path == _DICT:
-            return {}
-        case _Name(path), (_Strided() as tensor, *_) if path == _PARAMETER:
-            return tensor
-        case _Name(path), (_Storage() as storage, offset, tuple(size), tuple(stride), *_) if (
-            path == _TENSOR
-        ):
-            return _strided(storage, offset, size, stride)
-    raise _Refused("it calls something with arguments that no state dict has")
+def _whole(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**62
 
 
 def _strided(storage: _Storage, offset: Any, size: Any, stride: Any) -> _Strided:
     numbers = [offset, *size, *stride]
     if len(size) != len(stride) or len(size) > _MAX_DIMS or not all(map(_whole, numbers)):
-        raise _Refused("it has a tensor whose shape is none")
+        raise _Refused("it has a tensor with an invalid shape")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    # the second keeps out strides of 0, which make one number a tensor of any size
+    # The second condition excludes strides of 0, which repeat one number to any size.
     if (math.prod(size) and last >= storage.count) or math.prod(size) > storage.count:
         raise _Refused(
             f"it has a tensor of {'x'.join(str(n)[:20] for n in size)} numbers on "
@@ -266,23 +241,54 @@ def _strided(storage: _Storage, offset: Any, size: Any, stride: Any) -> _Strided
     return _Strided(storage, offset, size, stride)
 
 
-def _whole(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**62
+# --- files ---------------------------------------------------------------------------------------
+
+_ReadStorage = Callable[[str], bytes]  # from the key of a storage to its bytes
 
 
-def _update(target: Any, flat: list[Any]) -> None:
-    if not isinstance(target, dict) or len(flat) % 2:
-        raise ValueError("items for something other than a dictionary")
-    for key, value in zip(flat[::2], flat[1::2], strict=True):
-        if not isinstance(key, str | int):
-            raise _Refused("it has a dictionary whose keys are neither names nor numbers")
-        if key in target:
-            raise _Refused(f"it has {str(key)[:100]!r} twice")
-        target[key] = value
+def _read_zip(data: bytes, name: str) -> tuple[Any, _ReadStorage]:
+    """Returns the description in a zip archive of `torch.save`, and a reader of its storages."""
+    archive = Archive(data, name)
+    (pickled, *more) = [e for e in archive.names() if e.endswith("data.pkl")] or [""]
+    if not pickled or more:
+        raise UserError(f"{name} is not a PyTorch state dict: it does not have one data.pkl")
+    folder = pickled.removesuffix("data.pkl")
+    if f"{folder}byteorder" in archive and archive.read(f"{folder}byteorder", 16) != b"little":
+        raise UserError(f"{name} was written on a big-endian machine")
+    content = _Unpickler(io.BytesIO(archive.read(pickled, _MAX_PICKLE))).load()
+    return content, lambda key: archive.read(f"{folder}data/{key}")
+
+
+def _read_legacy(data: bytes, name: str) -> tuple[Any, _ReadStorage]:
+    """Returns the description in a file of PyTorch before 1.6, and a reader of its storages.
+
+    Five pickles (a magic number, the version of the format, the machine, the content, the keys of
+    the storages) come before the storages, each of which starts with its count of numbers.
+    """
+    stream = io.BytesIO(data[:_MAX_PICKLE])
+    if _Unpickler(stream).load() != _LEGACY_MAGIC:
+        raise UserError(f"{name} is a pickle, but not a file of torch.save")
+    version, machine = _Unpickler(stream).load(), _Unpickler(stream).load()
+    if version != _LEGACY_VERSION or machine["little_endian"] is not True:
+        raise UserError(f"{name} has another version or was written on a big-endian machine")
+    unpickler = _Unpickler(stream)
+    content, keys = unpickler.load(), _Unpickler(stream).load()
+    slices: dict[str, slice] = {}
+    end = stream.tell()
+    for key in keys:
+        if not isinstance(key, str):  # hashing a nested tuple may take forever
+            raise ValueError("a storage key that is not a string")
+        storage = unpickler.storages[key]
+        if struct.unpack_from("<q", data, end)[0] != storage.count:
+            raise ValueError(f"storage {key!r} has another count")
+        start = end + 8
+        end = start + storage.count * storage.dtype.itemsize
+        slices[key] = slice(start, end)
+    return content, lambda key: data[slices.get(key, slice(0))]
 
 
 def _unwrap(content: Any, name: str) -> dict[str, _Strided]:
-    """The tensors by name: the dictionary itself, or the one in it that is called state_dict."""
+    """Returns the tensors by name, from the dictionary itself or from the state dict in it."""
     if isinstance(content, dict):
         inner = [content[key] for key in _WRAPPERS if isinstance(content.get(key), dict)]
         content = inner[0] if inner else content
@@ -292,55 +298,50 @@ def _unwrap(content: Any, name: str) -> dict[str, _Strided]:
         if not isinstance(key, str) or not isinstance(value, _Strided):
             raise UserError(
                 f"{name} is not a state dict: {str(key)[:100]!r} is a {type(value).__name__}, "
-                "not a tensor. Save the network's alone: torch.save(network.state_dict(), path)"
+                "not a tensor. Save only the weights: torch.save(network.state_dict(), path)"
             )
     return content
 
 
-def _materialize(
-    content: dict[str, _Strided], archive: Archive, folder: str, name: str
-) -> dict[str, Tensor]:
+def _materialize(content: dict[str, _Strided], read: _ReadStorage, name: str) -> dict[str, Tensor]:
+    """Returns the described tensors after a check of their total size."""
     if len(content) > MAX_ENTRIES:
-        raise UserError(f"{name} holds {len(content):,} tensors; at most {MAX_ENTRIES:,} are read")
+        raise UserError(
+            f"{name} holds {len(content):,} tensors, but at most {MAX_ENTRIES:,} are read"
+        )
     total = sum(math.prod(t.size) * t.storage.dtype.itemsize for t in content.values())
     if total > MAX_BYTES:
-        raise UserError(f"{name} describes {total:,} bytes; at most {MAX_BYTES:,} are read")
+        raise UserError(f"{name} describes {total:,} bytes, but at most {MAX_BYTES:,} are read")
     stored: dict[str, bytes] = {}
     tensors = {}
     for key, tensor in content.items():
         storage = tensor.storage
         if storage.key not in stored:
-            stored[storage.key] = archive.read(f"{folder}data/{storage.key}")
+            stored[storage.key] = read(storage.key)
         raw = stored[storage.key]
         if len(raw) != storage.count * storage.dtype.itemsize:
             raise UserError(
-                f"{name} is damaged: {key[:100]!r} should lie on {storage.count:,} numbers, and "
-                f"{len(raw):,} bytes are there"
+                f"{name} is damaged: {key[:100]!r} needs {storage.count:,} stored numbers, but the "
+                f"file has {len(raw):,} bytes"
             )
-        flat = _from_bytes(raw, storage.dtype)
-        tensors[key] = torch.as_strided(flat, tensor.size, tensor.stride, tensor.offset).clone(
-            memory_format=torch.contiguous_format
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the buffer is read-only, and is only read
+            flat = torch.frombuffer(raw, dtype=storage.dtype) if raw else torch.empty(0)
+        tensors[key] = torch.as_strided(
+            flat.to(storage.dtype), tensor.size, tensor.stride, tensor.offset
+        ).clone(memory_format=torch.contiguous_format)
     return tensors
 
 
-def _from_bytes(raw: bytes, dtype: torch.dtype) -> Tensor:
-    if not raw:
-        return torch.empty(0, dtype=dtype)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it is not writable, and is never written
-        return torch.frombuffer(raw, dtype=dtype)
-
-
 def check_weights(tensors: Iterable[tuple[str, Tensor]], name: str) -> None:
-    """Refuses weights that are no numbers to compute with.
+    """Checks that all weights are finite floating-point numbers.
 
     Args:
-        tensors: (name, tensor).
-        name: What their file is called in errors.
+        tensors: Pairs of name and tensor.
+        name: Name of the file in error messages.
 
     Raises:
-        UserError: One is not of a floating-point type, or holds NaN or infinity.
+        UserError: A tensor is not of a floating-point type, or holds NaN or infinity.
     """
     for key, tensor in tensors:
         if not tensor.is_floating_point():

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from snn_rl.core.conversion.integer_grid import integers
 from snn_rl.core.networks import Conv, SpikingNetwork, SpikingOptions
-from snn_rl.event.engine import EventEngine, EventLayer, EventNetwork
+from snn_rl.event.engine import EventEngine
+from snn_rl.event.network import EventLayer, EventNetwork
 from snn_rl.files.atomic import write_bytes
 from snn_rl.utils.errors import UserError
 

@@ -1,4 +1,4 @@
-"""Event-driven decisions against a naive dense loop, and against the network in torch."""
+"""Event-driven decisions compared with naive loops and with the network in torch."""
 
 import dataclasses
 import json
@@ -18,14 +18,15 @@ from snn_rl.configs.schema import Config
 from snn_rl.core.conversion import quantize
 from snn_rl.core.energy import FLOAT32, macs
 from snn_rl.core.networks import Conv, Dense, NetworkSpec, SpikingNetwork, SpikingOptions
-from snn_rl.event import engine as event
-from snn_rl.event.engine import EventEngine, EventLayer, EventNetwork
+from snn_rl.event import network as event
+from snn_rl.event.engine import EventEngine
+from snn_rl.event.network import EventLayer, EventNetwork
 from snn_rl.files.atomic import read_json
 from snn_rl.files.checkpoint import load_network
 from snn_rl.formats import event as event_file
 from snn_rl.utils.errors import UserError
 
-# kernels that the stride does not divide, smaller than the stride, padded, and reaching beyond
+# Kernels that are no multiple of the stride, smaller than the stride, padded or out of bounds
 SPECS = [
     NetworkSpec((3, 9, 11), (Conv(4, 5, 2), Conv(6, 3, 1, 1), Dense(8), Dense(5)), 3, bias=True),
     NetworkSpec((2, 13, 10), (Conv(5, 2, 3), Conv(3, 3, 2, 2)), 4),
@@ -35,7 +36,7 @@ SPECS = [
 
 
 def random_network(spec, seed=0):
-    """On the grid, with thresholds on both sides of its biases."""
+    """Returns a network on the grid with thresholds on both sides of its biases."""
     torch.manual_seed(seed)
     network = SpikingNetwork(spec, SpikingOptions(1))
     with torch.no_grad():
@@ -47,7 +48,7 @@ def random_network(spec, seed=0):
 
 
 def images(shape, count, seed=0):
-    """Each differs from the one before in a few pixels; now and then all of them do."""
+    """Yields images that differ from the previous one in a few pixels, sometimes in all."""
     rng = np.random.default_rng(seed)
     image = np.zeros(shape, np.uint8)
     for i in range(count):
@@ -58,7 +59,7 @@ def images(shape, count, seed=0):
 
 
 def naive(network, image):
-    """Integer outputs and spikes of all layers, neuron by neuron, from the definition."""
+    """Returns integer outputs and spikes of all layers, neuron by neuron."""
     x, spikes = image.astype(int), []
     for layer in network.layers:
         if layer.weight.ndim == 4:
@@ -89,7 +90,7 @@ def naive(network, image):
 
 
 def synapses(layer, x):
-    """How many weights the entries of x that are not zero meet, by the same loops' geometry."""
+    """Returns the number of weights that the nonzero entries of x meet."""
     if layer.weight.ndim == 2:
         return int(np.count_nonzero(x)) * len(layer.weight)
     p, s, k = layer.padding, layer.stride, layer.weight.shape[2]
@@ -106,7 +107,7 @@ def numba():
 @pytest.mark.usefixtures("numba")
 @pytest.mark.parametrize("spec", SPECS, ids=["mixed", "padded", "dense", "head"])
 @pytest.mark.parametrize("incremental", [True, False])
-def test_it_computes_what_naive_integer_loops_do(spec, incremental):
+def test_results_equal_naive_integer_loops(spec, incremental):
     network = event_file.event_network(random_network(spec))
     engine = EventEngine(network, incremental)
     fired = np.zeros(len(network.layers) - 1)
@@ -117,7 +118,7 @@ def test_it_computes_what_naive_integer_loops_do(spec, incremental):
         for mine, right in zip(engine.spikes, spikes, strict=True):
             np.testing.assert_array_equal(mine, right)
         fired += [x.mean() for x in spikes]
-        # the second time nothing has changed
+        # The second decision sees no change.
         again = engine.operations
         assert again.macs == 0
         expected = [synapses(*pair) for pair in zip(network.layers[1:], spikes, strict=True)]
@@ -127,7 +128,7 @@ def test_it_computes_what_naive_integer_loops_do(spec, incremental):
 
 @pytest.mark.usefixtures("numba")
 @pytest.mark.parametrize("spec", SPECS, ids=["mixed", "padded", "dense", "head"])
-def test_operations_are_the_synapses_of_what_changed(spec):
+def test_operations_are_the_synapses_of_the_changes(spec):
     network = event_file.event_network(random_network(spec))
     engine = EventEngine(network)
     before = None
@@ -143,7 +144,7 @@ def test_operations_are_the_synapses_of_what_changed(spec):
         before = entered
 
 
-def test_a_dense_pass_takes_the_papers_operations():
+def test_dense_pass_has_the_operations_of_the_energy_model():
     for spec in SPECS:
         network = event_file.event_network(random_network(spec))
         assert network.macs == macs(spec)
@@ -152,7 +153,7 @@ def test_a_dense_pass_takes_the_papers_operations():
 
 @pytest.mark.usefixtures("numba")
 @pytest.mark.parametrize(("env", "count"), [("PongNoFrameskip-v4", 200), ("CartPole-v1", 150)])
-def test_agents_decide_as_in_torch_on_every_frame_of_real_games(env, count, tmp_path):
+def test_shipped_agents_decide_as_in_torch(env, count, tmp_path):
     agent = load_agent(zoo.ROOT / env / "T1", "cpu")
     exact = quantize(agent.q_net.network)
     event_file.write(exact, tmp_path / "net.event")
@@ -174,7 +175,7 @@ def test_agents_decide_as_in_torch_on_every_frame_of_real_games(env, count, tmp_
     assert np.median(taken) < sum(network.macs) / 10
 
 
-def test_a_file_holds_the_network(tmp_path):
+def test_network_is_read_back(tmp_path):
     for spec in SPECS:
         network = event_file.event_network(random_network(spec))
         (tmp_path / "net.event").write_bytes(network.to_bytes())
@@ -188,14 +189,15 @@ def test_a_file_holds_the_network(tmp_path):
 
 
 @pytest.mark.usefixtures("numba")
-def test_neither_torch_nor_sb3_is_needed(tmp_path):
+def test_engine_runs_without_torch_and_sb3(tmp_path):
     (tmp_path / "net.event").write_bytes(
         event_file.event_network(random_network(SPECS[0])).to_bytes()
     )
     code = (
         "import sys, numpy as np\n"
         "sys.modules.update(dict.fromkeys(['torch', 'stable_baselines3', 'gymnasium']))\n"
-        "from snn_rl.event.engine import EventEngine, EventNetwork\n"
+        "from snn_rl.event.engine import EventEngine\n"
+        "from snn_rl.event.network import EventNetwork\n"
         f"engine = EventEngine(EventNetwork.load({str(tmp_path / 'net.event')!r}))\n"
         "print(engine.action(np.zeros((3, 9, 11), np.uint8)))"
     )
@@ -205,7 +207,7 @@ def test_neither_torch_nor_sb3_is_needed(tmp_path):
 
 
 @pytest.mark.usefixtures("numba")
-def test_images_of_another_kind_are_refused():
+def test_images_of_another_type_or_shape_are_rejected():
     engine = EventEngine(event_file.event_network(random_network(SPECS[0])))
     for image in (np.zeros((3, 9, 12), np.uint8), np.zeros((3, 9, 11), np.float32)):
         with pytest.raises(ValueError, match=r"uint8 \(3, 9, 11\)"):
@@ -221,12 +223,12 @@ def ones(*shape):
 @pytest.mark.parametrize(
     ("layers", "words"),
     [
-        ((), "has a head"),
+        ((), "have a head"),
         ((EventLayer("head", 0.3, ones(2, 18)),), "power of two"),
-        ((EventLayer("head", 1.0, ones(2, 17)),), "do not fit"),
-        ((EventLayer("head", 1.0, ones(2, 18), ones(3)),), "do not fit"),
-        ((EventLayer("head", 1.0, ones(2, 18).astype(float)),), "whole numbers"),
-        ((EventLayer("head", 1.0, ones(2, 18), None, 4),), "every layer but the head"),
+        ((EventLayer("head", 1.0, ones(2, 17)),), "do not match"),
+        ((EventLayer("head", 1.0, ones(2, 18), ones(3)),), "do not match"),
+        ((EventLayer("head", 1.0, ones(2, 18).astype(float)),), "signed integers"),
+        ((EventLayer("head", 1.0, ones(2, 18), None, 4),), "every layer except the head"),
         ((EventLayer("fc1", 1.0, ones(2, 18)), EventLayer("head", 1.0, ones(2, 2))), "threshold"),
         ((EventLayer("head", 1.0, 4000 * ones(2, 18)),), "not on the grid"),
         ((EventLayer("head", 1.0, 2**15 * ones(2, 18)),), "16 bits"),
@@ -235,22 +237,22 @@ def ones(*shape):
                 EventLayer("conv1", 1.0, ones(1, 2, 4, 4), None, 1),
                 EventLayer("head", 1.0, ones(1, 1)),
             ),
-            "do not fit",
+            "do not match",
         ),
     ],
 )
-def test_layers_that_cannot_be_are_refused(layers, words):
+def test_invalid_layers_are_rejected(layers, words):
     with pytest.raises(ValueError, match=words):
         EventNetwork((2, 3, 3), layers)
 
 
-def test_damaged_and_foreign_files_are_one_line(tmp_path):
+def test_damaged_and_foreign_files_give_one_line_errors(tmp_path):
     data = event_file.event_network(random_network(SPECS[0])).to_bytes()
     path = tmp_path / "net.event"
     changed = bytearray(data)
     changed[-1] ^= 1
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    note = json.loads(header["__metadata__"]["snn_rl.event.engine"])
+    note = json.loads(header["__metadata__"]["snn_rl.event"])
     del note["sha256"]
     note["layers"][0]["stride"] = 0
     tensors = load(data)
@@ -261,8 +263,8 @@ def test_damaged_and_foreign_files_are_one_line(tmp_path):
         (data[:-5], "damaged or not"),
         (bytes(changed), "checksum"),
         (save({"x": np.zeros(1)}), "format=event"),
-        (save(tensors, {"snn_rl.event.engine": json.dumps(wrong)}), "does not hold a network"),
-        (save(tensors, {"snn_rl.event.engine": '{"schema": 9}'}), "schema 1"),
+        (save(tensors, {"snn_rl.event": json.dumps(wrong)}), "does not hold a network"),
+        (save(tensors, {"snn_rl.event": '{"schema": 9}'}), "schema 1"),
     ):
         if content is not None:
             path.write_bytes(content)
@@ -271,12 +273,12 @@ def test_damaged_and_foreign_files_are_one_line(tmp_path):
         assert "\n" not in str(error.value)
 
 
-def test_a_network_that_is_not_on_the_grid_is_refused():
+def test_network_off_the_grid_is_rejected():
     with pytest.raises(UserError, match="exact=true"):
         event_file.event_network(SpikingNetwork(SPECS[0], SpikingOptions(1)))
 
 
-def test_without_numba_it_says_what_to_install(monkeypatch):
+def test_missing_numba_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "snn_rl.event.kernels", None)
     network = event_file.event_network(random_network(SPECS[0]))
     with pytest.raises(UserError, match=r"pip install 'snn_rl\[fast\]'"):
@@ -284,14 +286,14 @@ def test_without_numba_it_says_what_to_install(monkeypatch):
 
 
 def command(module, *arguments):
-    """Runs a command as its command line would, in this process."""
+    """Runs a command in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [module.__name__, *arguments])
         run_command(Config, module.main, module.__doc__)
 
 
 @pytest.mark.usefixtures("numba")
-def test_evaluate_plays_the_same_games_by_events(tmp_path, capsys):
+def test_evaluate_gives_the_same_results_by_events(tmp_path, capsys):
     common = ("env=CartPole-v1", "T=1", "exact=true", f"runs={tmp_path}", "episodes=1", "threads=1")
     path = tmp_path / "CartPole-v1" / "zoo" / "T1-exact" / run_directory.EVALUATION
     results = {}
@@ -308,13 +310,11 @@ def test_evaluate_plays_the_same_games_by_events(tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("numba")
-def test_export_writes_a_file_and_runs_it(tmp_path, capsys):
+def test_export_writes_and_runs_a_file(tmp_path, capsys):
     common = ("env=CartPole-v1", "T=1", f"runs={tmp_path}", "threads=1", "format=event")
     path = tmp_path / "cart.event"
     command(export, *common, "exact=true", f"output={path}", "check_frames=10")
-    assert (
-        "snn_rl.event.engine, batch 1: 10 frames: same spikes 100.0000%" in capsys.readouterr().out
-    )
+    assert "snn_rl.event, batch 1: 10 frames: same spikes 100.0000%" in capsys.readouterr().out
     network, _ = load_network(zoo.ROOT / "CartPole-v1" / "T1" / run_directory.NETWORK)
     right = event_file.event_network(quantize(network))
     assert EventNetwork.load(path).to_bytes() == right.to_bytes()
@@ -325,7 +325,7 @@ def test_export_writes_a_file_and_runs_it(tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("numba")
-def test_play_shows_the_same_game_by_events(tmp_path):
+def test_play_shows_the_same_episode_by_events(tmp_path):
     put_on_grid(zoo.ROOT / "CartPole-v1" / "T1", tmp_path / "T1-exact")
     games = [
         list(play.Game(load_agent(tmp_path / "T1-exact", "cpu", engine), 5, max_steps=20))
@@ -345,7 +345,7 @@ def test_play_shows_the_same_game_by_events(tmp_path):
         (["T=1", "exact=true", "engine=evnt"], "dense, event"),
     ],
 )
-def test_other_stages_are_one_line(tmp_path, capsys, arguments, words):
+def test_other_stages_give_one_line_errors(tmp_path, capsys, arguments, words):
     for module in (evaluate, play):
         with pytest.raises(SystemExit) as stop:
             command(module, "env=CartPole-v1", f"runs={tmp_path}", *arguments)

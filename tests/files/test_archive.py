@@ -1,4 +1,4 @@
-"""JSON and arrays read in bounds: replay chunks, notes of a run."""
+"""Bounded reading of JSON and arrays."""
 
 import io
 import json
@@ -23,7 +23,7 @@ LIMIT = 2**20
 
 
 def refused(call: Callable[[], object]) -> str:
-    """The one line of complaint: soon, and without taking memory."""
+    """Returns the one-line error of a call that must fail fast and in little memory."""
     tracemalloc.start()
     started = time.process_time()
     try:
@@ -37,7 +37,7 @@ def refused(call: Callable[[], object]) -> str:
     return str(caught.value)
 
 
-def test_arrays_come_back(tmp_path: Path) -> None:
+def test_arrays_are_read(tmp_path: Path) -> None:
     arrays = {
         "bytes": np.arange(24, dtype=np.uint8).reshape(2, 3, 4),
         "number": np.array(3),
@@ -54,14 +54,14 @@ def test_arrays_come_back(tmp_path: Path) -> None:
 
 
 def npy(shape: tuple[int, ...], descr: str = "<f4", numbers: int = 8) -> bytes:
-    """An array file whose header says what it likes."""
+    """Returns an array file with any header."""
     header = {"descr": descr, "fortran_order": False, "shape": shape}
     file = io.BytesIO()
     np.lib.format.write_array_header_1_0(file, header)
     return file.getvalue() + bytes(numbers)
 
 
-def test_a_hand_made_array_is_read(tmp_path: Path) -> None:
+def test_hand_made_array_is_read(tmp_path: Path) -> None:
     zipped(tmp_path / "a.npz", npy((2,)))
     assert read_arrays(tmp_path / "a.npz", LIMIT)["a"].tolist() == [0.0, 0.0]
 
@@ -89,12 +89,12 @@ def zipped(path: Path, data: bytes) -> None:
     ],
     ids=range(12),
 )
-def test_arrays_that_are_not_what_they_declare_are_refused(tmp_path: Path, data: bytes) -> None:
+def test_arrays_that_differ_from_their_header_are_rejected(tmp_path: Path, data: bytes) -> None:
     zipped(tmp_path / "a.npz", data)
     assert "a.npz is damaged" in refused(lambda: read_arrays(tmp_path / "a.npz", LIMIT))
 
 
-def test_arrays_that_unpack_to_more_than_they_may_are_refused(tmp_path: Path) -> None:
+def test_arrays_beyond_the_limit_are_rejected(tmp_path: Path) -> None:
     bomb = tmp_path / "a.npz"
     with (
         zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive,
@@ -107,15 +107,15 @@ def test_arrays_that_unpack_to_more_than_they_may_are_refused(tmp_path: Path) ->
     assert "unpacks to 67,1" in refused(lambda: read_arrays(bomb, LIMIT))
     with bomb.open("wb") as sparse:
         sparse.truncate(2**40)
-    assert "larger than what it should hold" in refused(lambda: read_arrays(bomb, LIMIT))
+    assert "has 1,099,511,627,776 bytes" in refused(lambda: read_arrays(bomb, LIMIT))
     assert "no such file" in refused(lambda: read_arrays(Path("/dev/zero"), LIMIT))
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{"a": 1, "a": 1}', "'a' stands in it twice"),
-        ('[{"b": {"a": 1, "c": 2, "a": 3}}]', "'a' stands in it twice"),
+        ('{"a": 1, "a": 1}', "key 'a' is repeated"),
+        ('[{"b": {"a": 1, "c": 2, "a": 3}}]', "key 'a' is repeated"),
         ("[" * 100_000, "damaged"),
         ('{"a":' * 100_000, "damaged"),
         ("9" * 5_000, "damaged"),
@@ -124,14 +124,14 @@ def test_arrays_that_unpack_to_more_than_they_may_are_refused(tmp_path: Path) ->
     ],
     ids=lambda text: text[:12],
 )
-def test_bad_json_is_refused(tmp_path: Path, text: str, words: str) -> None:
+def test_invalid_json_is_rejected(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "x.json").write_text(text)
     for call in (lambda: parse_json(text, "x.json"), lambda: read_json(tmp_path / "x.json")):
         message = refused(call)
         assert words in message and "x.json" in message
 
 
-def test_long_json_is_refused_unread(tmp_path: Path) -> None:
+def test_long_json_is_rejected_without_reading(tmp_path: Path) -> None:
     long = b" " * (MAX_TEXT + 1)
     assert "bytes of JSON" in refused(lambda: parse_json(long, "x.json"))
     with (tmp_path / "x.json").open("wb") as sparse:
@@ -149,13 +149,13 @@ PLAIN = st.recursive(
 
 @QUICK
 @given(PLAIN)
-def test_any_json_without_repeated_keys_comes_back(content: Any) -> None:
+def test_any_json_without_repeated_keys_is_parsed(content: Any) -> None:
     assert parse_json(json.dumps(content), "x.json") == content
 
 
 @QUICK
 @given(st.binary(max_size=60) | st.text('[]{}:,"a1-e.', max_size=60).map(str.encode))
-def test_anything_else_is_an_error_for_people(
+def test_any_other_content_gives_a_user_error(
     tmp_path_factory: pytest.TempPathFactory, content: bytes
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "x.json"
@@ -166,7 +166,7 @@ def test_anything_else_is_an_error_for_people(
 
 
 def complaint(call: Callable[[], object]) -> str:
-    """What people are told, if anything."""
+    """Returns the message of a UserError, or an empty string."""
     try:
         call()
     except UserError as error:

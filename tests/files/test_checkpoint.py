@@ -1,9 +1,7 @@
-"""Files that survive: round trips, damage of every kind, and a disk that fills up."""
+"""Checkpoints: round trips, damaged files and a full disk."""
 
 import errno
-import json
 import os
-import stat
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,6 @@ from snn_rl.core.networks import (
     SpikingNetwork,
     SpikingOptions,
 )
-from snn_rl.files.atomic import read_json, remove_temporaries, write_atomic, write_json
 from snn_rl.files.checkpoint import SCHEMA, load_network, load_tensors, save_network, save_tensors
 from snn_rl.utils.errors import UserError
 
@@ -27,7 +24,7 @@ SPEC = NetworkSpec((1, 6, 6), (Conv(2, 3, 2), Dense(3)), 2, bias=True)
 
 
 def spiking(timesteps: int = 3, **options: Any) -> SpikingNetwork:
-    """A network none of whose parameters has its initial value."""
+    """Returns a network whose parameters all differ from their initial values."""
     torch.manual_seed(timesteps)
     network = SpikingNetwork(SPEC, SpikingOptions(timesteps, **options))
     with torch.no_grad():
@@ -38,7 +35,7 @@ def spiking(timesteps: int = 3, **options: Any) -> SpikingNetwork:
 
 
 def described(**changes: Any) -> dict[str, Any]:
-    """The description of `spiking(2)`, with changes; a change named spec_x goes into the spec."""
+    """Returns the description of `spiking(2)` with changes; spec_x changes x in the spec."""
     description: dict[str, Any] = {
         "spec": SPEC.to_dict(),
         "timesteps": 2,
@@ -54,7 +51,7 @@ def described(**changes: Any) -> dict[str, Any]:
 
 
 def refused(path: Path) -> str:
-    """The one line that loading this network is refused with."""
+    """Returns the one-line error of loading a network."""
     with pytest.raises(UserError) as caught:
         load_network(path)
     message = str(caught.value)
@@ -73,7 +70,7 @@ def refused(path: Path) -> str:
         spiking(1, carry_state=True),
     ],
 )
-def test_a_network_comes_back_as_it_was(tmp_path, network):
+def test_network_is_loaded_unchanged(tmp_path, network):
     path = tmp_path / "deeper" / "network.safetensors"
     save_network(path, network, {"env": "Pole", "reward": [1.5, None]})
     loaded, meta = load_network(path)
@@ -122,7 +119,7 @@ def test_half_precision_halves_the_file_and_loads_as_float32(tmp_path):
     ],
     ids=lambda t: f"{t.dtype}{list(t.shape)}".removeprefix("torch."),
 )
-def test_tensors_of_any_type_and_layout_come_back(tmp_path, tensor):
+def test_tensors_of_any_type_and_layout_are_loaded(tmp_path, tensor):
     save_tensors(tmp_path / "t", {"x": tensor}, {"note": 1})
     tensors, meta = load_tensors(tmp_path / "t")
     assert tensors.keys() == {"x"}
@@ -140,13 +137,13 @@ def test_loading_draws_no_random_numbers(tmp_path):
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_the_same_network_is_the_same_file(tmp_path):
+def test_equal_networks_give_equal_files(tmp_path):
     for name in ("a", "b"):
         save_network(tmp_path / name, spiking(), {"note": 1})
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_a_truncated_file_is_refused_at_every_length(tmp_path):
+def test_file_truncated_at_any_length_is_rejected(tmp_path):
     path = tmp_path / "network.safetensors"
     save_network(path, spiking())
     whole = path.read_bytes()
@@ -158,8 +155,7 @@ def test_a_truncated_file_is_refused_at_every_length(tmp_path):
 
 
 @pytest.mark.parametrize("mask", [0x01, 0x08, 0xFF])
-def test_a_changed_byte_is_refused_wherever_it_stands(tmp_path, mask):
-    """Weights included: a network that silently plays otherwise is worse than none."""
+def test_file_with_a_changed_byte_is_rejected(tmp_path, mask):
     path = tmp_path / "network.safetensors"
     save_network(path, spiking())
     whole = path.read_bytes()
@@ -171,13 +167,13 @@ def test_a_changed_byte_is_refused_wherever_it_stands(tmp_path, mask):
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 100, b"not a tensor", b"PK\x03\x04" * 50])
-def test_what_is_no_safetensors_file_is_refused(tmp_path, content):
+def test_other_files_are_rejected(tmp_path, content):
     path = tmp_path / "network.safetensors"
     path.write_bytes(content)
     assert "not a safetensors file" in refused(path)
 
 
-def test_a_missing_file_and_a_directory_are_refused(tmp_path):
+def test_missing_files_and_directories_are_rejected(tmp_path):
     assert "no such file" in refused(tmp_path / "none.safetensors")
     assert "no such file" in refused(tmp_path / "nowhere" / "none.safetensors")
     (tmp_path / "folder").mkdir()
@@ -185,13 +181,13 @@ def test_a_missing_file_and_a_directory_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"snn_rl": "{"}, {"snn_rl": "[1]"}])
-def test_a_foreign_safetensors_file_is_refused(tmp_path, metadata):
+def test_foreign_safetensors_file_is_rejected(tmp_path, metadata):
     path = tmp_path / "foreign.safetensors"
     save_file(spiking().state_dict(), path, metadata)
     assert "not written by snn_rl" in refused(path)
 
 
-def test_another_schema_is_refused_and_both_are_named(tmp_path, monkeypatch):
+def test_other_schema_is_rejected_naming_both(tmp_path, monkeypatch):
     path = tmp_path / "network.safetensors"
     monkeypatch.setattr("snn_rl.files.checkpoint.SCHEMA", SCHEMA + 41)
     save_network(path, spiking())
@@ -202,7 +198,7 @@ def test_another_schema_is_refused_and_both_are_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("description", [None, [], "network", {}], ids=repr)
-def test_what_describes_no_network_is_refused(tmp_path, description):
+def test_invalid_description_is_rejected(tmp_path, description):
     path = tmp_path / "network.safetensors"
     save_tensors(path, spiking(2).state_dict(), {"network": description})
     assert "does not hold the network it describes" in refused(path)
@@ -216,7 +212,7 @@ def test_what_describes_no_network_is_refused(tmp_path, description):
         {"timesteps": 0},
         {"timesteps": "2"},
         {"timesteps": 2.5},
-        {"timesteps": None},  # an analog network has no thresholds
+        {"timesteps": None},  # analog networks have no thresholds
         {"surrogate": "nonsense"},
         {"encoding": "nonsense"},
         {"encoding": ["direct"]},
@@ -236,21 +232,21 @@ def test_what_describes_no_network_is_refused(tmp_path, description):
     ],
     ids=repr,
 )
-def test_tensors_that_do_not_fit_their_description_are_refused(tmp_path, change):
+def test_tensors_that_differ_from_their_description_are_rejected(tmp_path, change):
     path = tmp_path / "network.safetensors"
     save_tensors(path, spiking(2).state_dict(), {"network": described(**change)})
     assert "does not hold the network it describes" in refused(path)
 
 
-def test_a_description_of_any_size_takes_no_memory(tmp_path):
-    """Far above what any machine has: only a network that is never allocated gets to its shapes."""
+def test_huge_description_allocates_no_memory(tmp_path):
+    """An allocated network of this size would exceed any memory before its shapes are checked."""
     path = tmp_path / "network.safetensors"
     save_tensors(path, spiking(2).state_dict(), {"network": described(spec_outputs=10**15)})
     assert "size mismatch for head" in refused(path)
 
 
 @pytest.mark.parametrize("change", ["missing", "extra", "shape"])
-def test_tensors_of_other_names_or_shapes_are_refused(tmp_path, change):
+def test_tensors_of_other_names_or_shapes_are_rejected(tmp_path, change):
     path = tmp_path / "network.safetensors"
     tensors = dict(spiking(2).state_dict())
     if change == "missing":
@@ -272,14 +268,14 @@ def test_tensors_of_other_names_or_shapes_are_refused(tmp_path, change):
     ],
     ids=["NaN", "infinity", "integers"],
 )
-def test_weights_that_are_no_numbers_are_refused(tmp_path, value, words):
+def test_weights_that_are_not_finite_floats_are_rejected(tmp_path, value, words):
     path = tmp_path / "network.safetensors"
     save_tensors(path, {**spiking(2).state_dict(), "head.weight": value}, {"network": described()})
     assert words in refused(path)
 
 
 @pytest.mark.parametrize("note", ['{"schema": 1, "schema": 1}', "[" * 100_000, "9" * 5_000])
-def test_a_crafted_note_is_refused(tmp_path, note):
+def test_crafted_note_is_rejected(tmp_path, note):
     path = tmp_path / "network.safetensors"
     save_file(spiking().state_dict(), path, {"snn_rl": note})
     assert "not written by snn_rl" in refused(path)
@@ -290,7 +286,7 @@ def no_space(*_args: object, **_options: object) -> None:
 
 
 @pytest.mark.parametrize("call", ["os.fsync", "os.replace", "tempfile.mkstemp", "write"])
-def test_a_full_disk_leaves_the_old_file_whole_and_nothing_beside_it(tmp_path, monkeypatch, call):
+def test_full_disk_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeypatch, call):
     path = tmp_path / "network.safetensors"
     save_network(path, spiking(2))
     before = path.read_bytes()
@@ -312,77 +308,6 @@ def test_a_full_disk_leaves_the_old_file_whole_and_nothing_beside_it(tmp_path, m
     assert "\n" not in str(caught.value)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == [path.name]
-    # with space again, the same call goes through
+    # With free space, the same call succeeds.
     save_network(path, spiking(5))
     assert load_network(path)[0].timesteps == 5
-
-
-@pytest.mark.parametrize("failure", [ValueError("a bug"), OSError(errno.EIO, "Input/output error")])
-def test_other_failures_keep_their_type_and_the_old_file(tmp_path, failure):
-    path = tmp_path / "state.json"
-    write_json(path, {"step": 1})
-
-    def write(temporary: Path) -> None:
-        temporary.write_text("half of i")
-        raise failure
-
-    with pytest.raises(type(failure)) as caught:
-        write_atomic(path, write)
-    assert caught.value is failure
-    assert read_json(path) == {"step": 1}
-    assert os.listdir(tmp_path) == [path.name]
-
-
-def test_content_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
-    """Synced, then renamed, then the directory synced: else a power cut may leave an empty file."""
-    calls: list[str] = []
-    fsync, replace = os.fsync, os.replace
-
-    def synced(handle: int) -> None:
-        calls.append("directory" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
-        fsync(handle)
-
-    def replaced(source: Path, target: Path) -> None:
-        calls.append("rename")
-        assert Path(source).parent == Path(target).parent
-        replace(source, target)
-
-    monkeypatch.setattr(os, "fsync", synced)
-    monkeypatch.setattr(os, "replace", replaced)
-    write_json(tmp_path / "state.json", {})
-    assert calls == ["file", "rename", "directory"]
-
-
-def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
-    path = tmp_path / "state.json"
-
-    def killed(temporary: Path) -> None:
-        (tmp_path / "leftover").write_text(temporary.name)
-
-    write_atomic(path, killed)
-    leftover = tmp_path / (tmp_path / "leftover").read_text()
-    leftover.write_text("half of i")
-    (tmp_path / ".lock").touch()
-    (tmp_path / "note.tmp").touch()
-    remove_temporaries(tmp_path)
-    assert sorted(os.listdir(tmp_path)) == [".lock", "leftover", "note.tmp", "state.json"]
-
-
-@pytest.mark.parametrize("data", [{}, {"b": [1, 2.5, None], "a": {"c": "ü"}}, [1, True], "text"])
-def test_json_comes_back(tmp_path, data):
-    write_json(tmp_path / "deeper" / "x.json", data)
-    assert read_json(tmp_path / "deeper" / "x.json") == data
-    assert json.loads((tmp_path / "deeper" / "x.json").read_text()) == data
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b'{"a": 1', b"\xff\xfe\x00", b"nonsense"])
-def test_damaged_json_is_refused(tmp_path, content):
-    path = tmp_path / "x.json"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=r"x\.json is damaged"):
-        read_json(path)
-
-
-def test_missing_json_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"no such file: .*x\.json"):
-        read_json(tmp_path / "x.json")
