@@ -1,31 +1,27 @@
-"""Export an agent that `snn_rl.train` has trained, for engines other than PyTorch.
+"""Export a trained agent to engines other than PyTorch.
 
     python -m snn_rl.export env=PongNoFrameskip-v4 T=1 format=onnx
-    python -m snn_rl.export env=PongNoFrameskip-v4 T=1 exact=true format=nir output=pong.nir
+    python -m snn_rl.export env=PongNoFrameskip-v4 T=1 exact=true format=nir
 
-Writes the agent's network, with its preprocessing, and runs the file on frames of a real game
-beside the network itself: how many spikes and actions are the same is printed. An exact agent
-(exact=true) must give the same bits, in every batch size and memory layout, or the command fails.
+Writes the agent's network with its preprocessing. Runs the file and the network
+on the same observations and prints how many spikes and actions agree. For an
+exact agent (exact=true), the command fails unless all Q-values are
+bit-identical in every batch size and memory layout.
 
-  format=onnx     uint8 frames [batch, channels, height, width] to Q-values, for any batch; T > 1 is
-                  unrolled. Run in onnxruntime. (pip install 'snn_rl[export]')
-  format=nir      the exchange format of spiking simulators; T=1. Run in snnTorch, and in Norse and
-                  SpikingJelly where they are installed. (pip install 'snn_rl[interop]')
-  format=event    the integers of an exact agent, for the event-driven engine of snn_rl.event, which
-                  needs neither PyTorch nor Stable-Baselines3 (pip install 'snn_rl[fast]')
-  format=torch    a torch.export program (.pt2), frames to Q-values, for any batch
+Formats:
+  onnx   uint8 frames [batch, channels, height, width] to Q-values; T > 1 is
+         unrolled. Checked in onnxruntime. pip install 'snn_rl[export]'
+  nir    exchange format of spiking simulators; T=1 only. Checked in snnTorch,
+         and in Norse and SpikingJelly if installed.
+         pip install 'snn_rl[interop]'
+  torch  torch.export program (.pt2), frames to Q-values
+  event  integers of an exact agent for the event-driven engine snn_rl.event,
+         which requires neither PyTorch nor Stable-Baselines3.
+         pip install 'snn_rl[fast]'
 
-Which agent (say what you said to snn_rl.train; without a run of your own, one that ships with
-snn_rl is taken, where there is one, and its file goes to runs/<env>/zoo/<stage>):
-  env=ID  T=1  seed=0           its environment, timesteps and seed
-  run_dir=PATH                  instead of runs/<env>/seed<k>
-  direct=true, stages=none, exact=true
-                                the agent of that kind of chain
-How it is exported:
-  output=PATH                   instead of network.<format> in the stage's directory
-  check_frames=500              frames of its own games, greedy, that the file is checked on
-  eval.seed=1000000             seed of those games
-  threads=0                     processor threads (0: all cores; Pong: 1)
+T, seed, run_dir, direct, stages and exact select the agent, as in snn_rl.train.
+Without a run of yours, the agent that ships with snn_rl is exported, and the
+file goes to runs/<env>/zoo/<stage>.
 """
 
 from dataclasses import dataclass
@@ -206,4 +202,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run_command(Config, main, __doc__)
+    run_command(Config, main, __doc__, _ACCEPTED)

@@ -1,27 +1,15 @@
-"""Watch an agent that `snn_rl.train` has trained play a game.
+"""Watch a trained agent play an episode.
 
     python -m snn_rl.play env=CartPole-v1 T=1
     python -m snn_rl.play env=PongNoFrameskip-v4 T=1 overlay=true
 
-Opens a window where there is a screen (q closes it); otherwise writes play.mp4 into the stage's
-directory. overlay=true shows, beside the game, every layer's spikes and the Q-value of every
-action.
+Opens a window if there is a display (q closes it). Writes play.mp4 to the
+stage's directory otherwise. overlay=true shows the spikes of every layer and
+the Q-value of every action beside the game.
 
-Which agent (say what you said to snn_rl.train; without a run of your own, one that ships with
-snn_rl is taken, where there is one, and its video goes to runs/<env>/zoo/<stage>):
-  env=ID  T=1  seed=0           its environment, timesteps and seed
-  run_dir=PATH                  instead of runs/<env>/seed<k>
-  direct=true, stages=none, carry_state=true, exact=true
-                                the agent of that kind of chain
-  engine=dense                  or event, with T=1 exact=true, see snn_rl.evaluate
-How it is shown:
-  overlay=true                  spikes and Q-values beside the game
-  play.output=auto              auto, window, mp4 or gif
-  play.max_steps=2000           decisions at most; a game that ends earlier ends the show
-  play.fps=30                   pictures a second, one for every decision (Atari itself: 15)
-  eval.seed=1000000             seed of the game
-  eval.epsilon=0                probability of a random action
-  device=auto  threads=0        auto, cpu or cuda; processor threads (0: all cores; Pong: 1)
+T, seed, run_dir, direct, stages, carry_state and exact select the agent, as in
+snn_rl.train. Without a run of yours, the agent that ships with snn_rl plays,
+and its video goes to runs/<env>/zoo/<stage>.
 """
 
 from snn_rl.agents.checks import prepare
@@ -71,4 +59,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run_command(Config, main, __doc__)
+    run_command(Config, main, __doc__, _ACCEPTED)

@@ -1,25 +1,15 @@
-"""Publish a finished run's agents, as those that ship with snn_rl.
+"""Publish the agents of a finished run as agents that ship with snn_rl.
 
-    python -m snn_rl.publish env=PongNoFrameskip-v4 T=1 run_dir=PATH eval.seed=3000000
+    python -m snn_rl.publish env=PongNoFrameskip-v4 T=1 eval.seed=3000000
 
-Stores the ANN, the first spiking stage and those with T timesteps as float16, and evaluates each
-file as it is stored, on seeds that the run was not evaluated with. Written, beside the agents'
-settings and results, are a model card, a small gif of the last agent, and one whole game of each
-agent with T timesteps, which the tests hold it to. The environment's folder is replaced as a whole,
-at the end, or not at all.
+Stores the ANN, the first spiking stage and the stages with T timesteps as
+float16. Evaluates the stored files on seeds that the run has not used. Also
+writes a model card, a gif of the last agent, and one recorded episode per agent
+with T timesteps, against which the tests compare the agent. Replaces the folder
+of the environment only when everything is written.
 
-Which agents (say what you said to snn_rl.train):
-  env=ID  T=1  seed=0           environment, timesteps and seed
-  run_dir=PATH                  instead of runs/<env>/seed<k>
-  direct=true, stages=none, carry_state=true, exact=true
-                                the agent of that kind of chain
-Where they go, and how they are evaluated:
-  zoo=PATH                      the folder <env> goes here instead of into snn_rl/zoo
-  episodes=20                   games of each column
-  eval.seed=N                   seed of the first game; games that the run has played are refused
-  eval.epsilon=0                probability of a random action
-  eval.sticky=0.25              sticky-action probability of the sticky column
-  device=auto  threads=0        auto, cpu or cuda; processor threads (0: all cores; Pong: 1)
+T, seed, run_dir, direct, stages, carry_state and exact select the agents, as in
+snn_rl.train. eval.seed must differ from the seeds of the run's evaluations.
 """
 
 import shutil
@@ -244,4 +234,4 @@ def _name(path: str) -> str:
 
 
 if __name__ == "__main__":
-    run_command(Config, main, __doc__)
+    run_command(Config, main, __doc__, _ACCEPTED)

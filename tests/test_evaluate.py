@@ -150,18 +150,3 @@ def test_damaged_settings_of_a_stage_are_one_line(run_dir, tmp_path, capsys):
     message = capsys.readouterr().err
     assert message.count("\n") == 1
     assert "damaged" in message
-
-
-def test_help_names_every_setting_of_its_own(capsys):
-    command(evaluate, "--help")
-    text = capsys.readouterr().out
-    for key in (
-        "env=",
-        "T=",
-        "run_dir=",
-        "episodes=",
-        "eval.epsilon=",
-        "eval.sticky=",
-        "eval.seed=",
-    ):
-        assert key in text

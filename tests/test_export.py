@@ -293,7 +293,7 @@ def test_training_refuses_what_is_for_export(capsys, tmp_path):
             main=train.main,
             name="train",
         )
-    assert "output=net.onnx: this is for snn_rl.export" in capsys.readouterr().err
+    assert "output=net.onnx: only for snn_rl.export" in capsys.readouterr().err
 
 
 def test_a_missing_package_is_named(monkeypatch, tmp_path):

@@ -332,10 +332,3 @@ def test_games_of_an_evaluation_are_played_ones_too(run_dir, tmp_path, capsys):
     write_json(copy / "T2" / run_directory.EVALUATION, before)
     message = refused(capsys, publish, *PUBLISH, f"run_dir={copy}", f"zoo={tmp_path}", FRESH)
     assert "2999990 to 3000009" in message
-
-
-def test_help_names_every_setting_of_its_own(capsys):
-    command(publish, "--help")
-    text = capsys.readouterr().out
-    for key in ("env=", "T=", "run_dir=", "zoo=", "episodes=", "eval.seed=", "eval.sticky="):
-        assert key in text

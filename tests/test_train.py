@@ -288,7 +288,7 @@ def test_changed_training_settings_are_refused_and_evaluation_settings_are_not(
         (["exact=true", "iir.encoding=poisson"], ["exact=true", "iir.encoding=direct"]),
         (["carry_state=true", "iir.encoding=poisson"], ["iir.encoding=direct"]),
         (["carry.window=1"], ["carry.window=1", "between 2"]),
-        (["carry_state=true", "carry.burn_in=95"], ["103 frames", "holds 99"]),
+        (["carry_state=true", "carry.burn_in=95"], ["103 frames", "at most 99"]),
         (["figure=3"], ["figure=3", "snn_rl.report"]),
         (["play.output=window"], ["play.output=window", "snn_rl.play", "gif"]),
         (["dqn.steps=40"], ["dqn.steps=40", "dqn.learning_starts=40"]),

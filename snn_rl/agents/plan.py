@@ -9,12 +9,12 @@ import torch
 from snn_rl.chain.records import SelectionGames, Trials, flat
 from snn_rl.chain.run_directory import file_hash
 from snn_rl.chain.stages import ChainOptions, Stage, schedule
-from snn_rl.configs.schema import Config, DQNConfig
+from snn_rl.configs.schema import MAX_SELECTION_GAMES, Config, DQNConfig
 from snn_rl.utils.device import uses_bf16
 
 # Games that choose among the checkpoints of a stage: their seeds, which evaluation may not use,
 # and the agent steps after which one is cut off, so that an endless rally costs little.
-SELECTION_SEED, SELECTION_SEEDS = 2_000_000, 10_000
+SELECTION_SEED, SELECTION_SEEDS = 2_000_000, MAX_SELECTION_GAMES
 
 
 SELECTION_CAP = 5_000

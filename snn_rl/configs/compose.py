@@ -6,9 +6,8 @@ Precedence: schema < family preset < preset of the exact id < paper preset < com
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import is_dataclass
 from importlib import resources
 from typing import Any, TypeVar
 
@@ -21,8 +20,10 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from snn_rl.configs.help import help_text
 from snn_rl.configs.image_schema import DATASETS, NETWORKS, ClassifyConfig
 from snn_rl.configs.schema import Config
+from snn_rl.configs.setting import settings_of
 from snn_rl.envs import UnknownEnv, family
 from snn_rl.utils.errors import UserError, did_you_mean
 
@@ -128,6 +129,7 @@ def run_command(
     schema: type[Settings],
     main: Callable[[Settings], None],
     doc: str | None = None,
+    settings: Collection[str] = (),
     presets: Callable[[Settings], list[str]] | None = None,
     complain: Callable[[UserError], None] = print_error,
 ) -> None:
@@ -138,13 +140,14 @@ def run_command(
     Args:
         schema: `Config` or `ClassifyConfig`.
         main: The command.
-        doc: Output of `--help`.
+        doc: Description of the command for `--help`.
+        settings: Settings and sections that `--help` lists; `--help all` lists all of the schema.
         presets: See `compose`.
         complain: Printer of errors.
     """
     arguments = sys.argv[1:]
     if not {"-h", "--help"}.isdisjoint(arguments):
-        print((doc or "").strip())
+        print(help_text(schema, doc or "", () if "all" in arguments else settings))
         return
 
     def run(overrides: Sequence[str]) -> None:
@@ -186,24 +189,6 @@ def _sweep(
         job()
 
 
-def keys(schema: Any = Config, prefix: str = "") -> Iterator[str]:
-    """Yields every setting's full name."""
-    for name, entry in schema.__dataclass_fields__.items():
-        nested = entry.default_factory
-        if isinstance(nested, type) and is_dataclass(nested):
-            yield from keys(nested, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"
-
-
-def value_of(config: Any, name: str) -> Any:
-    """Returns a setting's value by its full name."""
-    value = config
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value
-
-
 def is_sweep(override: str) -> bool:
     """Returns whether -m starts several runs for a key=value string.
 
@@ -217,7 +202,7 @@ def is_sweep(override: str) -> bool:
 
 
 def _check_keys(overrides: Sequence[str], schema: type[Any]) -> None:
-    known = list(keys(schema))
+    known = settings_of(schema)
     groups = {key.split(".")[0] for key in known if "." in key}
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))

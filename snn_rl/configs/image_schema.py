@@ -1,6 +1,8 @@
-"""Settings of the classification command."""
+"""Settings of image classification."""
 
 from dataclasses import dataclass, field
+
+from snn_rl.configs.setting import CUSTOM, setting
 
 DATASETS = ("cifar10", "cifar100", "imagenet")
 NETWORKS = ("vgg5", "vgg6", "vgg9", "vgg11", "vgg16", "resnet8", "resnet20", "resnet34")
@@ -8,80 +10,144 @@ NETWORKS = ("vgg5", "vgg6", "vgg9", "vgg11", "vgg16", "resnet8", "resnet20", "re
 
 @dataclass
 class FitConfig:
-    """How a network is fitted to the training images.
+    """The ANN stage, trained by stochastic gradient descent with momentum 0.9."""
 
-    Defaults are those of the analog network, trained by stochastic gradient descent.
-    """
-
-    epochs: int = 15
-    lr: float = 0.05
-    batch_size: int = 128
-    weight_decay: float = 5e-4
-    schedule: str = "onecycle"  # steps | cosine | onecycle
-    # steps: fractions of the epochs after which lr is multiplied by decay
-    milestones: list[float] = field(default_factory=lambda: [0.45, 0.7, 0.9])
-    decay: float = 0.2
-    dropout: float = 0.2
-    label_smoothing: float = 0.05
+    epochs: int = setting(15, "Training epochs of the stage.", minimum=1)
+    lr: float = setting(0.05, "Maximum learning rate.", above=0)
+    batch_size: int = setting(128, "Images per mini-batch, over all workers.", minimum=1)
+    weight_decay: float = setting(5e-4, "Weight decay.", minimum=0)
+    schedule: str = setting(
+        "onecycle", "Schedule of the learning rate.", choices=("steps", "cosine", "onecycle")
+    )
+    milestones: list[float] = setting(
+        [0.45, 0.7, 0.9],
+        "schedule=steps: fractions of the training at which the learning rate falls.",
+    )
+    decay: float = setting(
+        0.2, "schedule=steps: factor of the learning rate at a milestone.", above=0, maximum=1
+    )
+    dropout: float = setting(0.2, "Dropout probability.", minimum=0, below=1)
+    label_smoothing: float = setting(
+        0.05, "Label smoothing of the cross-entropy.", minimum=0, maximum=1
+    )
 
 
 @dataclass
 class SpikingFitConfig(FitConfig):
-    """The spiking stages: Adam, and the conversion in front of them."""
+    """Conversion and the spiking stages, trained by Adam."""
 
-    epochs: int = 1
-    t1_epochs: int = 12  # of the T=1 stage; 0: as many as the others
-    lr: float = 1e-3
-    weight_decay: float = 0.0
-    milestones: list[float] = field(default_factory=lambda: [0.6, 0.8, 0.9])
-    dropout: float = 0.0
-    label_smoothing: float = 0.0
-    distill: float = 1.0  # weight of the ANN's outputs against the labels'
-    temperature: float = 2.0  # of that distillation
-    thresholds: str = "percentile"  # percentile | clip | alpha_beta
-    thresholds_from: str | None = None  # this spiking network's, in place of any search
-    percentile: float = 70.0
-    percentile_over: str = "positive"  # positive | all
-    # With [IIR]'s linear one next to no gradient reaches the first layers of VGG16 or a ResNet.
-    surrogate: str = "boxcar"
-    encoding: str = "direct"
-    conversion_samples: int = 256
-    conversion_timesteps: int = 0  # that the threshold search looks at; 0: T
-    block_thresholds: str = "search"  # search | unity (inside residual blocks)
-    threshold_scale: float = 1.0  # of all thresholds, after the search
-    train_threshold: bool = True  # false: thresholds and leaks stay as conversion has set them
-    window: int = 0  # timesteps that gradients reach back at most (truncated BPTT); 0: T
+    epochs: int = setting(1, "Training epochs of each stage.", minimum=1)
+    t1_epochs: int = setting(12, "Training epochs of the T=1 stage; 0: as iir.epochs.", minimum=0)
+    lr: float = setting(1e-3, "Maximum learning rate.", above=0)
+    weight_decay: float = setting(0.0, "Weight decay.", minimum=0)
+    milestones: list[float] = setting(
+        [0.6, 0.8, 0.9],
+        "schedule=steps: fractions of the training at which the learning rate falls.",
+    )
+    dropout: float = setting(0.0, "Dropout probability.", minimum=0, below=1)
+    label_smoothing: float = setting(
+        0.0, "Label smoothing of the cross-entropy.", minimum=0, maximum=1
+    )
+    distill: float = setting(
+        1.0, "Weight of the ANN's outputs against the labels in the loss.", minimum=0, maximum=1
+    )
+    temperature: float = setting(2.0, "Temperature of the distillation.", above=0)
+    thresholds: str = setting(
+        "percentile",
+        "Source of the thresholds: a percentile of each layer's inputs, or the trained clips of "
+        "the ANN (with clip=true).",
+        choices=("percentile", "clip", "alpha_beta"),
+    )
+    thresholds_from: str | None = setting(
+        None, "Spiking network whose thresholds are used instead of a search."
+    )
+    percentile: float = setting(
+        70.0, "Percentile of a layer's inputs that sets its threshold.", above=0, maximum=100
+    )
+    percentile_over: str = setting(
+        "positive",
+        "Inputs of the percentile: the positive ones, or all as in the paper.",
+        choices=("positive", "all"),
+    )
+    # [IIR]'s linear surrogate passes next to no gradient to the first layers of VGG16 or a ResNet.
+    surrogate: str = setting(
+        "boxcar",
+        "Surrogate gradient.",
+        choices=("linear", "exponential", "boxcar", "stdb", CUSTOM),
+    )
+    encoding: str = setting("direct", "Input encoding.", choices=("direct", "poisson"))
+    conversion_samples: int = setting(
+        256, "Images from which conversion finds the thresholds.", minimum=1
+    )
+    conversion_timesteps: int = setting(0, "Timesteps of the threshold search; 0: as T.", minimum=0)
+    block_thresholds: str = setting(
+        "search",
+        "Thresholds inside residual blocks: found as elsewhere, or 1.",
+        choices=("search", "unity"),
+    )
+    threshold_scale: float = setting(1.0, "Factor of all thresholds after the search.", above=0)
+    train_threshold: bool = setting(True, "Train thresholds and leaks after conversion.")
+    window: int = setting(
+        0, "Timesteps of truncated backpropagation through time; 0: as T.", minimum=0
+    )
 
 
 @dataclass
 class ClassifyConfig:
-    """Everything that `python -m snn_rl.classify` can be told."""
+    """General settings of the classify command."""
 
-    dataset: str = ""
-    data: str | None = None  # the folder of the images; None: <SNN_RL_DATA>/<dataset>
-    net: str = "vgg6"
-    T: int = 1
-    seed: int = 0
-    preset: str = "default"  # default | paper | stdb | ull
-    T_start: int = 5
-    T_step: int = 1
-    direct: bool = False
-    stages: str = "iir"  # iir | none
-    # Train a spiking network without any ANN before it; with T=1 its activations are binary.
-    scratch: bool = False
-    run_dir: str | None = None
-    runs: str = "runs"
-    prune: float = 0.0  # go on to a network without this fraction of its weights
-    ann: str | None = None  # start from this network instead of training one
-    batch_norm: bool = True
-    pooling: str = "avg"  # avg | max
-    clip: bool = False  # the ReLUs of the ANN, each at a threshold that is trained
-    image_size: int | None = None  # ImageNet's, which are cut to it; None: 224
-    pixels: str = "standard"  # standard | symmetric (-1 to 1, as Poisson input needs them)
-    test_limit: int | None = None  # as many test images, of all classes alike; None: all
-    limit: int | None = None  # as many training images, of all classes alike; None: all
-    precision: str = "auto"  # auto | float32 | bfloat16
-    device: str = "auto"
-    threads: int = 0
+    dataset: str = setting("", "Dataset.", choices=DATASETS)
+    data: str | None = setting(
+        None, "Folder of the dataset; null: $SNN_RL_DATA/<dataset>, or data/<dataset>."
+    )
+    net: str = setting("vgg6", "Network.", choices=(*NETWORKS, CUSTOM))
+    T: int = setting(1, "Timesteps of the last stage.")
+    seed: int = setting(0, "Seed of all random numbers.", minimum=0)
+    preset: str = setting(
+        "default", "Preset: default, or a paper's settings: paper ([IIR]), stdb or ull."
+    )
+    T_start: int = setting(5, "Timesteps of the first spiking stage.")
+    T_step: int = setting(1, "Difference in T from one stage to the next.")
+    direct: bool = setting(False, "Retrain at T directly, without the stages between.")
+    stages: str = setting("iir", "Spiking stages: iir, or none to convert without retraining.")
+    scratch: bool = setting(
+        False,
+        "Train a spiking network without an ANN; at T=1 its activations are binary.",
+    )
+    run_dir: str | None = setting(None, "Run directory; null: <runs>/<dataset>-<net>/seed<seed>.")
+    runs: str = setting("runs", "Folder of all runs.")
+    prune: float = setting(
+        0.0,
+        "Fraction of the weights to remove in a stage added after the last T; 0: no such stage.",
+        minimum=0,
+        below=1,
+    )
+    ann: str | None = setting(
+        None, "Trained ANN to convert instead of training one: a network.safetensors."
+    )
+    batch_norm: bool = setting(True, "Batch normalization in the ANN; conversion fuses it.")
+    pooling: str = setting("avg", "Pooling.", choices=("avg", "max"))
+    clip: bool = setting(False, "Clip the ANN's ReLUs, each at a trained threshold.")
+    image_size: int | None = setting(
+        None, "Height and width to which ImageNet's images are cropped; null: 224."
+    )
+    pixels: str = setting(
+        "standard",
+        "Normalization: per channel, or to -1 to 1 as Poisson encoding requires.",
+        choices=("standard", "symmetric"),
+    )
+    test_limit: int | None = setting(
+        None, "Number of test images, balanced over the classes; null: all.", minimum=1
+    )
+    limit: int | None = setting(
+        None, "Number of training images, balanced over the classes; null: all.", minimum=1
+    )
+    precision: str = setting(
+        "auto",
+        "Precision of training; auto is bfloat16 on a GPU or a CPU with AVX512-BF16.",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    device: str = setting("auto", "Device.", choices=("auto", "cpu", "cuda"))
+    threads: int = setting(0, "CPU threads; 0: one per core.", minimum=0)
     fit: FitConfig = field(default_factory=FitConfig)
     iir: SpikingFitConfig = field(default_factory=SpikingFitConfig)

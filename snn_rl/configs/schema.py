@@ -1,156 +1,294 @@
-"""The settings of the agents' commands and their defaults."""
+"""Settings of the commands for agents."""
 
 from dataclasses import dataclass, field
+
+from snn_rl.configs.setting import CUSTOM, setting
+
+MAX_SELECTION_GAMES = 10_000  # number of seeds reserved for the selection of checkpoints
 
 
 @dataclass
 class RolloutConfig:
-    """The environment that agents train in, and its observations in evaluation too."""
+    """Environments of training; evaluation uses the same observations."""
 
-    n_envs: int = 8
-    frame_stack: int = 4
-    frames: str = "stack"  # stack | difference
-    sticky: float = 0.0
-    cap: int = 27_000
+    n_envs: int = setting(8, "Number of parallel environments.", minimum=1)
+    frame_stack: int = setting(4, "Number of frames in an observation.", minimum=1)
+    frames: str = setting(
+        "stack",
+        "Observation: the stacked frames, or the difference of the last two.",
+        choices=("stack", "difference"),
+    )
+    sticky: float = setting(0.0, "Sticky-action probability.", minimum=0, maximum=1)
+    cap: int = setting(27_000, "Maximum agent steps per episode.", minimum=1)
 
 
 @dataclass
 class DQNConfig:
-    """The ANN stage; `gamma`, `n_steps`, `double` and the target also serve iir.objective=td."""
+    """Q-learning of the ANN stage.
 
-    steps: int = 1_000_000
-    lr: float = 1e-4
-    optimizer: str = "Adam"
-    batch_size: int = 32
-    buffer_size: int = 100_000
-    learning_starts: int = 10_000
-    gamma: float = 0.99
-    n_steps: int = 1
-    double: bool = False
-    train_freq: int = 1  # vector-environment steps between updates
-    gradient_steps: int = 1
-    target_update_interval: int = 1_000
-    epsilon_start: float = 1.0
-    epsilon_end: float = 0.01
-    epsilon_steps: int = 100_000
-    lr_end: float = 1.0  # the learning rate falls linearly to this fraction of lr
-    lr_steps: int | None = None  # and stays there after so many steps; None: falls to the end
-    # Checkpoints play as many games once epsilon has fallen, and the best is kept; 0: the last is.
-    selection_games: int = 0
-    target_return: float | None = None  # a mean return in those games that ends the stage
+    iir.objective=td also uses gamma, n_steps, double and target_update_interval.
+    """
+
+    steps: int = setting(1_000_000, "Agent steps of the ANN stage.", minimum=1)
+    lr: float = setting(1e-4, "Initial learning rate.", minimum=0, maximum=10)
+    optimizer: str = setting("Adam", "Optimizer.", choices=("Adam", "RMSprop"))
+    batch_size: int = setting(32, "Transitions per mini-batch.", minimum=1)
+    buffer_size: int = setting(100_000, "Transitions in the replay buffer.", minimum=1)
+    learning_starts: int = setting(10_000, "Steps with random actions before the first update.")
+    gamma: float = setting(0.99, "Discount factor.", minimum=0, maximum=1)
+    n_steps: int = setting(1, "Steps of n-step returns.", minimum=1)
+    double: bool = setting(False, "Use double Q-learning.")
+    train_freq: int = setting(1, "Steps of the vectorized environment between updates.", minimum=1)
+    gradient_steps: int = setting(1, "Gradient steps per update.", minimum=1)
+    target_update_interval: int = setting(
+        1_000, "Agent steps between updates of the target network.", minimum=1
+    )
+    epsilon_start: float = setting(
+        1.0, "Initial probability of a random action.", minimum=0, maximum=1
+    )
+    epsilon_end: float = setting(
+        0.01, "Final probability of a random action.", minimum=0, maximum=1
+    )
+    epsilon_steps: int = setting(100_000, "Agent steps in which epsilon falls linearly.", minimum=1)
+    lr_end: float = setting(
+        1.0, "Final learning rate, as a fraction of lr; linear schedule.", minimum=0, maximum=1
+    )
+    lr_steps: int | None = setting(
+        None,
+        "Agent steps in which the learning rate falls; null: all steps of the stage.",
+        minimum=1,
+        maximum=10**9,
+    )
+    selection_games: int = setting(
+        0,
+        "Episodes that score each checkpoint once epsilon has reached its final value; the best "
+        "checkpoint is kept. 0: the last one is kept.",
+        minimum=0,
+        maximum=MAX_SELECTION_GAMES,
+    )
+    target_return: float | None = setting(
+        None, "Mean return of the selection episodes at which the stage ends; null: none."
+    )
 
 
 @dataclass
 class FinetuneConfig:
-    """The ANN trained further, under sticky actions, before it is converted; else as in `dqn`."""
+    """Fine-tuning of the ANN under sticky actions before conversion; otherwise as in dqn."""
 
-    steps: int = 0  # 0: no such stage; none either for an imported ANN (ann=)
-    sticky: float = 0.25
-    lr: float = 1e-4
-    # Choose among the checkpoints of the second half: so many games with sticky actions, and as
-    # many without; a checkpoint's score is the mean of both means.
-    selection_games: int = 20
+    steps: int = setting(
+        0,
+        "Agent steps. 0: no fine-tuning. An imported ANN (ann=FILE) is never fine-tuned.",
+        minimum=0,
+        maximum=10**9,
+    )
+    sticky: float = setting(0.25, "Sticky-action probability.", minimum=0, maximum=1)
+    lr: float = setting(1e-4, "Initial learning rate.", minimum=0, maximum=10)
+    selection_games: int = setting(
+        20,
+        "Episodes with sticky actions, and as many without, that score each checkpoint of the "
+        "second half; the score is the mean of both means.",
+        minimum=0,
+        maximum=MAX_SELECTION_GAMES,
+    )
 
 
 @dataclass
 class IIRConfig:
-    """The spiking stages."""
+    """Conversion and the spiking stages."""
 
-    objective: str = "distill"  # td | distill | distill+td
-    steps: int = 20_000
-    t1_steps: int = 0  # steps of the T=1 stage; 0: as many as the others
-    lr: float = 5e-4
-    cosine: bool = True
-    optimizer: str = "Adam"
-    batch_size: int = 128
-    train_freq: int = 1
-    gradient_steps: int = 1
-    epsilon: float = 0.02
-    sticky: float | None = None  # in place of rollout.sticky; None: as that
-    # Stages longer than selection_steps choose too, every so many steps of their second half.
-    selection_games: int = 0
-    # Besides those, so many games under iir.sticky, where it is not rollout.sticky; a checkpoint's
-    # score is the mean of both means.
-    selection_sticky_games: int = 0
-    selection_steps: int = 10_000
-    sharpness: float = 3.0
-    percentile: float = 90.0
-    percentile_over: str = "positive"  # positive | all
-    surrogate: str = "linear"
-    encoding: str = "direct"
-    conversion_samples: int = 256
+    objective: str = setting(
+        "distill",
+        "Loss: Q-learning, distillation from the ANN, or their sum.",
+        choices=("td", "distill", "distill+td"),
+    )
+    steps: int = setting(20_000, "Agent steps per stage.", minimum=1)
+    t1_steps: int = setting(
+        0, "Agent steps of the T=1 stage; 0: as iir.steps.", minimum=0, maximum=10**9
+    )
+    lr: float = setting(5e-4, "Initial learning rate.", minimum=0, maximum=10)
+    cosine: bool = setting(True, "Cosine schedule of the learning rate instead of a constant one.")
+    optimizer: str = setting("Adam", "Optimizer.", choices=("Adam", "RMSprop"))
+    batch_size: int = setting(128, "Transitions per mini-batch.", minimum=1)
+    train_freq: int = setting(1, "Steps of the vectorized environment between updates.", minimum=1)
+    gradient_steps: int = setting(1, "Gradient steps per update.", minimum=1)
+    epsilon: float = setting(0.02, "Probability of a random action.", minimum=0, maximum=1)
+    sticky: float | None = setting(
+        None,
+        "Sticky-action probability of the spiking stages; null: as rollout.sticky.",
+        minimum=0,
+        maximum=1,
+    )
+    selection_games: int = setting(
+        0,
+        "Episodes under rollout.sticky that score each checkpoint of the second half of a stage "
+        "longer than selection_steps.",
+        minimum=0,
+        maximum=MAX_SELECTION_GAMES,
+    )
+    selection_sticky_games: int = setting(
+        0,
+        "Additional episodes under iir.sticky where it differs; the score is the mean of both "
+        "means.",
+        minimum=0,
+        maximum=MAX_SELECTION_GAMES,
+    )
+    selection_steps: int = setting(10_000, "Agent steps between scored checkpoints.")
+    sharpness: float = setting(
+        3.0,
+        "Inverse temperature of the distilled policies; larger values weight the best action more.",
+        above=0,
+        maximum=1e6,
+    )
+    percentile: float = setting(
+        90.0,
+        "Percentile of a layer's inputs that sets its threshold.",
+        above=0,
+        maximum=100,
+    )
+    percentile_over: str = setting(
+        "positive",
+        "Inputs of the percentile: the positive ones, or all as in the paper.",
+        choices=("positive", "all"),
+    )
+    surrogate: str = setting(
+        "linear",
+        "Surrogate gradient.",
+        choices=("linear", "exponential", "boxcar", "stdb", CUSTOM),
+    )
+    encoding: str = setting("direct", "Input encoding.", choices=("direct", "poisson"))
+    conversion_samples: int = setting(
+        256, "Observations from which conversion finds the thresholds.", minimum=1
+    )
 
 
 @dataclass
 class CarryConfig:
-    """The stage whose membranes live on from frame to frame; the rest is as in `IIRConfig`."""
+    """The stage that carries membrane potentials over frames; otherwise as in iir."""
 
-    steps: int = 50_000
-    leak: float = 0.0  # that it begins with, in every layer; 0: as T=1, without any memory
-    burn_in: int = 8  # frames of a sequence that only bring its membranes up to date
-    window: int = 8  # frames behind them that are learnt from
+    steps: int = setting(50_000, "Agent steps.", minimum=1)
+    leak: float = setting(
+        0.0, "Initial leak of every layer; 0: no memory, as in T=1.", minimum=0, maximum=1
+    )
+    burn_in: int = setting(
+        8, "Frames that initialize the membranes of a sequence.", minimum=0, maximum=1_000
+    )
+    window: int = setting(8, "Frames of a sequence that enter the loss.", minimum=2, maximum=1_000)
 
 
 @dataclass
 class EvalConfig:
-    """Evaluation."""
+    """Evaluation episodes."""
 
-    seed: int = 1_000_000
-    epsilon: float = 0.0
-    sticky: float = 0.25
+    seed: int = setting(
+        1_000_000,
+        "Seed of the first episode; episode i has seed + i.",
+        minimum=0,
+        maximum=2**31 - 1,
+    )
+    epsilon: float = setting(0.0, "Probability of a random action.", minimum=0, maximum=1)
+    sticky: float = setting(
+        0.25, "Sticky-action probability of the sticky column.", minimum=0, maximum=1
+    )
 
 
 @dataclass
 class PlayConfig:
-    """Playing for the eye."""
+    """Videos and the play command."""
 
-    output: str = "auto"  # auto | window | mp4 | gif
-    overlay: bool = False
-    max_steps: int = 2_000
-    fps: int = 30
+    output: str = setting(
+        "auto",
+        "Output; auto opens a window where there is a display and writes mp4 otherwise.",
+        choices=("auto", "window", "mp4", "gif"),
+    )
+    overlay: bool = setting(False, "Show spikes and Q-values beside the game.")
+    max_steps: int = setting(2_000, "Maximum agent steps.", minimum=1)
+    fps: int = setting(30, "Frames per second, one per agent step (Atari itself: 15).", minimum=1)
 
 
 @dataclass
 class Config:
-    """Everything a command can be told."""
+    """General settings of the commands for agents."""
 
-    env: str = ""  # every command needs it but the report of a paper's figure
-    T: int = 1
-    seed: int = 0
-    preset: str = "default"  # default | paper
-    T_start: int = 5
-    T_step: int = 1
-    direct: bool = False
-    stages: str = "iir"  # iir | none
-    run_dir: str | None = None
-    runs: str = "runs"  # the folder of all runs
-    paper: str | None = None  # iir | stdb | ull
-    figure: int | None = None  # of that paper
-    table: int | None = None  # of that paper, instead
-    sweep: str | None = None  # a folder of runs, whose scores are put together
-    zoo: str | None = None  # where agents are published; None: among those that ship
-    ann: str | None = None  # an ANN that is done: it only plays, to fill the replay buffer
-    init: str | None = None  # a network that the ANN stage starts to learn from
-    teacher: str | None = None  # an ANN, of more frames perhaps, that teaches this run's
-    # What a state dict does not say: its convolutions' strides, if they are not the Mnih nets', and
-    # the largest pixel value it was trained on (1: images are divided by 255).
-    strides: list[int] | None = None
-    pixel_max: float = 1.0
-    carry_state: bool = False  # go on from T=1: membranes live on from frame to frame
-    exact: bool = False  # end with the T=1 network on an integer grid
-    engine: str = "dense"  # dense | event: what an agent on that grid decides with
-    network: str = "mnih"  # or cartpole, or layers as in 16c8s4-32c4s2-256; ann= brings its own
-    bias: bool = False
-    precision: str = "auto"  # auto | float32 | bfloat16
-    device: str = "auto"
-    threads: int = 0
-    checkpoint_steps: int = 50_000
-    episodes: int = 20
-    video: bool = True
-    format: str = "onnx"  # onnx | nir | torch | event: of an exported file
-    output: str | None = None  # the exported file; None: in the stage's directory
-    check_frames: int = 500  # of real games, that an exported file is checked on
-    overlay: bool = False  # the short way to say play.overlay
+    env: str = setting("", "Environment: CartPole-v1, or an Atari game as <Game>NoFrameskip-v4.")
+    T: int = setting(1, "Timesteps of the last stage.")
+    seed: int = setting(0, "Seed of all random numbers.", minimum=0, maximum=2**31 - 1)
+    preset: str = setting(
+        "default", "Preset: default, or paper for the settings of the paper's appendix."
+    )
+    T_start: int = setting(5, "Timesteps of the first spiking stage.")
+    T_step: int = setting(1, "Difference in T from one stage to the next.")
+    direct: bool = setting(False, "Retrain at T directly, without the stages between.")
+    stages: str = setting("iir", "Spiking stages: iir, or none to convert without retraining.")
+    run_dir: str | None = setting(None, "Run directory; null: <runs>/<env>/seed<seed>.")
+    runs: str = setting("runs", "Folder of all runs.")
+    paper: str | None = setting(
+        None, "report only: paper of the figure or table; iir, stdb or ull."
+    )
+    figure: int | None = setting(None, "report only: figure of the paper.")
+    table: int | None = setting(None, "report only: table of the paper.")
+    sweep: str | None = setting(None, "report only: folder of runs to aggregate.")
+    zoo: str | None = setting(
+        None, "publish only: folder of the published agents; null: snn_rl/zoo."
+    )
+    ann: str | None = setting(
+        None,
+        "Trained ANN to convert instead of training one: network.safetensors, a zip of "
+        "Stable-Baselines3's DQN, or a PyTorch state dict (.pth, .safetensors).",
+    )
+    init: str | None = setting(None, "Network from which the ANN stage starts to train.")
+    teacher: str | None = setting(
+        None,
+        "ANN that teaches the ANN stage and the spiking stages; it may see more frames.",
+    )
+    strides: list[int] | None = setting(
+        None,
+        "Strides of the convolutions in an imported state dict; null: those of the Mnih network.",
+    )
+    pixel_max: float = setting(
+        1.0,
+        "Largest input of an imported state dict: 1 for images divided by 255, otherwise 255.",
+        above=0,
+        maximum=1e6,
+    )
+    carry_state: bool = setting(
+        False, "Add a stage after T=1 that carries membrane potentials over frames."
+    )
+    exact: bool = setting(
+        False,
+        "Add the T=1 network on an integer grid, which every engine computes bit-identically.",
+    )
+    engine: str = setting(
+        "dense",
+        "evaluate and play only: engine of decisions; event requires T=1 exact=true.",
+        choices=("dense", "event"),
+    )
+    network: str = setting(
+        "mnih",
+        "Network: mnih, cartpole, hidden layers as in 16c8s4-32c4s2-256, or module:function.",
+    )
+    bias: bool = setting(False, "Biases in all layers.")
+    precision: str = setting(
+        "auto",
+        "Precision of training; auto is bfloat16 on a GPU or a CPU with AVX512-BF16.",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    device: str = setting("auto", "Device.", choices=("auto", "cpu", "cuda"))
+    threads: int = setting(0, "CPU threads; 0: one per core.", minimum=0, maximum=1024)
+    checkpoint_steps: int = setting(50_000, "Agent steps between checkpoints.")
+    episodes: int = setting(20, "Episodes of each evaluation.", minimum=1)
+    video: bool = setting(True, "Record a video of the last stage.")
+    format: str = setting(
+        "onnx",
+        "export only: format of the file.",
+        choices=("onnx", "nir", "torch", "event"),
+    )
+    output: str | None = setting(
+        None, "export only: file to write; null: network.<suffix> in the stage's directory."
+    )
+    check_frames: int = setting(
+        500, "export only: number of observations on which the file is checked.", minimum=1
+    )
+    overlay: bool = setting(False, "Short form of play.overlay.")
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     dqn: DQNConfig = field(default_factory=DQNConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)

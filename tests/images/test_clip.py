@@ -57,11 +57,11 @@ def test_steps_fall_by_the_decay():
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("iir.thresholds=alpha_beta", "iir.thresholds=alpha_beta needs clip=true"),
-        ("iir.thresholds=clip", "iir.thresholds=clip needs clip=true"),
+        ("iir.thresholds=alpha_beta", "iir.thresholds=alpha_beta requires clip=true"),
+        ("iir.thresholds=clip", "iir.thresholds=clip requires clip=true"),
         ("iir.thresholds=alpha-beta", "did you mean alpha_beta"),
-        ("fit.decay=0", "fit.decay=0.0: must be above 0"),
-        ("iir.decay=1.5", "iir.decay=1.5: must lie in 0 to 1"),
+        ("fit.decay=0", "fit.decay=0.0: must be above 0 and at most 1"),
+        ("iir.decay=1.5", "iir.decay=1.5: must be above 0 and at most 1"),
     ],
 )
 def test_impossible_settings_are_refused(refused, setting, message):

@@ -266,7 +266,7 @@ def test_a_batch_that_cannot_be_shared_out_is_refused(monkeypatch: pytest.Monkey
     config = ClassifyConfig(dataset="cifar10")
     check_values(config)
     monkeypatch.setattr(distributed, "size", lambda: 3)
-    with pytest.raises(UserError, match="batch_size=128: it is shared out among 3 workers"):
+    with pytest.raises(UserError, match="batch_size=128: must be a multiple of 3"):
         check_values(config)
 
 

@@ -47,7 +47,7 @@ def command(monkeypatch, *arguments: str) -> None:
         (["paper=iir", "table=1", "env=CartPole-v1"], "env=CartPole-v1 does not go with paper="),
         (["paper=iir", "figure=3", "run_dir=x"], "run_dir=x does not go with paper=iir"),
         (["paper=iir", "figur=3"], "unknown setting figur=3; did you mean figure?"),
-        ([], "env is missing: say for example env=CartPole-v1"),
+        ([], "env is missing: set, for example, env=CartPole-v1"),
     ],
 )
 def test_bad_input_is_one_clear_line(tmp_path, monkeypatch, capsys, arguments, message):
