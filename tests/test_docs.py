@@ -1,4 +1,4 @@
-"""The documentation against the code. .ci/run also builds the documentation."""
+"""Checks the documentation against the code; `.ci/run` also builds it."""
 
 import importlib.util
 import re
@@ -12,9 +12,13 @@ from snn_rl.configs.schema import Config
 from snn_rl.configs.setting import settings_of
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-# A command and its settings
-COMMAND = re.compile(r"(?:python|torchrun[^\n`]*?) -m snn_rl\.(\w+)((?:[^\n`#]|\\\n)*)")
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "results").glob("*.md")),
+]
+LAUNCHER = r"(?:(?:python|torchrun[^\n`]*?) -m snn_rl\.|(?<![\w.-])snn-rl )"
+COMMAND = re.compile(LAUNCHER + r"(\w+)((?:[^\n`#]|\\\n)*)")
 SETTING = re.compile(r"(?<![\w./{$])([A-Za-z_][\w.]*)=")
 
 
@@ -48,11 +52,32 @@ def test_the_configuration_page_has_defaults_descriptions_and_presets(hooks: Mod
     assert set(re.findall(r"^### (\S+)\n\n```yaml", text, re.MULTILINE)) == presets
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_commands_use_existing_settings(page: Path) -> None:
     known = {"classify": set(settings_of(ClassifyConfig))}
     hydra = re.compile(r"hydra[./]")
     for command, arguments in COMMAND.findall(page.read_text(encoding="utf-8")):
-        assert (ROOT / f"snn_rl/{command}.py").exists() or (ROOT / f"snn_rl/{command}").is_dir()
+        assert (ROOT / f"snn_rl/{command}.py").exists(), command
         names = {name for name in SETTING.findall(arguments) if not hydra.match(name)}
         assert names <= known.get(command, set(settings_of(Config))), command
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_to_files_and_headings_exist(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        file = page.parent / name if name else page
+        if file.name == "configuration.md":  # written by docs/hooks.py
+            continue
+        assert file.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {slug(heading) for heading in headings}, target
+
+
+def slug(heading: str) -> str:
+    """Returns the anchor that GitHub and MkDocs generate for a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
