@@ -137,7 +137,7 @@ def test_the_card_says_what_the_files_hold(shipped, monkeypatch):
         assert f"{label} {metrics['steps']:,} agent steps, {metrics['updates']:,} updates" in card
     record = read_json(folder / "T1" / publish.GAME)
     assert not (folder / "T3" / publish.GAME).exists()
-    assert f"to {record['return']:g} points in {record['decisions']:,} decisions" in card
+    assert f"{record['return']:g} points in {record['decisions']:,} decisions" in card
     assert "2 frames of 40x120 to 2 Q-values" in card
     assert "Seeds from 3,000,000" in card
     assert f"torch {torch.__version__}" in card

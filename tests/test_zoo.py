@@ -23,7 +23,7 @@ def test_a_shipped_agent_plays_as_its_card_says(record):
     stage = record.parent
     expected, metrics = read_json(record), read_json(stage / METRICS)
     card = (stage.parent / "MODEL_CARD.md").read_text(encoding="utf-8")
-    points = f"to {expected['return']:g} points in {expected['decisions']:,} decisions"
+    points = f"{expected['return']:g} points in {expected['decisions']:,} decisions"
     assert points in card
 
     agent = load_agent(stage, "cpu")
