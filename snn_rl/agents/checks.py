@@ -13,6 +13,7 @@ from snn_rl.core.networks import AnalogNetwork, NetworkSpec, layers_name
 from snn_rl.core.surrogate import SURROGATES, SpikeTime, check_surrogate, get_surrogate
 from snn_rl.envs import STACK, make_env
 from snn_rl.files.importing import load_any
+from snn_rl.formats import FORMATS
 from snn_rl.utils.device import check_device
 from snn_rl.utils.errors import UserError
 from snn_rl.utils.opencv import opencv
@@ -33,7 +34,7 @@ def check_values(config: Config) -> None:
         UserError: A value is not allowed. The message names the setting and the allowed values.
     """
     opencv()  # every environment needs it
-    check_settings(config, {"iir.surrogate": SURROGATES})
+    check_settings(config, {"iir.surrogate": SURROGATES, "format": FORMATS})
     check_device(config.device)
     _check_selection(config)
     _check_spiking(config)

@@ -186,6 +186,24 @@ def evaluate_stage(directory: Path, trials: Trials, device: str = "auto") -> Non
     ).write(directory / run_directory.METRICS)
 
 
+def greedy_observations(agent: Agent, count: int, seed: int) -> torch.Tensor:
+    """Returns observations of greedy episodes, uint8 [count, channels, height, width].
+
+    Args:
+        agent: Agent that acts.
+        count: Number of observations, over as many episodes as needed.
+        seed: Seed of the first episode.
+    """
+    env = agent.make_env(1, seed)
+    found: list[torch.Tensor] = []
+    obs = np.asarray(env.reset())
+    while len(found) < count:
+        found.append(torch.as_tensor(obs.copy()))
+        obs = np.asarray(env.step(agent.q_net.decide(found[-1]).actions)[0])
+    env.close()
+    return torch.cat(found)
+
+
 def summary(results: Evaluation) -> str:
     """Returns one line on the results of a column."""
     text = (

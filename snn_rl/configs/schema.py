@@ -280,7 +280,7 @@ class Config:
     format: str = setting(
         "onnx",
         "export only: format of the file.",
-        choices=("onnx", "nir", "torch", "event"),
+        choices=("onnx", "nir", "torch", "event", CUSTOM),
     )
     output: str | None = setting(
         None, "export only: file to write; null: network.<suffix> in the stage's directory."

@@ -1,5 +1,6 @@
-"""Networks for the event-driven engine: its files, and the engine in torch."""
+"""Export for the event-driven engine, and the engine as a network in torch."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -7,21 +8,22 @@ import torch
 from torch import Tensor
 
 from snn_rl.core.conversion.integer_grid import integers
-from snn_rl.core.networks import Conv, SpikingNetwork, SpikingOptions
+from snn_rl.core.networks import Conv, SpikingNetwork
 from snn_rl.event.engine import EventEngine
 from snn_rl.event.network import EventLayer, EventNetwork
 from snn_rl.files.atomic import write_bytes
+from snn_rl.formats.registry import Engine
 from snn_rl.utils.errors import UserError
 
 
 def event_network(network: SpikingNetwork) -> EventNetwork:
-    """The integers of a network on the grid, for the event-driven engine.
+    """Returns the integers of a network on the grid, for the event-driven engine.
 
     Raises:
-        UserError: It is not on the grid.
+        UserError: The network is not on the grid.
     """
     if not network.exact:
-        raise UserError("the event-driven engine runs exact agents: say exact=true")
+        raise UserError("the event-driven engine requires an exact agent: set exact=true")
     layers = []
     for grid, connection in zip(integers(network), network.connections, strict=True):
         conv = connection.layer if isinstance(connection.layer, Conv) else Conv(1, 1)
@@ -39,36 +41,33 @@ def event_network(network: SpikingNetwork) -> EventNetwork:
     return EventNetwork(network.spec.input_shape, tuple(layers))
 
 
-def write(network: SpikingNetwork, path: Path) -> None:
-    """Writes `event_network` to a file, whole or not at all.
-
-    Raises:
-        UserError: See `event_network`; the disk is full or read-only.
-    """
-    data = event_network(network).to_bytes()
-    write_bytes(path, data)
+def export(network: SpikingNetwork, path: Path, notes: Mapping[str, str]) -> dict[str, Engine]:
+    """Writes `event_network` to a file, atomically; see `register_format`."""
+    write_bytes(path, event_network(network).to_bytes())
+    driven = EventDriven(network, EventNetwork.load(path))
+    return {"snn_rl.event": lambda pixels: driven.activity(driven.images(pixels))}
 
 
 class EventDriven(SpikingNetwork):
-    """A network on the grid that decides by events; for inference.
+    """A network on the grid that decides by events, for inference.
 
-    Every row of a batch has an engine of its own, which sees that row's images one after the other.
+    Every row of a batch has its own engine, which sees the images of the row one after the other.
 
     Args:
-        network: On the grid.
-        events: Its integers, if they were read from a file.
+        network: Network on the grid.
+        events: Integers of the network; None: `event_network(network)`.
 
     Attributes:
-        operations: Of every weight layer, summed over all decisions, see `Operations`.
-        decisions: Their number.
+        operations: Operations of every weight layer, summed over all decisions; see `Operations`.
+        decisions: Number of decisions.
 
     Raises:
-        UserError: It is not on the grid, or numba is not installed.
+        UserError: The network is not on the grid, or numba is not installed.
     """
 
     def __init__(self, network: SpikingNetwork, events: EventNetwork | None = None):
         events = events or event_network(network)
-        super().__init__(network.spec, SpikingOptions(surrogate=network.surrogate, exact=True))
+        super().__init__(network.spec, network.options)
         self.load_state_dict(network.state_dict())
         self.operations = np.zeros(len(events.layers), np.int64)
         self.decisions = 0
@@ -76,14 +75,14 @@ class EventDriven(SpikingNetwork):
         self._engines = [EventEngine(events)]
 
     def images(self, pixels: Tensor) -> Tensor:
-        """Observations as the engine takes them, uint8; see `Network.images`."""
+        """Returns the newest frames as uint8; see `Network.images`."""
         return pixels[:, -self.spec.input_shape[0] :].contiguous()
 
     def activity(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """See `Network.activity`.
+        """Returns Q-values and spikes; see `Network.activity`.
 
         Args:
-            x: From `images`.
+            x: Images from `images`.
         """
         while len(self._engines) < len(x):
             self._engines.append(EventEngine(self._events))

@@ -1,16 +1,13 @@
 """Networks as NIR graphs, the exchange format of spiking simulators and neuromorphic chips.
 
-NIR's neurons live in continuous time and are reset to a value, ours step and are reset by
-subtraction ([IIR] algorithm 2). With T = 1 that difference never shows. A leaky node whose time
-constant is the simulation's step forgets all that was before, v <- v + dt / tau (r I - v) = I: it
-compares its input with its threshold, and so do ours. T > 1 has no exact counterpart, and is
-refused. The step is `DT`, which simulators assume unless they are told (to Norse, say dt=1e-4).
-SpikingJelly takes no time constant of one step; an IF node with r = 1 / dt, which finds its
-membrane empty, is the same.
+NIR's neurons live in continuous time and reset to a value; ours are stepped and reset by
+subtraction ([IIR] algorithm 2). With T = 1 the reset has no effect. A leaky neuron whose time
+constant equals the simulation step forgets its membrane, v <- v + dt / tau (r I - v) = I, and
+compares its input with its threshold, as our neurons do. T > 1 has no exact counterpart. The step
+is `DT`, the default of most simulators (Norse needs dt=1e-4).
 
-NIR fires above the threshold, as we do, but simulators differ (SpikingJelly fires at it too). On
-the integer grid that makes no difference: thresholds are put half a unit higher, where no
-sum lies.
+NIR fires above the threshold, as we do, but some simulators fire at the threshold too. On the
+integer grid, thresholds are placed half a unit higher, where no sum lies.
 """
 
 import itertools
@@ -24,7 +21,7 @@ from torch import Tensor
 from snn_rl.core.conversion.integer_grid import LIMIT, PIXEL, integers
 from snn_rl.core.networks import Conv, SpikingNetwork
 from snn_rl.files.atomic import write_atomic
-from snn_rl.formats import check_plain, optional
+from snn_rl.formats.registry import check_plain, optional
 from snn_rl.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,14 +33,14 @@ DT = 1e-4  # seconds
 
 
 def nir_graph(network: SpikingNetwork, notes: Mapping[str, str] | None = None) -> "nir.NIRGraph":
-    """The network as a NIR graph from pixels, 0 to 255, to Q-values.
+    """Returns the network as a NIR graph from pixels (0 to 255) to Q-values.
 
-    The images' division by 255 is in the first layer's weights. The neurons of layer l are the node
+    The first layer's weights include the division by 255. The neurons of layer l are the node
     `spikes_name(l)`.
 
     Args:
-        network: T = 1, direct encoding, convolutions and dense layers.
-        notes: Goes into the graph's metadata.
+        network: Network with T = 1 and direct encoding, of convolutions and dense layers.
+        notes: Notes in the metadata of the graph.
 
     Raises:
         UserError: The network is of another kind, or the package nir is missing.
@@ -51,8 +48,8 @@ def nir_graph(network: SpikingNetwork, notes: Mapping[str, str] | None = None) -
     check_plain(network, "NIR")
     if network.timesteps != 1:
         raise UserError(
-            f"this network cannot be written as NIR: it has {network.timesteps} timesteps, between "
-            "which its neurons are reset by subtraction, and NIR's to a value; take T=1"
+            f"this network cannot be exported as NIR: it has {network.timesteps} timesteps with "
+            "reset by subtraction, and NIR resets to a value; use T=1"
         )
     nir = optional("nir", EXTRA)
     thresholds = _thresholds(network)
@@ -93,22 +90,22 @@ def nir_graph(network: SpikingNetwork, notes: Mapping[str, str] | None = None) -
 
 
 def spikes_name(layer: str) -> str:
-    """Name of the node that holds a layer's neurons."""
+    """Returns the name of the node with a layer's neurons."""
     return f"{layer}_spikes"
 
 
 def write(network: SpikingNetwork, path: Path, notes: Mapping[str, str] | None = None) -> None:
-    """Writes `nir_graph` to a file, whole or not at all.
+    """Writes `nir_graph` to a file, atomically.
 
     Raises:
-        UserError: See `nir_graph`; the disk is full or read-only.
+        UserError: See `nir_graph`; or the disk is full or read-only.
     """
     graph = nir_graph(network, notes)
     write_atomic(path, lambda file: optional("nir", EXTRA).write(file, graph))
 
 
 def read(path: Path) -> "nir.NIRGraph":
-    """Reads a graph that `write` wrote."""
+    """Reads a graph."""
     graph: nir.NIRGraph = optional("nir", EXTRA).read(path)
     return graph
 
@@ -119,11 +116,11 @@ def _thresholds(network: SpikingNetwork) -> list[float]:
     found = []
     for layer in integers(network)[:-1]:
         assert layer.v_threshold is not None
-        steps = min(layer.v_threshold, layer.bound)  # no sum is above the bound
+        steps = min(layer.v_threshold, layer.bound)  # no sum exceeds the bound
         if 2 * steps + 1 >= LIMIT:
             raise UserError(
-                f"this network cannot be written as NIR: half a unit above the threshold of "
-                f"{layer.name} is no float32"
+                "this network cannot be exported as NIR: float32 does not represent the threshold "
+                f"of {layer.name} plus half a unit"
             )
         found.append((steps + 0.5) * layer.unit)
     return found

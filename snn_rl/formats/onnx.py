@@ -1,7 +1,7 @@
-"""Networks as ONNX models: uint8 pixels in, Q-values out, for any batch.
+"""Export as ONNX models from uint8 pixels to Q-values, for any batch size.
 
-The graph is built node by node from the network's description: the pixels' scale, then per layer a
-convolution or matrix product, a comparison, and between the timesteps of T > 1 leak and reset.
+The graph is built from the description of the network: the scale of the pixels, then for every
+layer a convolution or matrix product and a comparison. T > 1 is unrolled, with leak and reset.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,12 +15,12 @@ from torch import Tensor
 
 from snn_rl.core.networks import AnalogNetwork, Conv, Network, SpikingNetwork
 from snn_rl.files.atomic import write_bytes
-from snn_rl.formats import check_plain, optional
+from snn_rl.formats.registry import Engine, check_plain, optional
 
 if TYPE_CHECKING:
     import onnx
 
-OPSET, IR_VERSION = 17, 8  # of 2022: what engines have understood for long
+OPSET, IR_VERSION = 17, 8  # of 2022, for older engines
 PIXELS, Q_VALUES = "pixels", "q_values"
 EXTRA = "export"
 
@@ -28,15 +28,16 @@ EXTRA = "export"
 def onnx_model(
     network: AnalogNetwork | SpikingNetwork, notes: Mapping[str, str] | None = None
 ) -> "onnx.ModelProto":
-    """The network as an ONNX model.
+    """Returns the network as an ONNX model.
 
-    Its input is "pixels", uint8 [batch, channels, height, width], its output "q_values", float32
-    [batch, actions]. Spikes (or a ReLU's output) of layer l at timestep t are the inner value
-    `spikes_name(l, t)`. T > 1 is unrolled.
+    The input is "pixels", uint8 [batch, channels, height, width], and the output is "q_values",
+    float32 [batch, actions]. The inner value `spikes_name(l, t)` holds the spikes (or the ReLU's
+    output) of layer l at timestep t.
 
     Args:
-        network: Convolutions and dense layers; spiking ones under direct encoding, stateless.
-        notes: Goes into the model's metadata.
+        network: Convolutions and dense layers; a spiking network must have direct encoding and no
+            carried state.
+        notes: Notes in the metadata of the model.
 
     Raises:
         UserError: The network is of another kind, or the package onnx is missing.
@@ -48,7 +49,7 @@ def onnx_model(
     x = graph.add("Cast", [PIXELS], to=onnx.TensorProto.FLOAT)
     if not network.exact:
         x = graph.add("Div", [x, graph.constant("largest_pixel", torch.tensor(255.0))])
-    activity = [x]  # an entry per timestep, or one that flows at all of them
+    activity = [x]  # one entry per timestep, or a single one for all timesteps
     *hidden, head = zip(
         network.connections, [*network.synapses, network.head], network.spec.names(), strict=True
     )
@@ -79,28 +80,33 @@ def onnx_model(
 
 
 def spikes_name(layer: str, timestep: int) -> str:
-    """Name of a layer's spikes within the model."""
+    """Returns the name of a layer's spikes within the model."""
     return f"{layer}.spikes.{timestep}"
 
 
 def write(
     network: AnalogNetwork | SpikingNetwork, path: Path, notes: Mapping[str, str] | None = None
 ) -> None:
-    """Writes `onnx_model` to a file, whole or not at all.
+    """Writes `onnx_model` to a file, atomically.
 
     Raises:
-        UserError: See `onnx_model`; the disk is full or read-only.
+        UserError: See `onnx_model`; or the disk is full or read-only.
     """
-    data = onnx_model(network, notes).SerializeToString()
-    write_bytes(path, data)
+    write_bytes(path, onnx_model(network, notes).SerializeToString())
+
+
+def export(network: SpikingNetwork, path: Path, notes: Mapping[str, str]) -> dict[str, Engine]:
+    """Writes `onnx_model` to a file, atomically; see `register_format`."""
+    write(network, path, notes)
+    return {"onnxruntime": Runner(path, network)}
 
 
 class Runner:
-    """A file's model in onnxruntime.
+    """An ONNX file in onnxruntime.
 
     Args:
-        path: The file.
-        network: What was written to it.
+        path: Path of the file.
+        network: Exported network.
     """
 
     def __init__(self, path: Path, network: Network):
@@ -122,10 +128,10 @@ class Runner:
         self._watched = runtime.InferenceSession(data, options, providers=cpu)
 
     def __call__(self, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Q-values [N, actions] from the file as it is, and spikes, each [T, N, ...].
+        """Returns Q-values [N, actions] of the unchanged file, and spikes, each [T, N, ...].
 
         Args:
-            pixels: [N, channels, height, width], uint8.
+            pixels: Images, uint8 [N, channels, height, width].
         """
         feed = {PIXELS: pixels.numpy()}
         (q_values,) = self._plain.run(None, feed)
@@ -136,7 +142,7 @@ class Runner:
 
 
 class _Graph:
-    """The nodes and constants of a graph that grows."""
+    """Nodes and constants of a graph under construction."""
 
     def __init__(self, onnx: Any):
         self.onnx = onnx
@@ -144,13 +150,13 @@ class _Graph:
         self.constants: list[Any] = []
 
     def add(self, op: str, inputs: Sequence[str], name: str = "", **attributes: Any) -> str:
-        """Adds a node; returns its output's name."""
+        """Adds a node and returns the name of its output."""
         name = name or f"{op.lower()}.{len(self.nodes)}"
         self.nodes.append(self.onnx.helper.make_node(op, list(inputs), [name], **attributes))
         return name
 
     def constant(self, name: str, value: Tensor) -> str:
-        """Adds a constant; returns its name."""
+        """Adds a constant and returns its name."""
         array = value.detach().cpu().contiguous().numpy()
         self.constants.append(self.onnx.numpy_helper.from_array(array, name))
         return name
@@ -158,7 +164,7 @@ class _Graph:
     def layer(
         self, name: str, synapse: Any, activity: Sequence[str], layer: Any, output: str = ""
     ) -> list[str]:
-        """Adds a weight layer; returns the current of every entry of the activity."""
+        """Adds a weight layer and returns the current for every entry of the activity."""
         parameters = [self.constant(f"{name}.weight", synapse.weight)]
         if synapse.bias is not None:
             parameters.append(self.constant(f"{name}.bias", synapse.bias))
@@ -173,7 +179,7 @@ class _Graph:
 
 
 def _fire(graph: _Graph, network: SpikingNetwork, index: int, currents: list[str]) -> list[str]:
-    """Adds a layer's neurons ([IIR] algorithm 2, see `core.lif`); returns their spikes."""
+    """Adds a layer's neurons ([IIR] algorithm 2, see `core.lif`) and returns their spikes."""
     name, neuron = network.spec.names()[index], network.neurons[index]
     v_threshold = graph.constant(f"{name}.v_threshold", neuron.v_threshold)
     timesteps = network.timesteps

@@ -1,17 +1,18 @@
-"""Networks as `torch.export` programs: uint8 pixels in, Q-values out, for any batch."""
+"""Export as `torch.export` programs from uint8 pixels to Q-values, for any batch size."""
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from snn_rl.core.networks import Network
+from snn_rl.core.networks import Network, SpikingNetwork
 from snn_rl.files.atomic import write_bytes
-from snn_rl.formats import check_plain
+from snn_rl.formats.registry import Engine, check_plain
 
 
-class _OfPixels(nn.Module):
+class _PixelNetwork(nn.Module):
     """A network with the preprocessing of its input."""
 
     def __init__(self, network: Network):
@@ -24,38 +25,35 @@ class _OfPixels(nn.Module):
 
 
 def program(network: Network) -> torch.export.ExportedProgram:
-    """The network as a program from pixels, uint8 [N, channels, height, width], to [N, actions].
+    """Returns the program from pixels, uint8 [N, channels, height, width], to [N, actions].
 
     Raises:
-        UserError: The network is of a kind that has no program, see `check_plain`.
+        UserError: The network is of another kind, see `check_plain`.
     """
     check_plain(network, "a torch.export program")
-    # two rows: a dimension of one is taken for a constant
+    # Two images: a dimension of one would be exported as a constant.
     example = torch.zeros(2, *network.spec.input_shape, dtype=torch.uint8)
-    module = _OfPixels(network).eval()
+    module = _PixelNetwork(network).eval()
     with torch.no_grad():
         return torch.export.export(
             module, (example,), dynamic_shapes={"pixels": {0: torch.export.Dim("batch")}}
         )
 
 
-def write(network: Network, path: Path) -> nn.Module:
-    """Writes `program` as a .pt2 file, whole or not at all.
+def export(network: SpikingNetwork, path: Path, notes: Mapping[str, str]) -> dict[str, Engine]:
+    """Writes `program` as a .pt2 file, atomically; see `register_format`.
 
-    Args:
-        network: See `program`.
-        path: The file.
-
-    Returns:
-        The program as it is loaded again, from the very bytes of the file. (Read .pt2 files of
-        people you trust only: `torch.export.load` may unpickle.)
-
-    Raises:
-        UserError: See `program`; the disk is full or read-only.
+    The engine runs the loaded bytes of the file. Read only trusted .pt2 files: `torch.export.load`
+    may unpickle.
     """
     buffer = io.BytesIO()
     torch.export.save(program(network), buffer)
-    data = buffer.getvalue()
-    write_bytes(path, data)
-    loaded: nn.Module = torch.export.load(io.BytesIO(data)).module()
-    return loaded
+    write_bytes(path, buffer.getvalue())
+    buffer.seek(0)
+    loaded = torch.export.load(buffer).module()
+
+    def run(pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
+        with torch.no_grad():
+            return loaded(pixels), []
+
+    return {"torch.export": run}

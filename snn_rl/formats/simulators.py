@@ -1,49 +1,56 @@
-"""Spiking simulators that run NIR graphs: snnTorch, Norse and SpikingJelly, where installed."""
+"""Export as NIR graphs, and the simulators that run them: snnTorch, Norse and SpikingJelly."""
 
 import contextlib
 import importlib.util
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from snn_rl.core.networks import NetworkSpec
-from snn_rl.formats import Engine
-from snn_rl.formats.nir import DT, spikes_name
+from snn_rl.core.networks import NetworkSpec, SpikingNetwork
+from snn_rl.formats.nir import DT, read, spikes_name, write
+from snn_rl.formats.registry import Engine
 
 if TYPE_CHECKING:
     import nir
 
 
-def installed(graph: "nir.NIRGraph", spec: NetworkSpec) -> dict[str, Engine]:
-    """The simulators that are there, each with the graph in it, by name.
+def export(network: SpikingNetwork, path: Path, notes: Mapping[str, str]) -> dict[str, Engine]:
+    """Writes a NIR graph, atomically, and returns the installed simulators with the graph."""
+    write(network, path, notes)
+    return installed(read(path), network.spec)
 
-    Every image finds empty membranes.
+
+def installed(graph: "nir.NIRGraph", spec: NetworkSpec) -> dict[str, Engine]:
+    """Returns the installed simulators by name, each with the graph loaded.
+
+    Membranes are empty at the start of every image.
 
     Args:
-        graph: From `nir_graph` or `read`.
-        spec: Of the network that it was made of.
+        graph: Graph from `nir_graph` or `read`.
+        spec: Description of the exported network.
     """
     found: dict[str, Engine] = {}
     for name, (package, load, batched) in _SIMULATORS.items():
         if importlib.util.find_spec(package) is not None:
-            # they print, and some change the graph
+            # The importers print, and some modify the graph.
             with contextlib.redirect_stdout(io.StringIO()):
                 module = load(deepcopy(graph))
-            found[name] = _Engine(module, spec.names()[:-1], batched)
+            found[name] = _Simulator(module, spec.names()[:-1], batched)
     return found
 
 
-class _Engine:
+class _Simulator:
     """A graph in a simulator.
 
     Args:
-        module: The simulator's own.
-        layers: The hidden layers.
-        batched: Whether it takes a batch of images, or one without a batch dimension.
+        module: Module that the simulator built from the graph.
+        layers: Names of the hidden layers.
+        batched: Whether images need a batch dimension.
     """
 
     def __init__(self, module: nn.Module, layers: list[str], batched: bool):
@@ -57,7 +64,7 @@ class _Engine:
 
     def _recorder(self, layer: str) -> Callable[[nn.Module, Any, Any], None]:
         def record(module: nn.Module, inputs: Any, output: Any) -> None:
-            self._spikes[layer] = _first(output)
+            self._spikes[layer] = _without_state(output)
 
         return record
 
@@ -65,15 +72,15 @@ class _Engine:
         rows = []
         with torch.no_grad():
             for image in pixels.float():
-                q = _first(self._module(image.unsqueeze(0) if self._batched else image))
+                q = _without_state(self._module(image.unsqueeze(0) if self._batched else image))
                 spikes = [self._spikes[layer] for layer in self._layers]
                 rows.append([each if self._batched else each.unsqueeze(0) for each in (q, *spikes)])
         q_values, *layers = (torch.cat(each) for each in zip(*rows, strict=True))
         return q_values, [layer.unsqueeze(0) for layer in layers]
 
 
-def _first(output: Any) -> Tensor:
-    """Without the state that a simulator hands back beside it."""
+def _without_state(output: Any) -> Tensor:
+    """Returns the output of a module that may return (output, state)."""
     result: Tensor = output[0] if isinstance(output, tuple) else output
     return result
 
@@ -96,7 +103,7 @@ def _spikingjelly(graph: "nir.NIRGraph") -> nn.Module:
     import nir
     from spikingjelly.activation_based.nir_exchange import import_from_nir
 
-    # it refuses a time constant of one step
+    # SpikingJelly rejects a time constant of one step.
     for name, node in graph.nodes.items():
         if isinstance(node, nir.LIF):
             graph.nodes[name] = nir.IF(node.r / DT, node.v_threshold, node.v_reset)
@@ -104,7 +111,7 @@ def _spikingjelly(graph: "nir.NIRGraph") -> nn.Module:
     return module
 
 
-# package, how it takes a graph, whether it wants a batch dimension
+# Package, function that loads a graph, and whether images need a batch dimension
 _SIMULATORS: dict[str, tuple[str, Callable[["nir.NIRGraph"], nn.Module], bool]] = {
     "snnTorch": ("snntorch", _snntorch, False),
     "Norse": ("norse", _norse, False),
