@@ -1,12 +1,12 @@
-"""Look at this machine: what snn_rl finds here, and what will not work because of it.
+"""Check what this machine supports.
 
     python -m snn_rl.doctor
     python -m snn_rl.doctor --runs /data/runs
 
-Prints a line each for the packages, the processor and the GPU, bfloat16, the Atari ROMs, the
-renderer, the optional extras, the free disk space and the folder of the runs; below a line that is
-not all right, what does not work and what to do. Exits with 0 if agents can be trained here, with 1
-if not.
+Checks the packages, the CPU and GPU, bfloat16, the Atari ROMs, the renderer,
+the optional extras, the free disk space, and the folder of the runs. Prints one
+line per check, followed by the consequence and the remedy of each problem. The
+exit code is 0 if agents can be trained on this machine and 1 otherwise.
 """
 
 import argparse
@@ -25,9 +25,9 @@ from pathlib import Path
 from snn_rl import __version__
 from snn_rl.utils.errors import UserError
 
-# Nothing outside the standard library is imported until it is looked at: it may be what is broken.
+# Everything outside the standard library is imported by its check, because it may be broken.
 
-# The modules that training needs, by the packages that bring them.
+# Packages that training imports, and the module of each
 REQUIRED = {
     "torch": "torch",
     "numpy": "numpy",
@@ -42,36 +42,42 @@ REQUIRED = {
     "safetensors": "safetensors",
     "tqdm": "tqdm",
 }
-# Of every extra: its modules, and what needs them.
+# Modules of each extra, and the consequence of their absence
 EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
-    "fast": (("numba",), "spiking layers run uncompiled: slower at T > 1, with the same spikes"),
+    "fast": (("numba",), "spiking layers are not compiled: slower at T > 1, with the same results"),
     "export": (("onnx", "onnxruntime"), "no snn_rl.export format=onnx"),
     "interop": (("nir", "nirtorch", "snntorch"), "no snn_rl.export format=nir"),
-    "parquet": (("pyarrow",), "no ImageNet from parquet files in snn_rl.classify"),
+    "parquet": (("pyarrow",), "snn_rl.classify cannot read ImageNet from parquet files"),
     "sweep": (
         ("hydra_plugins.hydra_joblib_launcher",),
-        "-m runs a sweep one run at a time: no hydra/launcher=joblib",
+        "-m runs the jobs of a sweep one by one: no hydra/launcher=joblib",
     ),
     "slurm": (
         ("hydra_plugins.hydra_submitit_launcher",),
         "no sweeps on a cluster: no hydra/launcher=submitit_slurm",
     ),
-    "docs": (("mkdocs", "material", "mkdocstrings"), "the documentation cannot be built here"),
+    "docs": (("mkdocs", "material", "mkdocstrings"), "the documentation cannot be built"),
 }
-# What a whole run of Pong leaves is about a quarter of it; downloads and wheels want room too.
-ENOUGH_DISK = 1e9
-_REINSTALL = "pip install -c constraints.txt -e . in the checkout installs what was tested"
+ENOUGH_DISK = 1e9  # bytes; a complete Pong run takes about a quarter
+_REINSTALL = (
+    "nothing can be trained; in the checkout, `pip install -c constraints.txt -e .` installs the "
+    "tested versions"
+)
+_HEADLESS = (
+    "nothing can be trained; on a machine without libGL: pip uninstall opencv-python && "
+    "pip install opencv-python-headless"
+)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found out about one thing.
+    """Result of one check.
 
     Attributes:
-        name: Of the thing.
-        found: What is there.
-        trouble: What does not work because of it, and what to do; None if all is right.
-        fatal: Whether the trouble keeps agents from being trained.
+        name: Name of the check.
+        found: What the check found.
+        trouble: Consequence and remedy of a problem; None without a problem.
+        fatal: True if the problem prevents training.
     """
 
     name: str
@@ -86,69 +92,64 @@ class Finding:
 
 
 def python() -> Finding:
-    """The interpreter, and this package."""
+    """Reports the versions of Python, of this package and of the system."""
     found = f"{platform.python_version()}, snn_rl {__version__}, {platform.platform()}"
     return Finding("Python", found)
 
 
 def packages() -> Iterator[Finding]:
-    """Everything that training imports: versions, and what does not load."""
+    """Imports every required package."""
     loaded, broken = [], []
     for package, module in REQUIRED.items():
         try:
             importlib.import_module(module)
             loaded.append(f"{package} {_version(package)}")
-        except Exception as error:  # a package that is half installed raises anything
-            broken.append(_unloaded(package, error))
+        except Exception as error:  # a partly installed package may raise anything
+            found = f"does not load: {_one_line(error) or type(error).__name__}"
+            advice = _HEADLESS if package == "opencv-python" else _REINSTALL
+            broken.append(Finding(package, found, advice, fatal=True))
     yield Finding("packages", ", ".join(loaded) or "none")
     yield from broken
-
-
-def _unloaded(package: str, error: Exception) -> Finding:
-    advice = f"nothing can be trained; {_REINSTALL}"
-    if package == "opencv-python":
-        advice = (
-            "nothing can be trained; on a machine without libGL: pip uninstall opencv-python && "
-            "pip install opencv-python-headless"
-        )
-    reason = " ".join(str(error).split())
-    return Finding(package, f"does not load: {reason or type(error).__name__}", advice, fatal=True)
 
 
 def _version(package: str) -> str:
     try:
         return version(package)
-    except PackageNotFoundError:  # installed under another name, as opencv-python-headless
+    except PackageNotFoundError:  # installed under another name, such as opencv-python-headless
         return "(no metadata)"
 
 
-def processor() -> Finding:
-    """Cores and memory."""
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def cpu() -> Finding:
+    """Reports the cores and the memory."""
     import torch
 
-    # not every system can say how many of its cores this process may use
+    # Only some systems report the cores that this process may use.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     threads = torch.get_num_threads()
     return Finding(
-        "processor", f"{platform.machine()}, {cores} cores, {memory:.0f} GiB, {threads} threads"
+        "CPU", f"{platform.machine()}, {cores} cores, {memory:.0f} GiB, {threads} threads"
     )
 
 
 def gpu() -> Finding:
-    """The GPU, if there is one that this build of torch can use."""
+    """Looks for a GPU that PyTorch can use."""
     import torch
 
     if not torch.cuda.is_available():
         build = torch.version.cuda
-        reason = "this torch is for the processor alone" if build is None else f"CUDA {build}"
-        return Finding("GPU", f"none ({reason})", "all runs on the processor; nothing to do")
+        reason = "CPU build of PyTorch" if build is None else f"CUDA {build}"
+        return Finding("GPU", f"none ({reason})", "everything runs on the CPU; nothing to do")
     name, memory = torch.cuda.get_device_name(), torch.cuda.mem_get_info()[1] / 2**30
     return Finding("GPU", f"{name}, {memory:.0f} GiB, CUDA {torch.version.cuda}")
 
 
 def bfloat16() -> Finding:
-    """Whether training takes bfloat16 by itself."""
+    """Reports whether precision=auto is bfloat16."""
     from snn_rl.utils.device import uses_bf16
 
     if uses_bf16("auto", "auto"):
@@ -156,12 +157,12 @@ def bfloat16() -> Finding:
     return Finding(
         "bfloat16",
         "not used",
-        "training is slower, in float32: the processor has no avx512_bf16; nothing to do",
+        "training uses float32, which is slower: the CPU has no AVX512-BF16; nothing to do",
     )
 
 
 def roms() -> Finding:
-    """Whether an Atari game starts."""
+    """Starts an Atari game."""
     import numpy as np
 
     from snn_rl.envs import ATARI_IDS, make_env
@@ -173,7 +174,7 @@ def roms() -> Finding:
 
 
 def renderer() -> Finding:
-    """Whether games can be drawn, and shown in a window."""
+    """Renders an environment and looks for a display."""
     from snn_rl.envs import make_env
     from snn_rl.reports.video import has_display
 
@@ -182,107 +183,103 @@ def renderer() -> Finding:
     picture = env.render()
     env.close()
     assert picture is not None
-    found = f"draws {picture.shape[1]}x{picture.shape[0]} pictures"
+    found = f"renders {picture.shape[1]}x{picture.shape[0]} images"
     if has_display():
-        return Finding("renderer", f"{found}, and opens windows")
+        return Finding("renderer", f"{found} and opens windows")
     return Finding(
         "renderer",
         f"{found}, no window",
-        "snn_rl.play writes play.mp4 in place of a window; play.output=gif writes a gif",
+        "snn_rl.play writes play.mp4 instead of opening a window; play.output=gif writes a gif",
     )
 
 
 def extras() -> Iterator[Finding]:
-    """The optional packages."""
-    for extra, (modules, missing) in EXTRAS.items():
-        lacking = [module for module in modules if not _is_there(module)]
-        present = [module for module in modules if module not in lacking]
-        found = ", ".join([*present, *(f"no {module}" for module in lacking)])
-        trouble = f"{missing}; pip install 'snn_rl[{extra}]'" if lacking else None
+    """Looks for the packages of every extra."""
+    for extra, (modules, consequence) in EXTRAS.items():
+        missing = [module for module in modules if not _is_installed(module)]
+        present = [module for module in modules if module not in missing]
+        found = ", ".join([*present, *(f"no {module}" for module in missing)])
+        trouble = f"{consequence}; pip install 'snn_rl[{extra}]'" if missing else None
         yield Finding(f"[{extra}]", found, trouble)
 
 
-def _is_there(module: str) -> bool:
+def _is_installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # its parent is missing
+    except ModuleNotFoundError:  # the parent package is missing
         return False
 
 
 def disk(folder: Path) -> Finding:
-    """Free space where the runs go."""
+    """Checks the free disk space of the runs' folder."""
     free = shutil.disk_usage(_existing(folder)).free
     found = f"{free / 1e9:.1f} GB free at {folder}"
-    if free < ENOUGH_DISK:
-        advice = f"a run may end with a full disk below {ENOUGH_DISK / 1e9:.0f} GB; runs=PATH"
-        return Finding("disk", found, f"{advice} puts them elsewhere")
-    return Finding("disk", found)
+    if free >= ENOUGH_DISK:
+        return Finding("disk", found)
+    advice = f"less than {ENOUGH_DISK / 1e9:.0f} GB may not be enough for a run"
+    return Finding("disk", found, f"{advice}; runs=PATH selects another folder")
 
 
 def run_folder(folder: Path) -> Finding:
-    """Whether runs can be written; leaves nothing there."""
-    there = _existing(folder)
+    """Checks that runs can be written to the folder."""
     try:
-        with tempfile.TemporaryFile(dir=there):
+        with tempfile.TemporaryFile(dir=_existing(folder)):
             pass
     except OSError as error:
-        advice = "nothing can be trained into it; runs=PATH puts runs elsewhere"
+        advice = "no run can be written; runs=PATH selects another folder"
         return Finding("run folder", f"{folder}: {error.strerror}", advice, fatal=True)
-    return Finding("run folder", f"{folder} can be written")
+    return Finding("run folder", f"{folder} is writable")
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
+    """Returns the folder or its nearest existing parent."""
     folder = folder.absolute()
     return next(path for path in (folder, *folder.parents) if path.is_dir())
 
 
 def _attempt(check: Callable[[], Finding], name: str) -> Finding:
-    """The finding, or that the check itself failed: a broken part must not hide the others."""
+    """Runs a check whose failure is a finding, so that the remaining checks still run."""
     try:
         return check()
-    except Exception as error:  # whatever a broken installation raises
-        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        found = f"does not work: {' '.join(text.split())}"
-        return Finding(name, found, f"nothing can be trained; {_REINSTALL}", fatal=True)
+    except Exception as error:  # a broken installation may raise anything
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        return Finding(name, f"does not work: {kind}{_one_line(error)}", _REINSTALL, fatal=True)
 
 
 def examine(folder: Path) -> Iterator[Finding]:
-    """Everything that is looked at, in order.
+    """Yields the findings of all checks.
 
     Args:
-        folder: Of the runs; it need not be there.
+        folder: Folder of the runs, which need not exist.
     """
     yield python()
     yield from packages()
-    for check, name in (
-        *((processor, "processor"), (gpu, "GPU"), (bfloat16, "bfloat16")),
-        *((roms, "Atari ROMs"), (renderer, "renderer")),
-    ):
-        yield _attempt(check, name)
+    yield _attempt(cpu, "CPU")
+    yield _attempt(gpu, "GPU")
+    yield _attempt(bfloat16, "bfloat16")
+    yield _attempt(roms, "Atari ROMs")
+    yield _attempt(renderer, "renderer")
     yield from extras()
     yield disk(folder)
     yield run_folder(folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints all findings; the exit code."""
-    assert __doc__ is not None
+    """Prints all findings and returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m snn_rl.doctor",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="the folder of all runs")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
     fatal = 0
     for finding in examine(parser.parse_args(arguments).runs):
         print(finding)
         fatal += finding.fatal
-    print(
-        f"\n{fatal} thing{'s' * (fatal > 1)} to put right before agents can be trained"
-        if fatal
-        else "\nagents can be trained here"
-    )
+    if fatal:
+        print(f"\n{fatal} problem{'s' * (fatal > 1)} to fix before agents can be trained")
+    else:
+        print("\nagents can be trained here")
     return 1 if fatal else 0
 
 

@@ -1,4 +1,4 @@
-"""The look at the machine: what it finds, what it says of what is missing, and its exit code."""
+"""The doctor command: its findings on a complete and on a broken installation."""
 
 import importlib
 import importlib.util
@@ -17,7 +17,7 @@ from snn_rl.utils import device
 
 @pytest.fixture
 def without(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Makes a module neither importable nor to be found."""
+    """Returns a function that hides a module from imports."""
     find, load = importlib.util.find_spec, importlib.import_module
 
     def hide(name: str) -> None:
@@ -50,7 +50,7 @@ def test_this_machine_can_train_agents(tmp_path: Path, capsys: pytest.CaptureFix
     assert "FAIL" not in text and text.endswith("agents can be trained here\n")
 
 
-def test_every_extra_of_the_project_is_looked_at() -> None:
+def test_every_extra_of_the_project_is_checked() -> None:
     import tomllib
 
     root = Path(__file__).parents[1]
@@ -59,7 +59,7 @@ def test_every_extra_of_the_project_is_looked_at() -> None:
 
 
 @pytest.mark.parametrize("extra", EXTRAS)
-def test_a_missing_extra_is_named_with_its_remedy_and_is_not_fatal(
+def test_a_missing_extra_is_a_note_with_its_remedy(
     extra: str, without: Callable[[str], None]
 ) -> None:
     (module, *_), consequence = EXTRAS[extra]
@@ -70,11 +70,11 @@ def test_a_missing_extra_is_named_with_its_remedy_and_is_not_fatal(
     assert finding.trouble == f"{consequence}; pip install 'snn_rl[{extra}]'"
 
 
-def test_an_extra_whose_parent_is_missing_is_missing() -> None:
-    assert not doctor._is_there("no_such_package.no_such_module")
+def test_a_module_without_its_parent_package_is_missing() -> None:
+    assert not doctor._is_installed("no_such_package.no_such_module")
 
 
-def test_a_package_that_does_not_load_is_fatal_and_hides_nothing(
+def test_a_package_that_does_not_load_is_fatal_and_the_other_checks_run(
     without: Callable[[str], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     without("cv2")
@@ -82,10 +82,10 @@ def test_a_package_that_does_not_load_is_fatal_and_hides_nothing(
     text = capsys.readouterr().out
     assert "does not load: libGL.so.1: cannot open shared object file" in text
     assert "opencv-python-headless" in text and "run folder" in text
-    assert "1 thing to put right" in text
+    assert "1 problem to fix" in text
 
 
-def test_a_check_that_breaks_is_a_finding() -> None:
+def test_a_failing_check_is_a_finding() -> None:
     def broken() -> Finding:
         raise RuntimeError("no\nROM")
 
@@ -101,9 +101,7 @@ def test_a_full_disk_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert finding.trouble is not None and "runs=PATH" in finding.trouble and not finding.fatal
 
 
-def test_a_run_folder_that_cannot_be_written_is_fatal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_read_only_run_folder_is_fatal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(**_: Any) -> Any:
         raise PermissionError(13, "Permission denied")
 
@@ -113,7 +111,7 @@ def test_a_run_folder_that_cannot_be_written_is_fatal(
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_what_there_is_of_gpu_and_bfloat16(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_and_bfloat16(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "uses_bf16", lambda *_: there)
     assert (doctor.bfloat16().trouble is None) == there
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
