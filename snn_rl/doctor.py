@@ -34,6 +34,7 @@ REQUIRED = {
     "stable-baselines3": "stable_baselines3",
     "gymnasium": "gymnasium",
     "ale-py": "ale_py",
+    "av": "av",
     "opencv-python": "cv2",
     "hydra-core": "hydra",
     "omegaconf": "omegaconf",

@@ -1,0 +1,62 @@
+"""The structure of the package: imports, entries at its top level, and numbers of parameters."""
+
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import grimp
+import pytest
+
+from snn_rl.__main__ import COMMANDS
+
+PACKAGE = Path(__file__).parents[1] / "snn_rl"
+
+
+@pytest.fixture(scope="module")
+def graph() -> grimp.ImportGraph:
+    return grimp.build_graph("snn_rl", cache_dir=None)
+
+
+def importers(graph: grimp.ImportGraph, package: str) -> set[str]:
+    """Returns the modules outside a package that import from it."""
+    inside = {package, *graph.find_descendants(package)}
+    found = {each for module in inside for each in graph.find_modules_that_directly_import(module)}
+    return found - inside
+
+
+def test_there_is_no_import_cycle(graph: grimp.ImportGraph) -> None:
+    imports = {each: graph.find_modules_directly_imported_by(each) for each in graph.modules}
+    TopologicalSorter(imports).prepare()  # raises CycleError
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_module_imports_a_command(graph: grimp.ImportGraph, command: str) -> None:
+    assert importers(graph, f"snn_rl.{command}") == set()
+
+
+def test_only_report_imports_the_papers(graph: grimp.ImportGraph) -> None:
+    assert importers(graph, "snn_rl.papers") == {"snn_rl.report"}
+
+
+@pytest.mark.parametrize(
+    ("package", "absent"),
+    [
+        ("chain", {"matplotlib", "stable_baselines3", "gymnasium", "hydra"}),
+        ("core", {"matplotlib", "stable_baselines3", "gymnasium", "hydra", "ale_py", "cv2"}),
+        ("event", {"torch", "stable_baselines3", "gymnasium", "hydra"}),
+    ],
+)
+def test_packages_run_without_other_libraries(
+    graph: grimp.ImportGraph, package: str, absent: set[str]
+) -> None:
+    modules = sorted({f"snn_rl.{package}", *graph.find_descendants(f"snn_rl.{package}")})
+    code = f"import sys, {', '.join(modules)}; print(*{absent} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_the_package_has_few_entries_at_its_top_level() -> None:
+    entries = {path.stem for path in PACKAGE.iterdir() if path.name != "__pycache__"}
+    assert set(COMMANDS) < entries
+    assert len(entries - {*COMMANDS, "__init__", "__main__"}) <= 15
