@@ -1,9 +1,9 @@
-"""CPU time of updates with and without `snn_rl.utils.process_memory`.
+"""Measures the CPU time of updates with and without `snn_rl.utils.process_memory`.
 
     python benchmarks/allocator.py
 
-Prints one line per network: the ratio of the processor seconds (user and system, which other
-processes do not disturb much) that the same updates take without and with it.
+Prints one line per network: the ratio of the CPU seconds that the same updates take without and
+with it. CPU time (user and system) is hardly affected by other processes.
 """
 
 import resource
@@ -18,8 +18,8 @@ from snn_rl.utils.process_memory import keep_freed_memory
 SHAPES = {"cartpole": (3, 40, 120), "mnih": (4, 84, 84)}
 
 
-def processor_seconds(name: str, timesteps: int, updates: int = 20, batch: int = 128) -> float:
-    """Processor time of forward and backward passes in this process."""
+def cpu_seconds(name: str, timesteps: int, updates: int = 20, batch: int = 128) -> float:
+    """Returns the CPU time of forward and backward passes in this process."""
     spec = Q_NETWORKS[name](SHAPES[name], 6)
     network = SpikingNetwork(spec, SpikingOptions(timesteps)) if timesteps else AnalogNetwork(spec)
     network.to(memory_format=torch.channels_last)
@@ -33,12 +33,12 @@ def processor_seconds(name: str, timesteps: int, updates: int = 20, batch: int =
 
 
 def main() -> None:
-    """Measures in fresh processes, since the setting cannot be taken back."""
+    """Measures each case in a fresh process, because the setting cannot be reverted."""
     if len(sys.argv) > 1:
         torch.set_num_threads(1)
         if sys.argv[3] == "keep":
             keep_freed_memory()
-        print(processor_seconds(sys.argv[1], int(sys.argv[2])))
+        print(cpu_seconds(sys.argv[1], int(sys.argv[2])))
         return
     for name in SHAPES:
         for timesteps in (0, 1, 3):

@@ -1,15 +1,15 @@
-"""How long one decision takes: the ANN and the T = 1 network in several engines, frame by frame.
+"""Measures the latency of one decision of the ANN and of the T=1 network in several engines.
 
-    python benchmarks/decision_latency.py [--env PongNoFrameskip-v4] [--games 1] [--json FILE]
+    python benchmarks/decision_latency.py [--env PongNoFrameskip-v4] [--episodes 1] [--json FILE]
 
-The agents that ship decide on frames of recorded games, which the T = 1 agent, put on the integer
-grid, has played: in eager PyTorch, compiled by PyTorch, in onnxruntime (float32, and 8 bits by its
-own quantization), and driven by events (`snn_rl.event`). Batch 1, from uint8 frames to the action.
-Every candidate plays a stretch of frames in turn, in their order, because the event-driven engine
-lives on what stays the same; medians and 99th percentiles are over all decisions, ratios over
-rounds. It says too what operations a decision really takes.
+The included agents decide on frames of recorded episodes of the T=1 agent on the integer grid: in
+eager PyTorch, in compiled PyTorch, in onnxruntime (float32, and quantized to 8 bits), and in the
+event-driven engine (`snn_rl.event`). The batch size is 1, and the time runs from uint8 frames to
+the action. Candidates process stretches of consecutive frames in turn, because the event-driven
+engine depends on what changes between frames. Medians and 99th percentiles are over all decisions,
+ratios over rounds. The operations of a decision are counted as well.
 
-`--check N` plays N whole games instead and compares every decision with the dense network's.
+`--check N` plays N episodes instead and compares every decision with the dense network.
 """
 
 import tempfile
@@ -37,41 +37,43 @@ from snn_rl.utils.errors import UserError
 
 Decide = Callable[[Any], int]
 Frames = np.ndarray[Any, np.dtype[np.uint8]]
-EVENTS, ACTIVE = "T1 event-driven", "T1 event-driven, spikes summed anew"
+EVENTS, ACTIVE = "T1 event-driven", "T1 event-driven, all spikes"
 
 
-def record(agent: Agent, network: SpikingNetwork, games: int, check: EventEngine | None) -> Frames:
-    """Observations of whole greedy games, [frames, channels, height, width].
+def record(
+    agent: Agent, network: SpikingNetwork, episodes: int, check: EventEngine | None
+) -> Frames:
+    """Returns the observations of greedy episodes, [frames, channels, height, width].
 
     Args:
-        agent: Who plays.
-        network: Its network on the grid, which decides.
-        games: How many; game i has seed 1,000,000 + i.
-        check: An engine that must decide the same on every frame.
+        agent: Agent that makes the environments.
+        network: The agent's network on the grid, which decides.
+        episodes: Number of episodes; episode i has seed 1,000,000 + i.
+        check: Engine whose Q-values must be equal on every frame.
 
     Raises:
-        RuntimeError: It decides otherwise.
+        RuntimeError: The Q-values differ.
     """
     frames = []
-    for game in range(games):
-        env = agent.make_env(1, 1_000_000 + game)
+    for episode in range(episodes):
+        env = agent.make_env(1, 1_000_000 + episode)
         obs, score, steps, over = np.asarray(env.reset()), 0.0, 0, False
         while not over:
             frames.append(obs[0].copy())
             with torch.no_grad():
                 q_values = network(network.images(torch.from_numpy(obs)))[0].numpy()
             if check is not None and not np.array_equal(check(frames[-1]), q_values):
-                raise RuntimeError(f"game {game}, step {steps}: other Q-values")
+                raise RuntimeError(f"episode {episode}, step {steps}: Q-values differ")
             stepped, rewards, dones, _ = env.step(np.array([q_values.argmax()]))
             obs, over = np.asarray(stepped), bool(dones[0])
             score, steps = score + float(rewards[0]), steps + 1
         env.close()
-        print(f"game {game}: {steps} decisions, return {score:g}", flush=True)
+        print(f"episode {episode}: {steps} decisions, return {score:g}", flush=True)
     return np.stack(frames)
 
 
 def in_torch(network: Network, compiled: bool) -> Decide:
-    """A network in PyTorch, compiled or not."""
+    """Returns the decisions of a network in PyTorch, optionally compiled."""
     layout = torch.channels_last
     run = network.to(memory_format=layout).eval()
     if compiled:
@@ -85,12 +87,12 @@ def in_torch(network: Network, compiled: bool) -> Decide:
 
 
 def in_onnxruntime(network: Any, folder: Path, calibration: Frames | None) -> Decide:
-    """A network in onnxruntime.
+    """Returns the decisions of a network in onnxruntime.
 
     Args:
-        network: Analog or spiking.
-        folder: For its files.
-        calibration: Frames by which it is quantized to 8 bits; None: float32.
+        network: Analog or spiking network.
+        folder: Folder of the network's files.
+        calibration: Frames for the quantization to 8 bits; None keeps float32.
     """
     runtime = optional("onnxruntime", "export")
     path = folder / "network.onnx"
@@ -120,7 +122,7 @@ def in_onnxruntime(network: Any, folder: Path, calibration: Frames | None) -> De
 def candidates(
     ann: AnalogNetwork, exact: SpikingNetwork, events: EventNetwork, frames: Frames, folder: Path
 ) -> tuple[dict[str, Decide], dict[str, str]]:
-    """What decides, by name, and why others are left out."""
+    """Returns the engines by name, and the reasons for missing engines."""
     builders: dict[str, Callable[[Path], Decide]] = {}
     for name, network in (("ANN", ann), ("T1", exact)):
         builders |= {
@@ -144,7 +146,7 @@ def candidates(
             for frame in frames[:20]:
                 decide(frame)  # compiles
             made[name] = decide
-        except (UserError, ImportError, RuntimeError) as error:  # no compiler, no package
+        except (UserError, ImportError, RuntimeError) as error:  # no compiler or no package
             left_out[name] = str(error).strip().splitlines()[0]
     return made, left_out
 
@@ -152,7 +154,7 @@ def candidates(
 def timed(
     deciders: dict[str, Decide], frames: Frames, rounds: int, stretch: int
 ) -> tuple[dict[str, list[np.ndarray[Any, Any]]], dict[str, float]]:
-    """Microseconds of all decisions, by name and round, and how often each action is the T1's."""
+    """Returns the microseconds per decision by name and round, and the shares of equal actions."""
     names = list(deciders)
     micros: dict[str, list[np.ndarray[Any, Any]]] = {name: [] for name in names}
     same = dict.fromkeys(names, 0)
@@ -163,7 +165,7 @@ def timed(
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             decide, taken, chosen = deciders[name], np.empty(len(part)), np.empty(len(part), int)
-            # where the stretch before ended, so that no candidate jumps
+            # the last frame of the previous stretch, so that the first change is a normal one
             decide(frames[max(0, start - 1)])
             for i, frame in enumerate(part):
                 begin = time.perf_counter()
@@ -180,7 +182,11 @@ def timed(
 
 
 def fan_out(network: Network) -> list[Tensor]:
-    """Of every weight layer, the synapses of each input, [channels, height, width] or [inputs]."""
+    """Returns the number of synapses per input of every weight layer.
+
+    Returns:
+        One tensor per layer, [channels, height, width] or [inputs].
+    """
     found = []
     for synapse, connection in zip(
         [*network.synapses, network.head], network.connections, strict=True
@@ -201,7 +207,7 @@ def fan_out(network: Network) -> list[Tensor]:
 
 @torch.no_grad()
 def inputs(network: Network, frames: Frames) -> list[Tensor]:
-    """What enters every weight layer, [frames, ...]."""
+    """Returns the input of every weight layer, [frames, ...]."""
     images = network.images(torch.from_numpy(frames))
     return [images, *(layer[0] for layer in network.activity(images)[1])]
 
@@ -209,10 +215,10 @@ def inputs(network: Network, frames: Frames) -> list[Tensor]:
 def work(
     ann: AnalogNetwork, exact: SpikingNetwork, events: EventNetwork, frames: Frames
 ) -> dict[str, Any]:
-    """Operations and energy of a decision, on average over the frames.
+    """Returns the operations and the energy of a decision, averaged over the frames.
 
-    "active" is: the first layer by changed pixels, the others by all that is not zero; "changed":
-    every layer by what has changed since the frame before.
+    "active" counts changed pixels in the first layer and all nonzero inputs in the other layers.
+    "changed" counts the inputs of every layer that changed since the previous frame.
     """
     figures: dict[str, Any] = {}
     for kind, incremental in (("active", False), ("changed", True)):
@@ -249,7 +255,7 @@ def work(
 
 
 def show_work(figures: dict[str, Any]) -> None:
-    """Prints what `work` found."""
+    """Prints the result of `work`."""
     print(
         f"\n{'operations of a decision':<26}{'MAC':>12}{'AC':>12}{'energy: ANN dense / this':>28}"
     )
@@ -262,12 +268,14 @@ def show_work(figures: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Runs the benchmark and prints the results."""
     parser = arguments(__doc__, rounds=20)
-    parser.add_argument("--env", default="PongNoFrameskip-v4", help="of an agent that ships")
-    parser.add_argument("--games", type=int, default=1, help="recorded")
-    parser.add_argument("--stretch", type=int, default=100, help="frames of a turn")
-    parser.add_argument("--check", type=int, metavar="N", help="play and compare N games instead")
+    parser.add_argument(
+        "--env", default="PongNoFrameskip-v4", help="environment of an included agent"
+    )
+    parser.add_argument("--episodes", type=int, default=1, help="recorded episodes")
+    parser.add_argument("--stretch", type=int, default=100, help="frames per turn")
+    parser.add_argument("--check", type=int, metavar="N", help="compare N episodes instead")
     options = parser.parse_args()
     prepare(options.threads)
     agent = load_agent(zoo.ROOT / options.env / "T1", "cpu")
@@ -277,17 +285,21 @@ def main() -> None:
     events = event_network(exact)
     if options.check:
         frames = record(agent, exact, options.check, EventEngine(events))
-        print(f"{len(frames):,} decisions, every Q-value the same bits")
-        write(options.json, options.threads, 0, {"decisions": len(frames), "games": options.check})
+        print(f"{len(frames):,} decisions, all Q-values are equal bit for bit")
+        write(
+            options.json, options.threads, 0, {"decisions": len(frames), "episodes": options.check}
+        )
         return
-    frames = record(agent, exact, options.games, None)
+    frames = record(agent, exact, options.episodes, None)
     with tempfile.TemporaryDirectory() as folder:
         deciders, left_out = candidates(ann, exact, events, frames, Path(folder))
         micros, same = timed(deciders, frames, options.rounds, options.stretch)
     medians = {name: [float(np.median(part)) for part in parts] for name, parts in micros.items()}
     fastest = min((n for n in medians if n.startswith("ANN")), key=lambda n: np.median(medians[n]))
     print(f"{options.env}, batch 1, {options.threads} thread(s); fastest ANN: {fastest}")
-    print(f"{'':<38}{'µs: median':>12}{'99 %':>10}{'times the fastest ANN':>26}{'same action':>14}")
+    print(
+        f"{'':<38}{'µs: median':>12}{'99 %':>10}{'relative to fastest ANN':>26}{'same action':>14}"
+    )
     rows = {}
     for name, parts in micros.items():
         ratio = spread(np.array(medians[name]) / np.array(medians[fastest]))
@@ -295,7 +307,7 @@ def main() -> None:
         rows[name] = {"us": median, "us_99": high, "ratio": ratio, "same_action": same[name]}
         print(f"{name:<38}{median:>12.1f}{high:>10.1f}{show(ratio, 3):>26}{same[name]:>14.1%}")
     for name, reason in left_out.items():
-        print(f"{name}: left out, {reason}")
+        print(f"{name}: skipped, {reason}")
     figures = work(ann, exact, events, frames)
     show_work(figures)
     everything = {"env": options.env, "decisions": rows, "left_out": left_out, "work": figures}

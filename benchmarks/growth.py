@@ -1,13 +1,12 @@
-"""How the cost of the main operations grows: timesteps, batch, environments, replay memory.
+"""Measures how cost grows with timesteps, batch size, environments, and replay buffer size.
 
-    pip install numba        # the extra `fast`
     python benchmarks/growth.py [--threads 1] [--figure growth.png] [--json FILE]
 
-Four ladders on Pong and the Mnih network, each with all its rungs timed in turns: an update (of a
-batch of 32) against T, an update of the ANN and of T=1 against the batch, a step of n environments
-with the decisions for it against n, and sampling a batch of 32 against the transitions that the
-memory holds. Prints what every rung takes, as a multiple of the lowest, and the exponent p of its
-growth from the rung before, cost ~ x^p: above 1 it grows faster than linearly.
+On Pong with the Mnih network, the sizes of each quantity are timed in turn: an update with batch
+size 32 against T, an update of the ANN and of T=1 against the batch size, a step of n environments
+including decisions against n, and sampling a batch of 32 against the number of stored transitions.
+Prints the cost of every size relative to the smallest, and the exponent p of cost ~ size^p relative
+to the previous size; the growth is faster than linear if p > 1. Requires the extra `fast`.
 """
 
 import argparse
@@ -30,12 +29,12 @@ BATCH = 32
 
 @dataclass
 class Ladder:
-    """What one quantity costs at several sizes.
+    """Cost of one operation at several sizes.
 
     Attributes:
-        title: What is measured.
-        quantity: What grows.
-        calls: What is timed, by size.
+        title: Name of the operation.
+        quantity: Name of the size.
+        calls: Timed call by size.
     """
 
     title: str
@@ -44,12 +43,12 @@ class Ladder:
 
 
 def updating(model: SpikingDQN, batch: int) -> Callable[[], object]:
-    """An update of a batch."""
+    """Returns a call that performs one update."""
     return lambda: model.train(1, batch)
 
 
 def stepping(model: SpikingDQN, n_envs: int) -> Callable[[], object]:
-    """Ten decisions for n environments, and their steps."""
+    """Returns a call that decides for n environments and steps them, ten times."""
     env = make_env("PongNoFrameskip-v4", n_envs)
     model.policy.set_training_mode(False)
     observations = [env.reset()]
@@ -63,7 +62,7 @@ def stepping(model: SpikingDQN, n_envs: int) -> Callable[[], object]:
 
 
 def sampling(size: int) -> Callable[[], object]:
-    """Ten batches from a memory of so many transitions of games played at random."""
+    """Returns a call that samples ten batches from a buffer of `size` random transitions."""
     env = make_env("PongNoFrameskip-v4", 8)
     buffer = FrameReplayBuffer(size, env.observation_space, env.action_space, "cpu", 8)
     rng = np.random.default_rng(0)
@@ -77,7 +76,7 @@ def sampling(size: int) -> Callable[[], object]:
 
 
 def ladders(options: argparse.Namespace) -> list[Ladder]:
-    """Everything that is measured."""
+    """Returns all measured operations."""
     bf16 = uses_bf16("auto", "cpu")
     ann = agent(bf16, None)
     spiking = {t: agent(bf16, t, ann) for t in options.timesteps}
@@ -97,19 +96,19 @@ def ladders(options: argparse.Namespace) -> list[Ladder]:
         ),
         Ladder(
             f"sampling {BATCH} transitions",
-            "transitions in memory",
+            "stored transitions",
             {n: sampling(n) for n in options.replay},
         ),
     ]
 
 
 def exponents(sizes: list[int], costs: list[float]) -> list[float]:
-    """The powers p of cost ~ size^p, from every size to the next."""
+    """Returns the exponents p of cost ~ size^p between consecutive sizes."""
     return list(np.diff(np.log(costs)) / np.diff(np.log(sizes)))
 
 
 def draw(found: list[dict[str, Any]]) -> Figure:
-    """A panel for every quantity: multiples of the lowest rung, beside linear growth."""
+    """Draws one panel per quantity: cost relative to the smallest size, beside linear growth."""
     quantities = list(dict.fromkeys(ladder["quantity"] for ladder in found))
     figure = Figure(figsize=(10, 7), layout="constrained")
     for axes, quantity in zip(figure.subplots(2, 2).flat, quantities, strict=True):
@@ -123,20 +122,20 @@ def draw(found: list[dict[str, Any]]) -> Figure:
         axes.minorticks_off()
         axes.yaxis.set_major_formatter("{x:g}")
         axes.set_xlabel(quantity)
-        axes.set_ylabel("times the lowest")
+        axes.set_ylabel("relative cost")
         axes.legend()
     return figure
 
 
 def main() -> None:
-    """Measures, prints, and draws."""
+    """Runs the benchmark, prints the results, and draws the figure."""
     parser = arguments(__doc__, rounds=9)
     parser.add_argument("--timesteps", type=int, nargs="+", default=[1, 2, 3, 4, 5, 6, 7, 8])
     batches = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
     parser.add_argument("--batch", type=int, nargs="+", default=batches)
     parser.add_argument("--envs", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--replay", type=int, nargs="+", default=[1_000, 10_000, 100_000])
-    parser.add_argument("--figure", type=Path, help="draw it, as PNG")
+    parser.add_argument("--figure", type=Path, help="path of a PNG figure")
     options = parser.parse_args()
     prepare(options.threads)
     np.random.seed(0)

@@ -1,16 +1,15 @@
-"""What ImageNet costs: the reading of its images, and training steps of the ANN and at T=1.
+"""Measures reading images and training steps on ImageNet, and estimates the full training.
 
     python benchmarks/imagenet_step.py --data FOLDER [--json FILE]
     python benchmarks/imagenet_step.py --estimate
 
-The first line measures, each part in a fresh process, since a process's peak memory only ever
-grows: images read and augmented; steps of the ANN; the ANN's conversion and steps at T=1. Seconds
-are of the wall clock and of the processor (all threads together): where other programs run beside
-it, images per processor second say more. The networks are fresh from their initialization, which
-changes no step's cost.
+The first command measures three parts, each in a fresh process so that peak memory is separate:
+reading and augmenting images, steps of the ANN, and steps at T=1 after a conversion. It reports
+images per second of wall-clock time and of CPU time (all threads); the latter is more reliable when
+other programs are running. The networks are untrained, which does not affect the cost of a step.
 
-The second line needs no images: it counts the operations of the whole chain with the settings of
-preset=paper and divides by what the options below assume of the GPUs.
+The second command needs no images. It counts the operations of the whole chain with the settings of
+`preset=paper` and converts them to hours with the assumed speed of the GPUs.
 """
 
 import argparse
@@ -41,32 +40,32 @@ from snn_rl.utils.device import uses_bf16
 from snn_rl.utils.process_memory import keep_freed_memory
 
 PARTS = ("read", "ann", "t1")
-IMAGES, CLASSES = 1_281_167, 1_000  # ILSVRC2012's training images
+IMAGES, CLASSES = 1_281_167, 1_000  # training images of ILSVRC2012
 ANN_EPOCHS, STAGE_EPOCHS = 90, 300  # [IIR] A.2.2
 
 
-def processor_seconds() -> float:
-    """Of this process so far, user and system, all threads."""
+def cpu_seconds() -> float:
+    """Returns the CPU time of this process so far (user and system, all threads)."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
 
 
 class Clock:
-    """Wall and processor time since it was made."""
+    """Wall-clock and CPU time since its creation."""
 
     def __init__(self) -> None:
-        self.wall, self.processor = time.perf_counter(), processor_seconds()
+        self.wall, self.cpu = time.perf_counter(), cpu_seconds()
 
     def per_second(self, images: int) -> dict[str, float]:
-        """Images by both times."""
+        """Returns the images per second of wall-clock and of CPU time."""
         return {
             "images_per_s": images / (time.perf_counter() - self.wall),
-            "images_per_processor_s": images / (processor_seconds() - self.processor),
+            "images_per_cpu_s": images / (cpu_seconds() - self.cpu),
         }
 
 
 def measure_reading(split: Split, batch: int, batches: int) -> dict[str, float]:
-    """Images decoded, cropped, flipped and normalised, as training has them."""
+    """Measures decoding, cropping, flipping, and normalizing images as in training."""
     clock, seen = Clock(), 0
     generator = torch.Generator().manual_seed(0)
     for images, _ in split.batches(batch, generator=generator, augment=True):
@@ -77,7 +76,7 @@ def measure_reading(split: Split, batch: int, batches: int) -> dict[str, float]:
 
 
 def measure_steps(spec: NetworkSpec, split: Split, part: str, batch: int, steps: int) -> Any:
-    """Gradient steps as `fit` makes them, reading included, behind one that is not counted."""
+    """Measures gradient steps as in `fit`, including reading, after one warm-up step."""
     torch.manual_seed(0)
     analog = AnalogNetwork(spec)
     initialize(analog)
@@ -114,7 +113,7 @@ def measure_steps(spec: NetworkSpec, split: Split, part: str, batch: int, steps:
 
 
 def run_part(part: str, options: argparse.Namespace) -> dict[str, Any]:
-    """One part, in this process."""
+    """Measures one part in this process."""
     torch.set_num_threads(options.threads)
     keep_freed_memory()
     dataset = open_dataset("imagenet", Path(options.data), options.size)
@@ -128,10 +127,10 @@ def run_part(part: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def training_flop(spec: NetworkSpec, timesteps: int) -> float:
-    """Operations of one image's gradient step.
+    """Returns the floating-point operations of one image's gradient step.
 
-    Two for a multiply-accumulate, and the backward pass takes twice the forward one. The first
-    layer's current is computed once, whatever the timesteps (direct encoding).
+    A multiply-accumulate counts as two operations, and the backward pass as two forward passes. The
+    first layer's current is computed once for all timesteps (direct encoding).
     """
     connections = spec.connections()
     first = sum(c.macs for c in connections if c.source is None)
@@ -139,7 +138,7 @@ def training_flop(spec: NetworkSpec, timesteps: int) -> float:
 
 
 def estimate(options: argparse.Namespace) -> dict[str, Any]:
-    """Hours of the ANN and of every stage on all GPUs together."""
+    """Returns the hours of the ANN and of every stage on all GPUs."""
     spec = IMAGE_NETWORKS[options.net]((3, options.size, options.size), CLASSES)
     neurons = sum(int(torch.Size(shape).numel()) for shape in spec.shapes())
     stages: dict[str, Any] = {}
@@ -161,23 +160,31 @@ def estimate(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measures or estimates, prints, and writes what --json names."""
+    """Runs the measurement or the estimate, and prints or writes the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", help="ImageNet, in any layout that snn_rl.classify reads")
+    parser.add_argument("--data", help="ImageNet folder in any layout that snn_rl.classify reads")
     parser.add_argument("--net", default="vgg16", choices=sorted(IMAGE_NETWORKS))
-    parser.add_argument("--size", type=int, default=224, help="of the images")
+    parser.add_argument("--size", type=int, default=224, help="image size")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=3, help="that are counted, of each network")
-    parser.add_argument("--reads", type=int, default=50, help="batches that are read")
+    parser.add_argument("--steps", type=int, default=3, help="measured steps of each network")
+    parser.add_argument("--reads", type=int, default=50, help="batches to read")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="writes the figures there")
-    parser.add_argument("--part", choices=PARTS, help="only this one, in this process")
-    parser.add_argument("--estimate", action="store_true", help="the whole chain, on paper")
+    parser.add_argument("--json", type=Path, help="path of a JSON file with the results")
+    parser.add_argument("--part", choices=PARTS, help="measure only this part, in this process")
+    parser.add_argument("--estimate", action="store_true", help="estimate the whole chain instead")
     parser.add_argument("--gpus", type=int, default=8)
-    parser.add_argument("--tflops", type=float, default=312, help="bfloat16 peak of one GPU")
-    parser.add_argument("--utilization", type=float, default=0.35, help="of that peak")
-    parser.add_argument("--bandwidth", type=float, default=1.5, help="TB/s of a GPU's memory")
-    parser.add_argument("--passes", type=int, default=20, help="over each neuron's value, a step")
+    parser.add_argument(
+        "--tflops", type=float, default=312, help="peak bfloat16 TFLOP/s of one GPU"
+    )
+    parser.add_argument(
+        "--utilization", type=float, default=0.35, help="fraction of the peak that is reached"
+    )
+    parser.add_argument(
+        "--bandwidth", type=float, default=1.5, help="memory bandwidth of a GPU in TB/s"
+    )
+    parser.add_argument(
+        "--passes", type=int, default=20, help="memory passes over every neuron per step"
+    )
     options = parser.parse_args()
     if options.part:
         print(json.dumps(run_part(options.part, options)))
@@ -191,9 +198,9 @@ def main() -> None:
                 f"{stage['images_per_s']:8.0f} images/s{stage['epochs']:5d} epochs"
                 f"{stage['exaflop']:7.1f} EFLOP{stage['hours']:8.1f} h"
             )
-        print(f"together {found['hours']:.0f} h on {options.gpus} GPUs")
+        print(f"total {found['hours']:.0f} h on {options.gpus} GPUs")
     elif not options.data:
-        parser.error("--data is missing: the folder of the images")
+        parser.error("--data is required: the folder of the images")
     else:
         for part in PARTS:
             command = [sys.executable, __file__, *sys.argv[1:], "--part", part]

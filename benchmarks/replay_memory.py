@@ -1,10 +1,10 @@
-"""The replay buffer of single frames against Stable-Baselines3's: bytes, and time to sample.
+"""Compares our replay buffer with Stable-Baselines3's in memory and time.
 
     python benchmarks/replay_memory.py [--env PongNoFrameskip-v4] [--threads 1] [--json FILE]
 
-Both buffers are filled with the same transitions of the game, played at random. Bytes are those of
-the arrays, scaled to 100,000 transitions. Prints how many times as long as ours theirs takes to add
-a step of eight environments, and to sample a batch.
+Both buffers are filled with the same transitions of random play. Memory is that of the arrays,
+scaled to 100,000 transitions. Prints the time of SB3's buffer relative to ours for adding a step of
+eight environments and for sampling a batch.
 """
 
 import itertools
@@ -25,23 +25,23 @@ OURS, THEIRS = "ours", "SB3"
 
 
 def nbytes(buffer: ReplayBuffer) -> int:
-    """Bytes of the arrays."""
+    """Returns the bytes of the arrays."""
     if isinstance(buffer, FrameReplayBuffer):
         return buffer.nbytes
     return sum(array.nbytes for array in vars(buffer).values() if isinstance(array, np.ndarray))
 
 
 def adder(buffer: ReplayBuffer, rows: list[tuple[Any, ...]]) -> Callable[[], None]:
-    """Adds the next one of consecutive rows, from the first again behind the last."""
+    """Returns a call that adds the next row, starting over after the last row."""
     following = itertools.cycle(rows)
     return lambda: buffer.add(*next(following))
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Runs the benchmark and prints the results."""
     parser = arguments(__doc__, rounds=30)
     parser.add_argument("--env", default="PongNoFrameskip-v4")
-    parser.add_argument("--size", type=int, default=16_000, help="transitions that both hold")
+    parser.add_argument("--size", type=int, default=16_000, help="stored transitions")
     parser.add_argument("--batch", type=int, nargs="+", default=[32, 128])
     options = parser.parse_args()
     prepare(options.threads)
@@ -75,7 +75,7 @@ def main() -> None:
             )
             ratio = ratios(adding, OURS)[THEIRS]
             figures["add"] = ratio
-            print(f"add a step of {ENVS} environments: {show(ratio)} times as long as ours")
+            print(f"add a step of {ENVS} environments: {show(ratio)} times our time")
         for batch in options.batch:
 
             def sampling(buffer: ReplayBuffer, batch: int = batch) -> ReplayBufferSamples:
@@ -90,7 +90,7 @@ def main() -> None:
             figures[f"sample {batch}, {n_steps} steps"] = ratio | {
                 "ours_ms": spread(seconds[OURS] * 1e3)
             }
-            print(f"sample {batch:>3}, {n_steps}-step returns: {show(ratio)} times as long as ours")
+            print(f"sample {batch:>3}, {n_steps}-step returns: {show(ratio)} times our time")
     write(options.json, options.threads, options.rounds, {"env": options.env} | figures)
 
 

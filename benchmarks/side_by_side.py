@@ -1,8 +1,8 @@
-"""What the benchmarks share: timings in alternating rounds, their table, and `--json`.
+"""Shared functions of the benchmarks: timing in alternating rounds and `--json`.
 
-Absolute times depend on what else a machine does, so only ratios are worth telling, and only of
-things that were timed in turns. Every round times each candidate once, in rotating order, and gives
-one ratio; medians and quartiles are over rounds.
+Absolute times depend on the other load of a machine, so the benchmarks report ratios of candidates
+that are timed in turn. Every round times each candidate once, in rotating order, and yields one
+ratio. Medians and quartiles are over rounds.
 """
 
 import argparse
@@ -20,20 +20,18 @@ from snn_rl.utils.process_memory import keep_freed_memory
 
 
 def arguments(description: str | None, rounds: int) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
+    """Returns a parser with the options that all benchmarks share."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--rounds", type=int, default=rounds, help="timed in turns, after a warm-up"
-    )
-    parser.add_argument("--threads", type=int, default=1, help="processor threads")
-    parser.add_argument("--json", type=Path, help="write the figures to this file too")
+    parser.add_argument("--rounds", type=int, default=rounds, help="rounds after the warm-up")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--json", type=Path, help="path of a JSON file with the results")
     return parser
 
 
 def prepare(threads: int) -> None:
-    """Sets the process up as `snn_rl.train` does."""
+    """Configures the process like `snn_rl.train`."""
     torch.set_num_threads(threads)
     keep_freed_memory()
 
@@ -41,13 +39,13 @@ def prepare(threads: int) -> None:
 def alternate(
     candidates: dict[str, Callable[[], object]], rounds: int, calls: int = 1, warm_up: int = 1
 ) -> dict[str, np.ndarray]:
-    """Seconds of a call, of every candidate in every round.
+    """Returns the seconds per call of every candidate in every round.
 
     Args:
-        candidates: What is called, by name.
-        rounds: How often each one's turn comes.
-        calls: Calls in a turn.
-        warm_up: Turns before that are not counted.
+        candidates: Functions to time, by name.
+        rounds: Number of measured rounds.
+        calls: Number of calls per round.
+        warm_up: Number of rounds before the measurement.
     """
     names = list(candidates)
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -63,23 +61,23 @@ def alternate(
 
 
 def spread(values: Iterable[float]) -> dict[str, float]:
-    """Median and quartiles."""
+    """Returns the median and the quartiles."""
     low, median, high = np.percentile(list(values), [25, 50, 75])
     return {"median": float(median), "low": float(low), "high": float(high)}
 
 
 def ratios(seconds: dict[str, np.ndarray], base: str) -> dict[str, dict[str, float]]:
-    """How many times as long as the base each candidate takes, by rounds."""
+    """Returns the time of each candidate relative to `base`, as the spread over rounds."""
     return {name: spread(times / seconds[base]) for name, times in seconds.items()}
 
 
 def show(value: dict[str, float], digits: int = 2) -> str:
-    """A median with its quartiles."""
+    """Returns a median and its quartiles as text."""
     return f"{value['median']:.{digits}f} ({value['low']:.{digits}f}-{value['high']:.{digits}f})"
 
 
 def write(path: Path | None, threads: int, rounds: int, figures: dict[str, Any]) -> None:
-    """Writes the figures, and what they were measured with, as JSON."""
+    """Writes the results and the settings of the measurement as JSON."""
     if path is None:
         return
     setting = {

@@ -1,15 +1,15 @@
-"""Our spiking network against those of SpikingJelly, snnTorch and norse.
+"""Compares our spiking network with SpikingJelly, snnTorch, and Norse.
 
     pip install --no-deps spikingjelly snntorch norse loguru nir nirtorch
     python benchmarks/snn_libraries.py [--batch 32] [--timesteps 1 5] [--threads 1] [--json FILE]
 
-The same Mnih network with the same weights and thresholds everywhere, images in channels_last, the
-first layer's current computed once, and integrate-and-fire neurons that reset by subtraction (in
-norse, which has none, to zero: from the second timestep on its spikes are others). Theirs have
-fixed thresholds; ours also has gradients for thresholds and leaks. Printed is how many times as
-long as ours each takes, forward and backward (learning) and forward alone without gradients
-(deciding); the last column says how far the outputs are from ours: SpikingJelly fires at the
-threshold too, we only above it. Libraries that are not installed are left out.
+All libraries run the same Mnih network with the same weights and thresholds, images in
+channels_last, the first layer's current computed once, and integrate-and-fire neurons with a reset
+by subtraction. Norse has only a reset to zero, so its spikes differ from the second timestep on.
+Our network also computes gradients of thresholds and leaks. Prints the time relative to ours of a
+forward and backward pass (training) and of a forward pass without gradients (inference), and the
+largest difference of the outputs; SpikingJelly also fires at the threshold, ours only above it.
+Libraries that are not installed are skipped.
 """
 
 import argparse
@@ -29,7 +29,7 @@ Net = Callable[[Tensor], Tensor]
 
 
 def stepping(network: SpikingNetwork, fresh: Callable[[], list[Callable[[Tensor], Tensor]]]) -> Net:
-    """The network, one timestep after the other; `fresh` makes neurons with empty membranes."""
+    """Returns the network run timestep by timestep; `fresh` returns neurons with zero state."""
     first, *rest = network.synapses
 
     def forward(x: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def stepping(network: SpikingNetwork, fresh: Callable[[], list[Callable[[Tensor]
 
 
 def spikingjelly(network: SpikingNetwork, thresholds: list[float]) -> Net:
-    """Multi-step mode: every layer takes all timesteps at once."""
+    """Returns the network with SpikingJelly neurons in multi-step mode."""
     base = importlib.import_module("spikingjelly.activation_based")
     neuron, functional, surrogate = (
         importlib.import_module(f"{base.__name__}.{name}")
@@ -74,7 +74,7 @@ def spikingjelly(network: SpikingNetwork, thresholds: list[float]) -> Net:
 
 
 def snntorch(network: SpikingNetwork, thresholds: list[float]) -> Net:
-    """One timestep after the other, with membranes that the nodes hold."""
+    """Returns the network with snnTorch neurons, run timestep by timestep."""
     library = importlib.import_module("snntorch")
     surrogate = importlib.import_module("snntorch.surrogate")
     nodes = [
@@ -94,7 +94,7 @@ def snntorch(network: SpikingNetwork, thresholds: list[float]) -> Net:
 
 
 def norse(network: SpikingNetwork, thresholds: list[float]) -> Net:
-    """One timestep after the other, with states that are passed."""
+    """Returns the network with Norse neurons, run timestep by timestep."""
     iaf = importlib.import_module("norse.torch.functional.iaf")
     parameters = [
         iaf.IAFParameters(v_th=torch.tensor(v), alpha=torch.tensor(100.0)) for v in thresholds
@@ -114,7 +114,7 @@ def norse(network: SpikingNetwork, thresholds: list[float]) -> Net:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Runs the benchmark and prints the results."""
     parser: argparse.ArgumentParser = arguments(__doc__, rounds=12)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--timesteps", type=int, nargs="+", default=[1, 5])
@@ -126,8 +126,8 @@ def main() -> None:
     compiled = fused.available(images, SURROGATES["linear"])
     analog.to(memory_format=torch.channels_last)
     figures = []
-    print(f"batch {options.batch}, {options.threads} thread(s): times as long as ours")
-    print(f"{'':<14} {'T':>2} {'learning':>18} {'deciding':>18}  difference")
+    print(f"batch {options.batch}, {options.threads} thread(s): time relative to ours")
+    print(f"{'':<14} {'T':>2} {'training':>18} {'inference':>18}  difference")
     for timesteps in options.timesteps:
         network = convert(analog, images, SpikingOptions(timesteps))
         network.to(memory_format=torch.channels_last)
@@ -137,7 +137,7 @@ def main() -> None:
             try:
                 nets[build.__name__] = build(network, thresholds)
             except ImportError as error:
-                print(f"{build.__name__:<14} {timesteps:>2} left out: {error}")
+                print(f"{build.__name__:<14} {timesteps:>2} skipped: {error}")
 
         def learn(net: Net, network: SpikingNetwork = network) -> Callable[[], object]:
             def step() -> None:

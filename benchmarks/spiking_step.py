@@ -1,11 +1,10 @@
-"""An update of the spiking network against one of the ANN, and against the arithmetic it needs.
+"""Compares an update of the spiking network with an update of the ANN.
 
     python benchmarks/spiking_step.py [--batch 32 128] [--threads 1] [--json FILE]
 
-Times whole updates of `SpikingDQN` (sampling, the target's forward pass, loss, backward pass,
-Adam) on the Mnih network with Pong's frames: as an ANN, and converted with T timesteps. The floor
-is the ratio of the multiply-accumulates that the dense layers need, with the first layer, whose
-input does not change, computed once.
+Times whole updates of `SpikingDQN` (sampling, forward pass of the target, loss, backward pass,
+Adam) for the Mnih network on Pong: as an ANN and converted to T timesteps. The floor is the ratio
+of the multiply-accumulates of the dense layers, with the first layer computed once.
 """
 
 from collections.abc import Callable
@@ -24,9 +23,10 @@ from snn_rl.utils.device import uses_bf16
 
 
 def floor(spec: NetworkSpec, timesteps: int) -> float:
-    """Multiply-accumulates of an update with T timesteps, over those of the ANN's.
+    """Returns the multiply-accumulates of an update at T relative to the ANN.
 
-    Forward passes of both networks, gradients of all weights, and of all inputs but the images.
+    An update consists of forward passes of both networks and of the gradients of all weights and of
+    all layer inputs except the images.
     """
     first, *rest = macs(spec)
     ann = 3 * first + 4 * sum(rest)
@@ -34,13 +34,13 @@ def floor(spec: NetworkSpec, timesteps: int) -> float:
 
 
 def agent(bf16: bool, timesteps: int | None, like: SpikingDQN | None = None) -> SpikingDQN:
-    """An agent whose replay buffer holds a few games' beginnings."""
+    """Returns an agent with a small replay buffer of random play."""
     env = make_env("PongNoFrameskip-v4", n_envs=8)
     model = SpikingDQN(
         "SpikingDQNPolicy",
         env,
         buffer_size=2_000,
-        learning_starts=10**9,  # it only plays, at random
+        learning_starts=10**9,  # random play only
         bf16=bf16,
         seed=0,
         device="cpu",
@@ -56,14 +56,14 @@ def agent(bf16: bool, timesteps: int | None, like: SpikingDQN | None = None) -> 
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Runs the benchmark and prints the results."""
     parser = arguments(__doc__, rounds=15)
     parser.add_argument("--batch", type=int, nargs="+", default=[32, 128])
     parser.add_argument("--timesteps", type=int, nargs="+", default=[1, 5])
     options = parser.parse_args()
     prepare(options.threads)
     figures = []
-    print(f"Mnih network, {options.threads} thread(s): times the ANN's update")
+    print(f"Mnih network, {options.threads} thread(s): time relative to an update of the ANN")
     print(f"{'precision':<10} {'batch':>5}  {'ANN: ms':>8}", end="")
     print("".join(f"  {f'T{t}':>17} {'floor':>5}" for t in options.timesteps))
     for bf16 in (False, True) if uses_bf16("auto", "cpu") else (False,):

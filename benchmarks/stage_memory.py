@@ -1,11 +1,11 @@
-"""The most memory that each stage of the chain takes, with the game's own settings.
+"""Measures the peak memory of every stage of the chain with the default settings of a game.
 
-    pip install numba        # the extra `fast`
     python benchmarks/stage_memory.py [--env PongNoFrameskip-v4] [--threads 1] [--json FILE]
 
-Every stage in a process of its own: the replay memory is filled by play at random, then the agent
-takes updates of the stage's batch. The peak is the process's resident memory, Python, torch and
-eight environments included. Games that choose among checkpoints and videos are not played.
+Every stage runs in its own process: the replay buffer is filled by random play, and the agent
+performs updates with the batch size of the stage. The peak is the resident memory of the process,
+including Python, PyTorch, and eight environments. Checkpoint selection and videos are not included.
+Requires the extra `fast`.
 """
 
 import argparse
@@ -31,7 +31,7 @@ UPDATES = 10
 
 
 def stage(options: argparse.Namespace, timesteps: int | None) -> tuple[float, float]:
-    """Gigabytes at the peak, and of the replay memory, of one stage; in a fresh process."""
+    """Returns the peak memory and the replay buffer of one stage in GB, in a fresh process."""
     prepare(options.threads)
     config = compose(Config, [f"env={options.env}"])
     spiking = timesteps is not None
@@ -48,7 +48,7 @@ def stage(options: argparse.Namespace, timesteps: int | None) -> tuple[float, fl
         "SpikingDQNPolicy",
         env,
         buffer_size=size,
-        learning_starts=10**9,  # it plays at random
+        learning_starts=10**9,  # random play only
         n_steps=config.dqn.n_steps,
         double=config.dqn.double,
         **teaching,
@@ -66,16 +66,18 @@ def stage(options: argparse.Namespace, timesteps: int | None) -> tuple[float, fl
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Runs the benchmark and prints the results."""
     parser = arguments(__doc__, rounds=1)
     parser.add_argument("--env", default="PongNoFrameskip-v4")
-    parser.add_argument("--buffer", type=int, help="transitions; the game's own setting if absent")
+    parser.add_argument("--buffer", type=int, help="transitions; default: the setting of the game")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     stages: dict[str, int | None] = {"ANN": None} | {f"T{t}": t for t in (5, 4, 3, 2, 1)}
     figures = {}
-    context = multiprocessing.get_context("spawn")  # nothing of this process, or of the last stage
-    print(f"{options.env}: gigabytes at the peak, and of the replay memory")
+    context = multiprocessing.get_context(
+        "spawn"
+    )  # no memory of this process or of the previous stage
+    print(f"{options.env}: peak memory and replay buffer in GB")
     for name, timesteps in stages.items():
         with ProcessPoolExecutor(1, mp_context=context) as pool:
             peak, replay = pool.submit(stage, options, timesteps).result()

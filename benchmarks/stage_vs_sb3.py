@@ -1,13 +1,12 @@
-"""The ANN stage against Stable-Baselines3's own DQN, on the same game with the same settings.
+"""Compares the ANN stage with Stable-Baselines3's DQN on the same game and settings.
 
     python benchmarks/stage_vs_sb3.py [--env PongNoFrameskip-v4] [--threads 1] [--json FILE]
 
-Both take the same number of decisions and updates in every round: environments, batch, returns of n
-steps, updates per step and size of the buffer are those of the game's settings. `ours` is what
-`snn_rl.train` runs, `ours, float32` the same without bfloat16, `SB3` is
-DQN("CnnPolicy", make_atari_env(...)) with a stack of frames. Prints decisions and updates a second
-and how many times as fast as SB3 each is. The rest of the table has the parts of a step: the
-environments alone, and updates alone.
+Both perform the same number of decisions and updates in every round, with the number of
+environments, batch size, n-step returns, updates per step, and buffer size of the game's settings.
+`ours` is the agent of `snn_rl.train`, `ours, float32` the same without bfloat16, and `SB3` is
+DQN("CnnPolicy", make_atari_env(...)) with stacked frames. Prints decisions and updates per second
+and the speed relative to SB3, also for environment steps and updates alone.
 """
 
 import argparse
@@ -30,7 +29,7 @@ from snn_rl.utils.device import uses_bf16
 
 
 def agents(options: argparse.Namespace) -> dict[str, DQN]:
-    """The agents, by name, on environments of their own."""
+    """Returns the agents by name, each with its own environments."""
     config = compose(Config, [f"env={options.env}"])
     dqn, rollout = config.dqn, config.rollout
     shared = {
@@ -66,7 +65,7 @@ def agents(options: argparse.Namespace) -> dict[str, DQN]:
 
 
 def playing(agent: DQN) -> Callable[[], object]:
-    """Steps of the agent's environments with random actions, without the agent."""
+    """Returns a call that steps the agent's environments with random actions."""
     env = agent.get_env()
     assert env is not None
     rng = np.random.default_rng(0)
@@ -76,12 +75,14 @@ def playing(agent: DQN) -> Callable[[], object]:
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Runs the benchmark and prints the results."""
     parser = arguments(__doc__, rounds=12)
     parser.add_argument("--env", default="PongNoFrameskip-v4")
-    parser.add_argument("--batch", type=int, help="instead of the game's setting")
-    parser.add_argument("--buffer", type=int, default=10_000, help="transitions, of each agent")
-    parser.add_argument("--steps", type=int, default=320, help="decisions in a turn")
+    parser.add_argument("--batch", type=int, help="batch size; default: the setting of the game")
+    parser.add_argument(
+        "--buffer", type=int, default=10_000, help="replay buffer size of each agent"
+    )
+    parser.add_argument("--steps", type=int, default=320, help="decisions per turn")
     options = parser.parse_args()
     prepare(options.threads)
     torch.manual_seed(0)
@@ -103,7 +104,9 @@ def main() -> None:
     )
     per_step = 1 / (envs * first.train_freq.frequency) * first.gradient_steps
     print(f"{options.env}, {envs} environments, batch {batch}, {options.threads} thread(s)")
-    print(f"{'':<14} decisions/s  updates/s   times as fast  update: ms  x fast   step: ms  x fast")
+    print(
+        f"{'':<14} decisions/s  updates/s    speed vs. SB3  update: ms  vs. SB3  step: ms  vs. SB3"
+    )
     figures = {}
     for name in made:
         fast = spread(whole["SB3"] / whole[name])

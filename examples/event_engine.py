@@ -1,7 +1,9 @@
-"""Play Pong with an event-driven agent, by NumPy, numba, OpenCV and ale-py: no PyTorch, no SB3.
+"""Plays Pong with an event-driven agent, without PyTorch and Stable-Baselines3.
 
 python -m snn_rl.export env=PongNoFrameskip-v4 T=1 exact=true format=event output=pong.event
 python examples/event_engine.py pong.event
+
+Needs only NumPy, numba, OpenCV, and ale-py.
 """
 
 import sys
@@ -25,6 +27,6 @@ if __name__ == "__main__":
         operations.append([engine.operations.macs, engine.operations.acs])
         game.see(game.skip(action))
     macs, acs = np.mean(operations, axis=0)
-    print(f"{game.score} points, {np.median(micros):.0f} µs a decision")
-    print(f"{macs:,.0f} multiply-accumulates and {acs:,.0f} accumulations a decision,")
-    print(f"of {sum(network.macs):,} that a dense pass takes")
+    print(f"{game.score} points, {np.median(micros):.0f} µs per decision")
+    print(f"{macs:,.0f} multiply-accumulates and {acs:,.0f} accumulates per decision")
+    print(f"({sum(network.macs):,} multiply-accumulates in a dense pass)")

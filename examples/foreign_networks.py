@@ -1,13 +1,13 @@
-"""The networks from elsewhere that docs/results/imported.md brings in.
+"""Creates the imported networks of docs/results/ablations.md.
 
     python examples/foreign_networks.py sb3 sb3_cartpole.zip
     python examples/foreign_networks.py ours ours.zip
     python examples/foreign_networks.py plain plain.pth
 
-`sb3`: DQN("CnnPolicy") of Stable-Baselines3 on CartPole from pixels, trained by itself until it has
-495 in 20 games. `ours`: the recorded Pong ANN in a zip of Stable-Baselines3's. `plain`: 16, 32 and
-256 neurons with biases in plain PyTorch on Pong, which learn for five minutes of processor time to
-act like the recorded ANN; another machine gets further, or less far.
+`sb3` is Stable-Baselines3's DQN("CnnPolicy") on CartPole from pixels, trained until its mean return
+over 20 episodes is 495. `ours` is the recorded Pong ANN as a zip of Stable-Baselines3. `plain` is a
+PyTorch network with 16, 32, and 256 units and biases, distilled from the recorded ANN on Pong for
+five minutes of CPU time, so its quality depends on the machine.
 """
 
 import argparse
@@ -26,11 +26,11 @@ from snn_rl.files.checkpoint import load_network
 
 PONG = "PongNoFrameskip-v4"
 RECORDED = Path(__file__).parents[1] / "docs" / "results" / "pong-seed0" / "ann.safetensors"
-SECONDS = 300  # that `plain` learns for
+SECONDS = 300  # CPU time for training `plain`
 
 
 def sb3(path: Path, steps: int = 200_000) -> None:
-    """Trained by Stable-Baselines3; of ours is only the picture of CartPole."""
+    """Trains with Stable-Baselines3; only the CartPole environment is ours."""
     env = make_env("CartPole-v1", n_envs=8, seed=1, frame_stack=3)
     games = make_env("CartPole-v1", n_envs=5, seed=900_000, frame_stack=3, training=False)
     model = DQN(
@@ -61,7 +61,7 @@ def sb3(path: Path, steps: int = 200_000) -> None:
 
 
 def ours(path: Path) -> None:
-    """The same weights under Stable-Baselines3's names; the biases, which ours lacks, are zero."""
+    """Saves the recorded ANN under Stable-Baselines3's names, with zero biases."""
     network, _ = load_network(RECORDED)
     model = DQN("CnnPolicy", make_env(PONG, frame_stack=4), buffer_size=100, device="cpu")
     places = ["features_extractor.cnn.0", "features_extractor.cnn.2", "features_extractor.cnn.4"]
@@ -76,7 +76,7 @@ def ours(path: Path) -> None:
 
 
 def plain(path: Path) -> None:
-    """Learns from the recorded ANN: on the ANN's games at first, then on its own."""
+    """Distills the recorded ANN, first in the ANN's episodes and then in its own."""
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     teacher, _ = load_network(RECORDED)
@@ -116,7 +116,7 @@ def plain(path: Path) -> None:
 
 
 def main() -> None:
-    """Makes one of them."""
+    """Creates the requested network."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

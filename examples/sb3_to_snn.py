@@ -1,11 +1,11 @@
-"""From a DQN of Stable-Baselines3 to a spiking network that decides in one timestep.
+"""Converts a Stable-Baselines3 DQN to a spiking network that decides in one timestep.
 
     python examples/sb3_to_snn.py dqn_pong.zip PongNoFrameskip-v4 --out pong_T1.safetensors
 
-The agent has to be a DQN("CnnPolicy") that sees what `snn_rl.envs.make_env` shows: a stack of
-frames from Stable-Baselines3's AtariWrapper, or CartPole from pixels. What it takes and gives is
-the same from the command `python -m snn_rl.train env=... ann=...`, which also resumes, chooses
-among checkpoints, evaluates greedy and sticky games and writes a report.
+The agent must be a DQN("CnnPolicy") trained on the observations of `snn_rl.envs.make_env`: stacked
+frames of Stable-Baselines3's AtariWrapper, or CartPole from pixels. The command
+`python -m snn_rl.train env=... ann=...` does the same, and also resumes, selects checkpoints,
+evaluates greedy and sticky episodes, and writes a report.
 """
 
 import argparse
@@ -22,12 +22,12 @@ from snn_rl.files.importing import load_any
 
 
 def main() -> None:
-    """Loads, converts, retrains, evaluates and saves."""
+    """Loads, converts, retrains, evaluates, and saves the agent."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("agent", type=Path, help="zip of a DQN, or any network snn_rl imports")
-    parser.add_argument("env", help="CartPole-v1, or <Game>NoFrameskip-v4")
-    parser.add_argument("--steps", type=int, default=20_000, help="agent steps of each stage")
-    parser.add_argument("--episodes", type=int, default=10, help="games of the evaluation")
+    parser.add_argument("agent", type=Path, help="SB3 zip, or any network that snn_rl imports")
+    parser.add_argument("env", help="CartPole-v1 or <Game>NoFrameskip-v4")
+    parser.add_argument("--steps", type=int, default=20_000, help="agent steps per stage")
+    parser.add_argument("--episodes", type=int, default=10, help="evaluation episodes")
     parser.add_argument("--out", type=Path, default=Path("T1.safetensors"))
     arguments = parser.parse_args()
 
@@ -40,7 +40,9 @@ def main() -> None:
     games = make_env(arguments.env, seed=1_000_000, frame_stack=frames, training=False)
     mean, std = evaluate_policy(agent, games, arguments.episodes)
     save_network(arguments.out, agent.network, {"env": arguments.env})
-    print(f"T=1: {mean:.1f} ± {std:.1f} over {arguments.episodes} games; {arguments.out}")
+    print(
+        f"T=1: {mean:.1f} ± {std:.1f} over {arguments.episodes} episodes; saved to {arguments.out}"
+    )
 
 
 if __name__ == "__main__":
