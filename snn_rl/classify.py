@@ -31,7 +31,7 @@ from snn_rl.chain.runner import run_chain
 from snn_rl.configs.compose import run_command
 from snn_rl.configs.image_schema import ClassifyConfig
 from snn_rl.images import distributed
-from snn_rl.images.chain import ChainFitter, chain, directory_of, stage_settings
+from snn_rl.images.chain import ImageChain, chain, directory_of, stage_settings
 from snn_rl.images.checks import check_sizes, check_values
 from snn_rl.images.data.datasets import PIXELS, open_dataset
 from snn_rl.reports.image_report import write_report
@@ -60,18 +60,18 @@ def main(config: ClassifyConfig) -> None:
     directory = directory_of(config)
     first = distributed.is_first()
     with run_directory.lock(directory) if first else nullcontext():
-        fitter = ChainFitter(config, dataset, directory)
+        trainer = ImageChain(config, dataset, directory)
         settings = partial(stage_settings, config, dataset.train.fingerprint())
         record = partial(record_invocation, directory, config, distributed.launcher())
-        run_chain(directory, stages, settings, fitter.fit, record, writes=first)
+        run_chain(directory, stages, settings, trainer.fit, record, writes=first)
         for stage in stages:
-            score = fitter.score(stage)
+            score = trainer.score(stage)
             if first:
                 kind = (
                     "TRAINING images, for want of others" if score.test_is_train else "test images"
                 )
                 print(f"{stage.name}: {score.accuracy:.2%} of {score.images} {kind}")
-            fitter.score_at_one(stage)
+            trainer.score_at_one(stage)
         if first:
             print(f"report: {write_report(directory)}")
 

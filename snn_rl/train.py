@@ -19,7 +19,7 @@ import warnings
 from functools import partial
 
 from snn_rl.agents import plan
-from snn_rl.agents.chain import ChainTrainer
+from snn_rl.agents.chain import AgentChain
 from snn_rl.agents.checks import check_values, import_networks, refuse_settings_of_other_commands
 from snn_rl.chain import run_directory
 from snn_rl.chain.records import record_invocation
@@ -50,7 +50,7 @@ def main(config: Config) -> None:
     stages = plan.chain(config)
     directory = plan.directory_of(config)
     with run_directory.lock(directory):
-        trainer = ChainTrainer(config, directory, networks)
+        trainer = AgentChain(config, directory, networks)
         settings = partial(plan.stage_settings, config)
         record = partial(record_invocation, directory, config)
         run_chain(directory, stages, settings, trainer.fit, record)

@@ -22,6 +22,7 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecEnv
 
 from snn_rl import train
+from snn_rl.agents import chain as agents_chain
 from snn_rl.chain import run_directory
 from snn_rl.chain.records import read_counters
 from snn_rl.configs.compose import run_command
@@ -74,6 +75,7 @@ def replace(source, target):
 os.replace = replace
 from snn_rl.chain import run_directory
 from snn_rl import train
+from snn_rl.agents import chain as agents_chain
 from snn_rl.configs.compose import run_command
 from snn_rl.configs.schema import Config
 run_command(Config, train.main, train.__doc__)
@@ -152,13 +154,13 @@ def test_one_replay_buffer_lies_in_memory_at_a_time(
     gc.collect()
     before = sum(issubclass(type(thing), ReplayBuffer) for thing in gc.get_objects())
     alive = []
-    real = train.train_stage
+    real = agents_chain.train_stage
 
     def counting(*arguments: object) -> None:
         alive.append(sum(issubclass(type(thing), ReplayBuffer) for thing in gc.get_objects()))
         real(*arguments)
 
-    monkeypatch.setattr(train, "train_stage", counting)
+    monkeypatch.setattr(agents_chain, "train_stage", counting)
     run(tmp_path / "run")
     assert [count - before for count in alive] == [1, 1, 1]
 
@@ -175,16 +177,16 @@ def test_the_spiking_stages_have_games_of_their_own_to_learn_from_and_to_be_chos
 ) -> None:
     def watched(name: str) -> list[float]:
         """The sticky probabilities of the games that a function makes."""
-        make, stickies = getattr(train, name), []
+        make, stickies = getattr(agents_chain, name), []
 
         def spy(*args: Any, **settings: Any) -> VecEnv:
             stickies.append(settings["sticky"])
             return make(*args, **settings)
 
-        monkeypatch.setattr(train, name, spy)
+        monkeypatch.setattr(agents_chain, name, spy)
         return stickies
 
-    played, chose = watched("make_env"), watched("whole_games")
+    played, chose = watched("make_env"), watched("evaluation_env")
     arguments = ["iir.sticky=0.5", "iir.selection_games=3", "iir.selection_steps=40"]
     arguments += ["iir.selection_sticky_games=5"]
     run(tmp_path, *arguments, "iir.steps=40", "iir.t1_steps=160")
@@ -459,7 +461,7 @@ def test_a_longer_training_with_the_same_fall_of_the_learning_rate_begins_the_sa
     ("remaining", "rate"), [(1.0, 1.0), (0.75, 0.6), (0.5, 0.2), (0.25, 0.2), (0.0, 0.2)]
 )
 def test_the_learning_rate_falls_over_a_fraction_and_stays(remaining: float, rate: float) -> None:
-    schedule = train.learning_rate(DQNConfig(steps=8, lr=1.0, lr_end=0.2, lr_steps=4))
+    schedule = agents_chain.learning_rate(DQNConfig(steps=8, lr=1.0, lr_end=0.2, lr_steps=4))
     assert schedule(remaining) == pytest.approx(rate)
 
 

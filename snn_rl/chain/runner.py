@@ -1,13 +1,25 @@
-"""Runs the stages of a chain in order."""
+"""Running the stages of a chain in order, and the steps that all chains share."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from snn_rl.chain import run_directory
-from snn_rl.chain.records import is_done, mark_done, read_settings
+from snn_rl.chain.records import AgentNotes, ImageNotes, is_done, mark_done, read_settings
 from snn_rl.chain.stages import Stage
+from snn_rl.core.conversion import (
+    ConversionError,
+    ThresholdSearch,
+    convert,
+    format_table,
+    layer_table,
+)
+from snn_rl.core.networks import AnalogNetwork, SpikingNetwork, SpikingOptions, State
 from snn_rl.files.atomic import write_json
+from snn_rl.files.checkpoint import load_network, save_network
 from snn_rl.utils.errors import UserError
 
 # Settings that are missing in the files of older stages, where they are not compared
@@ -73,3 +85,48 @@ def check_settings(directory: Path, settings: dict[str, Any]) -> None:
             f"{directory} was started with other settings: {'; '.join(changes)}. Use the old "
             "settings, or another run_dir"
         )
+
+
+def load_stage(run_dir: Path, name: str) -> AnalogNetwork | SpikingNetwork:
+    """Loads the network of a finished stage of a run.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
+    return load_network(run_dir / name / run_directory.NETWORK)[0]
+
+
+def converted(
+    analog: AnalogNetwork, images: Tensor, options: SpikingOptions, search: ThresholdSearch
+) -> SpikingNetwork:
+    """Converts an ANN like `convert`, with the errors of a command.
+
+    Raises:
+        UserError: The network cannot be converted.
+    """
+    try:
+        return convert(analog, images, options, search)
+    except ConversionError as error:
+        raise UserError(f"the ANN cannot be converted: {error}") from None
+
+
+def save_stage(
+    directory: Path,
+    network: AnalogNetwork | SpikingNetwork,
+    notes: AgentNotes | ImageNotes,
+    samples: Callable[[], tuple[Tensor, State]],
+) -> None:
+    """Saves the network of a stage; prints and notes the layers of a spiking network.
+
+    Args:
+        directory: Directory of the stage.
+        network: Network.
+        notes: Notes on the training.
+        samples: Returns images [N, channels, height, width] and the membranes before them; spikes
+            are counted on these images.
+    """
+    if isinstance(network, SpikingNetwork):
+        table = layer_table(network.eval(), *samples())
+        print(f"\n{directory.name}\n{format_table(table)}")
+        notes = replace(notes, layers=table)
+    save_network(directory / run_directory.NETWORK, network, notes.to_json())

@@ -1,4 +1,4 @@
-"""The stages of one classification run: the ANN, its conversion, and T5 down to T1."""
+"""Stages of an image classifier's chain: training, conversion, retraining and scoring."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,17 +10,10 @@ from torch import Tensor, nn
 
 from snn_rl.chain import run_directory
 from snn_rl.chain.records import ImageNotes, Score, flat
+from snn_rl.chain.runner import converted, load_stage, save_stage
 from snn_rl.chain.stages import ANN, SCRATCH, ChainOptions, Stage, schedule
 from snn_rl.configs.image_schema import ClassifyConfig, FitConfig
-from snn_rl.core.conversion import (
-    ConversionError,
-    ThresholdSearch,
-    convert,
-    format_table,
-    fuse_batch_norm,
-    layer_table,
-    magnitude_masks,
-)
+from snn_rl.core.conversion import ThresholdSearch, fuse_batch_norm, magnitude_masks
 from snn_rl.core.networks import (
     AnalogNetwork,
     AvgPool,
@@ -29,9 +22,10 @@ from snn_rl.core.networks import (
     NetworkSpec,
     SpikingNetwork,
     SpikingOptions,
+    State,
     image_network,
 )
-from snn_rl.files.checkpoint import load_network, save_network
+from snn_rl.files.checkpoint import load_network
 from snn_rl.images import distributed
 from snn_rl.images.data.datasets import Dataset
 from snn_rl.images.fitting import SCHEDULES, Recipe, fit
@@ -42,11 +36,14 @@ from snn_rl.utils.process_memory import PeakMemory
 from snn_rl.utils.seeding import derive_seed, seed_everything
 
 POOLINGS: dict[str, type[AvgPool] | type[MaxPool]] = {"avg": AvgPool, "max": MaxPool}
-AT_ONE = "at_one_timestep.json"  # the score of a stage's weights at T = 1, beside its own
+AT_ONE = "at_one_timestep.json"  # score of a stage's weights at T=1, beside metrics.json
+_SHARED = (
+    *("dataset", "net", "seed", "batch_norm", "pooling", "image_size", "limit", "clip", "pixels"),
+)  # settings of every stage
 
 
 def chain(config: ClassifyConfig) -> list[Stage]:
-    """The stages that the settings ask for."""
+    """Returns the stages of the settings."""
     if config.scratch:
         return [Stage.spiking(config.T, SCRATCH)]
     return schedule(
@@ -62,47 +59,34 @@ def chain(config: ClassifyConfig) -> list[Stage]:
 
 
 def directory_of(config: ClassifyConfig) -> Path:
-    """Where this run lives: run_dir, or <runs>/<dataset>-<net>/seed<k>."""
+    """Returns the directory of the run: run_dir, or <runs>/<dataset>-<net>/seed<k>."""
     return Path(config.run_dir or f"{config.runs}/{config.dataset}-{config.net}/seed{config.seed}")
 
 
 def network_spec(config: ClassifyConfig, dataset: Dataset) -> NetworkSpec:
-    """The network that the settings ask for, for these images."""
+    """Returns the description of the settings' network for the images of a dataset.
+
+    Raises:
+        UserError: The images are too small for the network.
+    """
+    pooling = POOLINGS[config.pooling]
+    shape, classes = dataset.image_shape, dataset.classes
     try:
-        spec = image_network(
-            config.net,
-            dataset.image_shape,
-            dataset.classes,
-            config.batch_norm,
-            POOLINGS[config.pooling],
-        )
+        spec = image_network(config.net, shape, classes, config.batch_norm, pooling)
     except ValueError as error:
         raise UserError(f"net={config.net}: {error}") from None
     return replace(spec, clip=config.clip)
 
 
 def stage_settings(config: ClassifyConfig, fingerprint: str, stage: Stage) -> dict[str, Any]:
-    """Everything that the stage's result depends on, flat, as plain JSON types.
+    """Returns the settings that a stage's result depends on, flat, as plain JSON types.
 
     Args:
-        config: The resolved settings.
-        fingerprint: Of the training images.
-        stage: Of the chain.
+        config: Resolved settings.
+        fingerprint: Fingerprint of the training images.
+        stage: Stage of the chain.
     """
-    settings: dict[str, Any] = {
-        name: getattr(config, name)
-        for name in (
-            "dataset",
-            "net",
-            "seed",
-            "batch_norm",
-            "pooling",
-            "image_size",
-            "limit",
-            "clip",
-            "pixels",
-        )
-    }
+    settings: dict[str, Any] = {name: getattr(config, name) for name in _SHARED}
     settings |= {
         "training_images": fingerprint,
         "bf16": uses_bf16(config.precision, config.device),
@@ -110,12 +94,12 @@ def stage_settings(config: ClassifyConfig, fingerprint: str, stage: Stage) -> di
     }
     if distributed.size() > 1:
         settings["workers"] = distributed.size()
-    if stage.name == ANN:
-        return settings | (
-            {"ann": run_directory.file_hash(config.ann)} if config.ann else flat("fit", config.fit)
-        )
+    if stage.analog:
+        if config.ann:
+            return settings | {"ann": run_directory.file_hash(config.ann)}
+        return settings | flat("fit", config.fit)
     iir = flat("iir", config.iir)
-    del iir["iir.t1_epochs"]  # it is in iir.epochs
+    del iir["iir.t1_epochs"]  # part of iir.epochs
     iir["iir.epochs"] = stage_epochs(config, stage)
     if config.iir.thresholds_from:
         iir["iir.thresholds_from"] = run_directory.file_hash(config.iir.thresholds_from)
@@ -125,23 +109,23 @@ def stage_settings(config: ClassifyConfig, fingerprint: str, stage: Stage) -> di
 
 
 def stage_epochs(config: ClassifyConfig, stage: Stage) -> int:
-    """Passes over the training images in a stage."""
-    if not stage.trained or (stage.name == ANN and config.ann):
+    """Returns the number of passes over the training images in a stage."""
+    if not stage.trained or (stage.analog and config.ann):
         return 0
-    if stage.name == ANN:
+    if stage.analog:
         return config.fit.epochs
     if stage.timesteps == 1 and config.iir.t1_epochs:
         return config.iir.t1_epochs
     return config.iir.epochs
 
 
-class ChainFitter:
-    """Fits and scores the stages of one run.
+class ImageChain:
+    """Trains and scores the stages of a run.
 
     Args:
-        config: The resolved settings.
-        dataset: The images.
-        directory: Of the run.
+        config: Resolved settings.
+        dataset: Images.
+        directory: Directory of the run.
     """
 
     def __init__(self, config: ClassifyConfig, dataset: Dataset, directory: Path):
@@ -152,8 +136,8 @@ class ChainFitter:
         self.bf16 = uses_bf16(config.precision, config.device)
 
     def fit(self, stage: Stage) -> None:
-        """Trains one stage, or goes on with it, and writes its network."""
-        distributed.barrier()  # until the network that it begins with is written
+        """Trains a stage, or resumes it, and saves its network."""
+        distributed.barrier()  # the first worker writes the network of the stage before
         config, directory = self.config, self.directory / stage.name
         seed = (config.seed, (stage.timesteps or 0) + 1_000_000 * stage.pruned)
         seed_everything(derive_seed(*seed))
@@ -170,7 +154,7 @@ class ChainFitter:
         masks = magnitude_masks(network, config.prune) if stage.pruned else {}
         if epochs:
             peak = PeakMemory(self.device)
-            settings = config.fit if stage.name == ANN else config.iir
+            settings = config.fit if stage.analog else config.iir
             counters = fit(
                 network,
                 self._optimizer(stage, network),
@@ -190,27 +174,22 @@ class ChainFitter:
                 memory=peak.read(),
                 images=counters.updates * settings.batch_size,
             )
-        if not distributed.is_first():
-            return
-        if isinstance(network, SpikingNetwork):
-            table = layer_table(network.eval(), self._samples(), [])
-            print(f"\n{stage.name}\n{format_table(table)}")
-            notes = replace(notes, layers=table)
-        save_network(directory / run_directory.NETWORK, network, notes.to_json())
+        if distributed.is_first():
+            save_stage(directory, network, notes, self._samples)
 
     def score(self, stage: Stage) -> Score:
-        """The finished stage's accuracy on these test images, measured once and kept."""
+        """Returns a finished stage's accuracy on the test images, measured once and stored."""
         return self._score(stage, run_directory.METRICS, stage.name)
 
     def score_at_one(self, stage: Stage) -> Score | None:
-        """What a trained stage's weights do at T = 1, which they were not trained for.
+        """Returns the accuracy of a trained stage's weights at T=1, measured once and stored.
 
-        Source: [IIR] Fig. 1d, where T1_5 are T5's weights at T = 1.
+        Source: [IIR] Fig. 1d, where T1_5 denotes the weights of T5 at T=1.
 
         Returns:
-            None if the stage has one timestep, or none, or was not trained.
+            None if the stage was not trained, or was trained at T=1 or as an ANN.
         """
-        if not stage.trained or not stage.timesteps or stage.timesteps == 1:
+        if not stage.trained or stage.timesteps in (None, 1):
             return None
         return self._score(stage, AT_ONE, f"T1 of {stage.name}", timesteps=1)
 
@@ -218,37 +197,56 @@ class ChainFitter:
         distributed.barrier()
         path = self.directory / stage.name / file
         test, limit = self.dataset.test, self.config.test_limit
-        images = test.fingerprint()
+        fingerprint = test.fingerprint()
         if path.exists():
             before = Score.read(path)
-            of_these = before.test_images in (None, images)
-            if of_these and before.images == (limit or len(test)):
+            same_images = before.test_images in (None, fingerprint)
+            if same_images and before.images == (limit or len(test)):
                 return before
-        network, _ = load_network(path.parent / run_directory.NETWORK)
+        network = load_stage(self.directory, stage.name)
         if timesteps is not None:
             assert isinstance(network, SpikingNetwork)
             network = _with_options(network, replace(network.options, timesteps=timesteps))
         network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         seed_everything(derive_seed(self.config.seed, 1_000_000))  # for Poisson input
-        settings = self.config.fit if stage.name == ANN else self.config.iir
-        result = score(network, test, settings.batch_size, name, limit)
-        result = replace(result, test_is_train=self.dataset.test_is_train, test_images=images)
+        settings = self.config.fit if stage.analog else self.config.iir
+        result = replace(
+            score(network, test, settings.batch_size, name, limit),
+            test_is_train=self.dataset.test_is_train,
+            test_images=fingerprint,
+        )
         if distributed.is_first():
             result.write(path)
         return result
 
     def _initial_network(self, stage: Stage) -> AnalogNetwork | SpikingNetwork:
-        if stage.source is None:
-            analog = self._analog_network()
-            return self._converted(analog, stage.timesteps) if stage.timesteps else analog
-        source, _ = load_network(self.directory / stage.source / run_directory.NETWORK)
+        """Returns the network that a stage starts from."""
+        source = load_stage(self.directory, stage.source) if stage.source else self._first_network()
+        if stage.timesteps is None:
+            return source
+        iir = self.config.iir
+        options = SpikingOptions(stage.timesteps, iir.surrogate, iir.encoding)
         if isinstance(source, AnalogNetwork):
-            return self._converted(source, stage.timesteps or 1)
-        assert stage.timesteps is not None
-        return self._frozen(_with_options(source, self._options(stage.timesteps)))
+            search = ThresholdSearch(
+                iir.thresholds,
+                iir.percentile,
+                iir.percentile_over,
+                iir.conversion_timesteps,
+                iir.threshold_scale,
+                iir.block_thresholds,
+                _thresholds(iir.thresholds_from),
+            )
+            analog = source.to(self.device).eval()
+            network = converted(analog, self._samples()[0], options, search)
+        else:
+            network = _with_options(source, options)
+        if not iir.train_threshold:
+            for neuron in network.neurons:
+                neuron.requires_grad_(False)
+        return network
 
-    def _analog_network(self) -> AnalogNetwork:
-        """The imported ANN, or an untrained one."""
+    def _first_network(self) -> AnalogNetwork:
+        """Returns the imported ANN, or an untrained ANN."""
         config = self.config
         spec = network_spec(config, self.dataset)
         if config.ann is None:
@@ -258,54 +256,23 @@ class ChainFitter:
         found, _ = load_network(Path(config.ann))
         if not isinstance(found, AnalogNetwork) or found.spec != spec:
             raise UserError(
-                f"ann={config.ann} is not the analog network that dataset={config.dataset} "
+                f"ann={config.ann} is not the analog network of dataset={config.dataset} "
                 f"net={config.net} batch_norm={config.batch_norm} pooling={config.pooling} "
-                f"clip={config.clip} describe"
+                f"clip={config.clip}"
             )
         return found
 
-    def _converted(self, analog: AnalogNetwork, timesteps: int) -> SpikingNetwork:
-        iir = self.config.iir
-        try:
-            converted = convert(
-                analog.to(self.device).eval(),
-                self._samples(),
-                self._options(timesteps),
-                ThresholdSearch(
-                    iir.thresholds,
-                    iir.percentile,
-                    iir.percentile_over,
-                    iir.conversion_timesteps,
-                    iir.threshold_scale,
-                    iir.block_thresholds,
-                    _thresholds(iir.thresholds_from),
-                ),
-            )
-        except ConversionError as error:
-            raise UserError(f"conversion failed: {error}") from None
-        return self._frozen(converted)
-
-    def _options(self, timesteps: int) -> SpikingOptions:
-        return SpikingOptions(timesteps, self.config.iir.surrogate, self.config.iir.encoding)
-
-    def _frozen(self, network: SpikingNetwork) -> SpikingNetwork:
-        """Without gradients of thresholds and leaks, where they are not to be trained."""
-        if not self.config.iir.train_threshold:
-            for neuron in network.neurons:
-                neuron.requires_grad_(False)
-        return network
-
-    def _samples(self) -> Tensor:
-        """Training images for the threshold search, the same at every call."""
+    def _samples(self) -> tuple[Tensor, State]:
+        """Returns training images for the threshold search, the same at every call."""
         generator = torch.Generator().manual_seed(derive_seed(self.config.seed))
         count = min(self.config.iir.conversion_samples, len(self.dataset.train))
         images, _ = next(self.dataset.train.batches(count, generator=generator))
-        return images.to(self.device)
+        return images.to(self.device), []
 
     def _teacher(self, stage: Stage) -> Network | None:
-        if stage.name == ANN or not self.config.iir.distill:
+        if stage.analog or not self.config.iir.distill:
             return None
-        network, _ = load_network(self.directory / ANN / run_directory.NETWORK)
+        network = load_stage(self.directory, ANN)
         assert isinstance(network, AnalogNetwork)
         teacher = fuse_batch_norm(network)
         teacher.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -322,7 +289,7 @@ class ChainFitter:
             batch_size=settings.batch_size,
             dropout=settings.dropout,
             label_smoothing=settings.label_smoothing,
-            distill=0.0 if stage.name == ANN else iir.distill,
+            distill=0.0 if stage.analog else iir.distill,
             temperature=iir.temperature,
             bf16=self.bf16,
             window=iir.window,
@@ -330,7 +297,7 @@ class ChainFitter:
 
     def _optimizer(self, stage: Stage, network: Network) -> torch.optim.Optimizer:
         trained = [p for p in network.parameters() if p.requires_grad]
-        if stage.name == ANN:
+        if stage.analog:
             fit = self.config.fit
             return torch.optim.SGD(
                 trained, fit.lr, momentum=0.9, weight_decay=fit.weight_decay, fused=True
@@ -347,16 +314,17 @@ def _with_options(source: SpikingNetwork, options: SpikingOptions) -> SpikingNet
 
 
 def _thresholds(file: str | None) -> list[float] | None:
+    """Returns the thresholds of a spiking network's file."""
     if file is None:
         return None
     network, _ = load_network(Path(file))
     if not isinstance(network, SpikingNetwork):
-        raise UserError(f"iir.thresholds_from={file} is an ANN: it has no thresholds")
+        raise UserError(f"iir.thresholds_from={file} is an ANN: use a spiking network's file")
     return [float(neuron.v_threshold.detach()) for neuron in network.neurons]
 
 
 def initialize(network: AnalogNetwork) -> None:
-    """He et al. (2015) initialization, as [IIR] A.2.2 and [STDB] section 3 have it."""
+    """Initializes weights after He et al. (2015), as in [IIR] A.2.2 and [STDB] section 3."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
