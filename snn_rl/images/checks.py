@@ -1,5 +1,6 @@
 """Checks of settings that involve several settings, files or the dataset."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from snn_rl.chain.stages import ANN
@@ -23,7 +24,11 @@ def check_values(config: ClassifyConfig) -> None:
     """
     if not config.dataset:
         raise UserError("dataset is missing: set, for example, dataset=cifar10")
-    registered = {"dataset": DATASETS, "net": IMAGE_NETWORKS, "iir.surrogate": SURROGATES}
+    registered: dict[str, Collection[str]] = {
+        "dataset": DATASETS,
+        "net": IMAGE_NETWORKS,
+        "iir.surrogate": SURROGATES,
+    }
     check_settings(config, registered)
     try:
         check_surrogate(config.iir.surrogate)

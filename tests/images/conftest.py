@@ -1,8 +1,7 @@
-"""Tiny CIFARs in all their layouts, and real data where it is at hand."""
+"""Tiny CIFAR datasets in all layouts, and real data if present."""
 
 import dataclasses
 import os
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ def real_cifar10(real_data: Path) -> Dataset:
 
 @pytest.fixture
 def refused() -> Callable[..., str]:
-    """Calls a function that has to fail with one line for the user, and returns the line."""
+    """Calls a function that must raise a one-line UserError, and returns its message."""
 
     def line(function: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
         with pytest.raises(UserError) as caught:
@@ -47,7 +46,7 @@ def refused() -> Callable[..., str]:
 
 
 class Tiny:
-    """A CIFAR of 16 (CIFAR-10) or 200 and 100 (CIFAR-100) random images a file."""
+    """A CIFAR dataset of 16 (CIFAR-10) or 200 and 100 (CIFAR-100) random images per file."""
 
     def __init__(self, name: str) -> None:
         self.cifar = CIFARS[name]
@@ -65,7 +64,7 @@ class Tiny:
         return np.concatenate(images), np.concatenate(labels)
 
     def write(self, kind: str, folder: Path) -> Path:
-        """Writes the files in a layout, "bin", "py", "py3" or "mosaic"."""
+        """Writes the files in the layout "bin" or "mosaic"."""
         folder.mkdir(parents=True, exist_ok=True)
         for part, (images, labels) in self.files.items():
             if kind == "mosaic":
@@ -75,64 +74,26 @@ class Tiny:
                 mosaic.save(folder / f"{part}.webp", lossless=True)
                 continue
             planes = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
-            if kind == "bin":
-                # the coarse label of CIFAR-100, 0 to 19, comes first
-                coarse = [labels % 20] if self.cifar.classes == 100 else []
-                columns = np.stack([*coarse, labels], axis=1).astype(np.uint8)
-                content = np.hstack([columns, planes]).tobytes()
-            else:
-                key = "fine_labels" if self.cifar.classes == 100 else "labels"
-                batch = {b"batch_label": b"one of 5", b"data": planes, key.encode(): labels}
-                content = python2(batch)
-            (folder / self.file_name(kind, part)).write_bytes(content)
+            # CIFAR-100 has a coarse label, 0 to 19, before the fine one.
+            coarse = [labels % 20] if self.cifar.classes == 100 else []
+            columns = np.stack([*coarse, labels], axis=1).astype(np.uint8)
+            content = np.hstack([columns, planes]).tobytes()
+            (folder / self.file_name(part)).write_bytes(content)
         if kind == "mosaic":
             labels = {"train": self.train[1], "test": self.files["test"][1]}
             np.savez(folder / "labels.npz", **{k: v.astype(np.uint8) for k, v in labels.items()})
         return folder
 
-    def file_name(self, kind: str, part: str) -> str:
-        ending = ".bin" if kind == "bin" else ""
+    def file_name(self, part: str) -> str:
+        """Returns the name of a binary file."""
         if self.cifar.classes == 100:
-            return part + ending
-        return (part + "_batch" if part == "test" else f"data_batch_{part[-1]}") + ending
-
-
-def python2(value: Any) -> bytes:
-    """A pickle as Python 2 with NumPy 1 wrote it, in which the official files are."""
-    return b"\x80\x02" + _pickled(value) + b"."
-
-
-def _pickled(value: Any) -> bytes:
-    """The instructions that put a value on the unpickler's stack."""
-    match value:
-        case None:
-            return b"N"
-        case bytes():
-            return b"T" + struct.pack("<i", len(value)) + value
-        case int():
-            return b"J" + struct.pack("<i", value)
-        case tuple():
-            return b"(" + b"".join(map(_pickled, value)) + b"t"
-        case list():
-            return b"](" + b"".join(map(_pickled, value)) + b"e"
-        case dict():
-            pairs = (_pickled(key) + _pickled(item) for key, item in value.items())
-            return b"}(" + b"".join(pairs) + b"u"
-        case np.ndarray() if value.dtype == np.uint8:
-            empty = b"(cnumpy\nndarray\n" + _pickled((0,)) + _pickled(b"b") + b"t"
-            kind = b"cnumpy\ndtype\n" + _pickled((b"u1", 0, 1)) + b"R"
-            kind += _pickled((3, b"|", None, None, None, -1, -1, 0)) + b"b"
-            state = b"(" + _pickled(1) + _pickled(value.shape) + kind
-            state += _pickled(0) + _pickled(value.tobytes()) + b"t"
-            return b"cnumpy.core.multiarray\n_reconstruct\n" + empty + b"R" + state + b"b"
-        case np.ndarray():
-            return _pickled(value.tolist())
-    raise TypeError(type(value))
+            return f"{part}.bin"
+        return "test_batch.bin" if part == "test" else f"data_batch_{part[-1]}.bin"
 
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Tiny]:
-    """Makes the readers expect tiny files, and makes such files."""
+    """Makes the readers expect tiny files, and returns the class that writes them."""
     small = {"cifar10": (16, 16), "cifar100": (200, 100)}
     for name, (train, test) in small.items():
         cifar = dataclasses.replace(CIFARS[name], train_images=train, test_images=test)

@@ -146,7 +146,7 @@ def test_a_killed_fit_ends_in_the_same_bits(tmp_path, monkeypatch, spiking):
         return dict(network.state_dict())
 
     expected = run(tmp_path / "whole")
-    real = MemorySplit._normalise
+    real = MemorySplit._normalize
     calls = []
 
     def dying(self: MemorySplit, images: Tensor) -> Tensor:
@@ -155,7 +155,7 @@ def test_a_killed_fit_ends_in_the_same_bits(tmp_path, monkeypatch, spiking):
             raise KeyboardInterrupt
         return real(self, images)
 
-    monkeypatch.setattr(MemorySplit, "_normalise", dying)
+    monkeypatch.setattr(MemorySplit, "_normalize", dying)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "killed")
     torch.rand(17)  # whatever happens in between

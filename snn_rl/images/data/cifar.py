@@ -1,6 +1,7 @@
-"""CIFAR-10 and CIFAR-100 from the official files, or from lossless pictures of them.
+"""CIFAR-10 and CIFAR-100 from the official binary files or from lossless mosaics.
 
-Source of the layouts: A. Krizhevsky, https://www.cs.toronto.edu/~kriz/cifar.html.
+Source of the layouts: A. Krizhevsky, https://www.cs.toronto.edu/~kriz/cifar.html. The official
+Python version consists of pickles, which can run code and are not read.
 """
 
 import math
@@ -15,7 +16,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from snn_rl.images.data.restricted_pickle import read_pickle
 from snn_rl.images.data.splits import Dataset, MemorySplit, check_labels, first_balanced
 from snn_rl.utils.errors import UserError
 
@@ -26,14 +26,14 @@ _Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Layout:
-    """One way in which the files lie in a folder.
+    """Layout of the files in a folder.
 
     Attributes:
-        folder: The name that the folder usually has.
-        train: Its files of training images, in order.
-        test: Its file of test images.
-        read: Reads one of the files: images [N, 32, 32, 3] and labels [N].
-        labels: The file of all labels, where they are apart.
+        folder: Usual name of the folder.
+        train: Files of training images, in order.
+        test: File of test images.
+        read: Function that reads a file as images [N, 32, 32, 3] and labels [N].
+        labels: File of all labels; None if the image files contain them.
     """
 
     folder: str
@@ -44,53 +44,35 @@ class Layout:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """All the files that must be there."""
+        """All files of the layout."""
         return (*self.train, self.test, *([self.labels] if self.labels else []))
 
 
 @dataclass(frozen=True)
 class Cifar:
-    """What is fixed about one of the two data sets.
+    """Constants of a CIFAR dataset.
 
     Attributes:
-        title: Its name in prose.
+        title: Name of the dataset in messages.
         classes: Number of classes.
-        label_bytes: Bytes before each image in the binary version; the last is the (fine) label.
-        label_key: Name of the labels in the Python version.
-        train_images: Images in each file of training images.
-        test_images: Images in the file of test images.
-        archive: The official archive of the binary version.
-        md5: Its checksum, from the official page.
-        layouts: The layouts that are read.
+        label_bytes: Bytes before each image in the binary files; the last is the (fine) label.
+        train_images: Number of images in each file of training images.
+        test_images: Number of images in the file of test images.
+        archive: URL of the official archive of the binary files.
+        md5: Official checksum of the archive.
+        python: A file of the official Python version, which is not supported.
+        layouts: Supported layouts.
     """
 
     title: str
     classes: int
     label_bytes: int
-    label_key: str
     train_images: int
     test_images: int
     archive: str
     md5: str
+    python: str
     layouts: tuple[Layout, ...]
-
-
-def _read_python(file: Path, cifar: Cifar) -> tuple[_Pixels, NDArray[Any]]:
-    content = read_pickle(file)
-    for key in ("data", cifar.label_key):
-        if key not in content:
-            raise UserError(f"{file} holds no {key}: it is no batch of {cifar.title}")
-    data, labels = content["data"], content[cifar.label_key]
-    if not isinstance(data, np.ndarray) or data.ndim != 2 or data.shape[1] != _PIXELS:
-        raise UserError(f"{file}: data is no array of unsigned bytes [images, {_PIXELS}]")
-    known = range(cifar.classes)
-    if not isinstance(labels, list) or any(
-        type(label) is not int or label not in known for label in labels
-    ):
-        raise UserError(f"{file}: {cifar.label_key} is no list of numbers 0 to {known[-1]}")
-    if len(labels) != len(data):
-        raise UserError(f"{file} holds {len(data)} images and {len(labels)} labels")
-    return _planes(data), np.array(labels)
 
 
 def _read_binary(file: Path, cifar: Cifar) -> tuple[_Pixels, NDArray[Any]]:
@@ -98,15 +80,15 @@ def _read_binary(file: Path, cifar: Cifar) -> tuple[_Pixels, NDArray[Any]]:
     record = cifar.label_bytes + _PIXELS
     if len(content) % record:
         raise UserError(
-            f"{file} is truncated or not {cifar.title}'s: its {len(content)} bytes are no whole "
-            f"number of records of {record}"
+            f"{file} is truncated or not a file of {cifar.title}: {len(content)} bytes are not a "
+            f"multiple of the record size {record}"
         )
     records = content.reshape(-1, record)
     return _planes(records[:, cifar.label_bytes :]), records[:, cifar.label_bytes - 1]
 
 
 def _planes(data: _Pixels) -> _Pixels:
-    """A red, a green and a blue plane per image, [N, 3072], to [N, 32, 32, 3]."""
+    """Returns images [N, 32, 32, 3] from red, green and blue planes [N, 3072]."""
     return data.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
 
 
@@ -114,27 +96,29 @@ def _read_mosaic(file: Path, cifar: Cifar) -> tuple[_Pixels, NDArray[Any]]:
     try:
         with Image.open(file) as picture:
             mosaic = np.asarray(picture.convert("RGB"))
-    except Exception as error:  # whatever a decoder meets in damaged bytes
-        raise UserError(f"{file} is damaged or no picture ({error})") from None
+    except Exception as error:  # decoders raise many types on damaged bytes
+        raise UserError(f"{file} is damaged or not an image ({error})") from None
     if mosaic.shape[0] != mosaic.shape[1] or mosaic.shape[0] % SIDE:
-        raise UserError(f"{file} is {mosaic.shape[1]}x{mosaic.shape[0]}: no square of 32x32 images")
+        raise UserError(
+            f"{file} is {mosaic.shape[1]}x{mosaic.shape[0]}, not a square grid of 32x32 images"
+        )
     count = mosaic.shape[0] // SIDE
     tiles = mosaic.reshape(count, SIDE, count, SIDE, 3).transpose(0, 2, 1, 3, 4)
     return tiles.reshape(-1, SIDE, SIDE, 3), _mosaic_labels(file, count**2)
 
 
 def _mosaic_labels(file: Path, count: int) -> NDArray[Any]:
-    """The labels of one mosaic: all mosaics hold equally many images."""
+    """Returns the labels of a mosaic, assuming that all mosaics have the same number of images."""
     source = file.parent / "labels.npz"
     split, _, number = file.stem.partition("_")
     start = (int(number or 1) - 1) * count
     try:
         with np.load(source, allow_pickle=False) as arrays:
             labels = arrays[split][start : start + count]
-    except Exception as error:  # a damaged archive raises whatever its parts do
-        raise UserError(f"{source} is damaged or holds no {split} ({error})") from None
+    except Exception as error:  # damaged archives raise many types
+        raise UserError(f"{source} is damaged or has no array {split} ({error})") from None
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) != count:
-        raise UserError(f"{source}: {split} holds no whole number for each image of {file.name}")
+        raise UserError(f"{source}: {split} does not have an integer per image of {file.name}")
     return labels  # type: ignore[no-any-return]
 
 
@@ -144,23 +128,17 @@ CIFARS = {
         title="CIFAR-10",
         classes=10,
         label_bytes=1,
-        label_key="labels",
         train_images=10_000,
         test_images=10_000,
         archive="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
         md5="c32a1d4ab5d03f1284b67883e8d87530",
+        python="cifar-10-batches-py/data_batch_1",
         layouts=(
             Layout(
                 "cifar-10-batches-bin",
                 tuple(f"data_batch_{i}.bin" for i in _FIVE),
                 "test_batch.bin",
                 _read_binary,
-            ),
-            Layout(
-                "cifar-10-batches-py",
-                tuple(f"data_batch_{i}" for i in _FIVE),
-                "test_batch",
-                _read_python,
             ),
             Layout(
                 "cifar10",
@@ -175,30 +153,27 @@ CIFARS = {
         title="CIFAR-100",
         classes=100,
         label_bytes=2,
-        label_key="fine_labels",
         train_images=50_000,
         test_images=10_000,
         archive="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
         md5="03b5dce01913d631647c71ecec9e9cb8",
-        layouts=(
-            Layout("cifar-100-binary", ("train.bin",), "test.bin", _read_binary),
-            Layout("cifar-100-python", ("train",), "test", _read_python),
-        ),
+        python="cifar-100-python/train",
+        layouts=(Layout("cifar-100-binary", ("train.bin",), "test.bin", _read_binary),),
     ),
 }
 
 
 def open_cifar(name: str, path: Path, limit: int | None = None) -> Dataset:
-    """Reads the whole of CIFAR-10 or CIFAR-100 into memory.
+    """Reads CIFAR-10 or CIFAR-100 into memory.
 
     Args:
-        name: A key of `CIFARS`.
-        path: The folder of the files, or the one that holds it.
-        limit: Keeps only this many training images, classes in equal number
-            (`first_balanced`); mean and std are still those of all of them.
+        name: Key of `CIFARS`.
+        path: Folder of the files, or its parent.
+        limit: Number of training images to keep, balanced over the classes
+            (`first_balanced`). Mean and standard deviation are those of all training images.
 
     Raises:
-        UserError: A file is missing, damaged, or not what it should be.
+        UserError: A file is missing, damaged or invalid.
     """
     cifar = CIFARS[name]
     folder, layout = _find(path, cifar)
@@ -222,11 +197,8 @@ def open_cifar(name: str, path: Path, limit: int | None = None) -> Dataset:
 
 
 def _find(path: Path, cifar: Cifar) -> tuple[Path, Layout]:
-    """The folder with the files, and their layout: a whole one before an incomplete one."""
-    origin = (
-        f"get {cifar.archive} and unpack it there, so that there is a folder "
-        f"{path / cifar.layouts[0].folder}"
-    )
+    """Returns the folder with the files and their layout, preferring a complete layout."""
+    origin = f"unpack {cifar.archive} to {path / cifar.layouts[0].folder}"
     if not path.is_dir():
         raise UserError(f"no such folder: {path}; {origin}")
     incomplete = ""
@@ -237,28 +209,30 @@ def _find(path: Path, cifar: Cifar) -> tuple[Path, Layout]:
                 return folder, layout
             if len(missing) < len(layout.files):
                 incomplete = incomplete or f"{folder} is incomplete: no {', '.join(missing)}"
-    raise UserError(incomplete or f"{path} does not hold {cifar.title}; {origin}")
+    if (path / cifar.python).is_file() or (path / Path(cifar.python).name).is_file():
+        raise UserError(f"{path} has the Python version of {cifar.title}, not the binary; {origin}")
+    raise UserError(incomplete or f"{path} does not contain {cifar.title}; {origin}")
 
 
 def _read_file(file: Path, layout: Layout, cifar: Cifar, expected: int) -> tuple[Tensor, Tensor]:
-    """Images uint8 [N, 32, 32, 3] and labels int64 [N] of one file."""
+    """Returns images uint8 [N, 32, 32, 3] and labels int64 [N] of a file."""
     try:
         images, labels = layout.read(file, cifar)
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}") from None
     if len(images) != expected:
-        raise UserError(f"{file} holds {len(images)} images instead of {cifar.title}'s {expected}")
+        raise UserError(f"{file} has {len(images)} images, but {cifar.title} has {expected}")
     return torch.from_numpy(images.copy(order="C")), torch.from_numpy(labels.astype(np.int64))
 
 
 def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel, exact to the last sum.
+    """Returns the mean and standard deviation of each channel, computed from histograms.
 
     Args:
-        images: uint8 [N, H, W, 3].
+        images: Images, uint8 [N, H, W, 3].
 
     Returns:
-        Two tensors, float32 [3], for pixels in [0, 1].
+        Mean and standard deviation of pixels in [0, 1], float32 [3] each.
     """
     values = torch.arange(256, dtype=torch.float64) / 255
     counts = [channel.flatten().bincount(minlength=256) for channel in images.unbind(-1)]

@@ -1,45 +1,52 @@
-"""The one door to the data sets."""
+"""Datasets by name."""
 
-import difflib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from snn_rl.images.data.cifar import CIFARS, SIDE, open_cifar
 from snn_rl.images.data.imagenet import open_imagenet
 from snn_rl.images.data.splits import PIXELS, Dataset, Split
-from snn_rl.utils.errors import UserError
+from snn_rl.utils.errors import UserError, did_you_mean
 
 __all__ = ["DATASETS", "PIXELS", "Dataset", "Split", "open_dataset"]
 
-DATASETS = ("cifar10", "cifar100", "imagenet")
+
+def _cifar(name: str, path: Path, image_size: int | None, limit: int | None) -> Dataset:
+    if image_size not in (None, SIDE):
+        raise UserError(f"image_size={image_size}: {name} has images of {SIDE}x{SIDE}")
+    return open_cifar(name, path, limit)
+
+
+# A new dataset needs an entry here, in `snn_rl.configs.image_schema.DATASETS` and a preset.
+DATASETS: dict[str, Callable[[Path, int | None, int | None], Dataset]] = {
+    **{name: partial(_cifar, name) for name in CIFARS},
+    "imagenet": open_imagenet,
+}
 
 
 def open_dataset(
     name: str, path: Path, image_size: int | None = None, limit: int | None = None
 ) -> Dataset:
-    """Opens a data set that lies in a folder.
+    """Opens a dataset in a folder.
 
-    CIFAR is read whole into memory, as the official Python or binary files or as lossless
-    mosaics. ImageNet is listed, from one folder per class or from parquet files, and decoded
-    while it is used. `images.data.cifar` and `images.data.imagenet` describe the layouts.
+    CIFAR is read into memory, see `images.data.cifar` for the layouts. ImageNet is listed from
+    class folders or parquet files and decoded during use, see `images.data.imagenet`.
 
     Args:
-        name: One of `DATASETS`.
-        path: The folder.
-        image_size: Height and width of the images in a batch, for ImageNet; 224 if not given.
-            CIFAR's have 32.
-        limit: Keeps only this many training images, with as equal a number per class as
-            possible, always the same ones; the test images stay all (except those of a folder
-            where they are the training images, `Dataset.test_is_train`). For short runs.
+        name: Key of `DATASETS`.
+        path: Path of the folder.
+        image_size: Height and width of ImageNet's images in a batch; None: 224. CIFAR has 32.
+        limit: Number of training images to keep, balanced over the classes, for short runs. The
+            test images are not limited unless they are the training images
+            (`Dataset.test_is_train`).
 
     Raises:
-        UserError: There is no such data set, or the folder is not what it should be.
+        UserError: The dataset is unknown, or the folder is invalid.
     """
     if name not in DATASETS:
-        near = difflib.get_close_matches(name.lower(), DATASETS, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(DATASETS)}"
-        raise UserError(f"unknown dataset={name}: {hint}")
-    if name not in CIFARS:
-        return open_imagenet(path, image_size, limit)
-    if image_size not in (None, SIDE):
-        raise UserError(f"image_size={image_size}: the images of {name} have {SIDE}; leave it out")
-    return open_cifar(name, path, limit)
+        raise UserError(
+            f"dataset={name}: must be one of {', '.join(DATASETS)}"
+            f"{did_you_mean(name.lower(), DATASETS)}"
+        )
+    return DATASETS[name](path, image_size, limit)

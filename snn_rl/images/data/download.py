@@ -1,4 +1,4 @@
-"""Fetches the official archives of CIFAR."""
+"""Download of the official CIFAR archives."""
 
 import hashlib
 import os
@@ -14,21 +14,21 @@ from snn_rl.utils.errors import UserError
 
 
 def download_cifar(name: str, path: Path) -> None:
-    """Downloads the binary version into `path`, where `open_dataset` finds it.
+    """Downloads and unpacks the binary version of CIFAR for `open_dataset`.
 
-    The folder appears whole or not at all, and only if the archive has the official checksum.
+    The unpacked folder appears atomically, and only if the archive has the official checksum.
 
     Args:
         name: "cifar10" or "cifar100".
-        path: Folder to unpack into; made if it does not exist.
+        path: Folder in which to unpack, created if missing.
 
     Raises:
-        UserError: The archive cannot be fetched, is not the official one, or cannot be written.
+        UserError: The archive cannot be downloaded, has a wrong checksum, or cannot be written.
     """
     cifar = CIFARS[name]
     folder = cifar.layouts[0].folder
     if (path / folder).exists():
-        raise UserError(f"{path / folder} exists already: remove it to download it again")
+        raise UserError(f"{path / folder} already exists; remove it to download again")
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".download-", dir=path) as temporary:
@@ -38,7 +38,7 @@ def download_cifar(name: str, path: Path) -> None:
                 shutil.copyfileobj(source, target)
             with archive.open("rb") as file:
                 if hashlib.file_digest(file, "md5").hexdigest() != cifar.md5:
-                    raise UserError(f"{cifar.archive} came with a wrong md5 checksum: try again")
+                    raise UserError(f"{cifar.archive} has a wrong md5 checksum; try again")
             with tarfile.open(archive) as tar:
                 tar.extractall(temporary, filter="data")
             os.replace(Path(temporary) / folder, path / folder)

@@ -1,4 +1,7 @@
-"""Images in one folder per class."""
+"""Image files in one folder per class.
+
+torchvision's ImageFolder is not used, because torchvision pins another version of torch.
+"""
 
 import os
 from dataclasses import dataclass
@@ -14,12 +17,12 @@ _ENDINGS = (".jpeg", ".jpg", ".png", ".webp")
 
 @dataclass(frozen=True)
 class Folders:
-    """The images of a folder that has one folder per class.
+    """Image files of a folder with one folder per class.
 
     Attributes:
-        files: The image files, sorted by class and name.
-        labels: The place of each image's class in the sorted names, int64 [N].
-        classes: The names of the classes.
+        files: Image files, sorted by class and name.
+        labels: Index of each image's class in the sorted names, int64 [N].
+        classes: Names of the classes, sorted.
     """
 
     files: list[Path]
@@ -28,16 +31,16 @@ class Folders:
 
     @classmethod
     def find(cls, folder: Path) -> "Folders":
-        """Lists the images, and opens none of them.
+        """Lists the images without opening them.
 
         Raises:
-            UserError: There are no class folders, or one of them is empty.
+            UserError: There are fewer than two class folders, or a class folder has no image.
         """
         classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
         if len(classes) < 2:
             raise UserError(
-                f"{folder} holds {len(classes)} class folders: there should be one for each class, "
-                "such as n01440764, with its images in it"
+                f"{folder} has {len(classes)} class folders, but needs one with images for each "
+                "class, for example n01440764"
             )
         files: list[Path] = []
         labels: list[int] = []
@@ -49,27 +52,27 @@ class Folders:
             )
             if not images:
                 raise UserError(
-                    f"class folder {folder / name} holds no image ({', '.join(_ENDINGS)})"
+                    f"class folder {folder / name} has no image ({', '.join(_ENDINGS)})"
                 )
             files += [folder / name / image for image in images]
             labels += [label] * len(images)
         return cls(files, torch.tensor(labels), classes)
 
     def keep(self, positions: Tensor) -> "Folders":
-        """These images alone, in this order."""
+        """Returns only the images at these positions, in this order."""
         files = [self.files[i] for i in positions.tolist()]
         return Folders(files, self.labels[positions], self.classes)
 
     def order(self, generator: Generator) -> Tensor:
-        """A random order of the images, int64 [N]."""
+        """Draws a random order of the images, int64 [N]."""
         return torch.randperm(len(self.files), generator=generator)
 
     def name(self, position: int) -> str:
-        """What a message calls the image."""
+        """Returns the name of an image in messages."""
         return str(self.files[position])
 
     def read(self, position: int) -> bytes:
-        """The encoded image.
+        """Returns an encoded image.
 
         Raises:
             UserError: The file cannot be read.

@@ -1,4 +1,4 @@
-"""ImageNet and its like: images of all sizes, decoded while they are needed."""
+"""ImageNet and similar datasets: images of any size, decoded during use."""
 
 import io
 import math
@@ -21,47 +21,47 @@ from snn_rl.images.data.splits import Dataset, Split, check_labels, first_balanc
 from snn_rl.utils.errors import UserError
 
 SIZE = 224
-# Of ImageNet's training images, as torchvision's models and PyTorch's ImageNet example use them
+# Statistics of ImageNet's training images, as in torchvision and PyTorch's ImageNet example
 # (https://github.com/pytorch/examples/blob/main/imagenet/main.py)
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-# Random resized crop of Szegedy et al., Going deeper with convolutions (2014), section 6
+# Random resized crop: Szegedy et al., Going deeper with convolutions (2014), section 6
 AREA = (0.08, 1.0)
 RATIO = (3 / 4, 4 / 3)
 TRIES = 10
-SHORT_SIDE = 256 / 224  # of the test images before their centre crop
-AHEAD = 3  # batches that are decoded before they are asked for
+SHORT_SIDE = 256 / 224  # of a test image, relative to its center crop
+AHEAD = 3  # batches decoded in advance
 
 _ORIGIN = (
-    "get ILSVRC2012 from https://image-net.org and sort it into train/<class>/*.JPEG and "
-    "val/<class>/*.JPEG there, or give a folder of the parquet files of "
+    "download ILSVRC2012 from https://image-net.org to train/<class>/*.JPEG and "
+    "val/<class>/*.JPEG there, or use a folder with the parquet files of "
     "https://huggingface.co/datasets/ILSVRC/imagenet-1k"
 )
 
 
 class Source(Protocol):
-    """Encoded images and their labels, wherever they lie."""
+    """Encoded images and their labels."""
 
     labels: Tensor
 
     def order(self, generator: Generator) -> Tensor:
-        """A random order of the images."""
+        """Draws a random order of the images."""
 
     def name(self, position: int) -> str:
-        """What a message calls the image."""
+        """Returns the name of an image in messages."""
 
     def read(self, position: int) -> bytes:
-        """The encoded image."""
+        """Returns an encoded image."""
 
 
 class DecodedSplit(Split):
-    """A split whose images threads decode a few batches ahead.
+    """A split whose images are decoded by threads a few batches in advance.
 
     Args:
-        source: Where the images are.
+        source: Source of the images.
         image_size: Height and width of the images in a batch.
-        workers: Number of threads (Pillow works outside Python's lock); they do not change
-            what comes out.
+        workers: Number of threads, without effect on the results; None: one per core. Pillow
+            decodes without holding Python's lock.
     """
 
     def __init__(self, source: Source, image_size: int, workers: int | None = None) -> None:
@@ -77,7 +77,7 @@ class DecodedSplit(Split):
         return self.source.read(position)
 
     def _draw(self, generator: Generator) -> Tensor:
-        """A seed for each image's own generator, int64 [N]."""
+        """Draws a seed for the generator of each image, int64 [N]."""
         return torch.randint(0, 2**63 - 1, (len(self),), generator=generator)
 
     def _read(
@@ -101,41 +101,41 @@ class DecodedSplit(Split):
         self, index: Tensor, images: list[Future[NDArray[np.uint8]]]
     ) -> tuple[Tensor, Tensor]:
         pixels = torch.from_numpy(np.stack([image.result() for image in images]))
-        return self._normalise(pixels), self.labels[index]
+        return self._normalize(pixels), self.labels[index]
 
     def _image(self, position: int, seed: int | None) -> NDArray[np.uint8]:
-        """One image as it goes into the batch, uint8 [image_size, image_size, 3]."""
+        """Returns an image of a batch, uint8 [image_size, image_size, 3]."""
         data = self.source.read(position)
         try:
             with Image.open(io.BytesIO(data)) as file:
                 image = file.convert("RGB")
-        except Exception as error:  # whatever a decoder meets in damaged bytes
+        except Exception as error:  # decoders raise many types on damaged bytes
             reason = str(error) if str(error) and "BytesIO" not in str(error) else "not an image"
             raise UserError(f"{self.source.name(position)} is damaged: {reason}") from None
         if seed is None:
-            return resized(image, centre_box(*image.size), self.image_size)
+            return resized(image, center_box(*image.size), self.image_size)
         random = np.random.default_rng(seed)
         pixels = resized(image, random_box(*image.size, random), self.image_size)
         return pixels[:, ::-1] if random.random() < 0.5 else pixels
 
 
 def resized(image: Image.Image, box: tuple[float, ...], size: int) -> NDArray[np.uint8]:
-    """A box (left, top, right, bottom) of an image, scaled to a square, uint8 [size, size, 3]."""
+    """Scales a box (left, top, right, bottom) of an image to uint8 [size, size, 3]."""
     scaled = image.resize((size, size), Image.Resampling.BILINEAR, box=box)  # type: ignore[arg-type]
     return np.asarray(scaled)
 
 
-def centre_box(width: int, height: int) -> tuple[float, ...]:
-    """What is left of an image scaled to 256/224 of the size and cropped in its centre."""
+def center_box(width: int, height: int) -> tuple[float, ...]:
+    """Returns the box that an image scaled to 256/224 of the size keeps in a center crop."""
     side = min(width, height) / SHORT_SIDE
     left, top = (width - side) / 2, (height - side) / 2
     return left, top, left + side, top + side
 
 
 def random_box(width: int, height: int, random: np.random.Generator) -> tuple[int, ...]:
-    """A random part of an image: 8 to 100 % of its area, 3:4 to 4:3 in shape.
+    """Draws a box with 8 to 100 % of an image's area and an aspect ratio of 3:4 to 4:3.
 
-    After ten boxes that do not fit: the largest in the centre with a shape in that range.
+    After ten boxes that do not fit, returns the largest central box with such an aspect ratio.
     """
     for _ in range(TRIES):
         area = width * height * random.uniform(*AREA)
@@ -150,25 +150,27 @@ def random_box(width: int, height: int, random: np.random.Generator) -> tuple[in
 
 
 def open_imagenet(path: Path, image_size: int | None = None, limit: int | None = None) -> Dataset:
-    """Lists ImageNet, or any images laid out like it; none is decoded yet.
+    """Lists the images of ImageNet, of a subset, or of another dataset in the same layout.
 
-    Three layouts: `path/train/<class>/` and `path/val/<class>/`; one folder per class in `path`
-    itself, whose images are then both the training and the test images (`test_is_train`); and
-    parquet files in `path` or `path/data` (train-*, and validation-*, val-* or test-*). The
-    number of classes is that of the folders or labels, so a subset of ImageNet works too.
+    There are three layouts:
+
+    - `path/train/<class>/` and `path/val/<class>/`.
+    - One folder per class in `path`. The images are both the training and the test images
+      (`test_is_train`).
+    - Parquet files in `path` or `path/data` (train-*, and validation-*, val-* or test-*).
 
     Args:
-        path: The folder.
-        image_size: Height and width of the images in a batch; 224 if not given.
-        limit: Keeps only this many training images, classes in equal number
-            (`first_balanced`); where they are the test images too, those are limited with them.
+        path: Path of the folder.
+        image_size: Height and width of the images in a batch; None: 224.
+        limit: Number of training images to keep, balanced over the classes
+            (`first_balanced`). If they are the test images too, both are limited.
 
     Raises:
-        UserError: The folder is missing, incomplete, or laid out in another way.
+        UserError: The folder is missing, incomplete, or has another layout.
     """
     size = SIZE if image_size is None else image_size
     if size < 1:
-        raise UserError(f"image_size={size}: has to be at least 1")
+        raise UserError(f"image_size={size}: must be at least 1")
     if not path.is_dir():
         raise UserError(f"no such folder: {path}; {_ORIGIN}")
     parquet = next((d for d in (path, path / "data") if any(d.glob("*.parquet"))), None)
@@ -190,7 +192,7 @@ def open_imagenet(path: Path, image_size: int | None = None, limit: int | None =
 
 
 def _open_folders(path: Path) -> tuple[Any, Any, int]:
-    """Training and test images and the number of classes; no test images: there is one folder."""
+    """Returns training and test images (None if there is one folder) and the number of classes."""
     halves = [path / "train", path / "val"]
     if not any(half.is_dir() for half in halves):
         single = Folders.find(path)
@@ -204,15 +206,15 @@ def _open_folders(path: Path) -> tuple[Any, Any, int]:
         where = "train" if differing[0] in train.classes else "val"
         raise UserError(
             f"{path}: train has {len(train.classes)} classes and val {len(test.classes)}; "
-            f"{differing[0]} is in {where} only"
+            f"{differing[0]} is only in {where}"
         )
     return train, test, len(train.classes)
 
 
 def _open_parquet(path: Path) -> tuple[Any, Any, int]:
-    """Training and test images and the number of classes."""
+    """Returns training and test images and the number of classes."""
     found = [sorted(path.glob(f"{half}-*.parquet")) for half in ("train", "validation", "val")]
-    # last, since the test images of Hugging Face's ImageNet have no labels
+    # Last, because the test images of Hugging Face's ImageNet have no labels
     found.append(sorted(path.glob("test-*.parquet")))
     tests = next((files for files in found[1:] if files), None)
     if not found[0] or not tests:
@@ -220,7 +222,7 @@ def _open_parquet(path: Path) -> tuple[Any, Any, int]:
         raise UserError(f"{path} is incomplete: no {missing}.parquet")
     train, test = Parquet(found[0]), Parquet(tests)
     if len(train.labels) == 0:
-        raise UserError(f"{path}: no image in train-*.parquet")
+        raise UserError(f"{path}: train-*.parquet has no image")
     classes = int(train.labels.max()) + 1
     check_labels(train.labels, classes, f"{path} (train)")
     check_labels(test.labels, classes, f"{path} ({tests[0].name.split('-')[0]})")

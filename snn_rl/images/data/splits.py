@@ -1,4 +1,4 @@
-"""What every data set gives: two splits, and batches of normalised images from each."""
+"""Datasets of two splits, and batches of normalized and augmented images."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -10,28 +10,28 @@ from torch import Generator, Tensor
 
 from snn_rl.utils.errors import UserError
 
-PAD = 4  # pixels on every side before the random crop of a small image
-LOOKED_AT = 16  # images that a fingerprint is taken of
+PAD = 4  # pixels on every side of a small image before its random crop
+FINGERPRINT_IMAGES = 16
 
 
 class Split(ABC):
-    """Images and labels of one half of a data set.
+    """Images and labels of the training or test part of a dataset.
 
     Args:
-        labels: int64 [N].
-        mean: Mean of each channel over the training images, pixels in [0, 1], [3].
+        labels: Labels, int64 [N].
+        mean: Mean of each channel over the training images, for pixels in [0, 1], [3].
         std: Standard deviation of each channel, [3].
 
     Attributes:
-        labels: int64 [N], in the order of the images.
+        labels: Labels in the order of the images, int64 [N].
     """
 
     def __init__(self, labels: Tensor, mean: Tensor, std: Tensor) -> None:
         self.labels = labels
-        self.normalise_by(mean, std)
+        self.normalize_by(mean, std)
 
-    def normalise_by(self, mean: Tensor, std: Tensor) -> None:
-        """Takes another mean and standard deviation of the channels, [3] each, from here on."""
+    def normalize_by(self, mean: Tensor, std: Tensor) -> None:
+        """Sets the mean and standard deviation of the channels, [3] each."""
         self._scale = 1 / (255 * std)
         self._shift = -mean / std
 
@@ -39,15 +39,15 @@ class Split(ABC):
         return len(self.labels)
 
     def fingerprint(self) -> str:
-        """What tells these images from others, cheaply: of all labels and of a few images.
+        """Returns a text that identifies the split by all labels and 16 of its images.
 
         Raises:
             UserError: An image cannot be read.
         """
         count = len(self)
         digest = hashlib.sha256(self.labels.numpy().tobytes())
-        for place in range(min(count, LOOKED_AT)):
-            digest.update(self._stored(place * count // min(count, LOOKED_AT)))
+        for place in range(min(count, FINGERPRINT_IMAGES)):
+            digest.update(self._stored(place * count // min(count, FINGERPRINT_IMAGES)))
         classes = len(self.labels.unique())
         return f"{count} images of {classes} classes, {digest.hexdigest()[:16]}"
 
@@ -61,41 +61,40 @@ class Split(ABC):
         limit: int | None = None,
         shard: tuple[int, int] = (0, 1),
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """All images once, in batches.
+        """Returns an iterator over all images, once, in batches.
 
-        Everything random of the whole pass is drawn from the generator in this call, before the
-        first batch: the same generator state gives the same images in the same order, whatever
-        the batch size, the number of workers, or what else draws from the generator meanwhile.
+        All random numbers of the pass are drawn in this call. The same generator state therefore
+        gives the same images in the same order, independent of the batch size, the number of
+        workers and other draws during the pass.
 
         Args:
-            batch_size: Images in a batch; the last one holds what is left.
-            generator: A CPU generator that shuffles and augments; None: in order, as they are.
-            augment: Random crops and flips of the images; needs a generator.
-            drop_last: Leaves out a last batch that is not full.
-            limit: Only as many images, see `first_balanced`; without a generator.
-            shard: (k, n) reads only the k-th, from 0, of n parts of each batch; the others read
-                the rest of it with the same generator state. The parts of a full batch are equal
-                where n divides it; of a last batch with fewer than n images some get nothing.
+            batch_size: Number of images in a batch; the last batch may have fewer.
+            generator: CPU generator for the order and the augmentation; None: images in order.
+            augment: Whether images are randomly cropped and flipped; needs a generator.
+            drop_last: Whether an incomplete last batch is dropped.
+            limit: Number of images, see `first_balanced`; only without a generator.
+            shard: (k, n) reads only part k, counted from 0, of n parts of each batch. The other
+                parts are read by other processes with the same generator state. Parts differ in
+                size if n does not divide the batch; empty parts are skipped.
 
         Yields:
-            Images float32 [B, 3, H, W], normalised, in channels_last memory format, and labels
+            Normalized images, float32 [B, 3, H, W] in channels_last memory format, and labels,
             int64 [B].
 
         Raises:
-            UserError: `drop_last` would leave nothing; later, while the batches are read: an
-                image is damaged.
+            UserError: `drop_last` would drop all images; or, during iteration, an image is damaged.
         """
         if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}: has to be at least 1")
+            raise ValueError(f"batch_size={batch_size}: must be at least 1")
         if augment and generator is None:
-            raise ValueError("augment=True draws random numbers: give a generator")
+            raise ValueError("augment=True needs a generator")
         if drop_last and batch_size > len(self):
             raise UserError(
-                f"no batch of {batch_size} images is full: there are {len(self)}; use a smaller "
-                "batch or more images"
+                f"a batch of {batch_size} images cannot be filled with {len(self)} images: use a "
+                "smaller batch or more images"
             )
         if limit is not None and generator is not None:
-            raise ValueError("a limit takes the images in order: give no generator")
+            raise ValueError("limit cannot be combined with a generator")
         order = first_balanced(self.labels, limit) if generator is None else self._order(generator)
         draws = self._draw(generator) if augment and generator is not None else None
         kept = len(order) // batch_size * batch_size if drop_last else len(order)
@@ -103,45 +102,45 @@ class Split(ABC):
         return self._read(rows, None if draws is None else _parts(draws[:kept], batch_size, shard))
 
     def _order(self, generator: Generator) -> Tensor:
-        """A random order of all images, int64 [N]."""
+        """Draws a random order of all images, int64 [N]."""
         return torch.randperm(len(self), generator=generator)
 
     @abstractmethod
     def _stored(self, position: int) -> bytes:
-        """An image as it is stored, in memory or in a file."""
+        """Returns the stored bytes of an image."""
 
     @abstractmethod
     def _draw(self, generator: Generator) -> Tensor:
-        """The random numbers for the augmentation of one pass, [N, ...]."""
+        """Draws the random numbers for the augmentation of one pass, [N, ...]."""
 
     @abstractmethod
     def _read(
         self, rows: Sequence[Tensor], draws: Sequence[Tensor] | None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of these images, augmented by these draws."""
+        """Yields batches of images at these positions, augmented by these draws."""
 
-    def _normalise(self, images: Tensor) -> Tensor:
-        """uint8 [B, H, W, 3] to normalised float32 [B, 3, H, W] in channels_last format."""
+    def _normalize(self, images: Tensor) -> Tensor:
+        """Returns uint8 [B, H, W, 3] as normalized float32 [B, 3, H, W] in channels_last format."""
         batch, height, width, channels = images.shape
-        # whole lines at a time: a broadcast over an inner dimension of 3 would take far longer
+        # By lines, because a broadcast over an inner dimension of 3 is far slower
         lines = images.reshape(batch * height, width * channels).float()
         lines = torch.addcmul(self._shift.repeat(width), lines, self._scale.repeat(width))
         return lines.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _parts(values: Tensor, batch_size: int, shard: tuple[int, int]) -> list[Tensor]:
-    """This shard of every batch, without empty ones."""
+    """Returns the non-empty parts of all batches that belong to a shard."""
     number, count = shard
     parts = [batch.tensor_split(count)[number] for batch in values.split(batch_size)]
     return [part for part in parts if len(part)]
 
 
 class MemorySplit(Split):
-    """A split whose small images are all in memory.
+    """A split whose images are in memory.
 
     Args:
-        images: uint8 [N, H, W, 3].
-        labels: int64 [N].
+        images: Images, uint8 [N, H, W, 3].
+        labels: Labels, int64 [N].
         mean: Mean of each channel, [3].
         std: Standard deviation of each channel, [3].
     """
@@ -154,7 +153,7 @@ class MemorySplit(Split):
         return self.images[position].numpy().tobytes()
 
     def _draw(self, generator: Generator) -> Tensor:
-        """Top and left of the crop in the padded image, and 1 for a flip, [N, 3]."""
+        """Draws top and left of the crop in the padded image, and 1 for a flip, [N, 3]."""
         size = (len(self), 1)
         corners = torch.randint(0, 2 * PAD + 1, (len(self), 2), generator=generator)
         return torch.cat([corners, torch.randint(0, 2, size, generator=generator)], dim=1)
@@ -166,28 +165,28 @@ class MemorySplit(Split):
             images = self.images[index]
             if draws is not None:
                 images = crop_and_flip(images, *draws[i].unbind(1))
-            yield self._normalise(images), self.labels[index]
+            yield self._normalize(images), self.labels[index]
 
 
 def crop_and_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
-    """Pads with 4 black pixels, crops to the old size and mirrors, a whole batch at once.
+    """Pads a batch by 4 black pixels, crops it to its previous size and mirrors it.
 
-    The padding is black in the picture (0 before the normalisation), as torchvision's
-    `RandomCrop(32, padding=4)` in front of `ToTensor` has it.
+    The padding is 0 before the normalization, as in torchvision's `RandomCrop(32, padding=4)`
+    before `ToTensor`.
 
     Args:
-        images: uint8 [B, H, W, 3].
-        top: First line of each crop in the padded image, 0 to 8, int64 [B].
+        images: Images, uint8 [B, H, W, 3].
+        top: First row of each crop in the padded image, 0 to 8, int64 [B].
         left: First column of each crop, 0 to 8, int64 [B].
-        flip: Nonzero where the crop is mirrored left to right, [B].
+        flip: Nonzero for images that are mirrored left to right, [B].
 
     Returns:
-        uint8 [B, H, W, 3].
+        Crops, uint8 [B, H, W, 3].
     """
     batch, height, width, channels = images.shape
     padded = images.new_zeros(batch, height + 2 * PAD, width + 2 * PAD, channels)
     padded[:, PAD:-PAD, PAD:-PAD] = images
-    # every possible crop as a view [B, top, left, line, pixels of the line], of which one each
+    # A view of all possible crops, [B, top, left, row, pixels of the row]
     crops = padded.flatten(2).unfold(1, height, 1).unfold(2, width * channels, channels)
     chosen = crops[torch.arange(batch), top, left].view(batch, height, width, channels)
     mirrored = flip.nonzero().squeeze(1)
@@ -197,18 +196,18 @@ def crop_and_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor) -> Te
 
 @dataclass(frozen=True)
 class Dataset:
-    """An opened data set.
+    """An opened dataset.
 
     Attributes:
-        name: As the user gave it.
+        name: Name of the dataset.
         classes: Number of classes; labels are 0 to classes - 1.
-        image_shape: Channels, height and width of an image in a batch.
-        mean: Of each channel over the training images, pixels in [0, 1]; float32 [3].
-        std: Standard deviation of each channel; float32 [3].
-        train: The training images.
-        test: The images that accuracy is measured on.
-        test_is_train: The test images are the training images, because the folder has no others:
-            an accuracy on them says nothing about new images.
+        image_shape: (channels, height, width) of an image in a batch.
+        mean: Mean of each channel over the training images, for pixels in [0, 1], float32 [3].
+        std: Standard deviation of each channel, float32 [3].
+        train: Training images.
+        test: Images on which accuracy is measured.
+        test_is_train: Whether the test images are the training images because the folder has no
+            others. Accuracy on them does not measure generalization.
     """
 
     name: str
@@ -222,18 +221,18 @@ class Dataset:
 
 
 def standard(dataset: Dataset) -> Dataset:
-    """Every channel with mean 0 and standard deviation 1 over the training images, as opened."""
+    """Returns the dataset as opened: mean 0 and standard deviation 1 over the training images."""
     return dataset
 
 
 def symmetric(dataset: Dataset) -> Dataset:
-    """The same images with pixels from -1 to 1, so that Poisson input can have their rates.
+    """Returns the dataset with pixels from -1 (black) to 1 (white), for Poisson encoding.
 
-    Black is -1 and white 1; `standard` pixels reach 2 and beyond, where a rate is cut off at 1.
+    Poisson rates are clipped at 1, and `standard` pixels exceed 2.
     """
     half = torch.full_like(dataset.mean, 0.5)
     for split in (dataset.train, dataset.test):
-        split.normalise_by(half, half)
+        split.normalize_by(half, half)
     return replace(dataset, mean=half, std=half)
 
 
@@ -241,26 +240,26 @@ PIXELS = {"standard": standard, "symmetric": symmetric}
 
 
 def first_balanced(labels: Tensor, limit: int | None) -> Tensor:
-    """The first `limit` images in a fixed order that takes one of each class in turn.
+    """Selects images in a fixed order that is balanced over the classes.
 
-    Round k of that order holds the k-th image of every class, in the order of the data set. So
-    the numbers per class differ by 1 at most as long as no class has run out, and a smaller
-    limit takes the beginning of a larger one.
+    Round k of the order takes the k-th image of every class, in the order of the dataset. The
+    numbers per class differ by at most 1 while no class is exhausted, and the images of a smaller
+    limit are a subset of those of a larger one.
 
     Args:
-        labels: int64 [N].
-        limit: How many; None: all N, in the order of the data set.
+        labels: Labels, int64 [N].
+        limit: Number of images; None: all, in the order of the dataset.
 
     Returns:
-        Positions, int64 [limit].
+        Positions of the images, int64 [limit].
 
     Raises:
-        UserError: Fewer than 1, or more than there are.
+        UserError: The limit is less than 1 or more than the number of images.
     """
     if limit is None:
         return torch.arange(len(labels))
     if not 1 <= limit <= len(labels):
-        raise UserError(f"limit={limit}: has to be from 1 to {len(labels)}, the images there are")
+        raise UserError(f"limit={limit}: must be from 1 to {len(labels)}, the number of images")
     by_class = labels.argsort(stable=True)
     counts = labels.bincount()
     starts = counts.cumsum(0) - counts
@@ -270,7 +269,7 @@ def first_balanced(labels: Tensor, limit: int | None) -> Tensor:
 
 
 def check_labels(labels: Tensor, classes: int, where: str) -> None:
-    """Makes sure that the labels are 0 to classes - 1, and each of them occurs.
+    """Checks that the labels are 0 to classes - 1 and that every class has an image.
 
     Raises:
         UserError: A label is out of range, or a class has no image.
@@ -282,5 +281,6 @@ def check_labels(labels: Tensor, classes: int, where: str) -> None:
     if len(present) != classes:
         missing = sorted(set(range(classes)) - set(present.tolist()))
         raise UserError(
-            f"{where}: holds {len(present)} of {classes} classes; class {missing[0]} has no image"
+            f"{where}: only {len(present)} of {classes} classes have images; class {missing[0]} "
+            "has none"
         )

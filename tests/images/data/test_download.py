@@ -1,4 +1,4 @@
-"""Downloads, from archives that the tests make and serve as files."""
+"""Download of CIFAR from local archives."""
 
 import dataclasses
 import hashlib
@@ -14,7 +14,7 @@ from snn_rl.images.data.download import download_cifar
 
 @pytest.fixture
 def offer(tmp_path, monkeypatch):
-    """Puts an archive where CIFAR-10's is fetched from."""
+    """Replaces the archive of CIFAR-10."""
 
     def put(fill, md5=None) -> None:
         archive = tmp_path / "official.tar.gz"
@@ -27,7 +27,7 @@ def offer(tmp_path, monkeypatch):
     return put
 
 
-def test_what_is_downloaded_opens(tmp_path, tiny, offer, refused):
+def test_downloaded_dataset_opens(tmp_path, tiny, offer, refused):
     files = tiny("cifar10")
     source = files.write("bin", tmp_path / "source")
     offer(lambda tar: tar.add(source, "cifar-10-batches-bin"))
@@ -35,17 +35,17 @@ def test_what_is_downloaded_opens(tmp_path, tiny, offer, refused):
     download_cifar("cifar10", target)
     assert np.array_equal(open_cifar("cifar10", target).train.images.numpy(), files.train[0])
     assert [entry.name for entry in target.iterdir()] == ["cifar-10-batches-bin"]
-    assert "exists already" in refused(download_cifar, "cifar10", target)
+    assert "already exists" in refused(download_cifar, "cifar10", target)
 
 
-def test_a_wrong_checksum_leaves_nothing(tmp_path, tiny, offer, refused):
+def test_wrong_checksum_leaves_no_files(tmp_path, tiny, offer, refused):
     source = tiny("cifar10").write("bin", tmp_path / "source")
     offer(lambda tar: tar.add(source, "cifar-10-batches-bin"), md5="0" * 32)
     assert "wrong md5" in refused(download_cifar, "cifar10", tmp_path / "target")
     assert not list((tmp_path / "target").iterdir())
 
 
-def test_an_archive_cannot_write_elsewhere(tmp_path, offer, refused):
+def test_archive_cannot_write_elsewhere(tmp_path, offer, refused):
     def climb(tar: tarfile.TarFile) -> None:
         member = tarfile.TarInfo("../../escaped")
         member.size = 1
@@ -57,7 +57,7 @@ def test_an_archive_cannot_write_elsewhere(tmp_path, offer, refused):
     assert not list((tmp_path / "target").iterdir())
 
 
-def test_an_archive_that_is_not_there(tmp_path, offer, refused):
+def test_missing_archive_is_an_error(tmp_path, offer, refused):
     offer(lambda tar: None)
     (tmp_path / "official.tar.gz").unlink()
     assert "cannot download file:" in refused(download_cifar, "cifar10", tmp_path / "target")

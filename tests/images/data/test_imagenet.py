@@ -1,4 +1,4 @@
-"""ImageNet: folders and parquet files, the crops, and everything that can be wrong with them."""
+"""ImageNet: class folders, parquet files, crops, and damaged or missing files."""
 
 import io
 import sys
@@ -16,7 +16,7 @@ from snn_rl.images.data.imagenet import (
     MEAN,
     STD,
     DecodedSplit,
-    centre_box,
+    center_box,
     open_imagenet,
     random_box,
 )
@@ -30,7 +30,7 @@ def seeded(seed: int = 0) -> Generator:
 
 
 def gradient(width: int = 60, height: int = 40) -> Image.Image:
-    """Red tells the column (4 times) and green the line of a pixel; blue is even."""
+    """Returns an image whose red is 4 * column and whose green is 4 * row."""
     x, y = np.meshgrid(4 * np.arange(width), 4 * np.arange(height))
     return Image.fromarray(np.stack([x, y, np.full_like(x, 70)], axis=-1).astype(np.uint8))
 
@@ -47,7 +47,7 @@ def encoded(image: Image.Image) -> bytes:
 
 
 def write_folders(path: Path, per_class: int = 4) -> Path:
-    """A train and a val folder of three classes."""
+    """Writes a train and a val folder with three classes."""
     for half, count in (("train", per_class), ("val", 2)):
         for label, name in enumerate(("n01", "n02", "n03")):
             (path / half / name).mkdir(parents=True)
@@ -68,7 +68,7 @@ def write_parquet(path: Path, images: list[bytes], labels: list[int], group: int
 
 
 def pixels(images: torch.Tensor) -> np.ndarray:
-    """A batch as pixels again, float [B, H, W, 3] from 0 to 255."""
+    """Returns the pixels of a batch, float [B, H, W, 3] from 0 to 255."""
     images = images * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
     return 255 * images.permute(0, 2, 3, 1).numpy()
 
@@ -86,7 +86,7 @@ def test_train_and_val_folders(tmp_path):
     assert open_imagenet(tmp_path).image_shape == (3, 224, 224)
 
 
-def test_one_folder_is_train_and_test_alike(tmp_path):
+def test_single_folder_is_train_and_test(tmp_path):
     path = write_folders(tmp_path) / "train"
     dataset = open_imagenet(path, SIZE)
     assert dataset.test_is_train and len(dataset.train) == len(dataset.test) == 12
@@ -94,7 +94,7 @@ def test_one_folder_is_train_and_test_alike(tmp_path):
     assert limited.train.labels.tolist() == [0, 1, 2, 0, 1] == limited.test.labels.tolist()
 
 
-def test_a_limit_leaves_the_test_images(tmp_path):
+def test_limit_keeps_the_test_images(tmp_path):
     dataset = open_imagenet(write_folders(tmp_path), SIZE, limit=4)
     assert dataset.train.labels.tolist() == [0, 1, 2, 0] and len(dataset.test) == 6
     whole = open_imagenet(tmp_path, SIZE).train
@@ -117,7 +117,7 @@ def test_images_are_shuffled_with_their_labels(tmp_path):
 
 
 @pytest.mark.parametrize("augment", [False, True])
-def test_workers_and_batch_size_change_nothing(tmp_path, augment):
+def test_results_are_independent_of_workers_and_batch_size(tmp_path, augment):
     source = Folders.find(write_folders(tmp_path, per_class=9) / "train")
     passes = []
     for workers, size in ((1, 4), (4, 4), (3, 7)):
@@ -128,7 +128,7 @@ def test_workers_and_batch_size_change_nothing(tmp_path, augment):
         assert torch.equal(images, passes[0][0]) and torch.equal(labels, passes[0][1])
 
 
-def test_a_pass_that_is_left_leaves_no_threads(tmp_path):
+def test_closed_pass_ends_its_threads(tmp_path):
     batches = open_imagenet(write_folders(tmp_path), SIZE).train.batches(2)
     next(batches)
     assert any(thread.name.startswith("decode") for thread in threading.enumerate())
@@ -136,21 +136,21 @@ def test_a_pass_that_is_left_leaves_no_threads(tmp_path):
     assert not any(thread.name.startswith("decode") for thread in threading.enumerate())
 
 
-def test_test_images_are_the_scaled_centre(tmp_path):
+def test_test_images_are_scaled_center_crops(tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
         gradient().save(tmp_path / name / "0.png")
     images, _ = next(open_imagenet(tmp_path, SIZE).test.batches(1))
     (shown,) = pixels(images)
-    # 40 lines become 256/224 of 16: the centre 35 lines fill the crop; pixel k of it lies at
-    # (k + 1/2) * 35/16 from its edge, and the centre of the picture's pixel x at x + 1/2
+    # The 40 rows are scaled to 256/224 of 16, so the central 35 rows fill the crop. Pixel k of the
+    # crop lies (k + 1/2) * 35/16 from its edge, and pixel x of the image at x + 1/2.
     at = (np.arange(SIZE) + 0.5) * 35 / SIZE - 0.5
     assert np.abs(shown[:, :, 0] - 4 * (12.5 + at)).max() < 1
     assert np.abs(shown[:, :, 1] - 4 * (2.5 + at)[:, None]).max() < 1
     assert np.abs(shown[:, :, 2] - 70).max() < 1
 
 
-def test_training_images_are_random_parts_and_flips(tmp_path):
+def test_training_images_are_random_crops_and_flips(tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
         for i in range(100):
@@ -160,7 +160,7 @@ def test_training_images_are_random_parts_and_flips(tmp_path):
     shown = pixels(next(batches)[0])
     flips, areas = 0, []
     for image in shown:
-        # the first and the last pixel of a part lie half a pixel of the result inside its edges
+        # The first and last pixel of a crop lie half a pixel inside its edges.
         across, down = image[SIZE // 2, :, 0] / 4, image[:, SIZE // 2, 1] / 4
         flips += across[0] > across[-1]
         width = abs(across[-1] - across[0]) * SIZE / (SIZE - 1)
@@ -171,7 +171,7 @@ def test_training_images_are_random_parts_and_flips(tmp_path):
     assert 0.06 < min(areas) < 0.2 and 0.6 < max(areas) <= 1.05
 
 
-def test_random_boxes_keep_their_limits():
+def test_random_boxes_stay_within_their_limits():
     random = np.random.default_rng(0)
     boxes = np.array([random_box(400, 300, random) for _ in range(2000)])
     left, top, right, bottom = boxes.T
@@ -185,15 +185,15 @@ def test_random_boxes_keep_their_limits():
 
 def test_boxes_of_extreme_images():
     random = np.random.default_rng(0)
-    assert random_box(1000, 9, random) == (494, 0, 506, 9)  # 4:3 in the centre
+    assert random_box(1000, 9, random) == (494, 0, 506, 9)  # 4:3 in the center
     assert random_box(9, 1000, random) == (0, 494, 9, 506)
     assert random_box(1, 1, random) == (0, 0, 1, 1)
-    assert centre_box(320, 256) == (48, 16, 272, 240)
+    assert center_box(320, 256) == (48, 16, 272, 240)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "RGB"])
 @pytest.mark.parametrize("size", [(1, 1), (3, 50), (40, 30)])
-def test_every_kind_of_image_becomes_rgb(tmp_path, mode, size):
+def test_all_image_modes_become_rgb(tmp_path, mode, size):
     ending = "JPEG" if mode == "CMYK" else "png"
     for name in "ab":
         (tmp_path / name).mkdir()
@@ -206,20 +206,20 @@ def test_every_kind_of_image_becomes_rgb(tmp_path, mode, size):
         assert np.abs(pixels(next(batches)[0]) - 255).max() < 2
 
 
-def test_all_the_endings_are_read_and_nothing_else(tmp_path):
+def test_only_image_files_are_read(tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
         for ending in ("JPEG", "jpg", "jpeg", "png", "PNG", "webp"):
             noise(0).save(tmp_path / name / f"{ending}-1.{ending}")
         (tmp_path / name / "notes.txt").write_text("none")
-        (tmp_path / name / "._0.png").write_bytes(b"what macOS leaves behind")
+        (tmp_path / name / "._0.png").write_bytes(b"a file of macOS")
     dataset = open_imagenet(tmp_path, SIZE)
     assert len(dataset.train) == 12
     assert len(list(dataset.train.batches(5))) == 3
 
 
 @pytest.mark.parametrize("damage", ["truncated", "text", "empty"])
-def test_a_damaged_image_is_named(tmp_path, refused, damage):
+def test_damaged_image_is_named(tmp_path, refused, damage):
     victim = write_folders(tmp_path) / "train" / "n02" / "n02_1.png"
     whole = victim.read_bytes()
     broken = {"truncated": whole[: len(whole) // 2], "text": b"<html>", "empty": b""}
@@ -230,10 +230,10 @@ def test_a_damaged_image_is_named(tmp_path, refused, damage):
     assert f"cannot read {victim}: No such file" in refused(list, dataset.train.batches(4))
 
 
-def test_incomplete_folders(tmp_path, refused):
+def test_incomplete_folders_are_rejected(tmp_path, refused):
     line = refused(open_imagenet, tmp_path / "none")
     assert "no such folder" in line and "image-net.org" in line
-    assert f"{tmp_path} holds 0 class folders" in refused(open_imagenet, tmp_path)
+    assert f"{tmp_path} has 0 class folders" in refused(open_imagenet, tmp_path)
 
     (tmp_path / "a" / "train" / "n01").mkdir(parents=True)
     assert "is incomplete: no folder val" in refused(open_imagenet, tmp_path / "a")
@@ -243,20 +243,20 @@ def test_incomplete_folders(tmp_path, refused):
     path = write_folders(tmp_path / "c")
     (path / "val" / "n02").rename(path / "val" / "n09")
     line = refused(open_imagenet, path)
-    assert "train has 3 classes and val 3; n02 is in train only" in line
+    assert "train has 3 classes and val 3; n02 is only in train" in line
     (path / "train" / "n02").rename(path / "train" / "n09")
     assert open_imagenet(path).classes == 3
     (path / "val" / "n10").mkdir()
-    assert f"class folder {path / 'val' / 'n10'} holds no image" in refused(open_imagenet, path)
+    assert f"class folder {path / 'val' / 'n10'} has no image" in refused(open_imagenet, path)
 
-    assert "image_size=0: has to be" in refused(open_imagenet, path, 0)
+    assert "image_size=0: must be" in refused(open_imagenet, path, 0)
     (path / "val" / "n10").rmdir()
-    assert "limit=13: has to be from 1 to 12" in refused(open_imagenet, path, 8, 13)
+    assert "limit=13: must be from 1 to 12" in refused(open_imagenet, path, 8, 13)
 
 
 @pytest.fixture
 def parquet_folder(tmp_path) -> Path:
-    """The images of `write_folders`, as two training files and one of validation."""
+    """Writes the images of `write_folders` as two training files and a validation file."""
     path = tmp_path / "parquet"
     names = [100 * label + i for label in range(3) for i in range(4)]
     images, labels = [encoded(noise(n)) for n in names], [n // 100 for n in names]
@@ -267,7 +267,7 @@ def parquet_folder(tmp_path) -> Path:
     return path
 
 
-def test_parquet_gives_what_folders_give(tmp_path, parquet_folder):
+def test_parquet_and_folders_give_equal_batches(tmp_path, parquet_folder):
     folders = open_imagenet(write_folders(tmp_path / "folders"), SIZE)
     for path in (parquet_folder, parquet_folder / "data"):
         dataset = open_imagenet(path, SIZE)
@@ -280,7 +280,7 @@ def test_parquet_gives_what_folders_give(tmp_path, parquet_folder):
     assert torch.equal(next(limited.batches(4))[0], images[[0, 4, 8, 1]])
 
 
-def test_parquet_is_shuffled_alike_for_any_number_of_workers(parquet_folder):
+def test_shuffled_parquet_is_independent_of_workers(parquet_folder):
     files = sorted((parquet_folder / "data").glob("train-*"))
     passes = []
     for workers in (1, 4):
@@ -291,7 +291,7 @@ def test_parquet_is_shuffled_alike_for_any_number_of_workers(parquet_folder):
     assert sorted(passes[0][1].tolist()) == [0] * 4 + [1] * 4 + [2] * 4 != passes[0][1].tolist()
 
 
-def test_a_shuffle_reads_every_row_group_in_one_window(tmp_path):
+def test_shuffle_reads_every_row_group_in_one_window(tmp_path):
     groups, size = 5 * WINDOW, 3
     labels = list(range(groups * size))
     file = write_parquet(tmp_path / "train.parquet", [b"x"] * len(labels), labels, size)
@@ -302,11 +302,11 @@ def test_a_shuffle_reads_every_row_group_in_one_window(tmp_path):
     assert [len(window) for window in windows] == [WINDOW] * 5
     assert set.union(*windows) == set(range(groups))
     inside = (order[: WINDOW * size] // size).unique_consecutive()
-    assert len(inside) > 2 * WINDOW  # images of one row group do not stay together
+    assert len(inside) > 2 * WINDOW  # images of a row group are mixed with others
     assert windows[0] != set(range(WINDOW))
 
 
-def test_more_row_groups_than_are_kept(tmp_path):
+def test_more_row_groups_than_the_cache_keeps(tmp_path):
     count = 5 * WINDOW
     images = [encoded(Image.new("RGB", (8, 8), (i,) * 3)) for i in range(count)]
     labels = [i % 2 for i in range(count)]
@@ -317,11 +317,11 @@ def test_more_row_groups_than_are_kept(tmp_path):
         assert shown.round().tolist() == list(range(count))
 
 
-def test_parquet_that_is_not_there_or_damaged(parquet_folder, refused):
+def test_missing_or_damaged_parquet_is_rejected(parquet_folder, refused):
     data = parquet_folder / "data"
     image = [encoded(noise(0))]
     (validation,) = data.glob("validation-*")
-    # Hugging Face's test images have no labels, and are not taken while there are others
+    # Hugging Face's test images have no labels and are the last choice.
     test = write_parquet(data / "test-00000-of-00001.parquet", image, [-1])
     assert len(open_imagenet(parquet_folder, SIZE).test) == 3
     validation.unlink()
@@ -332,29 +332,29 @@ def test_parquet_that_is_not_there_or_damaged(parquet_folder, refused):
     assert "(val): label 3 is out of range 0 to 2" in refused(open_imagenet, parquet_folder)
     write_parquet(data / "val-0.parquet", image * 2, [0, 2])
     line = refused(open_imagenet, parquet_folder)
-    assert "(val): holds 2 of 3 classes; class 1 has no image" in line
+    assert "(val): only 2 of 3 classes have images; class 1 has none" in line
 
     second = data / "train-00001-of-00002.parquet"
     whole = second.read_bytes()
     second.write_bytes(whole[:-40])
-    assert f"{second} is damaged or no parquet file" in refused(open_imagenet, parquet_folder)
+    assert f"{second} is damaged or not a parquet file" in refused(open_imagenet, parquet_folder)
     for file in data.glob("train-*"):
         file.unlink()
     assert "no train-*.parquet" in refused(open_imagenet, parquet_folder)
 
 
-def test_parquet_with_other_columns_or_no_bytes(tmp_path, refused):
+def test_other_columns_and_missing_bytes_are_rejected(tmp_path, refused):
     pa = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
     file = tmp_path / "train-0.parquet"
     parquet.write_table(pa.table({"img": [b"x"], "label": [0]}), file)
-    assert f"{file} has no column image.bytes: it has img, label" in refused(Parquet, [file])
+    assert f"{file} has no column image.bytes, only img, label" in refused(Parquet, [file])
     parquet.write_table(pa.table({"image": [{"bytes": b"x"}], "fine": [0]}), file)
-    assert "has no column label: it has fine, image.bytes" in refused(Parquet, [file])
+    assert "has no column label, only fine, image.bytes" in refused(Parquet, [file])
     for label in ("cat", None, 0.5):
         parquet.write_table(pa.table({"image": [{"bytes": b"x"}], "label": [label]}), file)
-        assert "label has to be a whole number" in refused(Parquet, [file])
+        assert "label must be an integer" in refused(Parquet, [file])
 
     rows = [{"bytes": encoded(noise(0))}, {"bytes": b"no image"}, {"bytes": None}]
     parquet.write_table(pa.table({"image": rows, "label": [0, 1, 2]}), file)
@@ -364,7 +364,7 @@ def test_parquet_with_other_columns_or_no_bytes(tmp_path, refused):
         assert f"{file}, row group 0, row {position}" in line and complaint in line
 
 
-def test_parquet_without_pyarrow_says_what_to_install(tmp_path, refused, monkeypatch):
+def test_missing_pyarrow_is_named(tmp_path, refused, monkeypatch):
     for half in ("train", "validation"):
         (tmp_path / f"{half}-0.parquet").write_bytes(b"PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow", None)

@@ -1,4 +1,4 @@
-"""Batches: their order, their random numbers and the augmentation, against loops."""
+"""Batches: order, random numbers, and augmentation compared with loops."""
 
 import numpy as np
 import pytest
@@ -16,18 +16,18 @@ def seeded(seed: int = 0) -> Generator:
 
 @pytest.fixture
 def split() -> MemorySplit:
-    """Twenty random images, each labelled with its own number."""
+    """Returns twenty random images, each labeled with its index."""
     images = torch.randint(0, 256, (20, 32, 32, 3), dtype=torch.uint8, generator=seeded())
     return MemorySplit(images, torch.arange(20), MEAN, STD)
 
 
 @pytest.mark.parametrize("count", [1, 3, 16, 20, 33])
-def test_a_fingerprint_tells_images_and_labels_apart(count):
+def test_fingerprint_depends_on_images_and_labels(count):
     images = torch.randint(0, 256, (count, 4, 4, 3), dtype=torch.uint8, generator=seeded())
     labels = torch.arange(count) % 2
     found = MemorySplit(images, labels, MEAN, STD).fingerprint()
     assert found.startswith(f"{count} images of {min(count, 2)} classes, ")
-    # whatever becomes of the same pixels, and wherever they lie in memory
+    # Normalization and memory layout do not matter.
     same = torch.cat([images, images])[:count].permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0)
     assert MemorySplit(same, labels.clone(), STD, MEAN).fingerprint() == found
     for changed in (images.flip(2), images + 1, images.flip(0) + 1):
@@ -43,13 +43,13 @@ def joined(batches) -> tuple[Tensor, Tensor]:
 
 
 def naive(images: Tensor, top: int, left: int, flip: int) -> np.ndarray:
-    """One image padded, cropped and mirrored by hand."""
+    """Pads, crops and mirrors an image with NumPy."""
     padded = np.pad(images.numpy(), ((4, 4), (4, 4), (0, 0)))
     crop = padded[top : top + 32, left : left + 32]
     return crop[:, ::-1] if flip else crop
 
 
-def test_batches_in_order_are_the_normalised_images(split):
+def test_batches_in_order_are_the_normalized_images(split):
     batches = list(split.batches(8))
     assert [len(labels) for _, labels in batches] == [8, 8, 4]
     images, labels = joined(batches)
@@ -63,7 +63,7 @@ def test_batches_in_order_are_the_normalised_images(split):
         assert image.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_a_generator_shuffles_and_images_keep_their_labels(split):
+def test_generator_shuffles_images_with_their_labels(split):
     plain, _ = joined(split.batches(20))
     images, labels = joined(split.batches(6, generator=seeded()))
     assert sorted(labels.tolist()) == list(range(20)) != labels.tolist()
@@ -71,16 +71,16 @@ def test_a_generator_shuffles_and_images_keep_their_labels(split):
 
 
 @pytest.mark.parametrize("augment", [False, True])
-def test_the_same_generator_state_gives_the_same_images(split, augment):
+def test_equal_generator_states_give_equal_images(split, augment):
     generator = seeded()
     first = joined(split.batches(6, generator=generator, augment=augment))
     second = joined(split.batches(6, generator=generator, augment=augment))
-    again = joined(split.batches(9, generator=seeded(), augment=augment))  # in other batches
+    again = joined(split.batches(9, generator=seeded(), augment=augment))
     assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
     assert not torch.equal(first[1], second[1])
 
 
-def test_other_draws_between_the_batches_change_nothing(split):
+def test_other_draws_between_batches_have_no_effect(split):
     expected = joined(split.batches(6, generator=seeded(), augment=True))
     generator = seeded()
     disturbed = []
@@ -90,23 +90,23 @@ def test_other_draws_between_the_batches_change_nothing(split):
     assert torch.equal(joined(disturbed)[0], expected[0])
 
 
-def test_drop_last_leaves_out_the_rest(split, refused):
+def test_drop_last_drops_the_incomplete_batch(split, refused):
     batches = list(split.batches(8, generator=seeded(), drop_last=True))
     assert [len(labels) for _, labels in batches] == [8, 8]
     everything = joined(split.batches(8, generator=seeded()))
     assert torch.equal(joined(batches)[0], everything[0][:16])
-    assert "no batch of 21 images is full" in refused(split.batches, 21, drop_last=True)
+    assert "a batch of 21 images cannot be filled" in refused(split.batches, 21, drop_last=True)
     assert len(list(split.batches(20, drop_last=True))) == 1
 
 
-def test_wrong_calls_fail_before_the_first_batch(split):
+def test_invalid_calls_fail_before_the_first_batch(split):
     with pytest.raises(ValueError, match="generator"):
         split.batches(4, augment=True)
     with pytest.raises(ValueError, match="at least 1"):
         split.batches(0)
 
 
-def test_crops_and_flips_are_those_of_a_loop(split):
+def test_crops_and_flips_equal_those_of_a_loop(split):
     draws = torch.randint(0, 9, (20, 2), generator=seeded(1))
     draws[:4] = torch.tensor([[0, 0], [0, 8], [8, 0], [8, 8]])
     flip = torch.arange(20) % 3 == 0
@@ -118,13 +118,13 @@ def test_crops_and_flips_are_those_of_a_loop(split):
     assert torch.equal(split.images, untouched)
 
 
-def test_the_augmentation_takes_every_crop_both_ways():
+def test_augmentation_draws_every_crop_and_flip():
     image = torch.randint(0, 256, (1, 32, 32, 3), dtype=torch.uint8, generator=seeded())
     copies = MemorySplit(
         image.expand(3000, -1, -1, -1),
         torch.zeros(3000, dtype=torch.int64),
         torch.zeros(3),
-        torch.full((3,), 1 / 255),  # leaves the pixels as they are
+        torch.full((3,), 1 / 255),  # does not change the pixels
     )
     seen = set()
     for images, _ in copies.batches(500, generator=seeded(), augment=True):
@@ -134,7 +134,7 @@ def test_the_augmentation_takes_every_crop_both_ways():
     assert seen == {naive(image[0], *crop).tobytes() for crop in crops}
 
 
-def test_a_limit_takes_the_classes_in_turn(refused):
+def test_limit_takes_the_classes_in_turn(refused):
     labels = torch.randint(0, 7, (300,), generator=seeded())
     waiting = {c: [i for i in range(300) if labels[i] == c] for c in range(7)}
     expected: list[int] = []
@@ -144,14 +144,14 @@ def test_a_limit_takes_the_classes_in_turn(refused):
         assert first_balanced(labels, limit).tolist() == expected[:limit]
     assert first_balanced(labels, None).tolist() == list(range(300))
     for limit in (0, -1, 301):
-        assert f"limit={limit}: has to be from 1 to 300" in refused(first_balanced, labels, limit)
+        assert f"limit={limit}: must be from 1 to 300" in refused(first_balanced, labels, limit)
 
 
-def test_labels_have_to_cover_the_classes(refused):
+def test_labels_must_cover_the_classes(refused):
     check_labels(torch.tensor([2, 0, 1]), 3, "here")
     assert "label 3 is out of range 0 to 2" in refused(
         check_labels, torch.tensor([0, 1, 2, 3]), 3, "here"
     )
     assert "label -1 is out" in refused(check_labels, torch.tensor([0, -1]), 1, "here")
     line = refused(check_labels, torch.tensor([0, 2]), 3, "here")
-    assert line == "here: holds 2 of 3 classes; class 1 has no image"
+    assert line == "here: only 2 of 3 classes have images; class 1 has none"
