@@ -50,7 +50,7 @@ class CarriedDQN(SpikingDQN):
     def network(self) -> SpikingNetwork:
         """The learning network itself."""
         network = self.q_net.network
-        assert isinstance(network, SpikingNetwork) and network.carry_state
+        assert isinstance(network, SpikingNetwork) and network.options.carry_state
         return network
 
     def predict(

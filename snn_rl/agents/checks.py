@@ -62,7 +62,7 @@ def _check_spiking(config: Config) -> None:
     try:
         check_surrogate(iir.surrogate)
     except ValueError as error:
-        raise UserError(f"iir.surrogate={iir.surrogate}: {error}") from None
+        raise UserError(f"iir.{error}") from None
     for name in ("carry_state", "exact"):
         if value_of(config, name) and iir.encoding != "direct":
             raise UserError(f"{name}=true requires iir.encoding=direct, not {iir.encoding}")

@@ -239,7 +239,7 @@ def compare_with_ann(
     assert isinstance(network, SpikingNetwork)
     results = evaluate_agent(agent, trials, teacher)
     ratios = None
-    if network.encoding == "direct":  # the energy model assumes direct encoding
+    if network.options.encoding == "direct":  # the energy model assumes direct encoding
         ratios = energy_ratios(network.spec, results.greedy.spike_rates, ann.greedy.spike_rates)
     comparison = Comparison(
         env=agent.env,

@@ -124,8 +124,8 @@ def iir(
                 "network": layers_name(teacher.spec.layers),
                 "timesteps": timesteps,
                 "bias": teacher.spec.bias,
-                "surrogate": student.surrogate,
-                "encoding": student.encoding,
+                "surrogate": student.options.surrogate,
+                "encoding": student.options.encoding,
             },
             **settings,
         )

@@ -1,1 +1,1 @@
-"""The spiking neuron, networks and conversion; needs torch alone."""
+"""Spiking neurons, networks and conversion, with PyTorch as the only dependency."""

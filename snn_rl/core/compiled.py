@@ -1,15 +1,14 @@
-"""The LIF neuron as one node of the autograd graph: `lif` with less memory traffic.
+"""The LIF neuron as a single node of the autograd graph, with loops compiled by numba.
 
-Written out operation by operation, the neuron reads and writes its whole layer dozens of times per
-timestep, which takes about as long as the convolutions do. Here all timesteps of a few neurons are
-worked through while they lie in the processor's cache. The loops are compiled by numba, which is
-optional (the extra `fast`): `available` says whether they can serve.
+The plain neuron reads and writes its whole layer dozens of times per timestep, which takes about
+as long as the convolutions. These loops simulate all timesteps of a few neurons while the neurons
+are in the CPU's cache. numba is optional (the extra `fast`), see `available`.
 """
 
 import importlib.util
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -22,8 +21,8 @@ from snn_rl.core.surrogate import Derivative, boxcar, exponential, linear
 _Result = TypeVar("_Result")
 
 _KINDS: dict[Derivative, str] = {linear: "LINEAR", exponential: "EXPONENTIAL", boxcar: "BOXCAR"}
-_THREADED = 2**16  # with fewer values a second thread takes longer to start than it saves
-_SUMS = 2**17  # neurons whose sums are added up together, whatever the number of threads
+_THREADED = 2**16  # with fewer values, starting a second thread takes longer than it saves
+_SUMS = 2**17  # neurons per partial sum, so that sums do not depend on the number of threads
 
 
 @cache
@@ -34,33 +33,35 @@ def _kernels() -> ModuleType | None:
 
 
 def available(current: Tensor, derivative: Derivative) -> bool:
-    """Whether `fused_lif` can be had for this current and surrogate."""
+    """Returns whether `fused_lif` supports this current and this surrogate gradient."""
     if torch.compiler.is_compiling():
-        return False  # compilers and exporters see torch's own operations only
+        return False  # compilers and exporters need torch's own operations
     on_cpu = current.device.type == "cpu" and current.dtype in (torch.float32, torch.bfloat16)
     return on_cpu and derivative in _KINDS and current.numel() > 0 and _kernels() is not None
 
 
-def _dense(x: Tensor) -> bool:
-    last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
-    return last or x.is_contiguous()
+def _layout_of(current: Tensor) -> Tensor:
+    """Returns a dense tensor with the shape and, if possible, the memory layout of a timestep."""
+    x = current[0]
+    channels_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    return x if channels_last else x.contiguous()
 
 
-def _like(x: Tensor, steps: int) -> Tensor:
-    """An uninitialised [steps, *x.shape], every step of it laid out as x is."""
-    return x.new_empty_strided((steps, *x.shape), (x.numel(), *x.stride()))
+def _empty(steps: int, like: Tensor) -> Tensor:
+    """Returns an uninitialized [steps, *like.shape] with the layout of `like` in every step."""
+    return like.new_empty_strided((steps, *like.shape), (like.numel(), *like.stride()))
 
 
 def _rows(x: Tensor, like: Tensor) -> Any:
-    """Timesteps laid out as `like`, as an array [T, M] in the order in which they lie in memory.
+    """Returns the timesteps as an array [T, M], or [1, M] if the tensor is expanded over time.
 
-    Of a current that is expanded over time there is one row. Of bfloat16 there are the bits.
+    The values are in the memory order of `like`. bfloat16 is returned as its bits.
     """
     if x.stride(0) == 0:
         x = x[:1]
     dense = x.stride()[1:] == like.stride() and x.stride(0) in (0, like.numel())
     if not dense:
-        x = _like(like, len(x)).copy_(x)
+        x = _empty(len(x), like).copy_(x)
     rows = x.detach().as_strided((len(x), like.numel()), (like.numel(), 1))
     return rows.numpy() if x.dtype == torch.float32 else rows.view(torch.uint16).numpy()
 
@@ -70,14 +71,13 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads)
 
 
-def _split(task: Callable[[int, int], _Result], steps: int, size: int) -> list[_Result]:
+def _split(task: Callable[[tuple[int, int]], _Result], steps: int, size: int) -> list[_Result]:
     """Runs a task on ranges of neurons, in as many threads as torch uses."""
-    starts = range(0, size, _SUMS)
-    stops = [min(start + _SUMS, size) for start in starts]
+    parts = [(start, min(start + _SUMS, size)) for start in range(0, size, _SUMS)]
     threads = torch.get_num_threads()
     if threads == 1 or steps * size < _THREADED:
-        return list(map(task, starts, stops))
-    return list(_pool(threads).map(task, starts, stops))
+        return list(map(task, parts))
+    return list(_pool(threads).map(task, parts))
 
 
 class _FusedLIF(torch.autograd.Function):
@@ -87,14 +87,11 @@ class _FusedLIF(torch.autograd.Function):
     ) -> Tensor:
         kernels = _kernels()
         assert kernels is not None
-        like = current[0] if _dense(current[0]) else current[0].contiguous()
-        spikes = _like(like, len(current))
+        like = _layout_of(current)
+        spikes = _empty(len(current), like)
         rows, out = _rows(current, like), _rows(spikes, like)
         scalars = np.float32(v_threshold.item()), np.float32(leak.item())
-        _split(
-            lambda *part: kernels.forward(rows, *scalars, out, *part),
-            *out.shape,
-        )
+        _split(partial(kernels.forward, rows, *scalars, out), *out.shape)
         ctx.save_for_backward(current, v_threshold, leak)
         ctx.derivative = derivative
         return spikes
@@ -104,15 +101,12 @@ class _FusedLIF(torch.autograd.Function):
         kernels = _kernels()
         assert kernels is not None
         current, v_threshold, leak = ctx.saved_tensors
-        like = current[0] if _dense(current[0]) else current[0].contiguous()
-        grad = _like(like, len(current))
+        like = _layout_of(current)
+        grad = _empty(len(current), like)
         rows, incoming, out = (_rows(x, like) for x in (current, grad_outputs[0], grad))
         scalars = np.float32(v_threshold.item()), np.float32(leak.item())
         kind = getattr(kernels, _KINDS[ctx.derivative])
-        sums = _split(
-            lambda *part: kernels.backward(rows, *scalars, kind, incoming, out, *part),
-            *out.shape,
-        )
+        sums = _split(partial(kernels.backward, rows, *scalars, kind, incoming, out), *out.shape)
         grad_v, grad_leak = (sum(parts) for parts in zip(*sums, strict=True))
         return (
             grad,
@@ -123,19 +117,19 @@ class _FusedLIF(torch.autograd.Function):
 
 
 def fused_lif(current: Tensor, v_threshold: Tensor, leak: Tensor, derivative: Derivative) -> Tensor:
-    """`lif` from an empty membrane: the same spikes, and to rounding the same gradients.
+    """Computes `lif` from an empty membrane: equal spikes, and equal gradients up to rounding.
 
-    Membranes are float32 whatever the current is. Spikes and the current's gradient are of its
-    type, which autocast would turn them into for the next layer, one pass over memory each.
+    Membranes are float32 for every input type. Spikes and the current's gradient have the type of
+    the current, as autocast would cast them for the next layer, which saves a pass over memory.
 
     Args:
-        current: Input current, [T, N, ...], float32 or bfloat16, on the processor.
-        v_threshold: Scalar, positive.
+        current: Input current [T, N, ...], float32 or bfloat16, on the CPU.
+        v_threshold: Scalar, > 0.
         leak: Scalar in [0, 1].
-        derivative: ds/dz, one of `snn_rl.core.surrogate.SURROGATES`.
+        derivative: ds/dz: `linear`, `exponential` or `boxcar`.
 
     Returns:
-        Spikes [T, N, ...], each timestep laid out in memory as the current's.
+        Spikes [T, N, ...], with the memory layout of the current in every timestep.
     """
     spikes: Tensor = _FusedLIF.apply(  # type: ignore[no-untyped-call]
         current, v_threshold, leak, derivative

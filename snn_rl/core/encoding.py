@@ -1,18 +1,17 @@
-"""How an image enters a spiking network."""
+"""Encodings of an image as the input of a spiking network."""
 
 import torch
 from torch import Tensor
 
 
 def direct(x: Tensor, timesteps: int) -> Tensor:
-    """Direct encoding: the analog image drives the first layer at every timestep.
+    """Returns the analog image as the constant input of all timesteps ([IIR] section 3).
 
-    The first layer's current is the same at every t, so the image is given once and the network
-    computes that current once ([IIR] section 3).
+    The first layer's current is then the same at every t, so the network computes it once.
 
     Args:
         x: Images [N, ...].
-        timesteps: Ignored; the result serves any T.
+        timesteps: Unused; the result serves any T.
 
     Returns:
         [1, N, ...].
@@ -21,9 +20,7 @@ def direct(x: Tensor, timesteps: int) -> Tensor:
 
 
 def poisson(x: Tensor, timesteps: int) -> Tensor:
-    """Poisson rate encoding: a spike with the sign of x and probability |x| at every timestep.
-
-    Source: [STDB] section 2 (a uniform random number below the pixel's magnitude).
+    """Returns spikes with the sign of x, each with probability |x| ([STDB] section 2).
 
     Args:
         x: Images [N, ...] in [-1, 1].

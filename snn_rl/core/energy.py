@@ -1,4 +1,4 @@
-"""Operations and energy of one decision, analog against spiking ([IIR] eq. 4 and A.4)."""
+"""Operations and energy of one decision, analog and spiking ([IIR] eq. 4 and A.4)."""
 
 import math
 from collections.abc import Sequence
@@ -6,22 +6,19 @@ from dataclasses import dataclass
 
 from snn_rl.core.networks import NetworkSpec
 
-# Energy per operation in pJ (45 nm CMOS, Horowitz 2014, as [IIR] and [ULL] quote it)
+# Energy of a multiply-accumulate and of an accumulate in pJ (45 nm CMOS, Horowitz 2014, as quoted
+# in [IIR] and [ULL])
 FLOAT32 = (4.6, 0.9)
 INT32 = (3.2, 0.1)
 
 
 @dataclass(frozen=True)
 class Energy:
-    """Energy of one decision.
+    """Energy of one decision in pJ.
 
     Attributes:
-        analog: The ANN's dense multiply-accumulates, in pJ.
-        spiking: The SNN's, in pJ: the first layer as multiply-accumulates, once, because direct
-            encoding computes its current once, or as accumulations where the input is spikes;
-            every other layer one accumulation per synapse and arriving spike. Pooled layers
-            arrive at the rate that they have in front of the pooling, as in the papers: behind
-            max-pooling, where one spike of four neurons is enough, that is up to 4 times too few.
+        analog: Energy of the ANN's dense multiply-accumulates.
+        spiking: Energy of the SNN's operations, see `operations`.
     """
 
     analog: float
@@ -29,25 +26,26 @@ class Energy:
 
     @property
     def ratio(self) -> float:
-        """How many times less the spiking network needs."""
+        """Energy of the ANN divided by the energy of the SNN."""
         return self.analog / self.spiking
 
 
 def macs(spec: NetworkSpec) -> list[int]:
-    """Multiply-accumulates of every weight layer, head included ([IIR] A.4)."""
+    """Returns the multiply-accumulates of every weight layer, including the head ([IIR] A.4)."""
     return [connection.macs for connection in spec.connections()]
 
 
 def memory_accesses(spec: NetworkSpec, timesteps: int) -> int:
-    """What one decision fetches: all weights at every timestep, all membranes between timesteps.
+    """Returns the memory accesses of one decision.
 
-    With one timestep no membrane is kept, and it is what the ANN fetches. The first layer's current
-    is counted as if it were computed at every timestep, as the paper counts it.
+    All weights are read at every timestep, and all membranes between timesteps. With one timestep
+    no membrane is kept and the number is that of the ANN. As in the paper, the first layer's
+    weights count at every timestep.
 
     Source: [IIR] "Inference Efficiency": 5.03 times fewer for VGG16 at T = 1 than at T = 5.
 
     Args:
-        spec: The network.
+        spec: Layer stack.
         timesteps: T.
     """
     weights = sum(connection.weights for connection in spec.connections())
@@ -56,11 +54,9 @@ def memory_accesses(spec: NetworkSpec, timesteps: int) -> int:
 
 
 def spikes(spec: NetworkSpec, spike_rates: Sequence[float]) -> tuple[float, int]:
-    """Spikes of all hidden neurons in one decision, and how many neurons these are.
+    """Returns the spikes of all hidden neurons in one decision, and the number of these neurons.
 
-    Args:
-        spec: The network.
-        spike_rates: Spikes per neuron and decision of every hidden layer, summed over timesteps.
+    The arguments are those of `operations`.
     """
     sizes = [math.prod(shape) for shape in spec.shapes()]
     return sum(n * rate for n, rate in zip(sizes, spike_rates, strict=True)), sum(sizes)
@@ -72,16 +68,23 @@ def operations(
     own_layer: bool = False,
     input_rate: float | None = None,
 ) -> tuple[float, float]:
-    """Multiply-accumulates and accumulates of one decision of a spiking network.
+    """Returns the multiply-accumulates and the accumulates of one decision of an SNN.
+
+    Under direct encoding the first layer counts once as multiply-accumulates. Every other layer
+    needs one accumulate per synapse and arriving spike. As in the papers, pooled layers arrive at
+    their rate before pooling, which underestimates the rate after max-pooling by up to 4 times.
 
     Args:
-        spec: The network.
+        spec: Layer stack.
         spike_rates: Spikes per neuron and decision of every hidden layer, summed over timesteps.
-        own_layer: Count a layer's accumulations by its own spike rate, as the papers index them,
-            instead of by the spikes that enter it. The head fires nothing; it keeps the spikes
-            that enter it.
-        input_rate: Spikes per input value and decision under Poisson encoding ([STDB] section 7
-            counts spikes alone); None: direct encoding.
+        own_layer: Whether a layer's accumulates are counted by its own spike rate, as in the
+            papers' notation, instead of by the spikes that enter the layer. The head, which does
+            not fire, always counts the spikes that enter it.
+        input_rate: Spikes per input value and decision under Poisson encoding, where the first
+            layer counts as accumulates ([STDB] section 7). None for direct encoding.
+
+    Raises:
+        ValueError: The number of spike rates is not the number of hidden layers.
     """
     connections = spec.connections()
     if len(spike_rates) != connections[-1].target:
@@ -89,15 +92,15 @@ def operations(
             f"{len(spike_rates)} spike rates for {connections[-1].target} hidden layers"
         )
     first = sum(c.macs for c in connections if c.source is None)
-    accumulations = 0.0
+    accumulates = 0.0
     for connection in connections:
         if connection.source is not None:
             fires = own_layer and connection.target < len(spike_rates)
             layer = connection.target if fires else connection.source
-            accumulations += connection.macs * spike_rates[layer]
+            accumulates += connection.macs * spike_rates[layer]
     if input_rate is None:
-        return first, accumulations
-    return 0.0, first * input_rate + accumulations
+        return first, accumulates
+    return 0.0, first * input_rate + accumulates
 
 
 def energy(
@@ -107,14 +110,10 @@ def energy(
     own_layer: bool = False,
     input_rate: float | None = None,
 ) -> Energy:
-    """Energy of one decision.
+    """Returns the energy of one decision.
 
-    Args:
-        spec: The network.
-        spike_rates: See `operations`.
-        costs: (multiply-accumulate, accumulate) in pJ.
-        own_layer: See `operations`.
-        input_rate: See `operations`.
+    `costs` are the energies of a multiply-accumulate and of an accumulate in pJ. The other
+    arguments are those of `operations`.
     """
     mac, ac = costs
     multiplied, accumulated = operations(spec, spike_rates, own_layer, input_rate)
@@ -124,15 +123,12 @@ def energy(
 def skipping_energy(
     spec: NetworkSpec, nonzero: Sequence[float], costs: tuple[float, float] = FLOAT32
 ) -> float:
-    """Energy in pJ of one decision of an ANN that skips its zeros.
-
-    The first layer is dense, as in the spiking network; behind it there is a multiply-accumulate
-    per synapse and non-zero activation.
+    """Returns the energy in pJ of one decision of an ANN that skips zero activations.
 
     Args:
-        spec: The network.
-        nonzero: Fraction of every hidden layer's activations that are not zero.
-        costs: (multiply-accumulate, accumulate) in pJ.
+        spec: Layer stack. Its first layer is dense, as in the SNN.
+        nonzero: Fraction of non-zero activations of every hidden layer.
+        costs: Energy of a multiply-accumulate and of an accumulate in pJ.
     """
     mac, _ = costs
     return energy(spec, nonzero, (mac, mac)).spiking

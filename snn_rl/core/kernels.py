@@ -1,6 +1,6 @@
-"""The loops of `snn_rl.core.compiled`, compiled by numba. Imported only where numba is installed.
+"""Loops of `snn_rl.core.compiled`, compiled by numba; imported only if numba is installed.
 
-Arrays are float32, or bfloat16 as the uint16 of its bits: the upper half of a float32's.
+Arrays are float32, or uint16 with the bits of bfloat16, which are the upper half of a float32.
 """
 
 from typing import Any
@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32] | NDArray[np.uint16]
 
-# Neurons worked through together; all their timesteps fit in a core's first-level cache
+# Neurons simulated together, so that all their timesteps fit in a core's first-level cache
 BLOCK = 1024
 LINEAR, EXPONENTIAL, BOXCAR = 0, 1, 2
 
-# without fastmath: membranes, and so spikes, stay those of the plain neuron, bit by bit
+# without fastmath, so that membranes and spikes equal those of the plain neuron bit by bit
 _compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy")
 
 
 def _wide(x: Any) -> Any:
-    """A value of an array as float32."""
+    """Returns a value of an array as float32."""
     raise NotImplementedError
 
 
@@ -38,7 +38,7 @@ def _overload_wide(x: Any) -> Any:
 
 
 def _narrow(x: Any, like: Any) -> Any:
-    """A float32 as the array `like` holds it: rounded to the nearest, to even in the middle."""
+    """Returns a float32 in the type of the array `like`, rounded to nearest, ties to even."""
     raise NotImplementedError
 
 
@@ -51,7 +51,7 @@ def _overload_narrow(x: Any, like: Any) -> Any:
         bits = np.float32(x).view(np.uint32)
         odd = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(1))
         up = np.uint32(np.uint32(bits + np.uint32(0x7FFF)) + odd)
-        # rounding up would carry a NaN's bits over into a number's
+        # rounding up could turn the bits of a NaN into those of a number
         return np.uint16(0x7FC0) if x != x else np.uint16(up >> np.uint32(16))
 
     return rounded if like.dtype == types.uint16 else same
@@ -59,9 +59,10 @@ def _overload_narrow(x: Any, like: Any) -> Any:
 
 @_compiled  # type: ignore[untyped-decorator]
 def forward(
-    current: Array, v: np.float32, leak: np.float32, spikes: Array, first: int, last: int
+    current: Array, v: np.float32, leak: np.float32, spikes: Array, part: tuple[int, int]
 ) -> None:
-    """Fills spikes [T, M] from a current [T or 1, M], for the neurons from first to last."""
+    """Fills spikes [T, M] from a current [T or 1, M], for a range of neurons."""
+    first, last = part
     steps = len(spikes)
     one, zero = _narrow(np.float32(1), spikes), _narrow(np.float32(0), spikes)
     u = np.empty(BLOCK, np.float32)
@@ -91,22 +92,21 @@ def backward(
     kind: int,
     grad_spikes: Array,
     grad: Array,
-    first: int,
-    last: int,
+    part: tuple[int, int],
 ) -> tuple[float, float]:
     """Fills the current's gradient [T, M], and returns those of the threshold and the leak.
 
-    The spikes' gradient, as the current, has T rows or one that holds for every timestep.
-
-    Membranes are computed again, which is faster than reading them. Sums are kept by place in
-    a block, so that they can be vectorized and do not depend on how.
+    The spikes' gradient and the current have T rows, or one row for all timesteps. Membranes are
+    recomputed, which is faster than reading them. Sums are kept per position in a block, so that
+    they are vectorized and do not depend on the vector length.
     """
+    first, last = part
     steps = len(grad)
     one, zero = np.float32(1), np.float32(0)
     inverse = one / v
     u = np.empty((steps, BLOCK), np.float32)
     z = np.empty(BLOCK, np.float32)
-    after = np.empty(BLOCK, np.float32)  # of the timestep behind: the gradient of its membrane
+    after = np.empty(BLOCK, np.float32)  # gradient of the membrane of the next timestep
     by_spike = np.zeros(BLOCK, np.float32)
     by_reset = np.zeros(BLOCK, np.float32)
     by_leak = np.zeros(BLOCK, np.float32)
@@ -128,7 +128,7 @@ def backward(
             incoming = grad_spikes[min(t, len(grad_spikes) - 1), start : start + count]
             out = grad[t, start : start + count]
             x = u[t]
-            # short loops over few arrays: the compiler gives up on vectorizing the others
+            # the compiler vectorizes only short loops over few arrays
             for i in range(count):
                 z[i] = abs(x[i] / v - one)
             if kind == LINEAR:

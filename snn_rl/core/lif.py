@@ -1,5 +1,6 @@
-"""The leaky integrate-and-fire neuron: one pure function and a module that holds its parameters."""
+"""The leaky integrate-and-fire neuron: a pure function, and a module with its parameters."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -31,60 +32,71 @@ def lif(
 
         u_t = leak * (u_{t-1} - v_threshold * s_{t-1}) + I_t,    s_t = [u_t > v_threshold]
 
-    Source: [IIR] algorithm 2, eq. 13 to 15, with the leak applied after the reset as in that
-    algorithm and in the authors' code ([IIR] eq. 2 as printed does not leak the reset). In the
-    reset the spike is detached, the threshold is not ([IIR] eq. 14).
+    The state is passed and returned, never stored. The spike is detached in the reset, the
+    threshold is not ([IIR] eq. 14).
 
-    State is passed, never stored: nothing needs a reset and nothing leaks from one row of a
-    batch, or one call, into another.
+    Source: [IIR] algorithm 2, eq. 13 to 15. The leak applies after the reset, as in that algorithm
+    and in the authors' code. [IIR] eq. 2 as printed does not leak the reset.
 
     Args:
         current: Input current I, [T, N, ...].
         v_threshold: Scalar firing threshold, > 0.
-        leak: Scalar in [0, 1]; 1 is the integrate-and-fire neuron.
+        leak: Scalar in [0, 1]. A leak of 1 gives the integrate-and-fire neuron.
         surrogate: ds/dz, see `snn_rl.core.surrogate`.
-        state: What is left of the membrane, u - v_threshold * s, from the call before, [N, ...].
-            None is an empty membrane that nobody will ask for: no state comes back, and with
-            T = 1 none is ever allocated; the neuron is a single comparison.
-        keep: [T, N] of ones and zeros; a zero empties the membrane before that timestep, because
-            another episode begins there. Only with a state.
+        state: Membrane after the last reset, u - v_threshold * s, [N, ...]. None stands for an
+            empty membrane, and no state is returned. With T = 1 the neuron is then a single
+            comparison and no state is allocated.
+        keep: [T, N] of ones and zeros. A zero empties the membrane before that timestep, where
+            another episode begins. Requires a state.
 
     Returns:
-        Spikes [T, N, ...] of zeros and ones, and the new state [N, ...] (None if none came in).
+        Spikes [T, N, ...] of zeros and ones, and the new state [N, ...] or None.
     """
-    steps = current.shape[0]
-    if steps == 1 and state is None:
+    if len(current) == 1 and state is None:
         return spike(current, v_threshold, surrogate), None
-    rest = state
+    spikes, left = _integrate(
+        current, v_threshold, leak, lambda u: spike(u, v_threshold, surrogate), state, keep
+    )
+    return spikes, left if state is not None else None
+
+
+def _integrate(
+    current: Tensor,
+    v_threshold: Tensor,
+    leak: Tensor,
+    fire: Callable[[Tensor], Tensor],
+    membrane: Tensor | None,
+    keep: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
     spikes = []
-    # unbind, not current[t]: the gradient of each of those would fill all timesteps with zeros
+    # unbind, because the gradient of an indexed current[t] would fill all timesteps with zeros
     for t, now in enumerate(current.unbind(0)):
-        if rest is not None and keep is not None:
-            rest = rest * keep[t].view(-1, *[1] * (rest.dim() - 1))
-        u = now if rest is None else leak * rest + now
-        s = spike(u, v_threshold, surrogate)
+        if membrane is not None and keep is not None:
+            membrane = membrane * keep[t].view(-1, *[1] * (membrane.dim() - 1))
+        u = now if membrane is None else leak * membrane + now
+        s = fire(u)
         spikes.append(s)
-        rest = u - v_threshold * s.detach()
-    # cat, not stack: it keeps the channels_last layout that the convolutions run fastest in
-    out = torch.cat(spikes).unflatten(0, (steps, current.shape[1]))
-    return out, rest if state is not None else None
+        membrane = u - v_threshold * s.detach()
+    # cat, because stack would lose the channels_last layout, in which convolutions are fastest
+    return torch.cat(spikes).unflatten(0, current.shape[:2]), membrane
 
 
-class Memory(NamedTuple):
-    """What neurons remember from one window of timesteps to the next.
+class NeuronState(NamedTuple):
+    """State of a layer of neurons between two windows of timesteps.
 
     Attributes:
-        rest: What is left of the membrane, u - v_threshold * s, [N, ...].
-        since: Timesteps since the last spike, int16 [N, ...]; None where the surrogate does not
-            ask for it.
+        membrane: Membrane after the last reset, u - v_threshold * s, [N, ...]. None is an empty
+            membrane.
+        since: Timesteps since the last spike, int16 [N, ...]. None stands for neurons that have
+            not fired, and for surrogates that do not depend on it.
     """
 
-    rest: Tensor
+    membrane: Tensor | None = None
     since: Tensor | None = None
 
-    def detach(self) -> "Memory":
-        """The same without its history, as truncated BPTT cuts it ([STDB] section 2.2)."""
-        return Memory(self.rest.detach(), self.since)
+    def detach(self) -> "NeuronState":
+        """Returns the state without its history, as in truncated BPTT ([STDB] section 2.2)."""
+        return NeuronState(None if self.membrane is None else self.membrane.detach(), self.since)
 
 
 def timed_lif(
@@ -92,9 +104,9 @@ def timed_lif(
     v_threshold: Tensor,
     leak: Tensor,
     surrogate: SpikeTime,
-    memory: Memory | None = None,
-) -> tuple[Tensor, Memory]:
-    """The neuron of `lif` with a surrogate gradient in the time since its last spike.
+    state: NeuronState | None = None,
+) -> tuple[Tensor, NeuronState]:
+    """Simulates the neuron of `lif` with the spike-time surrogate gradient.
 
     Source: [STDB] algorithm 3.
 
@@ -102,28 +114,27 @@ def timed_lif(
         current: See `lif`.
         v_threshold: See `lif`.
         leak: See `lif`.
-        surrogate: ds/du by the time since the last spike.
-        memory: From the window before; None: an empty membrane that has never fired.
+        surrogate: ds/du as a function of the time since the last spike.
+        state: State after the previous window. None stands for neurons that have never fired.
 
     Returns:
-        Spikes [T, N, ...], and the new memory.
+        Spikes [T, N, ...], and the new state.
     """
-    rest = torch.zeros_like(current[0]) if memory is None else memory.rest
-    since = None if memory is None else memory.since
-    if since is None:
-        since = torch.full_like(current[0], NEVER, dtype=torch.int16)
-    spikes = []
-    for step in current:
-        u = leak * rest + step
-        s, since = timed_spike(u, v_threshold, since, surrogate)
-        spikes.append(s)
-        rest = u - v_threshold * s.detach()
-    # see `lif`
-    return torch.cat(spikes).unflatten(0, current.shape[:2]), Memory(rest, since)
+    membrane, before = state or NeuronState()
+    never = torch.full_like(current[0], NEVER, dtype=torch.int16)
+    since = never if before is None else before
+
+    def fire(u: Tensor) -> Tensor:
+        nonlocal since
+        spikes, since = timed_spike(u, v_threshold, since, surrogate)
+        return spikes
+
+    spikes, membrane = _integrate(current, v_threshold, leak, fire, membrane)
+    return spikes, NeuronState(membrane, since)
 
 
 class LIF(nn.Module):
-    """One layer of LIF neurons with a trainable threshold and leak.
+    """A layer of LIF neurons with a trainable threshold and leak.
 
     Args:
         v_threshold: Initial threshold, > 0.
@@ -138,52 +149,48 @@ class LIF(nn.Module):
         self.surrogate = get_surrogate(surrogate)
 
     def forward(
-        self, current: Tensor, state: Tensor | None = None, keep: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """`lif` with this layer's parameters: current [T, N, ...] to spikes [T, N, ...], state.
+        self,
+        current: Tensor,
+        state: NeuronState | None = None,
+        keep: Tensor | None = None,
+        timesteps: int | None = None,
+    ) -> tuple[Tensor, NeuronState | None]:
+        """Simulates the neurons with this layer's parameters.
 
-        From an empty membrane it is `snn_rl.core.compiled.fused_lif`, where that can be had.
-
-        Raises:
-            ValueError: The surrogate needs a `Memory`, and a state came in: see `window`.
-        """
-        if not isinstance(self.surrogate, SpikeTime):
-            if state is None and available(current, self.surrogate):
-                return fused_lif(current, self.v_threshold, self.leak, self.surrogate), None
-            return lif(current, self.v_threshold, self.leak, self.surrogate, state, keep)
-        if state is not None:
-            raise ValueError("a state does not say when a neuron last fired: use `window`")
-        return timed_lif(current, self.v_threshold, self.leak, self.surrogate)[0], None
-
-    def prepared(self, current: Tensor) -> Tensor:
-        """A current for `forward` from empty membranes: in the parameters' precision.
-
-        Autocast rounds currents; membranes are not to be. The compiled neuron sees to that itself.
-        """
-        if not isinstance(self.surrogate, SpikeTime) and available(current, self.surrogate):
-            return current
-        return current.to(self.v_threshold.dtype)
-
-    def window(self, current: Tensor, memory: Memory | None = None) -> tuple[Tensor, Memory]:
-        """Some of the timesteps, and what the neurons take with them into the next ones.
+        Membranes have the parameters' precision also under autocast. Without a state the compiled
+        `fused_lif` is used where it is available.
 
         Args:
-            current: [timesteps of the window, N, ...].
-            memory: From the window before; None in the first.
+            current: Input current [T, N, ...], or [1, N, ...] with `timesteps`.
+            state: State after the previous timesteps. With None the membranes are empty, and no
+                state is returned.
+            keep: See `lif`.
+            timesteps: Number of timesteps of a constant current.
+
+        Returns:
+            Spikes [T, N, ...], and the new state or None.
         """
-        if isinstance(self.surrogate, SpikeTime):
-            return timed_lif(current, self.v_threshold, self.leak, self.surrogate, memory)
-        state = torch.zeros_like(current[0]) if memory is None else memory.rest
-        spikes, rest = lif(current, self.v_threshold, self.leak, self.surrogate, state)
-        assert rest is not None
-        return spikes, Memory(rest)
+        surrogate = self.surrogate
+        shape = (timesteps or len(current), *current.shape[1:])
+        if not isinstance(surrogate, SpikeTime) and state is None and available(current, surrogate):
+            expanded = current.expand(shape)
+            return fused_lif(expanded, self.v_threshold, self.leak, surrogate), None
+        current = current.to(self.v_threshold.dtype).expand(shape)
+        if isinstance(surrogate, SpikeTime):
+            spikes, after = timed_lif(current, self.v_threshold, self.leak, surrogate, state)
+            return spikes, None if state is None else after
+        if state is None:
+            return lif(current, self.v_threshold, self.leak, surrogate)[0], None
+        membrane = torch.zeros_like(current[0]) if state.membrane is None else state.membrane
+        spikes, left = lif(current, self.v_threshold, self.leak, surrogate, membrane, keep)
+        return spikes, NeuronState(left)
 
     @torch.no_grad()
     def clamp_(self) -> None:
-        """Puts the parameters back into their ranges; call it after every optimizer step.
+        """Projects the parameters into their ranges; to be called after every optimizer step.
 
-        A projection, not a clamp in `forward`: that would have no gradient outside the range and
-        a parameter that strayed could never come back.
+        A clamp in `forward` would have no gradient outside the range, so a parameter there could
+        never return.
         """
         self.v_threshold.clamp_(min=MIN_THRESHOLD)
         self.leak.clamp_(0.0, 1.0)

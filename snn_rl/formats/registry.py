@@ -106,9 +106,9 @@ def check_plain(network: Network, kind: str) -> None:
     reason = None
     if not spec.is_plain or spec.batch_norm or spec.clip:
         reason = "it has layers other than plain convolutions and dense layers"
-    elif isinstance(network, SpikingNetwork) and network.encoding != "direct":
-        reason = f"its {network.encoding} encoding draws random numbers"
-    elif isinstance(network, SpikingNetwork) and network.carry_state:
+    elif isinstance(network, SpikingNetwork) and network.options.encoding != "direct":
+        reason = f"its {network.options.encoding} encoding draws random numbers"
+    elif isinstance(network, SpikingNetwork) and network.options.carry_state:
         reason = "its membranes carry over from image to image"
     if reason:
         raise UserError(f"this network cannot be exported as {kind}: {reason}")

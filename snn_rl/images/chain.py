@@ -74,7 +74,7 @@ def network_spec(config: ClassifyConfig, dataset: Dataset) -> NetworkSpec:
     try:
         spec = image_network(config.net, shape, classes, config.batch_norm, pooling)
     except ValueError as error:
-        raise UserError(f"net={config.net}: {error}") from None
+        raise UserError(str(error)) from None
     return replace(spec, clip=config.clip)
 
 

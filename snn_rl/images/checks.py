@@ -33,7 +33,7 @@ def check_values(config: ClassifyConfig) -> None:
     try:
         check_surrogate(config.iir.surrogate)
     except ValueError as error:
-        raise UserError(f"iir.surrogate={config.iir.surrogate}: {error}") from None
+        raise UserError(f"iir.{error}") from None
     check_device(config.device)
     for name in ("fit.batch_size", "iir.batch_size"):
         if value_of(config, name) % distributed.size():

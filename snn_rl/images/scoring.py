@@ -49,7 +49,7 @@ def score(
         intensity += float(images.abs().clamp(max=1).mean()) * len(labels)
     correct, intensity, *sums = distributed.total([correct, intensity, *rates.tolist()])
     input_rate = None
-    if isinstance(network, SpikingNetwork) and network.encoding == "poisson":
+    if isinstance(network, SpikingNetwork) and network.options.encoding == "poisson":
         input_rate = network.timesteps * intensity / total
     return Score(
         correct / total,

@@ -110,7 +110,7 @@ def _row(stage: Stage, network: Network, notes: ImageNotes, score: Score) -> lis
     if isinstance(network, SpikingNetwork):
         ratio = "-"
         entering = score.input_rate
-        if network.encoding == "direct" or entering is not None:
+        if network.options.encoding == "direct" or entering is not None:
             used = energy(network.spec, score.spike_rates, FLOAT32, input_rate=entering)
             ratio = f"{used.ratio:.2f}"
     total, neurons = spikes(network.spec, score.spike_rates)

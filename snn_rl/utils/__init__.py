@@ -1,1 +1,1 @@
-"""Helpers without knowledge of the project."""
+"""Helper functions without knowledge of the rest of the package."""

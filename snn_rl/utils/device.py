@@ -6,7 +6,12 @@ from snn_rl.utils.errors import UserError
 
 
 def uses_bf16(precision: str, device: str) -> bool:
-    """Whether training runs in bfloat16 autocast: as asked, or where the processor has it."""
+    """Returns whether training uses bfloat16 autocast.
+
+    Args:
+        precision: "bfloat16", "float32", or "auto": bfloat16 if the device supports it natively.
+        device: "auto", "cpu" or "cuda".
+    """
     if precision == "auto":
         if device != "cpu" and torch.cuda.is_available():
             return True
@@ -15,16 +20,16 @@ def uses_bf16(precision: str, device: str) -> bool:
 
 
 def check_device(device: str) -> None:
-    """Refuses a GPU that is not there: training on the processor instead would take days.
+    """Checks that a requested GPU is available, because training on the CPU would take days.
 
     Args:
-        device: auto, cpu or cuda.
+        device: "auto", "cpu" or "cuda".
 
     Raises:
-        UserError: There is none, or this torch cannot use it.
+        UserError: PyTorch finds no GPU.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError(
-            "device=cuda: this torch finds no GPU (`python -m snn_rl.doctor` says more); "
-            "device=auto takes the processor then"
+            "device=cuda: PyTorch finds no GPU (run `python -m snn_rl.doctor` for details); "
+            "device=auto uses the CPU if there is no GPU"
         )

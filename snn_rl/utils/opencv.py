@@ -1,4 +1,4 @@
-"""Import of OpenCV with a clear error."""
+"""Import of OpenCV with a clear error message."""
 
 from types import ModuleType
 
@@ -6,7 +6,7 @@ from snn_rl.utils.errors import UserError
 
 
 def opencv() -> ModuleType:
-    """Returns the cv2 module.
+    """Imports OpenCV.
 
     Raises:
         UserError: OpenCV is not installed or cannot be loaded.
@@ -15,7 +15,7 @@ def opencv() -> ModuleType:
         import cv2
     except ImportError as error:
         raise UserError(
-            f"cannot import OpenCV ({error}): on a machine without libGL, replace opencv-python "
-            "by opencv-python-headless"
+            f"OpenCV cannot be loaded ({error}); on a machine without libGL run "
+            "`pip uninstall opencv-python` and `pip install opencv-python-headless`"
         ) from None
     return cv2

@@ -1,38 +1,71 @@
-"""Objects of the user's own modules, named on the command line as `module:name`."""
+"""Registries of named objects, which users extend from their own modules."""
 
 import importlib
 import os
 import sys
-from typing import Any
+from typing import TypeVar
+
+from snn_rl.utils.errors import did_you_mean
+
+_Entry = TypeVar("_Entry")
 
 
 def is_reference(name: str) -> bool:
-    """Returns whether a setting names an object as `module:name`."""
+    """Returns whether a name refers to an object of a module, as in `module:name`."""
     return ":" in name
 
 
-def load_object(reference: str) -> Any:
-    """Imports the object that a reference names.
-
-    Modules in the working directory are found by every command, as with `python -m`.
+class Registry(dict[str, _Entry]):
+    """Objects by name, plus those of the user's modules, named as `module:name`.
 
     Args:
-        reference: `module:name`, for example `my_package.networks:small`.
-
-    Returns:
-        The object.
-
-    Raises:
-        ValueError: The reference is malformed, or the module or the object does not exist.
+        setting: Setting that takes the names, used in error messages.
+        entries: Built-in objects by name.
+        others: Further names that the setting takes, used in error messages.
     """
-    module_name, _, name = reference.partition(":")
-    if not module_name or not name:
-        raise ValueError(f"{reference!r} is not of the form module:name")
-    if not {"", os.getcwd()} & set(sys.path):
-        sys.path.append(os.getcwd())  # console scripts do not search the working directory
-    try:
-        return getattr(importlib.import_module(module_name), name)
-    except ImportError as error:
-        raise ValueError(f"cannot import {module_name!r} of {reference!r}: {error}") from error
-    except AttributeError:
-        raise ValueError(f"module {module_name!r} has no {name!r}") from None
+
+    def __init__(
+        self, setting: str, entries: dict[str, _Entry], others: str = "or module:function"
+    ):
+        super().__init__(entries)
+        self.setting = setting
+        self.others = others
+
+    def register(self, name: str, entry: _Entry) -> None:
+        """Adds an object under a name.
+
+        Raises:
+            ValueError: The name contains a colon or belongs to another object.
+        """
+        if is_reference(name) or self.get(name, entry) != entry:
+            raise ValueError(f"{self.setting}={name}: the name is taken or contains a colon")
+        self[name] = entry
+
+    def check(self, name: str) -> None:
+        """Checks that a name is registered or has the form `module:name`.
+
+        Raises:
+            ValueError: The name is neither.
+        """
+        if name not in self and not is_reference(name):
+            raise ValueError(
+                f"{self.setting}={name}: must be one of {', '.join(self)}, {self.others}"
+                f"{did_you_mean(name, self)}"
+            )
+
+    def find(self, name: str) -> _Entry:
+        """Returns a registered object, or imports `module:name`, also from the working directory.
+
+        Raises:
+            ValueError: The name is not registered and cannot be imported.
+        """
+        self.check(name)
+        if name in self:
+            return self[name]
+        if not {"", os.getcwd()} & set(sys.path):
+            sys.path.append(os.getcwd())  # console scripts do not search the working directory
+        module, _, attribute = name.partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ValueError(f"{self.setting}={name}: cannot be imported ({error})") from error

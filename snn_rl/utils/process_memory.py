@@ -1,4 +1,4 @@
-"""How the process holds on to memory between training steps, and how much it needs."""
+"""Memory of the process: reuse between training steps, and peak usage."""
 
 import ctypes
 import ctypes.util
@@ -12,11 +12,11 @@ _LIMIT, _PAD = 2**30, 2**28
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc to keep freed blocks for the next allocation instead of unmapping them.
+    """Makes glibc keep freed blocks for the next allocation instead of unmapping them.
 
-    Every training step allocates and frees the same activations, megabytes each. glibc maps such
-    blocks afresh from the system each time, and every new page has to be touched first:
-    benchmarks/allocator.py measures what that costs. Elsewhere than on glibc this does nothing.
+    Every training step allocates and frees the same activations, several megabytes each. By
+    default glibc maps such blocks anew and touches every page (benchmarks/allocator.py measures
+    the cost). Without glibc the function has no effect.
     """
     try:
         mallopt = ctypes.CDLL(ctypes.util.find_library("c")).mallopt
@@ -28,13 +28,13 @@ def keep_freed_memory() -> None:
 
 
 class PeakMemory:
-    """The most memory in use since this was made: of a GPU, or of the whole process on Linux.
+    """Peak memory since construction, of a GPU or of the whole process on Linux.
 
-    What the process does not need any more is given back first, so that the peak of a small stage
-    is not that of a large one before it. Other processes and threads are not told apart.
+    Freed memory is returned to the system at construction, so that the peak of an earlier, larger
+    stage is not counted again.
 
     Args:
-        device: Where the computation is.
+        device: Device of the computation.
     """
 
     _STATUS = Path("/proc/self/status")
@@ -52,7 +52,7 @@ class PeakMemory:
             self._works = False
 
     def read(self) -> int | None:
-        """In bytes; None where it cannot be measured."""
+        """Returns the peak in bytes, or None if the system does not report it."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         if not self._works:

@@ -1,4 +1,4 @@
-"""Seeds: one for every part of a run, derived from the run's own."""
+"""Seeds of random number generators."""
 
 import random
 
@@ -7,12 +7,12 @@ import torch
 
 
 def derive_seed(*parts: int) -> int:
-    """One 31-bit seed from several numbers; trailing zeros do not count."""
+    """Returns a 31-bit seed that is derived from several numbers; trailing zeros have no effect."""
     return int(np.random.SeedSequence(parts).generate_state(1)[0]) >> 1
 
 
 def seed_everything(seed: int) -> None:
-    """Seeds Python's, NumPy's and torch's generators."""
+    """Seeds the global generators of Python, NumPy and PyTorch."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)

@@ -1,16 +1,17 @@
-"""The processor threads that PyTorch computes with."""
+"""Number of CPU threads that PyTorch uses."""
 
 import torch
 
-_FROM_THE_START = torch.get_num_threads()
+_AT_START = torch.get_num_threads()
 
 
 def use_threads(number: int) -> None:
-    """Computes with so many threads from now on.
+    """Sets the number of threads.
 
-    Several jobs of a sweep may run in one process: what one asked for is not meant for the next.
+    Several jobs of a sweep may run in one process, so every job has to set its own number.
 
     Args:
-        number: How many; 0 is as many as the process began with, by default one for each core.
+        number: Number of threads. 0 restores the number at the start of the process, by default
+            the number of cores.
     """
-    torch.set_num_threads(number or _FROM_THE_START)
+    torch.set_num_threads(number or _AT_START)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from snn_rl.core.lif import LIF, MIN_THRESHOLD, Memory, lif, timed_lif
+from snn_rl.core.lif import LIF, MIN_THRESHOLD, NeuronState, lif, timed_lif
 from snn_rl.core.surrogate import SURROGATES, SpikeTime
 
 # Antiderivatives of ds/dz: their slope is what the backward pass must see.
@@ -239,11 +239,12 @@ def test_module_holds_the_parameters_of_the_function():
     layer = LIF(0.75, 0.5, "boxcar")
     current, rest = grid(3, 20), grid(20, seed=1)
     v, leak = torch.tensor(0.75), torch.tensor(0.5)
-    for state in (None, rest):
+    for membrane in (None, rest):
+        state = None if membrane is None else NeuronState(membrane)
         spikes, left = layer(current, state)
-        expected, expected_left = lif(current, v, leak, SURROGATES["boxcar"], state)
+        expected, expected_left = lif(current, v, leak, SURROGATES["boxcar"], membrane)
         assert torch.equal(spikes, expected)
-        assert left is None if state is None else torch.equal(left, expected_left)
+        assert left is None if state is None else torch.equal(left.membrane, expected_left)
     assert {name for name, _ in layer.named_parameters()} == {"v_threshold", "leak"}
     assert not list(layer.buffers())
 
@@ -305,7 +306,7 @@ def stdb_by_hand(
 def test_stdb_equals_the_paper_s_equations_neuron_by_neuron(alpha, beta):
     current, v, leak = leaves(9)
     weights = torch.linspace(-1.0, 2.0, current.numel(), dtype=torch.float64).view_as(current)
-    spikes, memory = timed_lif(current, v, leak, SpikeTime(alpha, beta))
+    spikes, state = timed_lif(current, v, leak, SpikeTime(alpha, beta))
     actual = torch.autograd.grad((spikes * weights).sum(), (current, v, leak))
     by_hand = stdb_by_hand(current.detach(), weights, v.item(), leak.item(), alpha, beta)
     fired, in_current, in_v, in_leak = by_hand
@@ -314,7 +315,7 @@ def test_stdb_equals_the_paper_s_equations_neuron_by_neuron(alpha, beta):
     torch.testing.assert_close(actual[0], torch.tensor(in_current, dtype=torch.float64))
     assert actual[1].item() == pytest.approx(in_v)
     assert actual[2].item() == pytest.approx(in_leak)
-    assert memory.rest.tolist() == loop(current.detach(), v.item(), leak.item())[1]
+    assert state.membrane.tolist() == loop(current.detach(), v.item(), leak.item())[1]
 
 
 def test_a_neuron_that_never_fires_learns_nothing_by_spike_time():
@@ -331,17 +332,12 @@ def test_windows_of_timesteps_equal_the_whole(name):
     whole = layer(current)[0]
     weights = torch.linspace(-1.0, 2.0, whole.numel()).view_as(whole)
     expected = torch.autograd.grad((whole * weights).sum(), list(layer.parameters()))
-    memory: Memory | None = None
+    state = NeuronState()
     parts = []
     for part in current.split(3):
-        spikes, memory = layer.window(part, memory)
+        spikes, state = layer(part, state)
         parts.append(spikes)
     assert torch.equal(torch.cat(parts), whole)
     actual = torch.autograd.grad((torch.cat(parts) * weights).sum(), list(layer.parameters()))
     for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b)
-
-
-def test_a_bare_state_is_refused_where_spike_times_are_needed():
-    with pytest.raises(ValueError, match="window"):
-        LIF(surrogate="stdb")(grid(2, 5), torch.zeros(5))

@@ -84,7 +84,7 @@ def test_the_chain_trains_clips_and_converts_by_them(tiny, tmp_path):
     assert isinstance(ann, AnalogNetwork) and ann.mu is not None
     assert isinstance(direct, SpikingNetwork) and isinstance(converted, SpikingNetwork)
     assert (ann.mu != INITIAL_CLIP).all()
-    assert (direct.surrogate, direct.timesteps, converted.timesteps) == ("boxcar", 2, 3)
+    assert (direct.options.surrogate, direct.timesteps, converted.timesteps) == ("boxcar", 2, 3)
     thresholds = [neuron.v_threshold.item() for neuron in converted.neurons]
     assert all(v <= mu for v, mu in zip(thresholds, ann.mu.tolist(), strict=True))
     ratio = (converted.synapses[1].weight / ann.synapses[1].weight).detach()

@@ -16,7 +16,7 @@ from snn_rl.core.conversion.thresholds import (
     find_threshold,
 )
 from snn_rl.core.encoding import ENCODINGS
-from snn_rl.core.lif import Memory
+from snn_rl.core.lif import NeuronState
 from snn_rl.core.networks import (
     WINDOW,
     AnalogNetwork,
@@ -89,7 +89,8 @@ def convert(
 
     def fire(index: int, current: Tensor) -> Tensor:
         set_threshold(index, current)
-        return spiking.fire_window(index, current, timesteps, None)[0]
+        spikes: Tensor = spiking.neurons[index](current, timesteps=timesteps)[0]
+        return spikes
 
     if timesteps <= WINDOW:
         spiking.propagate(ENCODINGS[options.encoding](images, timesteps), fire)
@@ -153,17 +154,18 @@ def _currents(
 
     The layers before spike. The simulation starts anew for every layer ([STDB] algorithm 1).
     """
-    memories: list[Memory | None] = [None] * index
+    states = [NeuronState()] * index
 
     def fire(layer: int, current: Tensor) -> Tensor:
         if layer == index:
             raise _Reached(current)
-        spikes, memories[layer] = spiking.fire_window(layer, current, size, memories[layer])
+        spikes: Tensor
+        spikes, states[layer] = spiking.neurons[layer](current, states[layer], timesteps=size)
         return spikes
 
     for start in range(0, timesteps, WINDOW):
         size = min(WINDOW, timesteps - start)
         try:
-            spiking.propagate(ENCODINGS[spiking.encoding](images, size), fire)
+            spiking.propagate(ENCODINGS[spiking.options.encoding](images, size), fire)
         except _Reached as reached:
             yield from reached.current

@@ -1,13 +1,13 @@
-"""A T = 1 network on an integer grid, which every engine computes to the same bits.
+"""Networks with one timestep on an integer grid, on which all engines compute the same bits.
 
-Float32 rounds a sum by the order of its terms, and a spike beside its threshold follows the
-rounding: another batch size, memory layout or engine is another network. On the grid every weight
-is an integer times a power of two, its layer's unit, and so is every threshold; what enters a layer
-are pixels from 0 to 255 or spikes. Every partial sum of a layer is then an integer below 2^24 times
-its unit, which float32 holds exactly, whatever the order.
+A float32 sum depends on the order of its terms, and so does a spike near its threshold: another
+batch size, memory layout or engine changes decisions. On the grid, all weights, biases and the
+threshold of a layer are integers times a power of two, the layer's unit. The inputs of a layer are
+pixels from 0 to 255, or spikes. Every partial sum is then an integer below 2^24 times the unit,
+which float32 represents exactly.
 
-Weights have up to 12 bits, sign included: a float16, and the tensor cores of a GPU (TF32), hold
-those exactly too. The sums decide how many a layer gets: of 256 pixels, 11.
+Weights have up to 12 bits including the sign, which float16 and the TF32 of GPUs also represent
+exactly. Large sums leave fewer bits, for example 11 for 256 pixels.
 """
 
 import math
@@ -18,22 +18,22 @@ from torch import Tensor, nn
 
 from snn_rl.core.networks import SpikingNetwork
 
-PIXEL = 255  # the largest
-LIMIT = 2**24  # the integers below it are float32's own
+PIXEL = 255  # largest pixel
+LIMIT = 2**24  # float32 represents all integers below
 BITS = 12
 
 
 @dataclass(frozen=True)
 class GridLayer:
-    """A weight layer in integers: what float32 holds, divided by the layer's unit.
+    """A weight layer in integers: the float32 values divided by the layer's unit.
 
     Attributes:
-        name: conv1, fc1, ..., head.
-        unit: A power of two.
+        name: Name of the layer: conv1, fc1, ..., head.
+        unit: Power of two.
         weight: int32, [outputs, inputs] or [channels, inputs, kernel, kernel].
         bias: int32, [outputs], or None.
-        v_threshold: Its neurons fire above it; None: the head, which fires nothing.
-        bound: No partial sum of inputs times weights, bias included, is larger than this.
+        v_threshold: Threshold above which the neurons fire; None for the head.
+        bound: Upper bound of all partial sums of inputs times weights, including the bias.
     """
 
     name: str
@@ -46,29 +46,30 @@ class GridLayer:
 
 @torch.no_grad()
 def quantize(network: SpikingNetwork, bits: int = BITS, first_bits: int = BITS) -> SpikingNetwork:
-    """Rounds a T = 1 network to the grid.
+    """Rounds a network with one timestep to the grid.
 
-    Every layer's unit is the smallest power of two at which its weights have no more than the given
-    bits and its partial sums stay below 2^24. The images' division by 255 goes into the first
-    weights. A threshold is rounded down, which changes nothing: no sum lies between two integers.
+    The unit of a layer is the smallest power of two for which the weights fit in the given bits
+    and the partial sums stay below 2^24. The division of the images by 255 is folded into the
+    first weights. Thresholds are rounded down, which changes no spike because all sums are
+    integers.
 
     Args:
-        network: T = 1, direct encoding, convolutions and dense layers; it is left as it is.
-        bits: Of weights, sign included, at most.
-        first_bits: Of the first layer's (8 for engines that multiply bytes).
+        network: Network with T = 1, direct encoding, convolutions and dense layers only. It is
+            left unchanged.
+        bits: Maximum bits of a weight, including the sign.
+        first_bits: Maximum bits of the first layer's weights, 8 for engines that multiply bytes.
 
     Returns:
-        A network that takes raw pixels, with `exact` set.
+        An exact network, which takes raw pixels.
 
     Raises:
-        ValueError: It is of another kind, or a weight is not finite.
+        ValueError: The network is of another kind, or a weight is not finite.
     """
     if network.exact:
         raise ValueError("the network is on the grid already")
     exact = SpikingNetwork(network.spec, replace(network.options, exact=True))
     exact.load_state_dict(network.state_dict())
-    layers: list[nn.Module] = [*exact.synapses, exact.head]
-    for i, layer in enumerate(layers):
+    for i, layer in enumerate([*exact.synapses, exact.head]):
         assert isinstance(layer, nn.Conv2d | nn.Linear)
         weight = layer.weight.double() / (1 if i else PIXEL)
         bias = torch.zeros(1) if layer.bias is None else layer.bias.double()
@@ -82,28 +83,25 @@ def quantize(network: SpikingNetwork, bits: int = BITS, first_bits: int = BITS) 
                 raise ValueError("a threshold is not finite")
             steps = min(math.floor(float(v_threshold) / unit), LIMIT - 1)
             v_threshold.fill_(steps * unit)
-    integers(exact)  # it is what it says
+    integers(exact)  # verifies the result
     return exact.to(network.head.weight.device)
 
 
 @torch.no_grad()
 def integers(network: SpikingNetwork) -> list[GridLayer]:
-    """The integers of a network on the grid, layer by layer.
+    """Returns the integers of every layer of an exact network.
 
     Args:
-        network: From `quantize`, or loaded.
+        network: Result of `quantize`, or an exact network from a file.
 
     Raises:
-        ValueError: It is not on a grid on which float32 is exact; the message says where.
+        ValueError: A layer is not on a grid on which float32 is exact.
     """
     if not network.exact:
-        raise ValueError(
-            "the network was not put on the grid: see snn_rl.core.conversion.integer_grid.quantize"
-        )
+        raise ValueError("the network is not on the grid: quantize it (exact=true) first")
     found = []
-    for i, (name, layer) in enumerate(
-        zip(network.spec.names(), [*network.synapses, network.head], strict=True)
-    ):
+    layers = zip(network.spec.names(), [*network.synapses, network.head], strict=True)
+    for i, (name, layer) in enumerate(layers):
         assert isinstance(layer, nn.Conv2d | nn.Linear)
         fires = i < len(network.neurons)
         values = [layer.weight]
@@ -116,25 +114,17 @@ def integers(network: SpikingNetwork) -> list[GridLayer]:
         v_threshold = int(others[-1]) if fires else None
         if not max(bound, v_threshold or 0) < LIMIT:
             raise ValueError(f"layer {name} is not on the grid: its sums may reach {bound:g} units")
-        found.append(
-            GridLayer(
-                name,
-                unit,
-                weight.int(),
-                None if bias is None else bias.int(),
-                v_threshold,
-                int(bound),
-            )
-        )
+        bias = None if bias is None else bias.int()
+        found.append(GridLayer(name, unit, weight.int(), bias, v_threshold, int(bound)))
     return found
 
 
 def _unit(weight: Tensor, bias: Tensor, largest_input: int, bits: int) -> float:
-    """The smallest power of two at which the weights have these bits and the sums are exact."""
+    """Returns the smallest unit for which the weights fit in the bits and the sums are exact."""
     if not bool(weight.isfinite().all()) or not bool(bias.isfinite().all()):
         raise ValueError("a weight is not finite")
     largest = max(float(weight.abs().max()), float(bias.abs().max()) / LIMIT)
-    exponent = math.frexp(largest)[1] - bits  # the sought one, or a little less
+    exponent = math.frexp(largest)[1] - bits  # at most the result
     while True:
         unit = 2.0**exponent
         weights = (weight / unit).round()
@@ -145,13 +135,13 @@ def _unit(weight: Tensor, bias: Tensor, largest_input: int, bits: int) -> float:
 
 
 def _bound(weight: Tensor, bias: Tensor | None, largest_input: int) -> float:
-    """Of every partial sum of one output, in the units of the arguments (float64: exact)."""
+    """Returns the bound of all partial sums, in units; exact in float64."""
     sums = weight.abs().flatten(1).sum(1) * largest_input
     return float((sums if bias is None else sums + bias.abs()).max())
 
 
 def _exponent(values: Tensor) -> int:
-    """The largest power of two that divides all values; 0 if there are none but zeros.
+    """Returns the exponent of the largest power of two that divides all values, or 0 for zeros.
 
     Raises:
         ValueError: A value is not finite.
@@ -162,6 +152,6 @@ def _exponent(values: Tensor) -> int:
     mantissas, exponents = torch.frexp(values[values != 0])
     if mantissas.numel() == 0:
         return 0
-    whole = (mantissas * 2**53).long()  # of 53 bits, as a float64 has
+    whole = (mantissas * 2**53).long()  # float64 has 53 bits
     trailing = (whole & -whole).double().log2().long()
     return int((exponents - 53 + trailing).min())

@@ -1,4 +1,4 @@
-"""Magnitude pruning: the smallest weights of every layer go, and stay gone."""
+"""Magnitude pruning of every layer's smallest weights."""
 
 from collections.abc import Mapping
 
@@ -10,17 +10,18 @@ from snn_rl.core.networks import Network
 
 @torch.no_grad()
 def magnitude_masks(network: Network, fraction: float) -> dict[str, Tensor]:
-    """Which weights stay: in each hidden weight layer all but the smallest in magnitude.
+    """Returns masks that remove the smallest weights of every hidden weight layer.
 
-    Source: [IIR] section 5.3 (90 % of a T1 network's weights), after Han et al. (2015). The head
-    and the biases stay whole: together they are a few thousandths of the weights.
+    The head and the biases are not pruned; they are a few thousandths of the weights.
+
+    Source: [IIR] section 5.3 (90 % of a T1 network's weights), after Han et al. (2015).
 
     Args:
-        network: Analog or spiking.
-        fraction: Of each layer's weights to remove, in [0, 1).
+        network: Analog or spiking network.
+        fraction: Fraction of each layer's weights to remove, in [0, 1).
 
     Returns:
-        By parameter name, ones and zeros in the shape of the weights.
+        Masks of ones and zeros in the shape of the weights, by parameter name.
 
     Raises:
         ValueError: `fraction` is out of range.
@@ -29,19 +30,17 @@ def magnitude_masks(network: Network, fraction: float) -> dict[str, Tensor]:
         raise ValueError(f"fraction={fraction}: must be at least 0 and below 1")
     masks = {}
     for name, module in network.synapses.named_modules():
-        if not isinstance(module, nn.Conv2d | nn.Linear):
-            continue
-        weight = module.weight
-        gone = int(fraction * weight.numel())
-        mask = torch.ones(weight.numel(), dtype=weight.dtype, device=weight.device)
-        mask[weight.abs().flatten().argsort()[:gone]] = 0.0
-        masks[f"synapses.{name}.weight"] = mask.view(weight.shape)
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            weight = module.weight
+            mask = torch.ones(weight.numel(), dtype=weight.dtype, device=weight.device)
+            mask[weight.abs().flatten().argsort()[: int(fraction * weight.numel())]] = 0.0
+            masks[f"synapses.{name}.weight"] = mask.view(weight.shape)
     return masks
 
 
 @torch.no_grad()
 def apply_masks_(network: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Sets the removed weights to zero; call it after every optimizer step."""
+    """Sets the removed weights to zero; to be called after every optimizer step."""
     parameters = dict(network.named_parameters())
     for name, mask in masks.items():
         parameters[name].mul_(mask)

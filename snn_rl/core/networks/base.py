@@ -8,47 +8,39 @@ from torch.nn import functional as F
 
 from snn_rl.core.networks.spec import AvgPool, Block, Connection, Conv, Dense, Dropout, NetworkSpec
 
-# Turns the current of hidden layer k, [T or 1, N, ...], into its activity, [T, N, ...]
+# Maps the current of hidden layer k, [T or 1, N, ...], to its activity, [T, N, ...]
 Fire = Callable[[int, Tensor], Tensor]
 
-
-# What a network remembers from image to image: of every hidden layer, [N, ...]; [] is nothing
+# Membranes carried from image to image, [N, ...] per hidden layer; [] for other networks
 State = list[Tensor]
 
-
-# Where clips start. [ULL] does not print it; He-initialized layers pass on activities of about 1,
-# so that this one cuts off hardly anything before training has moved it.
-INITIAL_CLIP = 4.0
-
-
-# Dropout masks, by the place of the `Dropout` in the description
+# Dropout masks by the position of the `Dropout` in the layer stack
 Masks = dict[int, Tensor]
-
 
 # Timesteps that inference holds in memory at a time
 WINDOW = 25
 
 
 def clear(state: State, ended: Tensor) -> State:
-    """Empties the membranes of the games that have ended.
+    """Empties the membranes of the environments whose episode has ended.
 
     Args:
-        state: Of N games.
-        ended: [N], true where the next image is another game's first.
+        state: Membranes of N environments.
+        ended: [N], true where the next image starts another episode.
     """
     keep = (~ended).float()
-    return [rest * keep.view(-1, *[1] * (rest.dim() - 1)) for rest in state]
+    return [membrane * keep.view(-1, *[1] * (membrane.dim() - 1)) for membrane in state]
 
 
 class Scale(nn.Module):
-    """The identity times a number: 1, until conversion folds a threshold into it."""
+    """An identity shortcut with a scale of 1, into which conversion folds a threshold."""
 
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.tensor(1.0), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape; in the weight's precision, which autocast does not see to here."""
+        """Scales a tensor of any shape, in the precision of the weight also under autocast."""
         return x.to(self.weight.dtype) * self.weight
 
 
@@ -65,16 +57,16 @@ def _synapse(connection: Connection, bias: bool, batch_norm: bool) -> nn.Module:
 
 
 class Network(nn.Module):
-    """What both forms share: the description and the weight layers, under the same names.
+    """Base class of analog and spiking networks, with the weight layers under the same names.
 
     Args:
-        spec: The description.
+        spec: Layer stack.
 
     Attributes:
-        synapses: Every weight layer but the head, in the order of `NetworkSpec.connections`.
-        head: The last weight layer.
-        dropout: Probability with which activity is dropped at the description's `Dropout`s, in
-            training mode. One mask serves all timesteps ([STDB] section 4, [IIR] A.2.2).
+        synapses: Weight layers without the head, in the order of `NetworkSpec.connections`.
+        head: Last weight layer.
+        dropout: Dropout probability at the layer stack's `Dropout`s in training mode. One mask
+            serves all timesteps ([STDB] section 4, [IIR] A.2.2).
     """
 
     head: nn.Linear
@@ -86,7 +78,6 @@ class Network(nn.Module):
         self.connections = spec.connections()
         *hidden, head = (_synapse(c, spec.bias, spec.batch_norm) for c in self.connections)
         self.synapses = nn.ModuleList(hidden)
-        # the head is Dense, and what is built of that is an nn.Linear
         self.head = head  # type: ignore[assignment]
 
     @property
@@ -95,13 +86,13 @@ class Network(nn.Module):
         return False
 
     def propagate(self, x: Tensor, fire: Fire, masks: Masks | None = None) -> Tensor:
-        """Carries activity through all layers up to the head's input.
+        """Propagates activity through all layers up to the head's input.
 
         Args:
-            x: [T or 1, N, channels, height, width]; a single leading entry is an input that does
-                not change with time. Time is folded into the batch for every weight layer.
-            fire: What the neurons do.
-            masks: Dropout masks to use; those that it lacks are drawn and put there.
+            x: [T or 1, N, channels, height, width]. A single leading entry is an input that is
+                constant over time. Time is folded into the batch for every weight layer.
+            fire: Function of the neurons.
+            masks: Dropout masks to use. Missing masks are drawn and added.
 
         Returns:
             [T, N, ...].
@@ -109,49 +100,45 @@ class Network(nn.Module):
         masks = {} if masks is None else masks
         synapses = iter(self.synapses)
         neurons = 0
-        for place, layer in enumerate(self.spec.layers):
+        for position, layer in enumerate(self.spec.layers):
             if isinstance(layer, Conv | Dense):
-                x = fire(neurons, _folded(next(synapses), x))
+                x = fire(neurons, _fold_time(next(synapses), x))
                 neurons += 1
             elif isinstance(layer, Block):
-                inner = fire(neurons, _folded(next(synapses), x))
-                current = _folded(next(synapses), inner)
-                x = fire(neurons + 1, current + _folded(next(synapses), x))
+                inner = fire(neurons, _fold_time(next(synapses), x))
+                current = _fold_time(next(synapses), inner)
+                x = fire(neurons + 1, current + _fold_time(next(synapses), x))
                 neurons += 2
-            elif isinstance(layer, Dropout):
-                x = self._drop(x, place, masks)
-            elif isinstance(layer, AvgPool):
-                x = F.avg_pool2d(x.flatten(0, 1), layer.kernel).unflatten(0, x.shape[:2])
-            else:
-                x = F.max_pool2d(x.flatten(0, 1), layer.kernel).unflatten(0, x.shape[:2])
+            elif not isinstance(layer, Dropout):
+                pool = F.avg_pool2d if isinstance(layer, AvgPool) else F.max_pool2d
+                x = pool(x.flatten(0, 1), layer.kernel).unflatten(0, x.shape[:2])
+            elif self.training and self.dropout:
+                if position not in masks:
+                    masks[position] = F.dropout(torch.ones_like(x[:1]), self.dropout)
+                x = x * masks[position]
         return x
 
-    def _drop(self, x: Tensor, place: int, masks: Masks) -> Tensor:
-        if not self.training or not self.dropout:
-            return x
-        if place not in masks:
-            masks[place] = F.dropout(torch.ones_like(x[:1]), self.dropout)
-        return x * masks[place]
-
     def images(self, pixels: Tensor) -> Tensor:
-        """Observations as the network takes them: float in [0, 1] (exact: to 255), channels_last.
+        """Returns observations as the network's input: float in [0, 1], channels_last.
+
+        Exact networks take pixels from 0 to 255.
 
         Args:
-            pixels: [N, channels or more, height, width], uint8, the newest frame last; the newest
-                are taken.
+            pixels: uint8 [N, channels, height, width], the newest frame last. The network sees as
+                many of the newest channels as its input has.
         """
-        # the layout first, while a pixel is still one byte
+        # the memory layout is changed while a pixel is still one byte
         x = pixels[:, -self.spec.input_shape[0] :].contiguous(memory_format=torch.channels_last)
         return x.float() if self.exact else x.float().div_(255.0)
 
     def followers(self, index: int) -> list[nn.Module]:
-        """The weight layers that the activity of hidden layer `index` enters."""
+        """Returns the weight layers that the activity of hidden layer `index` enters."""
         layers = [*self.synapses, self.head]
         pairs = zip(layers, self.connections, strict=True)
         return [layer for layer, connection in pairs if connection.source == index]
 
     def activity(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Output [N, outputs] and the hidden layers' activity, each [T, N, ...].
+        """Returns the output [N, outputs] and every hidden layer's activity, [T, N, ...].
 
         Args:
             x: Images [N, channels, height, width], float.
@@ -159,9 +146,9 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def count(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Output [N, outputs] and what `activity` comes to over its timesteps, each [N, ...].
+        """Returns the output [N, outputs] and every hidden layer's number of spikes, [N, ...].
 
-        Of a spiking network these are numbers of spikes, of an analog one ones where it is active.
+        For an analog network the numbers are 1 at active neurons.
 
         Args:
             x: Images [N, channels, height, width], float.
@@ -170,47 +157,43 @@ class Network(nn.Module):
         return outputs, [(layer != 0).float().sum(0) for layer in layers]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images [N, channels, height, width], float, to outputs [N, outputs]."""
+        """Maps images [N, channels, height, width], float, to outputs [N, outputs]."""
         return self.activity(x)[0]
 
     def initial_state(self, count: int) -> State:
-        """What the network remembers of nothing: empty membranes for `count` games.
-
-        A network that does not carry its membranes from image to image has no state: [].
-        """
+        """Returns the empty membranes of `count` environments, [] if membranes are not carried."""
         return []
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, list[Tensor], State]:
-        """One decision of a network that may remember the images before.
+        """Decides on one image per environment, and carries the membranes if the network does.
 
         Args:
             x: Images [N, channels, height, width], float.
-            state: From `initial_state`, or from the step before.
+            state: State from `initial_state` or from the previous step.
 
         Returns:
-            Outputs [N, outputs], the hidden layers' activity, each [T, N, ...], and the new state.
+            Outputs [N, outputs], every hidden layer's activity, [T, N, ...], and the new state.
         """
         return *self.activity(x), state
 
     def clamp_(self) -> None:
-        """Puts parameters back into their ranges; call it after every optimizer step."""
+        """Projects the parameters into their ranges; to be called after every optimizer step."""
 
 
 def head_outputs(head: nn.Linear, x: Tensor) -> Tensor:
-    """The head in full precision even under autocast.
+    """Returns the head's outputs in its own precision, also under autocast.
 
     bfloat16 would round Q-values that differ by less than a hundredth to the same number.
     """
-    out: Tensor
-    if not torch.is_autocast_enabled(x.device.type):
-        return head(x.to(head.weight.dtype))  # type: ignore[no-any-return]
-    with torch.autocast(x.device.type, enabled=False):
-        out = head(x.to(head.weight.dtype))
+    if torch.is_autocast_enabled(x.device.type):
+        with torch.autocast(x.device.type, enabled=False):
+            return head_outputs(head, x)
+    out: Tensor = head(x.to(head.weight.dtype))
     return out
 
 
-def _folded(layer: nn.Module, x: Tensor) -> Tensor:
-    """Current [T, N, ...] that activity [T, N, ...] causes behind a weight layer."""
+def _fold_time(layer: nn.Module, x: Tensor) -> Tensor:
+    """Applies a weight layer to activity [T, N, ...] with time folded into the batch."""
     folded = x.flatten(0, 1)
     out: Tensor = layer(folded.flatten(1) if isinstance(layer, nn.Linear) else folded)
     current: Tensor = out.unflatten(0, x.shape[:2])

@@ -1,4 +1,4 @@
-"""The image classification networks of [IIR] A.2.1 and [STDB] section 4.
+"""Image classification networks of [IIR] A.2.1 and [STDB] section 4, and registered ones.
 
 All convolutions are 3x3 with padding 1. Pooling is average pooling in [IIR] and [STDB] and
 max-pooling in [ULL].
@@ -13,25 +13,24 @@ from snn_rl.core.networks.spec import (
     Conv,
     Dense,
     Dropout,
+    ImageShape,
     Layer,
     MaxPool,
     NetworkSpec,
     build_spec,
 )
-from snn_rl.utils.errors import did_you_mean
-from snn_rl.utils.plugins import is_reference
+from snn_rl.utils.plugins import Registry
 
 Pooling = type[AvgPool] | type[MaxPool]
-Shape = tuple[int, int, int]
-ImageNetwork = Callable[..., NetworkSpec]
+ImageNetworkBuilder = Callable[..., NetworkSpec]
 
-# From 64 pixels on the images of [IIR] and [STDB] are ImageNet's of 224, and are pooled once more.
-LARGE = 64
+# Images of at least 64 pixels (ImageNet's 224 in [IIR] and [STDB]) get one more pooling
+_LARGE = 64
 
 # Convolutions by their channels; A is a pooling, D a dropout. [IIR] A.2.1 prints 6 and 16. [STDB]
 # names 5, 9 and 11 without printing them: 11 is configuration A of Simonyan and Zisserman (2015),
 # 9 the network of Lee et al. (2020) that [STDB] compares with, 5 is VGG6 with one dense layer less.
-_VGG: dict[str, Sequence[int | str]] = {
+_VGG_LAYERS: dict[str, Sequence[int | str]] = {
     "vgg5": (64, "A", 128, 128, "A"),
     "vgg6": (64, "A", 128, 128, "A"),
     "vgg9": (64, "D", 64, "A", 128, "D", 128, "A", 256, "D", 256, "D", 256, "A"),
@@ -41,9 +40,9 @@ _VGG: dict[str, Sequence[int | str]] = {
         *(512, "D", 512, "D", 512, "A", 512, "D", 512, "D", 512),
     ),
 }
-_DENSE = {"vgg5": (1024,), "vgg9": (1024,)}  # the others: [IIR] A.2.1
-_BLOCKS = {
-    # two blocks are what 8 weight layers leave; [STDB] does not print them
+_VGG_UNITS = {"vgg5": (1024,), "vgg9": (1024,)}  # the others: [IIR] A.2.1
+_RESNET_BLOCKS = {
+    # [STDB] does not print the blocks of resnet8; 8 weight layers leave two
     "resnet8": ((64, 1), (128, 2)),
     "resnet20": ((64, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1)),
     "resnet34": (
@@ -55,104 +54,90 @@ _BLOCKS = {
 }
 
 
-def vgg(
-    name: str, input_shape: Shape, classes: int, batch_norm: bool = True, pooling: Pooling = AvgPool
+def _vgg(
+    name: str, shape: ImageShape, classes: int, batch_norm: bool = True, pooling: Pooling = AvgPool
 ) -> NetworkSpec:
-    """A VGG: convolutions and 2x2 poolings, dense layers with dropout between them, a linear head.
-
-    Args:
-        name: vgg5, vgg6, vgg9, vgg11 or vgg16.
-        input_shape: (channels, height, width) of one image.
-        classes: Units of the head.
-        batch_norm: Batch-norm behind every convolution; without it the network has no bias either.
-        pooling: AvgPool or MaxPool.
-    """
+    """Returns a VGG: convolutions and 2x2 pooling, dense layers with dropout, and a linear head."""
     layers: list[Layer] = []
-    for entry in _VGG[name]:
+    for entry in _VGG_LAYERS[name]:
         if entry == "A":
             layers.append(pooling(2))
         elif entry == "D":
             layers.append(Dropout())
         else:
             layers.append(Conv(int(entry), 3, 1, 1))
-    if input_shape[1] >= LARGE:
+    if shape[1] >= _LARGE:
         layers.append(pooling(2))
-    for units in _DENSE.get(name, (4096, 4096)):
+    for units in _VGG_UNITS.get(name, (4096, 4096)):
         layers += [Dense(units), Dropout()]
-    return NetworkSpec(input_shape, tuple(layers), classes, batch_norm=batch_norm)
+    return NetworkSpec(shape, tuple(layers), classes, batch_norm=batch_norm)
 
 
-def resnet(
-    name: str, input_shape: Shape, classes: int, batch_norm: bool = True, pooling: Pooling = AvgPool
+def _resnet(
+    name: str, shape: ImageShape, classes: int, batch_norm: bool = True, pooling: Pooling = AvgPool
 ) -> NetworkSpec:
-    """A residual network behind three pre-processing convolutions of 64 channels.
+    """Returns a residual network with three convolutions of 64 channels before its blocks.
 
-    On large images (224), of which the papers do not print the poolings, there is a second one
-    in front of the blocks, and one over what is left behind them.
-
-    Args:
-        name: resnet8, resnet20 or resnet34.
-        input_shape: (channels, height, width) of one image.
-        classes: Units of the head.
-        batch_norm: See `vgg`.
-        pooling: AvgPool or MaxPool.
+    Large images are pooled once more before the blocks, and completely after them. The papers do
+    not print these poolings.
     """
     first = Conv(64, 3, 1, 1)
     layers: list[Layer] = [first, Dropout(), first, Dropout(), first, pooling(2)]
-    blocks = [Block(channels, stride) for channels, stride in _BLOCKS[name]]
-    if input_shape[1] >= LARGE:
-        left = input_shape[1] // 4
+    blocks = [Block(channels, stride) for channels, stride in _RESNET_BLOCKS[name]]
+    if shape[1] >= _LARGE:
+        left = shape[1] // 4
         for block in blocks:
             left = -(-left // block.stride)
         layers += [pooling(2), *blocks, AvgPool(left)]
     else:
         layers += blocks
-    return NetworkSpec(input_shape, tuple(layers), classes, batch_norm=batch_norm)
+    return NetworkSpec(shape, tuple(layers), classes, batch_norm=batch_norm)
 
 
-IMAGE_NETWORKS: dict[str, ImageNetwork] = {
-    **{name: partial(vgg, name) for name in _VGG},
-    **{name: partial(resnet, name) for name in _BLOCKS},
-}
+IMAGE_NETWORKS: Registry[ImageNetworkBuilder] = Registry(
+    "net",
+    {
+        **{name: partial(_vgg, name) for name in _VGG_LAYERS},
+        **{name: partial(_resnet, name) for name in _RESNET_BLOCKS},
+    },
+)
 
 
-def register_image_network(name: str, builder: ImageNetwork) -> None:
+def register_image_network(name: str, builder: ImageNetworkBuilder) -> None:
     """Adds an image classification network under a name that the setting `net` accepts.
 
     Args:
-        name: Name of the network, without a colon.
+        name: Name of the network.
         builder: Function of (input_shape, classes, batch_norm, pooling) that returns a
             `NetworkSpec`.
 
     Raises:
         ValueError: The name contains a colon or belongs to another network.
     """
-    if is_reference(name) or IMAGE_NETWORKS.get(name, builder) is not builder:
-        raise ValueError(f"network {name!r}: the name is taken or contains a colon")
-    IMAGE_NETWORKS[name] = builder
+    IMAGE_NETWORKS.register(name, builder)
 
 
 def image_network(
-    name: str, input_shape: Shape, classes: int, batch_norm: bool = True, pooling: Pooling = AvgPool
+    name: str,
+    input_shape: ImageShape,
+    classes: int,
+    batch_norm: bool = True,
+    pooling: Pooling = AvgPool,
 ) -> NetworkSpec:
     """Returns the layer stack of an image classification network.
 
     Args:
-        name: Key of `IMAGE_NETWORKS`, or `module:function` of a builder, see
-            `register_image_network`.
+        name: Key of `IMAGE_NETWORKS`, or `module:function` of a builder (see
+            `register_image_network`).
         input_shape: (channels, height, width) of one image.
         classes: Units of the head.
-        batch_norm: See `vgg`.
+        batch_norm: Whether batch normalization follows every convolution. Without it the built-in
+            networks have no biases either.
         pooling: AvgPool or MaxPool.
 
     Raises:
         ValueError: No network has this name, or the images are too small for the network.
     """
-    if name not in IMAGE_NETWORKS and not is_reference(name):
-        raise ValueError(
-            f"network must be one of {', '.join(IMAGE_NETWORKS)}, or module:function, not {name}"
-            f"{did_you_mean(name, IMAGE_NETWORKS)}"
-        )
     return build_spec(
-        name, IMAGE_NETWORKS, input_shape, classes, batch_norm=batch_norm, pooling=pooling
+        IMAGE_NETWORKS, name, input_shape, classes, batch_norm=batch_norm, pooling=pooling
     )

@@ -1,63 +1,63 @@
-"""Q-networks: those of [IIR] A.5, layers spelt out in a name, and registered ones."""
+"""Q-networks: those of [IIR] A.5, registered ones, and layers spelled out in the name."""
 
 import re
 from collections.abc import Callable, Sequence
 
-from snn_rl.core.networks.spec import Conv, Dense, NetworkSpec, build_spec
-from snn_rl.utils.plugins import is_reference
+from snn_rl.core.networks.spec import Conv, Dense, ImageShape, NetworkSpec, build_spec
+from snn_rl.utils.plugins import Registry
+
+_CONV = re.compile(r"(\d{1,6})c(\d{1,4})s(\d{1,4})")
+_DENSE = re.compile(r"\d{1,6}")
 
 
-def cartpole(input_shape: tuple[int, int, int], actions: int, bias: bool = False) -> NetworkSpec:
-    """The CartPole network: three 5x5 convolutions with stride 2 and a linear head.
+def cartpole(input_shape: ImageShape, actions: int, bias: bool = False) -> NetworkSpec:
+    """Returns the CartPole network: 16, 32 and 32 5x5 filters with stride 2, and a linear head.
 
-    Source: [IIR] A.5.1: 16, 32 and 32 filters.
+    Source: [IIR] A.5.1.
     """
     return NetworkSpec(input_shape, (Conv(16, 5, 2), Conv(32, 5, 2), Conv(32, 5, 2)), actions, bias)
 
 
-def mnih(input_shape: tuple[int, int, int], actions: int, bias: bool = False) -> NetworkSpec:
-    """The Atari network of Mnih et al. (2015), as [IIR] A.5.2 uses it.
+def mnih(input_shape: ImageShape, actions: int, bias: bool = False) -> NetworkSpec:
+    """Returns the Atari network of Mnih et al. (2015).
 
-    32 8x8 filters with stride 4, 64 4x4 with stride 2, 64 3x3 with stride 1, 512 units.
+    The layers are 32 8x8 filters with stride 4, 64 4x4 filters with stride 2, 64 3x3 filters with
+    stride 1, 512 units, and a linear head.
+
+    Source: [IIR] A.5.2.
     """
     layers = (Conv(32, 8, 4), Conv(64, 4, 2), Conv(64, 3, 1), Dense(512))
     return NetworkSpec(input_shape, layers, actions, bias)
 
 
-Builder = Callable[..., NetworkSpec]
-Q_NETWORKS: dict[str, Builder] = {"cartpole": cartpole, "mnih": mnih}
-_CONV = re.compile(r"(\d{1,6})c(\d{1,4})s(\d{1,4})")
-_DENSE = re.compile(r"\d{1,6}")
+QNetworkBuilder = Callable[..., NetworkSpec]
+Q_NETWORKS: Registry[QNetworkBuilder] = Registry(
+    "network",
+    {"cartpole": cartpole, "mnih": mnih},
+    "hidden layers as in 16c8s4-32c4s2-256, or module:function",
+)
 
 
-def register_network(name: str, builder: Builder) -> None:
+def register_network(name: str, builder: QNetworkBuilder) -> None:
     """Adds a Q-network under a name that the setting `network` accepts.
 
     Args:
-        name: Name of the network, without a colon.
+        name: Name of the network.
         builder: Function of (input_shape, actions, bias) that returns a `NetworkSpec`.
 
     Raises:
         ValueError: The name contains a colon or belongs to another network.
     """
-    if is_reference(name) or Q_NETWORKS.get(name, builder) is not builder:
-        raise ValueError(f"network {name!r}: the name is taken or contains a colon")
-    Q_NETWORKS[name] = builder
+    Q_NETWORKS.register(name, builder)
 
 
-def q_network(
-    name: str, input_shape: tuple[int, int, int], actions: int, bias: bool = False
-) -> NetworkSpec:
+def q_network(name: str, input_shape: ImageShape, actions: int, bias: bool = False) -> NetworkSpec:
     """Returns the layer stack of a Q-network.
 
     Args:
-        name: One of
-
-            - a key of `Q_NETWORKS`;
-            - the hidden layers, for example 32c8s4-64c4s2-64c3s1-512: three convolutions of 32, 64
-              and 64 channels with kernels 8, 4, 3 and strides 4, 2, 1, and a dense layer of 512
-              units;
-            - `module:function` of a builder, see `register_network`.
+        name: Key of `Q_NETWORKS`, `module:function` of a builder (see `register_network`), or the
+            hidden layers: 32c8s4-64c4s2-512 stands for 32 8x8 filters with stride 4, 64 4x4
+            filters with stride 2, and 512 units.
         input_shape: (channels, height, width) of one observation.
         actions: Number of actions.
         bias: Whether the layers have biases.
@@ -65,32 +65,28 @@ def q_network(
     Raises:
         ValueError: The name is none of these, or the images are too small for the layers.
     """
-    if name in Q_NETWORKS or is_reference(name):
-        spec = build_spec(name, Q_NETWORKS, input_shape, actions, bias=bias)
+    layers = [_spelled(word) for word in name.split("-")]
+    if None in layers:
+        spec = build_spec(Q_NETWORKS, name, input_shape, actions, bias=bias)
         if spec.batch_norm or spec.clip:
             raise ValueError(f"network={name}: a Q-network has no batch normalization and no clips")
         return spec
-    layers: list[Conv | Dense] = []
-    for word in name.split("-"):
-        if conv := _CONV.fullmatch(word):
-            layers.append(Conv(*(int(n) for n in conv.groups())))
-        elif _DENSE.fullmatch(word):
-            layers.append(Dense(int(word)))
-        else:
-            raise ValueError(
-                f"network={name}: must be one of {', '.join(Q_NETWORKS)}, or hidden layers as in "
-                "16c8s4-32c4s2-256, or module:function"
-            )
-    spec = NetworkSpec(input_shape, tuple(layers), actions, bias)
-    spec.shapes()
+    spec = NetworkSpec(input_shape, tuple(filter(None, layers)), actions, bias)
+    spec.connections()
     return spec
+
+
+def _spelled(word: str) -> Conv | Dense | None:
+    if conv := _CONV.fullmatch(word):
+        return Conv(*(int(n) for n in conv.groups()))
+    return Dense(int(word)) if _DENSE.fullmatch(word) else None
 
 
 def layers_name(layers: Sequence[object]) -> str:
     """Returns the name by which `q_network` builds these hidden layers.
 
     Raises:
-        ValueError: The layers are not only dense layers and convolutions without padding.
+        ValueError: A layer is neither a dense layer nor a convolution without padding.
     """
     for build in (cartpole, mnih):
         if build((1, 84, 84), 1).layers == tuple(layers):
@@ -103,5 +99,5 @@ def layers_name(layers: Sequence[object]) -> str:
             case Dense(units):
                 words.append(str(units))
             case _:
-                raise ValueError(f"a Q-network has no layer like {layer}")
+                raise ValueError(f"the name of a Q-network cannot express the layer {layer}")
     return "-".join(words)

@@ -1,18 +1,19 @@
-"""What a layer stack is: its layers, their shapes, and what is connected to what."""
+"""Descriptions of layer stacks: layers, shapes and connections."""
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from snn_rl.utils.plugins import load_object
+from snn_rl.utils.plugins import Registry
 
 Shape = tuple[int, ...]
+ImageShape = tuple[int, int, int]  # channels, height, width
 
 
 @dataclass(frozen=True)
 class Conv:
-    """A square convolution followed by an activation."""
+    """A square convolution with an activation."""
 
     channels: int
     kernel: int
@@ -22,36 +23,36 @@ class Conv:
 
 @dataclass(frozen=True)
 class Dense:
-    """A fully connected layer followed by an activation."""
+    """A fully connected layer with an activation."""
 
     units: int
 
 
 @dataclass(frozen=True)
 class AvgPool:
-    """Average pooling without overlap; it has no neurons."""
+    """Average pooling without overlap and without neurons."""
 
     kernel: int = 2
 
 
 @dataclass(frozen=True)
 class MaxPool:
-    """Max-pooling without overlap; it has no neurons, and of spikes it makes spikes."""
+    """Max-pooling without overlap and without neurons; it maps spikes to spikes."""
 
     kernel: int = 2
 
 
 @dataclass(frozen=True)
 class Dropout:
-    """Where activity is dropped in training; how much of it, `Network.dropout` says."""
+    """Dropout in training, with the probability `Network.dropout`."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """A basic residual block (He et al. 2016): two 3x3 convolutions and a shortcut around them.
+    """A basic residual block (He et al. 2016): two 3x3 convolutions and a shortcut.
 
-    The shortcut joins in front of the second activation. It is the identity where the shape stays
-    and a 1x1 convolution where it does not ([IIR] A.2.1, [STDB] section 4).
+    The shortcut is added before the second activation. It is the identity if the shape stays the
+    same, otherwise a 1x1 convolution ([IIR] A.2.1, [STDB] section 4).
     """
 
     channels: int
@@ -60,7 +61,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Shortcut:
-    """The identity around a block; it has a scale, so that what a spike stands for can change."""
+    """The identity shortcut of a block, with a scale for conversion."""
 
 
 Layer = Conv | Dense | AvgPool | MaxPool | Dropout | Block
@@ -71,15 +72,16 @@ _KINDS: dict[str, type[Layer]] = {
 
 @dataclass(frozen=True)
 class Connection:
-    """One weight layer: the synapses between two layers of neurons.
+    """A weight layer: the synapses between two layers of neurons.
 
     Attributes:
-        layer: What it computes.
-        source: Index of the hidden layer whose activity enters it; None is the image.
-        target: Index of the hidden layer that its current drives; the number of hidden layers is
-            the head. The second convolution of a block and its shortcut drive the same one.
-        input_shape: Behind the pooling between source and this.
-        output_shape: Of the current.
+        layer: Kind of the weight layer.
+        source: Index of the hidden layer whose activity enters the weight layer; None for the
+            image.
+        target: Index of the hidden layer that receives the current; the number of hidden layers
+            for the head. A block's second convolution and its shortcut have the same target.
+        input_shape: Shape of the input, after pooling.
+        output_shape: Shape of the current.
     """
 
     layer: Conv | Dense | Shortcut
@@ -95,7 +97,7 @@ class Connection:
 
     @property
     def weights(self) -> int:
-        """How many there are, biases aside; the identity has none."""
+        """Number of weights, excluding biases; 0 for the identity."""
         return 0 if isinstance(self.layer, Shortcut) else self._fan_in * self.output_shape[0]
 
     @property
@@ -107,20 +109,20 @@ class Connection:
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """A layer stack: convolutions, blocks and pooling, dense layers, a head without activation.
+    """A layer stack, from which both the analog and the spiking network are built.
 
     Attributes:
         input_shape: (channels, height, width) of one image.
-        layers: From input to output, without the head.
-        outputs: Units of the head (number of actions, or of classes).
-        bias: Whether every layer, the head included, has a bias.
-        batch_norm: Whether every convolution is followed by batch-norm, which takes the place of
-            its bias. Only analog networks; conversion fuses it away.
+        layers: Layers from input to output, without the head.
+        outputs: Units of the linear head: number of actions, or of classes.
+        bias: Whether every layer, including the head, has a bias.
+        batch_norm: Whether batch normalization follows every convolution and replaces its bias.
+            Analog networks only; conversion fuses it.
         clip: Whether the ReLU of every hidden layer is clipped at a trainable threshold ([ULL]
-            eq. 1). Only analog networks; the spiking threshold takes its place.
+            eq. 1). Analog networks only; the spiking threshold replaces it.
     """
 
-    input_shape: tuple[int, int, int]
+    input_shape: ImageShape
     layers: tuple[Layer, ...]
     outputs: int
     bias: bool = False
@@ -128,7 +130,7 @@ class NetworkSpec:
     clip: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """This description as plain JSON types."""
+        """Returns the description as plain JSON types."""
         return {
             "input_shape": list(self.input_shape),
             "layers": [{"kind": type(x).__name__.lower(), **asdict(x)} for x in self.layers],
@@ -140,7 +142,7 @@ class NetworkSpec:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "NetworkSpec":
-        """The inverse of `to_dict`.
+        """Builds a description from the result of `to_dict`.
 
         Raises:
             ValueError: `data` is not such a description.
@@ -164,16 +166,17 @@ class NetworkSpec:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is convolutions and dense layers alone, each behind the one before."""
+        """Whether the stack consists of convolutions, dense layers and dropout only."""
         return all(isinstance(layer, Conv | Dense | Dropout) for layer in self.layers)
 
     def connections(self) -> list[Connection]:
-        """Every weight layer from input to output, the head last.
+        """Returns every weight layer from input to output, the head last.
 
-        A block has its two convolutions, then its shortcut.
+        A block contributes its two convolutions, then its shortcut.
 
         Raises:
-            ValueError: An image is too small for the stack, or a convolution follows a dense layer.
+            ValueError: A size is invalid, the images are too small for the stack, or a
+                convolution or pooling follows a dense layer.
         """
         shape: Shape = self.input_shape
         source: int | None = None
@@ -186,13 +189,13 @@ class NetworkSpec:
             if isinstance(layer, Dropout):
                 continue
             if not isinstance(layer, Dense) and len(shape) != 3:
-                name = "convolution" if isinstance(layer, Conv) else type(layer).__name__
-                raise ValueError(f"layer {i} is a {name} behind a dense layer")
+                raise ValueError(f"layer {i}: a {type(layer).__name__} cannot follow a dense layer")
             if isinstance(layer, AvgPool | MaxPool):
-                shape = self._pooled(shape, layer, i)
+                pooled = Conv(shape[0], layer.kernel, layer.kernel)
+                shape = self._output_shape(shape, pooled, i, "pooling")
             elif isinstance(layer, Block):
                 first = Conv(layer.channels, 3, layer.stride, 1)
-                inner = self._driven(shape, first, i)
+                inner = self._output_shape(shape, first, i)
                 found.append(Connection(first, source, neurons, shape, inner))
                 second = Conv(layer.channels, 3, 1, 1)
                 found.append(Connection(second, neurons, neurons + 1, inner, inner))
@@ -200,13 +203,15 @@ class NetworkSpec:
                 found.append(Connection(around, source, neurons + 1, shape, inner))
                 shape, source, neurons = inner, neurons + 1, neurons + 2
             else:
-                out = self._driven(shape, layer, i)
+                out = self._output_shape(shape, layer, i)
                 found.append(Connection(layer, source, neurons, shape, out))
                 shape, source, neurons = out, neurons, neurons + 1
         found.append(Connection(Dense(self.outputs), source, neurons, shape, (self.outputs,)))
         return found
 
-    def _driven(self, shape: Shape, layer: Conv | Dense, i: int) -> Shape:
+    def _output_shape(
+        self, shape: Shape, layer: Conv | Dense, i: int, kind: str = "convolution"
+    ) -> Shape:
         if isinstance(layer, Dense):
             return (layer.units,)
         reach = layer.kernel - 2 * layer.padding
@@ -214,21 +219,12 @@ class NetworkSpec:
         if min(height, width) < 1:
             raise ValueError(
                 f"images of {self.input_shape} are too small for layer {i}, "
-                f"a {layer.kernel}x{layer.kernel} convolution"
+                f"a {layer.kernel}x{layer.kernel} {kind}"
             )
         return (layer.channels, height, width)
 
-    def _pooled(self, shape: Shape, layer: AvgPool | MaxPool, i: int) -> Shape:
-        height, width = (n // layer.kernel for n in shape[1:])
-        if min(height, width) < 1:
-            raise ValueError(
-                f"images of {self.input_shape} are too small for layer {i}, "
-                f"{layer.kernel}x{layer.kernel} pooling"
-            )
-        return (shape[0], height, width)
-
     def shapes(self) -> list[Shape]:
-        """Output shape of every hidden layer (of neurons), without the batch dimension.
+        """Returns the output shape of every hidden layer, without the batch dimension.
 
         Raises:
             ValueError: See `connections`.
@@ -237,7 +233,7 @@ class NetworkSpec:
         return [shapes[i] for i in sorted(shapes)]
 
     def names(self) -> list[str]:
-        """A short name for every hidden layer and the head: conv1, block1.1, fc1, ..., head."""
+        """Returns short names of the hidden layers and the head: conv1, block1.1, fc1, head."""
         counts = {"conv": 0, "block": 0, "fc": 0}
         names = []
         for layer in self.layers:
@@ -250,34 +246,31 @@ class NetworkSpec:
 
 
 def build_spec(
+    builders: Registry[Callable[..., NetworkSpec]],
     name: str,
-    builders: Mapping[str, Callable[..., NetworkSpec]],
-    input_shape: tuple[int, int, int],
+    input_shape: ImageShape,
     outputs: int,
     **options: Any,
 ) -> NetworkSpec:
-    """Calls a named builder and checks its result.
+    """Calls the named builder of a layer stack and checks its result.
 
     Args:
-        name: Key of `builders`, or `module:function`.
-        builders: Registered builders by name.
+        builders: Registry of builders.
+        name: Key of the registry, or `module:function`.
         input_shape: (channels, height, width) of one image.
         outputs: Units of the head.
         options: Further keyword arguments of the builder.
 
     Raises:
-        ValueError: The builder cannot be imported, or its result does not fit the arguments.
+        ValueError: No builder has this name, or its result is not a valid `NetworkSpec` with this
+            input and these outputs.
     """
-    builder = builders[name] if name in builders else load_object(name)
-    if not callable(builder):
-        raise ValueError(f"{name} is not a function")
-    spec = builder(input_shape, outputs, **options)
-    if not isinstance(spec, NetworkSpec):
-        raise ValueError(f"{name} must return a NetworkSpec, not a {type(spec).__name__}")
-    if (tuple(spec.input_shape), spec.outputs) != (tuple(input_shape), outputs):
-        raise ValueError(
-            f"{name} must return a NetworkSpec with input_shape={input_shape} and "
-            f"outputs={outputs}, not {spec.input_shape} and {spec.outputs}"
-        )
-    spec.shapes()
+    spec = builders.find(name)(input_shape, outputs, **options)
+    ends = (tuple(spec.input_shape), spec.outputs) if isinstance(spec, NetworkSpec) else None
+    try:
+        if ends != (tuple(input_shape), outputs):
+            raise ValueError(f"must return a NetworkSpec from {input_shape} to {outputs} outputs")
+        spec.connections()
+    except ValueError as error:
+        raise ValueError(f"{builders.setting}={name}: {error}") from None
     return spec

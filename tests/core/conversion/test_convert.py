@@ -194,8 +194,8 @@ def test_the_result_can_be_trained_and_keeps_what_it_was_asked_for(timesteps):
     spiking = convert(
         network(), images(), SpikingOptions(timesteps, surrogate="boxcar", encoding="poisson")
     )
-    assert (spiking.timesteps, spiking.surrogate) == (timesteps, "boxcar")
-    assert (spiking.encoding, spiking.spec) == ("poisson", SPEC)
+    assert (spiking.timesteps, spiking.options.surrogate) == (timesteps, "boxcar")
+    assert (spiking.options.encoding, spiking.spec) == ("poisson", SPEC)
     frozen = {name for name, p in spiking.named_parameters() if not p.requires_grad}
     assert frozen == ({f"neurons.{i}.leak" for i in range(3)} if timesteps == 1 else set())
 

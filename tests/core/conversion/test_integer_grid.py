@@ -162,13 +162,13 @@ def test_a_file_that_is_not_on_the_grid_is_refused(tmp_path):
     ids=["T2", "poisson", "carried", "pooling"],
 )
 def test_what_is_not_one_stateless_timestep_is_refused(network):
-    with pytest.raises(ValueError, match="exact requires timesteps=1"):
+    with pytest.raises(ValueError, match="exact requires"):
         quantize(network)
 
 
 def test_what_has_no_integers_is_refused():
     network = random_network()
-    with pytest.raises(ValueError, match="not put on the grid"):
+    with pytest.raises(ValueError, match="not on the grid"):
         integers(network)
     with pytest.raises(ValueError, match="on the grid already"):
         quantize(quantize(network))

@@ -160,8 +160,8 @@ def test_batch_norm_has_no_place_in_a_spiking_network():
     [
         ((Conv(4, 3, padding=-1),), "layer 0"),
         ((AvgPool(13),), "13x13 pooling"),
-        ((Dense(4), AvgPool(2)), "layer 1 is a AvgPool behind a dense layer"),
-        ((Dense(4), Block(4)), "layer 1 is a Block behind a dense layer"),
+        ((Dense(4), AvgPool(2)), "layer 1: a AvgPool cannot follow a dense layer"),
+        ((Dense(4), Block(4)), "layer 1: a Block cannot follow a dense layer"),
     ],
 )
 def test_impossible_stacks_are_refused(layers, message):
