@@ -8,7 +8,7 @@ from snn_rl.classify import main
 from snn_rl.configs.compose import compose
 from snn_rl.configs.image_schema import ClassifyConfig
 from snn_rl.core.networks import AnalogNetwork, SpikingNetwork
-from snn_rl.core.networks.base import INITIAL_CLIP
+from snn_rl.core.networks.analog import INITIAL_CLIP
 from snn_rl.files.checkpoint import load_network
 from snn_rl.images.checks import check_values
 from snn_rl.images.fitting import steps

@@ -3,12 +3,13 @@
 from snn_rl.core.conversion.batch_norm import fuse_batch_norm
 from snn_rl.core.conversion.convert import convert
 from snn_rl.core.conversion.integer_grid import integers, quantize
-from snn_rl.core.conversion.layer_table import format_table, layer_table, spike_rates
+from snn_rl.core.conversion.layer_table import LayerReport, format_table, layer_table, spike_rates
 from snn_rl.core.conversion.prune import apply_masks_, magnitude_masks
 from snn_rl.core.conversion.thresholds import ConversionError, ThresholdSearch
 
 __all__ = [
     "ConversionError",
+    "LayerReport",
     "ThresholdSearch",
     "apply_masks_",
     "convert",
