@@ -3,7 +3,7 @@
 import importlib
 import os
 import sys
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from snn_rl.utils.errors import did_you_mean
 
@@ -54,18 +54,28 @@ class Registry(dict[str, _Entry]):
             )
 
     def find(self, name: str) -> _Entry:
-        """Returns a registered object, or imports `module:name`, also from the working directory.
+        """Returns a registered object, or imports `module:name`.
 
         Raises:
             ValueError: The name is not registered and cannot be imported.
         """
         self.check(name)
-        if name in self:
-            return self[name]
-        if not {"", os.getcwd()} & set(sys.path):
-            sys.path.append(os.getcwd())  # console scripts do not search the working directory
-        module, _, attribute = name.partition(":")
         try:
-            return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ValueError(f"{self.setting}={name}: cannot be imported ({error})") from error
+            return self[name] if name in self else load_object(name)
+        except ValueError as error:
+            raise ValueError(f"{self.setting}={name}: {error}") from error
+
+
+def load_object(reference: str) -> Any:
+    """Imports the object that `module:name` refers to, also from the working directory.
+
+    Raises:
+        ValueError: The module or the object does not exist.
+    """
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())  # console scripts do not search the working directory
+    module, _, name = reference.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"cannot be imported ({error})") from error

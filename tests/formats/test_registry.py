@@ -41,8 +41,8 @@ def test_function_of_an_own_module_is_a_format(tmp_path, monkeypatch):
     ("name", "words"),
     [
         ("tflite", "format=tflite: must be one of onnx, nir, torch, event"),
-        ("nowhere:csv", "format=nowhere:csv: cannot import"),
-        ("json:csv", "has no 'csv'"),
+        ("nowhere:csv", "format=nowhere:csv: cannot be imported"),
+        ("json:csv", "has no attribute 'csv'"),
     ],
 )
 def test_unknown_format_is_rejected(name, words):
