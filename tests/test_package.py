@@ -1,4 +1,4 @@
-"""The wheel, used outside the checkout, and the doors at the top level."""
+"""The wheel outside the checkout, the links at the top level, and the versions."""
 
 import os
 import re
@@ -13,7 +13,7 @@ import pytest
 import snn_rl
 
 ROOT = Path(__file__).parents[1]
-# an agent that ships, of each kind of file
+# One file of each kind in the folder of a published agent
 PLANTED = {
     f"snn_rl/zoo/SomeGame-v4/{name}"
     for name in ("MODEL_CARD.md", "play.gif", "run.json", "T1/network.safetensors", "T1/game.json")
@@ -21,7 +21,7 @@ PLANTED = {
 
 
 def run(*command: str, cwd: Path, **env: str) -> str:
-    """The standard output of a command that has to succeed."""
+    """Returns the standard output of a command and checks its exit code."""
     done = subprocess.run(
         command, cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, check=False
     )
@@ -31,7 +31,7 @@ def run(*command: str, cwd: Path, **env: str) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel of the sources as they stand, built without touching the checkout."""
+    """Builds a wheel of the sources, including uncommitted ones, outside the checkout."""
     source = tmp_path_factory.mktemp("source")
     listed = run("git", "ls-files", "-z", "-co", "--exclude-standard", cwd=ROOT)
     for name in filter(None, listed.split("\0")):
@@ -59,14 +59,15 @@ def unpacked(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_wheel_holds_the_package_alone(wheel: Path) -> None:
+def test_the_wheel_holds_only_the_package(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if not name.endswith("/")]
     metadata = f"snn_rl-{snn_rl.__version__}.dist-info"
     assert {name.split("/")[0] for name in names} == {"snn_rl", metadata}
     assert f"{metadata}/licenses/LICENSE" in names
     package = {name for name in names if name.startswith("snn_rl/")}
-    sources = [*(ROOT / "snn_rl").rglob("*.py"), *(ROOT / "snn_rl").rglob("*.yaml")]
+    sources = [ROOT / "snn_rl" / "py.typed"]
+    sources += [*(ROOT / "snn_rl").rglob("*.py"), *(ROOT / "snn_rl").rglob("*.yaml")]
     sources += [path for path in (ROOT / "snn_rl" / "zoo").glob("*/**/*") if path.is_file()]
     shipped = {path.relative_to(ROOT).as_posix() for path in sources} | PLANTED
     assert package == {name for name in shipped if "__pycache__" not in name}
@@ -81,11 +82,12 @@ def test_the_wheel_works_outside_the_checkout(unpacked: Path, tmp_path: Path) ->
     assert "python -m snn_rl.train env=CartPole-v1 T=1" in help_text
 
     script = (
-        "from snn_rl import config, runs\n"
-        "settings = config.compose(['env=CartPole-v1', 'T=2'], runs.presets)\n"
+        "from snn_rl.configs.compose import compose\n"
+        "from snn_rl.configs.schema import Config\n"
+        "settings = compose(Config, ['env=CartPole-v1', 'T=2'])\n"
         "print(settings.env, settings.T, settings.network)"
     )
-    # the network comes from the family's YAML, the schema's default is another
+    # The preset of the family sets the network.
     composed = run(sys.executable, "-c", script, cwd=tmp_path, **env)
     assert composed.split() == ["CartPole-v1", "2", "cartpole"]
 
@@ -94,17 +96,17 @@ def test_the_wheel_works_outside_the_checkout(unpacked: Path, tmp_path: Path) ->
     assert card.strip() == "snn_rl/zoo/SomeGame-v4/MODEL_CARD.md"
 
 
-@pytest.mark.parametrize("door", ["agents", "envs", "configs"])
-def test_the_doors_lead_into_the_package(door: str) -> None:
-    link = ROOT / door
+@pytest.mark.parametrize("name", ["agents", "envs", "configs"])
+def test_links_lead_into_the_package(name: str) -> None:
+    link = ROOT / name
     assert link.is_symlink()
     assert not link.readlink().is_absolute()
-    assert link.resolve() == (ROOT / "snn_rl" / door).resolve()
-    tracked = run("git", "ls-files", "-s", door, cwd=ROOT)
+    assert link.resolve() == (ROOT / "snn_rl" / name).resolve()
+    tracked = run("git", "ls-files", "-s", name, cwd=ROOT)
     assert tracked.startswith("120000 ")
 
 
-def test_everything_tells_the_same_version() -> None:
+def test_all_files_state_the_same_version() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

@@ -1,1 +1,1 @@
-"""The presets, as Hydra YAML."""
+"""Settings: schemas, presets and their composition from the command line."""

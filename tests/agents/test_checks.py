@@ -1,4 +1,4 @@
-"""Values that the settings' types allow and no run could work with."""
+"""Checks of settings that involve several settings."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def settings(*overrides: str) -> Config:
         (1_990_000, 30_000, False),
     ],
 )
-def test_evaluation_stays_clear_of_the_games_that_choose_the_ann(
+def test_evaluation_must_not_use_the_seeds_of_checkpoint_selection(
     seed: int, episodes: int, allowed: bool
 ) -> None:
     config = settings(f"eval.seed={seed}", f"episodes={episodes}")
@@ -36,7 +36,7 @@ def test_evaluation_stays_clear_of_the_games_that_choose_the_ann(
 
 
 @pytest.mark.parametrize("env", ["PongNoFrameskip-v4", "CartPole-v1"])
-def test_the_papers_settings_do_not_choose_among_checkpoints(env: str) -> None:
+def test_the_paper_presets_do_not_select_checkpoints(env: str) -> None:
     own = compose(Config, [f"env={env}"])
     assert own.dqn.selection_games > 0 and own.dqn.target_return is not None
     paper = compose(Config, [f"env={env}", "preset=paper"])
@@ -50,13 +50,13 @@ def test_the_papers_settings_do_not_choose_among_checkpoints(env: str) -> None:
 @pytest.mark.parametrize(
     "override", ["ann=mine.safetensors", "iir.sticky=null", "rollout.sticky=0.25"]
 )
-def test_the_preset_of_pong_goes_with_other_ways_to_train(override: str) -> None:
+def test_the_preset_of_pong_is_compatible_with_other_settings(override: str) -> None:
     config = settings(override)
     assert config.finetune.steps and config.iir.selection_sticky_games
     check_values(config)
-    # an imported ANN is not trained further
+    # An imported ANN is not fine-tuned.
     stages = [stage.name for stage in plan.chain(config)]
     assert ("ann-pretrained" in stages) == (config.ann is None)
-    # where the stages learn from the games that are played greedily, only those choose
+    # Stages that learn without sticky actions are selected without sticky actions.
     chosen = {each.sticky for each in plan.selection_games(config, plan.chain(config)[-1])}
     assert chosen == ({0.0, 0.25} if config.ann else {config.rollout.sticky})

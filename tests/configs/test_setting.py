@@ -15,7 +15,6 @@ from snn_rl.core.encoding import ENCODINGS
 from snn_rl.core.networks import IMAGE_NETWORKS
 from snn_rl.core.surrogate import SURROGATES
 from snn_rl.envs import FRAMES
-from snn_rl.export import SUFFIXES
 from snn_rl.images.chain import POOLINGS
 from snn_rl.images.data.datasets import DATASETS, PIXELS
 from snn_rl.images.fitting import SCHEDULES
@@ -35,7 +34,7 @@ def test_defaults_are_allowed_and_described(schema: type[Any]) -> None:
 def test_choices_are_those_of_the_code() -> None:
     for settings, choices in (
         (AGENTS, {"dqn.optimizer": OPTIMIZERS, "iir.optimizer": OPTIMIZERS}),
-        (AGENTS, {"iir.objective": OBJECTIVES, "rollout.frames": FRAMES, "format": SUFFIXES}),
+        (AGENTS, {"iir.objective": OBJECTIVES, "rollout.frames": FRAMES}),
         (IMAGES, {"dataset": DATASETS, "pixels": PIXELS, "pooling": POOLINGS}),
         (IMAGES, {"net": [*IMAGE_NETWORKS, CUSTOM], "fit.schedule": SCHEDULES}),
         (IMAGES, {"iir.thresholds": METHODS, "iir.block_thresholds": BLOCK_THRESHOLDS}),
