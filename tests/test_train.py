@@ -295,7 +295,7 @@ def test_changed_training_settings_are_refused_and_evaluation_settings_are_not(
         (["play.output=window"], ["play.output=window", "snn_rl.play", "gif"]),
         (["dqn.steps=40"], ["dqn.steps=40", "dqn.learning_starts=40"]),
         (["threads=-1"], ["threads=-1", "between 0"]),
-        (["dqn.lr_steps=0"], ["dqn.lr_steps=0", "between 1"]),
+        (["dqn.lr_steps=0"], ["dqn.lr_steps=0", "1 or more"]),
         (["finetune.steps=8"], ["finetune.steps=8", "dqn.learning_starts=40"]),
         (["finetune.sticky=2"], ["finetune.sticky=2", "between 0 and 1"]),
         (["ann=nowhere.safetensors"], ["no such file", "nowhere.safetensors"]),

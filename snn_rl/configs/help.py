@@ -30,7 +30,7 @@ def help_text(schema: type[Any], doc: str, names: Collection[str] = ()) -> str:
 def _lines(each: Setting) -> list[str]:
     key = f"  {each.name}={on_command_line(each.default)}"
     words = each.description + (f" One of {', '.join(each.choices)}." if each.choices else "")
-    about = wrap(words, _WIDTH - _COLUMN)
+    about = wrap(words, _WIDTH - _COLUMN, break_on_hyphens=False)
     if len(key) < _COLUMN:
         return [f"{key:{_COLUMN}}{about[0]}", *(" " * _COLUMN + line for line in about[1:])]
     return [key, *(" " * _COLUMN + line for line in about)]

@@ -20,16 +20,11 @@ class FitConfig:
         "onecycle", "Schedule of the learning rate.", choices=("steps", "cosine", "onecycle")
     )
     milestones: list[float] = setting(
-        [0.45, 0.7, 0.9],
-        "schedule=steps: fractions of the training at which the learning rate falls.",
+        [0.45, 0.7, 0.9], "schedule=steps: fractions of the training at which lr falls."
     )
-    decay: float = setting(
-        0.2, "schedule=steps: factor of the learning rate at a milestone.", above=0, maximum=1
-    )
+    decay: float = setting(0.2, "schedule=steps: factor of lr at a milestone.", above=0, maximum=1)
     dropout: float = setting(0.2, "Dropout probability.", minimum=0, below=1)
-    label_smoothing: float = setting(
-        0.05, "Label smoothing of the cross-entropy.", minimum=0, maximum=1
-    )
+    label_smoothing: float = setting(0.05, "Label smoothing.", minimum=0, maximum=1)
 
 
 @dataclass
@@ -41,55 +36,39 @@ class SpikingFitConfig(FitConfig):
     lr: float = setting(1e-3, "Maximum learning rate.", above=0)
     weight_decay: float = setting(0.0, "Weight decay.", minimum=0)
     milestones: list[float] = setting(
-        [0.6, 0.8, 0.9],
-        "schedule=steps: fractions of the training at which the learning rate falls.",
+        [0.6, 0.8, 0.9], "schedule=steps: fractions of the training at which lr falls."
     )
     dropout: float = setting(0.0, "Dropout probability.", minimum=0, below=1)
-    label_smoothing: float = setting(
-        0.0, "Label smoothing of the cross-entropy.", minimum=0, maximum=1
-    )
+    label_smoothing: float = setting(0.0, "Label smoothing.", minimum=0, maximum=1)
     distill: float = setting(
-        1.0, "Weight of the ANN's outputs against the labels in the loss.", minimum=0, maximum=1
+        1.0, "Weight of distillation against the labels.", minimum=0, maximum=1
     )
     temperature: float = setting(2.0, "Temperature of the distillation.", above=0)
     thresholds: str = setting(
         "percentile",
-        "Source of the thresholds: a percentile of each layer's inputs, or the trained clips of "
-        "the ANN (with clip=true).",
+        "Threshold search; clip and alpha_beta require clip=true.",
         choices=("percentile", "clip", "alpha_beta"),
     )
-    thresholds_from: str | None = setting(
-        None, "Spiking network whose thresholds are used instead of a search."
-    )
+    thresholds_from: str | None = setting(None, "Spiking network whose thresholds to use.")
     percentile: float = setting(
-        70.0, "Percentile of a layer's inputs that sets its threshold.", above=0, maximum=100
+        70.0, "Percentile of a layer's inputs, used as its threshold.", above=0, maximum=100
     )
     percentile_over: str = setting(
-        "positive",
-        "Inputs of the percentile: the positive ones, or all as in the paper.",
-        choices=("positive", "all"),
+        "positive", "Inputs of the percentile; the paper uses all.", choices=("positive", "all")
     )
     # [IIR]'s linear surrogate passes next to no gradient to the first layers of VGG16 or a ResNet.
     surrogate: str = setting(
-        "boxcar",
-        "Surrogate gradient.",
-        choices=("linear", "exponential", "boxcar", "stdb", CUSTOM),
+        "boxcar", "Surrogate gradient.", choices=("linear", "exponential", "boxcar", "stdb", CUSTOM)
     )
     encoding: str = setting("direct", "Input encoding.", choices=("direct", "poisson"))
-    conversion_samples: int = setting(
-        256, "Images from which conversion finds the thresholds.", minimum=1
-    )
+    conversion_samples: int = setting(256, "Images of the threshold search.", minimum=1)
     conversion_timesteps: int = setting(0, "Timesteps of the threshold search; 0: as T.", minimum=0)
     block_thresholds: str = setting(
-        "search",
-        "Thresholds inside residual blocks: found as elsewhere, or 1.",
-        choices=("search", "unity"),
+        "search", "Thresholds in residual blocks; unity: 1.", choices=("search", "unity")
     )
     threshold_scale: float = setting(1.0, "Factor of all thresholds after the search.", above=0)
     train_threshold: bool = setting(True, "Train thresholds and leaks after conversion.")
-    window: int = setting(
-        0, "Timesteps of truncated backpropagation through time; 0: as T.", minimum=0
-    )
+    window: int = setting(0, "Timesteps of truncated backpropagation; 0: as T.", minimum=0)
 
 
 @dataclass
@@ -97,54 +76,34 @@ class ClassifyConfig:
     """General settings of the classify command."""
 
     dataset: str = setting("", "Dataset.", choices=DATASETS)
-    data: str | None = setting(
-        None, "Folder of the dataset; null: $SNN_RL_DATA/<dataset>, or data/<dataset>."
-    )
+    data: str | None = setting(None, "Folder of the dataset; null: $SNN_RL_DATA/<dataset>.")
     net: str = setting("vgg6", "Network.", choices=(*NETWORKS, CUSTOM))
     T: int = setting(1, "Timesteps of the last stage.")
     seed: int = setting(0, "Seed of all random numbers.", minimum=0)
-    preset: str = setting(
-        "default", "Preset: default, or a paper's settings: paper ([IIR]), stdb or ull."
-    )
+    preset: str = setting("default", "Preset: default, paper (of [IIR]), stdb or ull.")
     T_start: int = setting(5, "Timesteps of the first spiking stage.")
     T_step: int = setting(1, "Difference in T from one stage to the next.")
     direct: bool = setting(False, "Retrain at T directly, without the stages between.")
     stages: str = setting("iir", "Spiking stages: iir, or none to convert without retraining.")
-    scratch: bool = setting(
-        False,
-        "Train a spiking network without an ANN; at T=1 its activations are binary.",
-    )
+    scratch: bool = setting(False, "Train a spiking network without an ANN.")
     run_dir: str | None = setting(None, "Run directory; null: <runs>/<dataset>-<net>/seed<seed>.")
     runs: str = setting("runs", "Folder of all runs.")
     prune: float = setting(
-        0.0,
-        "Fraction of the weights to remove in a stage added after the last T; 0: no such stage.",
-        minimum=0,
-        below=1,
+        0.0, "Fraction of the weights to prune in an additional stage.", minimum=0, below=1
     )
-    ann: str | None = setting(
-        None, "Trained ANN to convert instead of training one: a network.safetensors."
-    )
+    ann: str | None = setting(None, "Trained ANN to convert, a network.safetensors.")
     batch_norm: bool = setting(True, "Batch normalization in the ANN; conversion fuses it.")
     pooling: str = setting("avg", "Pooling.", choices=("avg", "max"))
     clip: bool = setting(False, "Clip the ANN's ReLUs, each at a trained threshold.")
-    image_size: int | None = setting(
-        None, "Height and width to which ImageNet's images are cropped; null: 224."
-    )
+    image_size: int | None = setting(None, "Size of ImageNet's images; null: 224.")
     pixels: str = setting(
-        "standard",
-        "Normalization: per channel, or to -1 to 1 as Poisson encoding requires.",
-        choices=("standard", "symmetric"),
+        "standard", "Normalization; symmetric: from -1 to 1.", choices=("standard", "symmetric")
     )
-    test_limit: int | None = setting(
-        None, "Number of test images, balanced over the classes; null: all.", minimum=1
-    )
-    limit: int | None = setting(
-        None, "Number of training images, balanced over the classes; null: all.", minimum=1
-    )
+    test_limit: int | None = setting(None, "Test images, balanced by class; null: all.", minimum=1)
+    limit: int | None = setting(None, "Training images, balanced by class; null: all.", minimum=1)
     precision: str = setting(
         "auto",
-        "Precision of training; auto is bfloat16 on a GPU or a CPU with AVX512-BF16.",
+        "Precision of training; auto: bfloat16 if fast.",
         choices=("auto", "float32", "bfloat16"),
     )
     device: str = setting("auto", "Device.", choices=("auto", "cpu", "cuda"))

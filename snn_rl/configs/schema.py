@@ -15,7 +15,7 @@ class RolloutConfig:
     frame_stack: int = setting(4, "Number of frames in an observation.", minimum=1)
     frames: str = setting(
         "stack",
-        "Observation: the stacked frames, or the difference of the last two.",
+        "Stacked frames, or the difference of the last two.",
         choices=("stack", "difference"),
     )
     sticky: float = setting(0.0, "Sticky-action probability.", minimum=0, maximum=1)
@@ -41,33 +41,26 @@ class DQNConfig:
     train_freq: int = setting(1, "Steps of the vectorized environment between updates.", minimum=1)
     gradient_steps: int = setting(1, "Gradient steps per update.", minimum=1)
     target_update_interval: int = setting(
-        1_000, "Agent steps between updates of the target network.", minimum=1
+        1_000, "Steps between updates of the target network.", minimum=1
     )
-    epsilon_start: float = setting(
-        1.0, "Initial probability of a random action.", minimum=0, maximum=1
+    epsilon_start: float = setting(1.0, "Initial value of epsilon.", minimum=0, maximum=1)
+    epsilon_end: float = setting(0.01, "Final value of epsilon.", minimum=0, maximum=1)
+    epsilon_steps: int = setting(
+        100_000, "Agent steps over which epsilon falls linearly.", minimum=1
     )
-    epsilon_end: float = setting(
-        0.01, "Final probability of a random action.", minimum=0, maximum=1
-    )
-    epsilon_steps: int = setting(100_000, "Agent steps in which epsilon falls linearly.", minimum=1)
-    lr_end: float = setting(
-        1.0, "Final learning rate, as a fraction of lr; linear schedule.", minimum=0, maximum=1
-    )
+    lr_end: float = setting(1.0, "Final learning rate divided by lr.", minimum=0, maximum=1)
     lr_steps: int | None = setting(
-        None,
-        "Agent steps in which the learning rate falls; null: all steps of the stage.",
-        minimum=1,
-        maximum=10**9,
+        None, "Agent steps over which lr falls linearly; null: all.", minimum=1
     )
     selection_games: int = setting(
         0,
-        "Episodes that score each checkpoint once epsilon has reached its final value; the best "
-        "checkpoint is kept. 0: the last one is kept.",
+        "Episodes per checkpoint, once epsilon has fallen, that select the best checkpoint; "
+        "0: the last checkpoint is kept.",
         minimum=0,
         maximum=MAX_SELECTION_GAMES,
     )
     target_return: float | None = setting(
-        None, "Mean return of the selection episodes at which the stage ends; null: none."
+        None, "Mean return of the selection episodes that ends the stage."
     )
 
 
@@ -75,18 +68,13 @@ class DQNConfig:
 class FinetuneConfig:
     """Fine-tuning of the ANN under sticky actions before conversion; otherwise as in dqn."""
 
-    steps: int = setting(
-        0,
-        "Agent steps. 0: no fine-tuning. An imported ANN (ann=FILE) is never fine-tuned.",
-        minimum=0,
-        maximum=10**9,
-    )
+    steps: int = setting(0, "Agent steps; 0, or with ann=FILE: no fine-tuning.", minimum=0)
     sticky: float = setting(0.25, "Sticky-action probability.", minimum=0, maximum=1)
     lr: float = setting(1e-4, "Initial learning rate.", minimum=0, maximum=10)
     selection_games: int = setting(
         20,
-        "Episodes with sticky actions, and as many without, that score each checkpoint of the "
-        "second half; the score is the mean of both means.",
+        "Episodes with sticky actions, and as many without, per checkpoint of the second half, "
+        "that select the best checkpoint.",
         minimum=0,
         maximum=MAX_SELECTION_GAMES,
     )
@@ -98,13 +86,11 @@ class IIRConfig:
 
     objective: str = setting(
         "distill",
-        "Loss: Q-learning, distillation from the ANN, or their sum.",
+        "Loss: Q-learning, distillation, or both.",
         choices=("td", "distill", "distill+td"),
     )
     steps: int = setting(20_000, "Agent steps per stage.", minimum=1)
-    t1_steps: int = setting(
-        0, "Agent steps of the T=1 stage; 0: as iir.steps.", minimum=0, maximum=10**9
-    )
+    t1_steps: int = setting(0, "Agent steps of the T=1 stage; 0: as iir.steps.", minimum=0)
     lr: float = setting(5e-4, "Initial learning rate.", minimum=0, maximum=10)
     cosine: bool = setting(True, "Cosine schedule of the learning rate instead of a constant one.")
     optimizer: str = setting("Adam", "Optimizer.", choices=("Adam", "RMSprop"))
@@ -113,52 +99,35 @@ class IIRConfig:
     gradient_steps: int = setting(1, "Gradient steps per update.", minimum=1)
     epsilon: float = setting(0.02, "Probability of a random action.", minimum=0, maximum=1)
     sticky: float | None = setting(
-        None,
-        "Sticky-action probability of the spiking stages; null: as rollout.sticky.",
-        minimum=0,
-        maximum=1,
+        None, "Sticky-action probability; null: as rollout.sticky.", minimum=0, maximum=1
     )
     selection_games: int = setting(
         0,
-        "Episodes under rollout.sticky that score each checkpoint of the second half of a stage "
-        "longer than selection_steps.",
+        "Episodes under rollout.sticky per checkpoint of the second half that select the best one.",
         minimum=0,
         maximum=MAX_SELECTION_GAMES,
     )
     selection_sticky_games: int = setting(
         0,
-        "Additional episodes under iir.sticky where it differs; the score is the mean of both "
-        "means.",
+        "As selection_games, under iir.sticky; the score is the mean of both.",
         minimum=0,
         maximum=MAX_SELECTION_GAMES,
     )
-    selection_steps: int = setting(10_000, "Agent steps between scored checkpoints.")
+    selection_steps: int = setting(10_000, "Agent steps between these checkpoints.")
     sharpness: float = setting(
-        3.0,
-        "Inverse temperature of the distilled policies; larger values weight the best action more.",
-        above=0,
-        maximum=1e6,
+        3.0, "Inverse temperature of the distilled policies.", above=0, maximum=1e6
     )
     percentile: float = setting(
-        90.0,
-        "Percentile of a layer's inputs that sets its threshold.",
-        above=0,
-        maximum=100,
+        90.0, "Percentile of a layer's inputs, used as its threshold.", above=0, maximum=100
     )
     percentile_over: str = setting(
-        "positive",
-        "Inputs of the percentile: the positive ones, or all as in the paper.",
-        choices=("positive", "all"),
+        "positive", "Inputs of the percentile; the paper uses all.", choices=("positive", "all")
     )
     surrogate: str = setting(
-        "linear",
-        "Surrogate gradient.",
-        choices=("linear", "exponential", "boxcar", "stdb", CUSTOM),
+        "linear", "Surrogate gradient.", choices=("linear", "exponential", "boxcar", "stdb", CUSTOM)
     )
     encoding: str = setting("direct", "Input encoding.", choices=("direct", "poisson"))
-    conversion_samples: int = setting(
-        256, "Observations from which conversion finds the thresholds.", minimum=1
-    )
+    conversion_samples: int = setting(256, "Observations of the threshold search.", minimum=1)
 
 
 @dataclass
@@ -166,13 +135,9 @@ class CarryConfig:
     """The stage that carries membrane potentials over frames; otherwise as in iir."""
 
     steps: int = setting(50_000, "Agent steps.", minimum=1)
-    leak: float = setting(
-        0.0, "Initial leak of every layer; 0: no memory, as in T=1.", minimum=0, maximum=1
-    )
-    burn_in: int = setting(
-        8, "Frames that initialize the membranes of a sequence.", minimum=0, maximum=1_000
-    )
-    window: int = setting(8, "Frames of a sequence that enter the loss.", minimum=2, maximum=1_000)
+    leak: float = setting(0.0, "Initial leak of every layer; 0: no memory.", minimum=0, maximum=1)
+    burn_in: int = setting(8, "Frames that initialize the state.", minimum=0, maximum=1_000)
+    window: int = setting(8, "Frames that enter the loss.", minimum=2, maximum=1_000)
 
 
 @dataclass
@@ -180,10 +145,7 @@ class EvalConfig:
     """Evaluation episodes."""
 
     seed: int = setting(
-        1_000_000,
-        "Seed of the first episode; episode i has seed + i.",
-        minimum=0,
-        maximum=2**31 - 1,
+        1_000_000, "Seed of the first episode, followed by seed + 1.", minimum=0, maximum=2**31 - 1
     )
     epsilon: float = setting(0.0, "Probability of a random action.", minimum=0, maximum=1)
     sticky: float = setting(
@@ -197,7 +159,7 @@ class PlayConfig:
 
     output: str = setting(
         "auto",
-        "Output; auto opens a window where there is a display and writes mp4 otherwise.",
+        "Output; auto: a window, or mp4 without a display.",
         choices=("auto", "window", "mp4", "gif"),
     )
     overlay: bool = setting(False, "Show spikes and Q-values beside the game.")
@@ -212,55 +174,35 @@ class Config:
     env: str = setting("", "Environment: CartPole-v1, or an Atari game as <Game>NoFrameskip-v4.")
     T: int = setting(1, "Timesteps of the last stage.")
     seed: int = setting(0, "Seed of all random numbers.", minimum=0, maximum=2**31 - 1)
-    preset: str = setting(
-        "default", "Preset: default, or paper for the settings of the paper's appendix."
-    )
+    preset: str = setting("default", "Preset: default, or paper, the settings in the paper.")
     T_start: int = setting(5, "Timesteps of the first spiking stage.")
     T_step: int = setting(1, "Difference in T from one stage to the next.")
     direct: bool = setting(False, "Retrain at T directly, without the stages between.")
     stages: str = setting("iir", "Spiking stages: iir, or none to convert without retraining.")
     run_dir: str | None = setting(None, "Run directory; null: <runs>/<env>/seed<seed>.")
     runs: str = setting("runs", "Folder of all runs.")
-    paper: str | None = setting(
-        None, "report only: paper of the figure or table; iir, stdb or ull."
-    )
+    paper: str | None = setting(None, "report only: paper, iir, stdb or ull.")
     figure: int | None = setting(None, "report only: figure of the paper.")
     table: int | None = setting(None, "report only: table of the paper.")
     sweep: str | None = setting(None, "report only: folder of runs to aggregate.")
-    zoo: str | None = setting(
-        None, "publish only: folder of the published agents; null: snn_rl/zoo."
-    )
+    zoo: str | None = setting(None, "publish only: target folder; null: snn_rl/zoo.")
     ann: str | None = setting(
         None,
         "Trained ANN to convert instead of training one: network.safetensors, a zip of "
         "Stable-Baselines3's DQN, or a PyTorch state dict (.pth, .safetensors).",
     )
     init: str | None = setting(None, "Network from which the ANN stage starts to train.")
-    teacher: str | None = setting(
-        None,
-        "ANN that teaches the ANN stage and the spiking stages; it may see more frames.",
-    )
+    teacher: str | None = setting(None, "ANN that teaches all stages; it may see more frames.")
     strides: list[int] | None = setting(
-        None,
-        "Strides of the convolutions in an imported state dict; null: those of the Mnih network.",
+        None, "Strides of an imported state dict; null: as in mnih."
     )
     pixel_max: float = setting(
-        1.0,
-        "Largest input of an imported state dict: 1 for images divided by 255, otherwise 255.",
-        above=0,
-        maximum=1e6,
+        1.0, "Largest pixel value of an imported state dict, 1 or 255.", above=0, maximum=1e6
     )
-    carry_state: bool = setting(
-        False, "Add a stage after T=1 that carries membrane potentials over frames."
-    )
-    exact: bool = setting(
-        False,
-        "Add the T=1 network on an integer grid, which every engine computes bit-identically.",
-    )
+    carry_state: bool = setting(False, "Add a stage that carries membrane potentials over frames.")
+    exact: bool = setting(False, "Add a T=1 network that every engine computes bit-identically.")
     engine: str = setting(
-        "dense",
-        "evaluate and play only: engine of decisions; event requires T=1 exact=true.",
-        choices=("dense", "event"),
+        "dense", "evaluate, play: engine; event requires exact=true.", choices=("dense", "event")
     )
     network: str = setting(
         "mnih",
@@ -269,7 +211,7 @@ class Config:
     bias: bool = setting(False, "Biases in all layers.")
     precision: str = setting(
         "auto",
-        "Precision of training; auto is bfloat16 on a GPU or a CPU with AVX512-BF16.",
+        "Precision of training; auto: bfloat16 if fast.",
         choices=("auto", "float32", "bfloat16"),
     )
     device: str = setting("auto", "Device.", choices=("auto", "cpu", "cuda"))
@@ -278,16 +220,10 @@ class Config:
     episodes: int = setting(20, "Episodes of each evaluation.", minimum=1)
     video: bool = setting(True, "Record a video of the last stage.")
     format: str = setting(
-        "onnx",
-        "export only: format of the file.",
-        choices=("onnx", "nir", "torch", "event", CUSTOM),
+        "onnx", "export only: format.", choices=("onnx", "nir", "torch", "event", CUSTOM)
     )
-    output: str | None = setting(
-        None, "export only: file to write; null: network.<suffix> in the stage's directory."
-    )
-    check_frames: int = setting(
-        500, "export only: number of observations on which the file is checked.", minimum=1
-    )
+    output: str | None = setting(None, "export only: file; null: in the stage's directory.")
+    check_frames: int = setting(500, "export only: observations that check the file.", minimum=1)
     overlay: bool = setting(False, "Short form of play.overlay.")
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     dqn: DQNConfig = field(default_factory=DQNConfig)
