@@ -1,4 +1,4 @@
-"""The stages of an agent's run and the settings of each stage."""
+"""Stages of an agent's chain and the settings of each stage."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,21 +12,18 @@ from snn_rl.chain.stages import ChainOptions, Stage, schedule
 from snn_rl.configs.schema import MAX_SELECTION_GAMES, Config, DQNConfig
 from snn_rl.utils.device import uses_bf16
 
-# Games that choose among the checkpoints of a stage: their seeds, which evaluation may not use,
-# and the agent steps after which one is cut off, so that an endless rally costs little.
-SELECTION_SEED, SELECTION_SEEDS = 2_000_000, MAX_SELECTION_GAMES
-
-
-SELECTION_CAP = 5_000
+# Episodes that select among the checkpoints of a stage: first seed and number of seeds, which
+# evaluation must not use, and the step limit, which bounds the time of endless rallies.
+SELECTION_SEED, SELECTION_SEEDS, SELECTION_CAP = 2_000_000, MAX_SELECTION_GAMES, 5_000
 
 
 def directory_of(config: Config) -> Path:
-    """Where this run lives: run_dir, or <runs>/<env>/seed<k>."""
+    """Returns the directory of the run: run_dir, or <runs>/<env>/seed<k>."""
     return Path(config.run_dir or f"{config.runs}/{config.env}/seed{config.seed}")
 
 
 def chain(config: Config) -> list[Stage]:
-    """The stages that the settings ask for."""
+    """Returns the stages of the settings."""
     return schedule(
         ChainOptions(
             config.T,
@@ -42,12 +39,12 @@ def chain(config: Config) -> list[Stage]:
 
 
 def trials(config: Config) -> Trials:
-    """Returns the evaluation episodes of the settings."""
+    """Returns the episodes of an evaluation."""
     return Trials(config.episodes, config.eval.seed, config.eval.epsilon, config.eval.sticky)
 
 
 def dqn_settings(config: Config, stage: Stage) -> DQNConfig:
-    """The settings of Q-learning in a stage; in the ANN's second one it hardly explores."""
+    """Returns the Q-learning settings of a stage; fine-tuning explores little."""
     if not stage.finetuned:
         return config.dqn
     return replace(
@@ -58,12 +55,15 @@ def dqn_settings(config: Config, stage: Stage) -> DQNConfig:
         epsilon_start=config.dqn.epsilon_end,
         epsilon_steps=1,
         selection_games=config.finetune.selection_games,
-        target_return=None,  # that is a goal for games without sticky actions
+        target_return=None,  # a goal for episodes without sticky actions
     )
 
 
 def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
-    """Everything that the stage's result depends on, flat, as plain JSON types."""
+    """Returns the settings that a stage's result depends on, flat, as plain JSON types.
+
+    A setting without effect is None, which `check_settings` takes for a missing setting.
+    """
     settings: dict[str, Any] = {
         "env": config.env,
         "seed": config.seed,
@@ -79,10 +79,8 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
     files = {"teacher": config.teacher}
     if stage.analog and not stage.finetuned:
         files |= {"ann": config.ann, "init": config.init}
-    for key, file in files.items():
-        settings[key] = file and file_hash(file)
+    settings |= {key: file and file_hash(file) for key, file in files.items()}
     if any(files.values()):
-        # None at their defaults, as if there were no such settings: see iir.check_settings
         settings["strides"] = config.strides
         settings["pixel_max"] = None if config.pixel_max == 1.0 else config.pixel_max
     if stage.carry_state:
@@ -93,9 +91,8 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
         settings["source"] = stage.source
     if not stage.analog:
         iir = flat("iir", config.iir)
-        # they are in iir.steps, rollout.sticky and checkpoint_steps, as far as they say something
+        # included in iir.steps, rollout.sticky and checkpoint_steps where they have an effect
         del iir["iir.t1_steps"], iir["iir.sticky"], iir["iir.selection_steps"]
-        # None where nothing is chosen, as if there were no such setting: see iir.check_settings
         played = {each.sticky: each.games for each in selection_games(config, stage)}
         iir["iir.selection_games"] = played.pop(config.rollout.sticky, None)
         iir["iir.selection_sticky_games"] = sum(played.values()) or None
@@ -105,20 +102,19 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
 
 
 def stage_number(stage: Stage) -> int:
-    """What tells a stage's random numbers from those of the others in its chain.
+    """Returns the number that separates a stage's random numbers from other stages'.
 
-    Stages of the same T in other chains share it: they are compared with one another.
+    Stages with the same T in different chains share the number because they are compared.
     """
-    own = 1_000_000 * stage.carry_state + 2_000_000 * stage.finetuned
-    return (stage.timesteps or 0) + own
+    return (stage.timesteps or 0) + 1_000_000 * stage.carry_state + 2_000_000 * stage.finetuned
 
 
 def stage_steps(config: Config, stage: Stage) -> int:
-    """Agent steps of a stage."""
+    """Returns the agent steps of a stage."""
     if not stage.trained:
         return 0
     if stage.analog:
-        # an imported network is not trained, it only plays to fill the replay buffer
+        # an imported network only plays, to fill the replay buffer
         return config.dqn.learning_starts if config.ann else dqn_settings(config, stage).steps
     if stage.carry_state:
         return config.carry.steps
@@ -128,33 +124,33 @@ def stage_steps(config: Config, stage: Stage) -> int:
 
 
 def selection_games(config: Config, stage: Stage) -> list[SelectionGames]:
-    """What every checkpoint of a stage plays, for the best to be kept; empty: the last is."""
+    """Returns the episodes that select among a stage's checkpoints; [] keeps the last one."""
     if not stage.trained or (stage.analog and config.ann):
         return []
     if stage.analog:
-        own = learnt = dqn_settings(config, stage).selection_games
+        own = learned = dqn_settings(config, stage).selection_games
     elif stage_steps(config, stage) <= config.iir.selection_steps:
-        return []  # one checkpoint leaves nothing to choose
+        return []  # there is only one checkpoint
     else:
-        own, learnt = config.iir.selection_games, config.iir.selection_sticky_games
+        own, learned = config.iir.selection_games, config.iir.selection_sticky_games
     played = [SelectionGames(own, config.rollout.sticky)]
     if (sticky := stage_sticky(config, stage)) != config.rollout.sticky:
-        played.append(SelectionGames(learnt, sticky))
+        played.append(SelectionGames(learned, sticky))
     return [each for each in played if each.games]
 
 
 def checkpoint_steps(config: Config, stage: Stage) -> int:
-    """Agent steps from one checkpoint of a stage to the next."""
+    """Returns the agent steps between two checkpoints of a stage."""
     if not stage.analog and selection_games(config, stage):
         return config.iir.selection_steps
     return config.checkpoint_steps
 
 
 def stage_sticky(config: Config, stage: Stage) -> float:
-    """Sticky-action probability of the games that a stage plays to learn from."""
+    """Returns the sticky-action probability of a stage's training."""
     if stage.finetuned:
         return config.finetune.sticky
-    # an imported network plays for the spiking stages behind it
+    # an imported network fills the replay buffer of the spiking stages
     if config.iir.sticky is None or (stage.analog and not config.ann):
         return config.rollout.sticky
     return config.iir.sticky
