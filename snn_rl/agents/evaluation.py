@@ -32,7 +32,7 @@ from snn_rl.formats.event import EventDriven
 _RATE_EVERY = 10  # steps between two samples of the spike rates
 
 
-@torch.random.fork_rng()  # Poisson input draws: looking must not change training
+@torch.random.fork_rng()  # keeps the random numbers of training
 def evaluate(
     q_net: SpikingQNetwork,
     make_evaluation_env: Callable[[int, int], VecEnv],
@@ -42,46 +42,43 @@ def evaluate(
     side_by_side: int = 10,
     teacher: SpikingQNetwork | None = None,
 ) -> Evaluation:
-    """Plays whole games and counts every one of them.
+    """Plays whole episodes and returns the results of all of them.
 
-    Trial i has an environment of its own, seeded seed + i, and plays exactly one game in it; no
-    game is favoured for being short.
+    Each episode has its own environment, with the seeds `seed`, `seed + 1`, ..., so that short
+    episodes are not favored.
 
     Args:
-        q_net: The agent.
-        make_evaluation_env: Makes (n environments, first seed), unclipped whole games.
-        episodes: Number of trials.
-        seed: First seed; not one that training uses.
+        q_net: Q-network of the agent.
+        make_evaluation_env: Makes n environments from a first seed, with unclipped rewards.
+        episodes: Number of episodes.
+        seed: Seed of the first episode. Training must not use these seeds.
         epsilon: Probability of a random action.
-        side_by_side: Trials played at the same time.
-        teacher: The network whose greedy actions are compared with the agent's; it sees the newest
-            frames of an observation, as many as it was built for.
+        side_by_side: Number of episodes that are played in parallel.
+        teacher: Q-network whose greedy actions are compared with the agent's.
     """
     returns: list[float] = []
     lengths: list[int] = []
-    games: set[str] = set()
+    distinct: set[str] = set()
     capped = 0
     rates: list[list[float]] = []
     weights: list[int] = []
-    same = 0
+    agreed = 0
     for first in range(0, episodes, side_by_side):
         count = min(side_by_side, episodes - first)
         env = make_evaluation_env(count, seed + first)
         torch.manual_seed(seed + first)
         rng = [np.random.default_rng([seed + first + i, 1]) for i in range(count)]
-        courses = [hashlib.sha256() for _ in range(count)]
-        ends: list[dict[str, Any] | None] = [None] * count
-        obs = np.asarray(env.reset())
-        state = None
-        step = 0
-        while None in ends:
+        played = [hashlib.sha256() for _ in range(count)]  # actions of each episode
+        ends: dict[int, dict[str, Any]] = {}
+        obs, state, step = np.asarray(env.reset()), None, 0
+        while len(ends) < count:
+            running = [i for i in range(count) if i not in ends]
             actions, _, layers, state = q_net.decide(obs, state)
             if step % _RATE_EVERY == 0:
-                alive = [i for i in range(count) if ends[i] is None]
-                rates.append(spike_rates([layer[:, alive] for layer in layers]))
-                weights.append(len(alive))
+                rates.append(spike_rates([layer[:, running] for layer in layers]))
+                weights.append(len(running))
                 if teacher is not None:
-                    same += int((actions == teacher.decide(obs).actions)[alive].sum())
+                    agreed += int((actions == teacher.decide(obs).actions)[running].sum())
             for i in range(count):
                 if epsilon > 0 and rng[i].random() < epsilon:
                     actions[i] = rng[i].integers(q_net.action_space.n)  # type: ignore[attr-defined]
@@ -89,22 +86,19 @@ def evaluate(
             obs = np.asarray(stepped)
             state = clear(state, torch.as_tensor(dones, device=q_net.device))
             step += 1
-            for i in range(count):
-                if ends[i] is None:
-                    courses[i].update(bytes([int(actions[i])]))
-                    if dones[i] and "episode" in infos[i]:
-                        truncated = infos[i].get("TimeLimit.truncated", False)
-                        ends[i] = {**infos[i]["episode"], "capped": truncated}
+            for i in running:
+                played[i].update(bytes([int(actions[i])]))
+                if dones[i] and "episode" in infos[i]:  # a lost life is not the end
+                    ends[i] = infos[i]
         env.close()
-        for end, course in zip(ends, courses, strict=True):
-            assert end is not None
-            returns.append(float(end["r"]))
-            lengths.append(int(end["l"]))
-            capped += bool(end["capped"])
-            games.add(course.hexdigest())
+        for i, info in sorted(ends.items()):
+            returns.append(float(info["episode"]["r"]))
+            lengths.append(int(info["episode"]["l"]))
+            capped += bool(info.get("TimeLimit.truncated", False))
+            distinct.add(played[i].hexdigest())
     mean_rates = [float(r) for r in np.average(rates, axis=0, weights=weights)]
-    agreement = None if teacher is None else same / sum(weights)
-    return Evaluation(returns, lengths, len(games), capped, mean_rates, agreement)
+    agreement = None if teacher is None else agreed / sum(weights)
+    return Evaluation(returns, lengths, len(distinct), capped, mean_rates, agreement)
 
 
 def evaluate_agent(agent: Agent, trials: Trials, ann: Agent | None = None) -> Columns:
