@@ -22,7 +22,7 @@ from snn_rl.agents.dqn import SpikingDQN
 from snn_rl.agents.policies import SpikingQNetwork
 from snn_rl.agents.replay.buffer import FrameReplayBuffer
 from snn_rl.agents.replay.journal import Journal
-from snn_rl.chain.records import Counters, counters_of
+from snn_rl.chain.records import Counters
 from snn_rl.chain.run_directory import STATE
 from snn_rl.files.atomic import remove_temporaries
 from snn_rl.files.checkpoint import load_tensors, save_tensors
@@ -73,7 +73,7 @@ def resume(
     counters = None
     if path.exists():
         tensors, meta = load_tensors(path)
-        counters = counters_of(meta, path)
+        counters = Counters.from_json(meta.get("counters"), path)
         model.load_tensors(tensors)
         model.num_timesteps, model._n_updates = counters.steps, counters.updates
         model._n_calls = counters.calls

@@ -14,7 +14,7 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from types import UnionType
-from typing import Any, Self, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, Self, TypeVar, get_args, get_origin
 
 import numpy as np
 import torch
@@ -35,22 +35,24 @@ T = TypeVar("T")
 
 
 class Record:
-    """Dataclass whose fields are the keys of a JSON object."""
+    """Dataclass whose fields are the keys of a JSON object.
+
+    Attributes:
+        OPTIONAL: Keys that are not written if their value is None.
+    """
+
+    OPTIONAL: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def from_json(cls, data: Any, source: Path) -> Self:
         """Builds the record from parsed JSON and ignores unknown keys.
 
-        Args:
-            data: Parsed JSON.
-            source: File of the data, for the error message.
-
         Raises:
-            UserError: A key is missing, or a value has another type.
+            UserError: A key is missing, or a value has another type. The message names `source`.
         """
         try:
             record: Self = _typed(cls, data)
-        except _Malformed as error:
+        except ValueError as error:
             raise UserError(f"{source} is damaged: {error}") from None
         return record
 
@@ -65,15 +67,16 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the record as plain JSON types."""
-        return {each.name: _plain(getattr(self, each.name)) for each in fields(self)}  # type: ignore[arg-type]
+        values = {each.name: getattr(self, each.name) for each in fields(self)}  # type: ignore[arg-type]
+        return {
+            key: _plain(value)
+            for key, value in values.items()
+            if value is not None or key not in self.OPTIONAL
+        }
 
     def write(self, path: Path) -> None:
         """Writes the record to a JSON file."""
         write_json(path, self.to_json())
-
-
-class _Malformed(Exception):
-    """Difference between JSON data and a record, as text."""
 
 
 def _typed(kind: Any, data: Any) -> Any:
@@ -83,23 +86,23 @@ def _typed(kind: Any, data: Any) -> Any:
         return None if data is None and type(None) in kinds else _typed(kinds[0], data)
     if is_dataclass(kind):
         if not isinstance(data, dict):
-            raise _Malformed(f"it must be a JSON object, not {str(data)[:40]}")
+            raise ValueError(f"it must be a JSON object, not {str(data)[:40]}")
         values = {}
         for each in fields(kind):
             if each.name in data:
                 try:
                     values[each.name] = _typed(each.type, data[each.name])
-                except _Malformed as error:
-                    raise _Malformed(f"{each.name}: {error}") from None
+                except ValueError as error:
+                    raise ValueError(f"{each.name}: {error}") from None
             elif each.default is MISSING and each.default_factory is MISSING:
-                raise _Malformed(f"it has no {each.name}")
+                raise ValueError(f"it has no {each.name}")
         return kind(**values)  # type: ignore[operator]
     plain = get_origin(kind) or kind
     accepted = (int, float) if plain is float else plain
     if plain is not Any and (
         not isinstance(data, accepted) or (isinstance(data, bool) and plain is not bool)
     ):
-        raise _Malformed(f"{str(data)[:40]} is not of type {plain.__name__}")
+        raise ValueError(f"{str(data)[:40]} is not of type {plain.__name__}")
     return [_typed(get_args(kind)[0], each) for each in data] if plain is list else data
 
 
@@ -109,10 +112,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(each) for each in value]
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
-
-
-def _without_none(data: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in data.items() if value is not None}
 
 
 # evaluations
@@ -216,15 +215,13 @@ class StageEvaluation(Columns):
         network: SHA-256 of the network's file, in evaluation.json.
     """
 
+    OPTIONAL: ClassVar[tuple[str, ...]] = ("steps", "updates", "wall_s", "network")
+
     evaluation: Trials
     steps: int | None = None
     updates: int | None = None
     wall_s: float | None = None
     network: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the evaluation as plain JSON types, without unknown values."""
-        return _without_none(super().to_json())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,6 +240,8 @@ class Comparison(StageEvaluation):
         work: Operations of a decision by the event-driven engine.
     """
 
+    OPTIONAL = (*StageEvaluation.OPTIONAL, "work")
+
     env: str
     run: str
     stage: str
@@ -251,10 +250,6 @@ class Comparison(StageEvaluation):
     ann: Columns
     energy: dict[str, float] | None
     work: dict[str, float] | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the comparison as plain JSON types."""
-        return {**super().to_json(), "energy": self.energy}
 
 
 @dataclass(frozen=True)
@@ -342,12 +337,9 @@ def read_counters(directory: Path) -> Counters | None:
         UserError: The stage's checkpoint is damaged.
     """
     path = directory / run_directory.STATE
-    return counters_of(load_tensors(path)[1], path) if path.exists() else None
-
-
-def counters_of(meta: dict[str, Any], path: Path) -> Counters:
-    """Returns the counters in the metadata of a checkpoint."""
-    return Counters.from_json(meta.get("counters"), path)
+    if not path.exists():
+        return None
+    return Counters.from_json(load_tensors(path)[1].get("counters"), path)
 
 
 @dataclass(frozen=True)
@@ -379,6 +371,8 @@ class AgentNotes(Record):
         selection: Episodes that gave the scores.
     """
 
+    OPTIONAL = ("layers", "selection")
+
     env: str
     seed: int
     stage: str
@@ -388,10 +382,6 @@ class AgentNotes(Record):
     wall_s: float
     scores: list[list[float]] = field(default_factory=list)
     selection: list[SelectionGames] | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the notes as plain JSON types, without unknown values."""
-        return _without_none(super().to_json())
 
 
 def read_notes(path: Path) -> AgentNotes:
@@ -421,6 +411,8 @@ class ImageNotes(Record):
         layers: Layers at the end of the stage; None for an ANN.
     """
 
+    OPTIONAL = ("updates", "wall_s", "history", "memory", "images", "layers")
+
     dataset: str
     net: str
     stage: str
@@ -432,10 +424,6 @@ class ImageNotes(Record):
     memory: int | None = None
     images: int | None = None
     layers: list[LayerReport] | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the notes as plain JSON types, without unknown values."""
-        return _without_none(super().to_json())
 
 
 @dataclass(frozen=True)

@@ -59,11 +59,6 @@ class Stage:
             return None
         return cls(name, int(match[1]), match[2] or "", source)
 
-    @classmethod
-    def spiking(cls, timesteps: int, kind: str = "", source: str | None = None) -> "Stage":
-        """Returns a spiking stage; its name follows from T and the kind."""
-        return cls.parse(f"T{timesteps}-{kind}".removesuffix("-"), source)
-
     @property
     def label(self) -> str:
         """Name in tables and figures."""
@@ -153,12 +148,12 @@ def schedule(options: ChainOptions) -> list[Stage]:
     chain = [Stage.parse(PRETRAINED)] if options.finetune else []
     chain.append(Stage.parse(ANN, PRETRAINED if options.finetune else None))
     if options.stages == "none":
-        return [*chain, Stage.spiking(options.T, CONVERTED, ANN)]
+        return [*chain, Stage.parse(f"T{options.T}-{CONVERTED}", ANN)]
     if options.direct:
-        chain.append(Stage.spiking(options.T, DIRECT, ANN))
+        chain.append(Stage.parse(f"T{options.T}-{DIRECT}", ANN))
     else:
         for timesteps in range(options.T_start, options.T - 1, -options.T_step):
-            chain.append(Stage.spiking(timesteps, source=chain[-1].name))
+            chain.append(Stage.parse(f"T{timesteps}", chain[-1].name))
     added = {CARRIED: options.carry_state, PRUNED: options.prune, EXACT: options.exact}
     last = chain[-1].name
     chain += [Stage.parse(f"{last}-{kind}", last) for kind, wanted in added.items() if wanted]

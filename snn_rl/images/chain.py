@@ -45,7 +45,7 @@ _SHARED = (
 def chain(config: ClassifyConfig) -> list[Stage]:
     """Returns the stages of the settings."""
     if config.scratch:
-        return [Stage.spiking(config.T, SCRATCH)]
+        return [Stage.parse(f"T{config.T}-{SCRATCH}")]
     return schedule(
         ChainOptions(
             config.T,

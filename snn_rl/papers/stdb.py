@@ -69,7 +69,7 @@ def _stages(network: ImageNetwork, label: str) -> list[Measured]:
 
 def _wanted(label: str, like: Measured, conversion: Mapping[str, Any] | None = None) -> Wanted:
     """A stage at the T, and with the conversion, of another."""
-    name = Stage.spiking(like.timesteps, _KINDS[label]).name
+    name = f"T{like.timesteps}-{_KINDS[label]}"
     return Wanted(
         label,
         name,

@@ -121,8 +121,6 @@ def test_what_is_no_chain_is_refused(options, message):
 def test_a_name_is_read_and_written(name, timesteps, kind):
     stage = Stage.parse(name)
     assert (stage.name, stage.timesteps, stage.kind, stage.source) == (name, timesteps, kind, None)
-    if timesteps:
-        assert Stage.spiking(timesteps, kind) == stage
     assert stage.analog == (timesteps is None)
     assert stage.trained == (kind not in ("converted", "exact", "direct-exact"))
     assert stage.exact == name.endswith("exact")
