@@ -1,4 +1,4 @@
-"""The evaluate command on a small run that the train command made."""
+"""The evaluate command on a small run."""
 
 import shutil
 import sys
@@ -21,7 +21,7 @@ CAP = 12
 
 
 def command(module, *arguments):
-    """Runs a command as its command line would, in this process."""
+    """Runs a command with command-line arguments in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [module.__name__, *arguments])
         run_command(Config, module.main, module.__doc__)
@@ -29,7 +29,7 @@ def command(module, *arguments):
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
-    """A chain ANN -> T1 on two frames and a low cap, neither of them the preset's."""
+    """Trains ANN -> T1 with two frames and a low step limit, which differ from the preset."""
     directory = tmp_path_factory.mktemp("runs") / "cartpole"
     threads = torch.get_num_threads()
     command(
@@ -49,7 +49,7 @@ def run_dir(tmp_path_factory):
     torch.set_num_threads(threads)
 
 
-def test_evaluates_the_ann_and_the_stage_in_both_columns(run_dir, capsys):
+def test_the_ann_and_the_stage_are_evaluated_in_both_columns(run_dir, capsys):
     command(
         evaluate,
         "env=CartPole-v1",
@@ -71,7 +71,7 @@ def test_evaluates_the_ann_and_the_stage_in_both_columns(run_dir, capsys):
         returns = column["returns"]
         assert f"{title}: " + " ".join(f"{r:g}" for r in returns) in text
         assert len(returns) == 4
-        # CartPole pays 1 a step; the run's own cap ends what does not end before
+        # the reward of CartPole is 1 per step; the step limit of the run ends long episodes
         assert returns == column["lengths"]
         assert max(returns) <= CAP
         assert column["capped"] <= sum(r == CAP for r in returns)
@@ -81,7 +81,7 @@ def test_evaluates_the_ann_and_the_stage_in_both_columns(run_dir, capsys):
     assert f"{results['energy']['int32']:.2f}  int32" in text
 
 
-def test_the_ann_does_not_play_the_same_games_twice(run_dir, capsys):
+def test_the_ann_is_evaluated_only_once_on_the_same_episodes(run_dir, capsys):
     arguments = ("env=CartPole-v1", f"run_dir={run_dir}", "episodes=2", "threads=1", "eval.seed=7")
     command(evaluate, *arguments)
     first = read_json(run_dir / "T1" / run_directory.EVALUATION)
@@ -93,7 +93,7 @@ def test_the_ann_does_not_play_the_same_games_twice(run_dir, capsys):
     assert "was evaluated on these episodes before" not in capsys.readouterr().out
 
 
-def test_an_ann_that_is_never_zero_saves_nothing_by_skipping_zeros():
+def test_skipping_zeros_saves_energy_only_if_there_are_zeros():
     spec = cartpole((3, 40, 120), 2)
     ratios = energy_ratios(spec, [0.1, 0.2, 0.3], [1.0, 1.0, 1.0])
     assert ratios["float32_skipping"] == pytest.approx(ratios["float32"])
@@ -116,7 +116,7 @@ def test_an_ann_that_is_never_zero_saves_nothing_by_skipping_zeros():
         ),
     ],
 )
-def test_what_cannot_be_evaluated_is_one_line(run_dir, capsys, arguments, words):
+def test_invalid_settings_give_one_line(run_dir, capsys, arguments, words):
     with pytest.raises(SystemExit) as stop:
         command(evaluate, f"run_dir={run_dir}", *arguments)
     assert stop.value.code == 2
@@ -126,7 +126,7 @@ def test_what_cannot_be_evaluated_is_one_line(run_dir, capsys, arguments, words)
         assert word in message
 
 
-def test_a_network_that_does_not_fit_the_env_is_one_line(run_dir, tmp_path, capsys):
+def test_a_network_that_does_not_fit_the_env_gives_one_line(run_dir, tmp_path, capsys):
     copy = tmp_path / "run"
     shutil.copytree(run_dir, copy)
     spec: NetworkSpec = cartpole((4, 40, 120), 2)
@@ -141,7 +141,7 @@ def test_a_network_that_does_not_fit_the_env_is_one_line(run_dir, tmp_path, caps
     assert "(2, 40, 120)" in message
 
 
-def test_damaged_settings_of_a_stage_are_one_line(run_dir, tmp_path, capsys):
+def test_damaged_settings_of_a_stage_give_one_line(run_dir, tmp_path, capsys):
     copy = tmp_path / "run"
     shutil.copytree(run_dir, copy)
     (copy / "T1" / run_directory.SETTINGS).write_text("{")

@@ -1,4 +1,4 @@
-"""The publish command on a shrunken run, and the way back: playing what it published."""
+"""The publish command on a small run, and commands on the published agents."""
 
 import shutil
 import sys
@@ -27,14 +27,14 @@ FRESH = "eval.seed=3000000"
 
 
 def command(module, *arguments):
-    """Runs a command as its command line would, in this process."""
+    """Runs a command with command-line arguments in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [module.__name__.replace(".", "/"), *arguments])
         run_command(Config, module.main, module.__doc__)
 
 
 def refused(capsys, module, *arguments):
-    """The one line with which the command refuses."""
+    """Returns the error line of the command."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
         command(module, *arguments)
@@ -46,7 +46,7 @@ def refused(capsys, module, *arguments):
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
-    """A chain ANN -> T3 -> T2 -> T1 on a low cap; of the spiking stages, T3 and T1 ship."""
+    """Trains ANN -> T3 -> T2 -> T1 with a low step limit; T3 and T1 are published."""
     directory = tmp_path_factory.mktemp("runs") / "cartpole"
     command(
         train,
@@ -61,7 +61,7 @@ def run_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shipped(run_dir, tmp_path_factory):
-    """A zoo with the run's agents."""
+    """Publishes the agents of the run."""
     root = tmp_path_factory.mktemp("zoo")
     command(publish, *PUBLISH, f"run_dir={run_dir}", f"zoo={root}", FRESH)
     return root
@@ -69,7 +69,7 @@ def shipped(run_dir, tmp_path_factory):
 
 @pytest.fixture
 def elsewhere(shipped, tmp_path, monkeypatch):
-    """An empty working directory, with the zoo in the package's place."""
+    """Returns an empty working directory; the zoo replaces the package's."""
     monkeypatch.setattr(zoo, "ROOT", shipped)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DISPLAY", raising=False)
@@ -97,7 +97,7 @@ def test_every_stage_is_stored_as_float16_with_its_settings(run_dir, shipped):
         assert read_json(target / "settings.json") == read_json(source / "settings.json")
 
 
-def test_the_stored_files_are_what_was_evaluated(shipped):
+def test_the_published_files_were_evaluated(shipped):
     for name in STAGES:
         metrics = read_json(shipped / ENV / name / run_directory.METRICS)
         network, notes = load_network(shipped / ENV / name / run_directory.NETWORK)
@@ -113,7 +113,7 @@ def test_the_stored_files_are_what_was_evaluated(shipped):
     assert metrics.columns == again.columns
 
 
-def test_the_game_is_the_agents_own(shipped):
+def test_the_recorded_episode_is_the_agent_s(shipped):
     record = read_json(shipped / ENV / "T1" / publish.GAME)
     game = play.Game(load_agent(shipped / ENV / "T1", "cpu"), 3_000_000)
     moments = list(game)[:-1]
@@ -122,7 +122,7 @@ def test_the_game_is_the_agents_own(shipped):
     np.testing.assert_allclose(record["q_values"], [m.q_values for m in moments], rtol=1e-6)
 
 
-def test_the_card_says_what_the_files_hold(shipped, monkeypatch):
+def test_the_card_agrees_with_the_files(shipped, monkeypatch):
     folder = shipped / ENV
     card = (folder / "MODEL_CARD.md").read_text()
     for name, label in zip(STAGES, ("ANN", "T3", "T1"), strict=True):
@@ -173,23 +173,23 @@ def test_which_stages_ship(run_dir, arguments, names):
     assert [stage.name for stage in publish.stages_to_ship(config, run_dir)] == names
 
 
-def test_nothing_says_where_the_files_lay(run_dir, shipped):
+def test_no_file_contains_local_paths(run_dir, shipped):
     for name, data in contents(shipped / ENV).items():
         assert str(run_dir.parent).encode() not in data, name
         assert str(shipped).encode() not in data, name
 
 
-def test_publishing_again_replaces_the_folder_as_a_whole(run_dir, tmp_path):
+def test_publishing_again_replaces_the_whole_folder(run_dir, tmp_path):
     arguments = (*PUBLISH, f"run_dir={run_dir}", f"zoo={tmp_path}", FRESH)
     (tmp_path / ENV / "T4").mkdir(parents=True)
-    (tmp_path / f".{ENV}.abc.tmp").mkdir()  # a killed command's
+    (tmp_path / f".{ENV}.abc.tmp").mkdir()  # left by a killed command
     command(publish, *arguments)
     assert sorted(path.name for path in tmp_path.iterdir()) == [ENV]
     names = {path.name for path in (tmp_path / ENV).iterdir()}
     assert names == {*STAGES, "MODEL_CARD.md", "play.gif", "run.json"}
 
 
-def test_a_publication_that_fails_leaves_the_one_before(run_dir, shipped, tmp_path, monkeypatch):
+def test_a_failed_publication_keeps_the_folder(run_dir, shipped, tmp_path, monkeypatch):
     shutil.copytree(shipped / ENV, tmp_path / ENV)
     before = contents(tmp_path)
 
@@ -205,7 +205,7 @@ def test_a_publication_that_fails_leaves_the_one_before(run_dir, shipped, tmp_pa
 @pytest.mark.parametrize(
     ("path", "name"), [("/home/me/runs/b", "b"), ("runs/b", "runs/b"), ("../b", "../b")]
 )
-def test_of_absolute_paths_the_name_is_kept(path, name):
+def test_absolute_paths_are_reduced_to_their_names(path, name):
     def entry(run_dir, ann):
         return Invocation(
             f"python -m snn_rl.train env=X run_dir={run_dir} ann={ann} iir.lr=1/2",
@@ -217,7 +217,7 @@ def test_of_absolute_paths_the_name_is_kept(path, name):
     assert publish.portable(entry(path, f"{path}/a")) == entry(name, ann)
 
 
-def test_a_gif_that_is_too_large_is_recorded_shorter(shipped, tmp_path, monkeypatch):
+def test_a_gif_that_is_too_large_is_shortened(shipped, tmp_path, monkeypatch):
     tried = []
 
     def record(directory, path, seed, epsilon, max_steps, **rest):
@@ -230,7 +230,9 @@ def test_a_gif_that_is_too_large_is_recorded_shorter(shipped, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("extra", [(), ("T=3",)])
-def test_evaluate_takes_a_shipped_agent_and_leaves_it_alone(elsewhere, shipped, capsys, extra):
+def test_evaluate_uses_a_shipped_agent_without_changing_its_files(
+    elsewhere, shipped, capsys, extra
+):
     before = contents(shipped)
     arguments = (*PUBLISH, *extra)
     command(evaluate, *arguments)
@@ -241,7 +243,7 @@ def test_evaluate_takes_a_shipped_agent_and_leaves_it_alone(elsewhere, shipped, 
     assert f"written to {output}" in text
     assert read_json(output)["run"] == str(shipped / ENV)
     assert contents(shipped) == before
-    # what the zoo's own metrics know is not played again
+    # the zoo's metrics.json already contains these episodes
     command(evaluate, *arguments, FRESH)
     text = capsys.readouterr().out
     assert f"was evaluated on these episodes before: {shipped / ENV / 'ann'}" in text
@@ -251,7 +253,7 @@ def test_evaluate_takes_a_shipped_agent_and_leaves_it_alone(elsewhere, shipped, 
     assert again["sticky"] == metrics["sticky"]
 
 
-def test_play_takes_a_shipped_agent(elsewhere, shipped, capsys):
+def test_play_uses_a_shipped_agent(elsewhere, shipped, capsys):
     before = contents(shipped)
     command(play, "env=CartPole-v1", "T_start=3", FRESH, "threads=1", "device=cpu")
     text = capsys.readouterr().out
@@ -262,7 +264,7 @@ def test_play_takes_a_shipped_agent(elsewhere, shipped, capsys):
     assert contents(shipped) == before
 
 
-def test_a_run_of_ones_own_comes_first(elsewhere, run_dir, capsys):
+def test_the_user_s_run_takes_precedence(elsewhere, run_dir, capsys):
     shutil.copytree(run_dir, Path("runs") / ENV / "seed0")
     command(evaluate, *PUBLISH)
     text = capsys.readouterr().out
@@ -274,7 +276,7 @@ def test_a_run_of_ones_own_comes_first(elsewhere, run_dir, capsys):
 @pytest.mark.parametrize(
     "arguments", [("seed=1",), ("run_dir=nowhere",), ("direct=true",), ("T=2",)]
 )
-def test_no_shipped_agent_stands_in_for_a_certain_run(capsys, arguments):
+def test_a_named_run_is_not_replaced_by_a_shipped_agent(capsys, arguments):
     for module in (evaluate, play):
         message = refused(capsys, module, "env=CartPole-v1", "T_start=3", *arguments)
         assert "has no finished" in message
@@ -293,7 +295,7 @@ def test_no_shipped_agent_stands_in_for_a_certain_run(capsys, arguments):
         ((FRESH, "env=CartPole-v0"), ["is a run of env=CartPole-v1"]),
     ],
 )
-def test_what_cannot_be_published_is_one_line(run_dir, tmp_path, capsys, arguments, words):
+def test_invalid_settings_give_one_line(run_dir, tmp_path, capsys, arguments, words):
     message = refused(
         capsys, publish, *PUBLISH, f"run_dir={run_dir}", f"zoo={tmp_path / 'zoo'}", *arguments
     )
@@ -302,7 +304,7 @@ def test_what_cannot_be_published_is_one_line(run_dir, tmp_path, capsys, argumen
     assert not (tmp_path / "zoo").exists()
 
 
-def test_a_place_that_is_no_folder_is_one_line(run_dir, tmp_path, capsys):
+def test_a_zoo_that_is_a_file_gives_one_line(run_dir, tmp_path, capsys):
     (tmp_path / "zoo").write_text("a file")
     message = refused(
         capsys, publish, *PUBLISH, f"run_dir={run_dir}", f"zoo={tmp_path / 'zoo'}", FRESH
@@ -311,7 +313,7 @@ def test_a_place_that_is_no_folder_is_one_line(run_dir, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("damage", ["network", "run"])
-def test_a_damaged_run_is_one_line_and_publishes_nothing(run_dir, tmp_path, capsys, damage):
+def test_a_damaged_run_gives_one_line_and_publishes_nothing(run_dir, tmp_path, capsys, damage):
     copy = tmp_path / "run"
     shutil.copytree(run_dir, copy)
     if damage == "network":
@@ -325,7 +327,7 @@ def test_a_damaged_run_is_one_line_and_publishes_nothing(run_dir, tmp_path, caps
     assert not list((tmp_path / "zoo").glob("*")) + list((tmp_path / "zoo").glob(".*"))
 
 
-def test_games_of_an_evaluation_are_played_ones_too(run_dir, tmp_path, capsys):
+def test_seeds_of_the_evaluate_command_are_refused_too(run_dir, tmp_path, capsys):
     copy = tmp_path / "run"
     shutil.copytree(run_dir, copy)
     before = {"evaluation": {"episodes": 20, "seed": 2_999_990, "epsilon": 0.0, "sticky": 0.25}}

@@ -1,4 +1,4 @@
-"""The training command itself, shrunken: resume after kill -9, refusals, bad input."""
+"""The train command with small chains: resuming after kill -9, refusals, invalid input."""
 
 import errno
 import gc
@@ -55,8 +55,8 @@ SMALL = [
 ]
 STAGES = ("ann", "T2", "T1")
 
-# Runs the command and kills it with SIGKILL at the n-th file that it replaces: with half of the
-# file written, with all of it written beside its final name, or just after the renaming.
+# Runs the command and kills it with SIGKILL at the n-th file that it replaces: when half of the
+# temporary file is written, when all of it is written, or just after the renaming.
 KILLER = """
 import os, signal, sys
 moment, count = sys.argv[1], int(sys.argv[2])
@@ -87,7 +87,7 @@ def command(run_dir: Path, *extra: str) -> list[str]:
 
 
 def run(run_dir: Path, *extra: str) -> None:
-    """The command in this process."""
+    """Runs the command in this process."""
     arguments, sys.argv = sys.argv, ["train", *SMALL, f"run_dir={run_dir}", *extra]
     try:
         run_command(Config, train.main, train.__doc__)
@@ -96,7 +96,7 @@ def run(run_dir: Path, *extra: str) -> None:
 
 
 def refuse(capsys: pytest.CaptureFixture[str], run_dir: Path, *extra: str) -> str:
-    """The command's one line of complaint."""
+    """Returns the error line of the command."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
         run(run_dir, *extra)
@@ -107,7 +107,7 @@ def refuse(capsys: pytest.CaptureFixture[str], run_dir: Path, *extra: str) -> st
 
 
 def results(run_dir: Path, stages: Sequence[str] = STAGES) -> dict[str, torch.Tensor]:
-    """Everything that training determined, of every stage."""
+    """Returns all results of the training of each stage."""
     found = {}
     for stage in stages:
         for file in ("network.safetensors", "state.safetensors"):
@@ -133,7 +133,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_dir
 
 
-def test_the_chain_trains_every_stage_and_evaluates_it(uninterrupted: Path) -> None:
+def test_every_stage_is_trained_and_evaluated(uninterrupted: Path) -> None:
     tensors = results(uninterrupted)
     for before, after in itertools.pairwise(STAGES):
         name = "network.safetensors/synapses.0.weight"
@@ -148,7 +148,7 @@ def test_the_chain_trains_every_stage_and_evaluates_it(uninterrupted: Path) -> N
     assert "run_dir=" in entry["command"]
 
 
-def test_one_replay_buffer_lies_in_memory_at_a_time(
+def test_only_one_replay_buffer_is_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gc.collect()
@@ -165,18 +165,18 @@ def test_one_replay_buffer_lies_in_memory_at_a_time(
     assert [count - before for count in alive] == [1, 1, 1]
 
 
-def test_another_seed_gives_another_run(uninterrupted: Path, tmp_path: Path) -> None:
+def test_another_seed_gives_other_weights(uninterrupted: Path, tmp_path: Path) -> None:
     run(tmp_path / "run", "seed=1")
     one, other = results(uninterrupted), results(tmp_path / "run")
     name = "T1/network.safetensors/synapses.0.weight"
     assert not torch.equal(one[name], other[name])
 
 
-def test_the_spiking_stages_have_games_of_their_own_to_learn_from_and_to_be_chosen_by(
+def test_spiking_stages_have_their_own_sticky_actions_and_selection_episodes(
     uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def watched(name: str) -> list[float]:
-        """The sticky probabilities of the games that a function makes."""
+        """Records the sticky-action probabilities of the environments that a function makes."""
         make, stickies = getattr(agents_chain, name), []
 
         def spy(*args: Any, **settings: Any) -> VecEnv:
@@ -190,8 +190,8 @@ def test_the_spiking_stages_have_games_of_their_own_to_learn_from_and_to_be_chos
     arguments = ["iir.sticky=0.5", "iir.selection_games=3", "iir.selection_steps=40"]
     arguments += ["iir.selection_sticky_games=5"]
     run(tmp_path, *arguments, "iir.steps=40", "iir.t1_steps=160")
-    learnt = played.index(0.5)  # where the spiking stages begin
-    assert set(played[:learnt]) == {0.0} and set(played[learnt:]) == {0.5}
+    first = played.index(0.5)  # the first spiking stage
+    assert set(played[:first]) == {0.0} and set(played[first:]) == {0.5}
     assert set(chose[:-6]) == {0.0} and chose[-6:] == [0.0, 0.5] * 3  # three checkpoints of T1
     name = "network.safetensors/synapses.0.weight"
     assert torch.equal(results(uninterrupted)[f"ann/{name}"], results(tmp_path)[f"ann/{name}"])
@@ -211,7 +211,7 @@ def test_the_spiking_stages_have_games_of_their_own_to_learn_from_and_to_be_chos
 def test_ten_kills_leave_the_result_bit_identical(uninterrupted: Path, tmp_path: Path) -> None:
     rng = random.Random(0)
     run_dir = tmp_path / "killed"
-    # by the file that is being written: in the ANN stage, between stages, in a spiking stage
+    # at a certain file: in the ANN stage, between stages, in a spiking stage
     for moment in ("half", "before", "after", "half", "before", "after"):
         done = subprocess.run(
             [sys.executable, "-c", KILLER, moment, str(rng.randint(2, 8)), *command(run_dir)[3:]],
@@ -219,7 +219,7 @@ def test_ten_kills_leave_the_result_bit_identical(uninterrupted: Path, tmp_path:
             check=False,
         )
         assert done.returncode == -signal.SIGKILL
-    # by the clock
+    # at a random time
     for _ in range(4):
         process = subprocess.Popen(
             command(run_dir), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -231,7 +231,7 @@ def test_ten_kills_leave_the_result_bit_identical(uninterrupted: Path, tmp_path:
     assert_same(results(uninterrupted), results(run_dir))
 
 
-def test_a_finished_stage_is_not_repeated_and_a_smaller_T_goes_on(
+def test_a_smaller_T_continues_after_the_finished_stages(
     uninterrupted: Path, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
@@ -244,7 +244,7 @@ def test_a_finished_stage_is_not_repeated_and_a_smaller_T_goes_on(
     assert_same(results(uninterrupted), results(run_dir))
 
 
-def test_changed_training_settings_are_refused_and_evaluation_settings_are_not(
+def test_only_training_settings_of_a_started_stage_must_not_change(
     uninterrupted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = results(uninterrupted)
@@ -306,7 +306,7 @@ def test_changed_training_settings_are_refused_and_evaluation_settings_are_not(
         (["nonsense"], ["key=value"]),
     ],
 )
-def test_bad_input_is_one_line_and_exit_2(
+def test_invalid_input_gives_one_line_and_exit_code_2(
     arguments: list[str], words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = refuse(capsys, tmp_path / "run", *arguments)
@@ -315,7 +315,7 @@ def test_bad_input_is_one_line_and_exit_2(
     assert not (tmp_path / "run" / "ann").exists()
 
 
-def test_a_gpu_that_is_not_there_is_one_line(
+def test_a_missing_gpu_gives_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -323,7 +323,7 @@ def test_a_gpu_that_is_not_there_is_one_line(
     assert "no GPU" in line and "device=auto" in line
 
 
-def test_no_env_is_one_line(
+def test_a_missing_env_gives_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["train", "T=1"])
@@ -353,7 +353,7 @@ def test_an_imported_network_starts_the_chain(uninterrupted: Path, tmp_path: Pat
     assert not torch.equal(one[f"T1/{name}"], other[f"T1/{name}"])
 
 
-def test_somebody_elses_network_starts_the_chain(
+def test_a_state_dict_of_pytorch_starts_the_chain(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.manual_seed(0)
@@ -387,9 +387,9 @@ def test_somebody_elses_network_starts_the_chain(
     assert "pixel_max was absent, now 255" in line or "pixel_max was None, now 255" in line
 
 
-def test_training_goes_on_from_a_given_network(uninterrupted: Path, tmp_path: Path) -> None:
+def test_training_continues_from_a_given_network(uninterrupted: Path, tmp_path: Path) -> None:
     start = uninterrupted / "ann" / "network.safetensors"
-    # its steps are of length 0: what comes out is what went in
+    # with a learning rate of 0, the weights do not change
     still = ["dqn.steps=48", "dqn.lr=0"]
     run(tmp_path / "run", f"init={start}", *still, "T_start=1", "iir.steps=8")
     one, _ = load_tensors(start)
@@ -400,9 +400,7 @@ def test_training_goes_on_from_a_given_network(uninterrupted: Path, tmp_path: Pa
     assert not torch.equal(one["head.weight"], other["head.weight"])
 
 
-def test_the_ann_is_trained_further_under_sticky_actions(
-    uninterrupted: Path, tmp_path: Path
-) -> None:
+def test_the_ann_is_fine_tuned_under_sticky_actions(uninterrupted: Path, tmp_path: Path) -> None:
     extra = ["finetune.steps=160", "finetune.lr=1e-3", "finetune.selection_games=3"]
     extra += ["T_start=1", "iir.steps=40"]
     stages = ("ann-pretrained", "ann", "T1")
@@ -422,12 +420,12 @@ def test_the_ann_is_trained_further_under_sticky_actions(
     assert [settings(stage).get("source") for stage in stages] == [None, "ann-pretrained", "ann"]
     _, notes = load_tensors(tmp_path / "whole" / "ann" / "network.safetensors")
     assert notes["selection"] == [{"games": 3, "sticky": 0.0}, {"games": 3, "sticky": 0.25}]
-    assert [step for step, _ in notes["scores"]] == [80, 160], "the second half, from its first"
+    assert [step for step, _ in notes["scores"]] == [80, 160], "all checkpoints of the second half"
     counted = (read_counters(tmp_path / "whole" / stage) for stage in stages[1:])
     tuned, student = (each for each in counted if each is not None)
-    assert tuned.rows == tuned.calls, "it begins with an empty replay buffer"
-    assert student.rows == tuned.rows + student.calls, "the stage behind it goes on with that"
-    assert tuned.updates <= (160 - 40) // 2, "it begins with random steps, and learns behind them"
+    assert tuned.rows == tuned.calls, "fine-tuning starts with an empty replay buffer"
+    assert student.rows == tuned.rows + student.calls, "T1 continues with the rows of the ANN"
+    assert tuned.updates <= (160 - 40) // 2, "no updates during the first, random steps"
     text = (tmp_path / "whole" / "report.md").read_text()
     assert "| ANN, pretrained | 400 |" in text and "| ANN | 160 |" in text
 
@@ -441,11 +439,11 @@ def test_the_ann_is_trained_further_under_sticky_actions(
     assert_same(expected, results(killed, stages))
 
 
-def test_a_longer_training_with_the_same_fall_of_the_learning_rate_begins_the_same(
+def test_lr_steps_sets_the_learning_rate_independently_of_the_length(
     tmp_path: Path,
 ) -> None:
     def weights(name: str, *extra: str) -> torch.Tensor:
-        # any return is the target: the ANN ends with its first checkpoint behind the exploration
+        # every return reaches the target: the stage ends at the first checkpoint with low epsilon
         run(tmp_path / name, "stages=none", "T=2", "dqn.target_return=0", *extra)
         counters = read_counters(tmp_path / name / "ann")
         assert counters is not None and [step for step, _ in counters.scores] == [160]
@@ -460,7 +458,9 @@ def test_a_longer_training_with_the_same_fall_of_the_learning_rate_begins_the_sa
 @pytest.mark.parametrize(
     ("remaining", "rate"), [(1.0, 1.0), (0.75, 0.6), (0.5, 0.2), (0.25, 0.2), (0.0, 0.2)]
 )
-def test_the_learning_rate_falls_over_a_fraction_and_stays(remaining: float, rate: float) -> None:
+def test_the_learning_rate_falls_linearly_and_then_stays_constant(
+    remaining: float, rate: float
+) -> None:
     schedule = agents_chain.learning_rate(DQNConfig(steps=8, lr=1.0, lr_end=0.2, lr_steps=4))
     assert schedule(remaining) == pytest.approx(rate)
 
@@ -474,7 +474,7 @@ CARRIED = [
 ]
 
 
-def test_a_single_frame_chain_with_a_teacher_of_more_frames_survives_kills(
+def test_a_carried_chain_with_a_teacher_of_more_frames_survives_kills(
     uninterrupted: Path, tmp_path: Path
 ) -> None:
     extra = [*CARRIED, f"teacher={uninterrupted / 'ann' / 'network.safetensors'}"]
@@ -485,7 +485,7 @@ def test_a_single_frame_chain_with_a_teacher_of_more_frames_survives_kills(
         assert expected[f"{stage}/network.safetensors/synapses.0.weight"].shape[1] == 1
     assert (expected["T1/network.safetensors/neurons.0.leak"] == 1.0).all()
     leak = expected["T1-carried/network.safetensors/neurons.0.leak"]
-    assert leak != 0.5 and 0 < leak < 1, "it began at one half and was learnt"
+    assert leak != 0.5 and 0 < leak < 1, "the leak starts at 0.5 and is trained"
     killed = tmp_path / "killed"
     run(killed, *extra[:-2], extra[-1], "carry_state=false")
     for moment, writes in (("half", 6), ("after", 2)):  # the first and the second checkpoint
@@ -514,7 +514,7 @@ def test_an_exact_stage_is_added_to_a_finished_chain(uninterrupted: Path, tmp_pa
     assert_same(results(uninterrupted), results(tmp_path / "run"))
 
 
-def test_a_teacher_decides_what_is_learnt(uninterrupted: Path, tmp_path: Path) -> None:
+def test_the_teacher_determines_the_weights(uninterrupted: Path, tmp_path: Path) -> None:
     ann = uninterrupted / "ann" / "network.safetensors"
     small = ["dqn.steps=80", "T_start=1", "iir.steps=8"]
     run(tmp_path / "taught", f"teacher={ann}", *small)
@@ -544,7 +544,7 @@ def test_a_teacher_that_does_not_fit_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_conversion_alone_trains_nothing(uninterrupted: Path) -> None:
+def test_conversion_without_retraining_keeps_the_weights(uninterrupted: Path) -> None:
     run(uninterrupted, "stages=none", "T=20")
     converted, _ = load_tensors(uninterrupted / "T20-converted" / "network.safetensors")
     ann, _ = load_tensors(uninterrupted / "ann" / "network.safetensors")
@@ -554,7 +554,7 @@ def test_conversion_alone_trains_nothing(uninterrupted: Path) -> None:
 
 
 def interrupted(run_dir: Path, monkeypatch: pytest.MonkeyPatch, writes: int) -> None:
-    """A run that Ctrl-C stopped after that many files."""
+    """Interrupts a run with Ctrl-C after a number of files."""
     real = os.replace
 
     def replace(source: str, target: str) -> None:
@@ -572,7 +572,7 @@ def interrupted(run_dir: Path, monkeypatch: pytest.MonkeyPatch, writes: int) -> 
 
 
 @pytest.mark.parametrize("damage", ["truncate", "garbage"])
-def test_a_damaged_checkpoint_is_named(
+def test_the_error_names_the_damaged_checkpoint(
     damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_dir = tmp_path / "run"
@@ -590,7 +590,7 @@ def test_a_damaged_checkpoint_is_named(
     assert chunk.name in line and "damaged" in line
 
 
-def test_a_full_disk_loses_nothing(
+def test_a_full_disk_keeps_the_checkpoint(
     uninterrupted: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -613,6 +613,6 @@ def test_a_full_disk_loses_nothing(
     assert_same(results(uninterrupted), results(run_dir))
 
 
-def test_a_second_process_is_kept_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_process_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with run_directory.lock(tmp_path / "run"):
         assert "another process" in refuse(capsys, tmp_path / "run")

@@ -18,9 +18,9 @@ SEED = 100
 
 
 class FakeGames(VecEnv):
-    """Environment `seed` plays a game of known length; its return spells the actions taken.
+    """Environments whose episodes have known lengths and whose returns encode the actions.
 
-    A game that is over is followed by others of return -1000, which must not be counted.
+    Later episodes of an environment have the return -1000 and must not be counted.
     """
 
     def __init__(self, n_envs: int, seed: int, length: Callable[[int], int]):
@@ -52,7 +52,7 @@ class FakeGames(VecEnv):
                 infos[i]["episode"] = {"r": score, "l": self.step_count, "t": 0.0}
                 infos[i]["TimeLimit.truncated"] = seed % 5 == 0
             elif self.step_count == 2:
-                dones[i] = True  # a life lost: an end for training, not of the game
+                dones[i] = True  # a lost life, which ends an episode in training only
         return self._obs(), np.zeros(self.num_envs, np.float32), dones, infos
 
     def close(self) -> None:
@@ -60,7 +60,7 @@ class FakeGames(VecEnv):
 
     def _obs(self) -> NDArray[np.uint8]:
         rngs = [np.random.default_rng([seed, self.step_count]) for seed in self.seeds]
-        # coarse patterns: a network answers fine noise with its average
+        # coarse patterns, because a network averages fine noise
         return np.stack(
             [
                 np.kron(rng.integers(2, size=(1, 4, 4)), np.full((1, 8, 8), 255))[:, :29, :29]
@@ -82,12 +82,12 @@ class FakeGames(VecEnv):
 
 
 def spell(actions: list[int]) -> float:
-    """A number that tells every course of at most 20 actions from every other."""
+    """Returns a number that is different for every sequence of at most 20 actions."""
     return float(sum((action + 1) * 5**i for i, action in enumerate(actions)))
 
 
 def varied(seed: int) -> int:
-    """Lengths from 3 to 19 steps."""
+    """Returns a length between 3 and 19 steps."""
     return 3 + seed * 7 % 17
 
 
@@ -97,7 +97,7 @@ def q_network(timesteps: int | None = None, **options: Any) -> SpikingQNetwork:
     q_net = SpikingQNetwork(IMAGES, ACTIONS, **options)
     with torch.no_grad():
         for layer in [*q_net.network.synapses, q_net.network.head]:
-            layer.weight.mul_(5)  # so that actions differ from picture to picture
+            layer.weight.mul_(5)  # for actions that differ from image to image
     return q_net
 
 
@@ -109,7 +109,7 @@ def trials(episodes: int = 12, **options: Any) -> Evaluation:
 
 
 def greedy_return(q_net: SpikingQNetwork, seed: int) -> float:
-    """One trial, alone, by the book."""
+    """Plays one episode alone, step by step."""
     env = FakeGames(1, seed, varied)
     obs, actions = env.reset(), []
     for _ in range(varied(seed)):
@@ -120,15 +120,15 @@ def greedy_return(q_net: SpikingQNetwork, seed: int) -> float:
 
 
 @pytest.mark.parametrize("side_by_side", [1, 5, 12])
-def test_every_trial_is_the_first_game_of_its_own_environment(side_by_side: int) -> None:
+def test_every_episode_is_the_first_of_its_own_environment(side_by_side: int) -> None:
     result = trials(side_by_side=side_by_side)
     assert result.lengths == [varied(SEED + i) for i in range(12)]
     assert result.returns == [greedy_return(q_network(), SEED + i) for i in range(12)]
     assert len({a for r in result.returns for a in np.base_repr(int(r), 5)}) > 1
 
 
-def test_short_games_are_not_favoured() -> None:
-    # a pool of environments that refill would fit many games of 3 steps beside one of 60
+def test_short_episodes_are_not_favored() -> None:
+    # an environment that restarts would play many episodes of 3 steps beside one of 60
     result = trials(10, length=lambda seed: 60 if seed % 2 else 3, side_by_side=5)
     assert result.lengths == [3, 60] * 5
 
@@ -145,22 +145,22 @@ def test_every_environment_is_closed() -> None:
     assert all(env.closed for env in made)
 
 
-def test_distinct_games_are_told_apart_by_their_actions() -> None:
-    result = trials(12, length=lambda _: 2)  # more trials than there are such games
+def test_distinct_episodes_differ_in_their_actions() -> None:
+    result = trials(12, length=lambda _: 2)  # more episodes than distinct sequences
     assert result.distinct == len(set(result.returns))
     assert 1 < result.distinct < 12
     q_net = q_network()
     with torch.no_grad():
-        q_net.network.head.weight.zero_()  # always the same action: only lengths differ
+        q_net.network.head.weight.zero_()  # always the same action; only the lengths differ
     same = trials(12, q_net=q_net, length=lambda seed: 3 + seed % 4)
     assert same.distinct == len(set(same.returns)) == 4
 
 
-def test_capped_trials_are_counted() -> None:
+def test_capped_episodes_are_counted() -> None:
     assert trials(12).capped == sum((SEED + i) % 5 == 0 for i in range(12))
 
 
-def test_random_actions_depend_on_the_trial_alone() -> None:
+def test_random_actions_depend_only_on_the_episode() -> None:
     greedy, one = trials(), trials(epsilon=0.5)
     assert one.returns != greedy.returns
     assert one.returns == trials(epsilon=0.5).returns
@@ -169,7 +169,7 @@ def test_random_actions_depend_on_the_trial_alone() -> None:
     assert len(set(one.returns)) == 12
 
 
-def test_poisson_input_depends_on_the_trials_alone() -> None:
+def test_poisson_encoding_depends_only_on_the_episodes() -> None:
     q_net = q_network(2, encoding="poisson")
     found = []
     for seed in (1, 2):
@@ -180,7 +180,7 @@ def test_poisson_input_depends_on_the_trials_alone() -> None:
     assert found[0] == found[1]
 
 
-def test_epsilon_is_the_share_of_random_actions() -> None:
+def test_epsilon_is_the_fraction_of_random_actions() -> None:
     q_net = q_network()
     with torch.no_grad():
         q_net.network.head.weight.zero_()
@@ -194,14 +194,14 @@ def test_epsilon_is_the_share_of_random_actions() -> None:
 
     evaluate(q_net, lambda n, s: Counting(n, s, lambda _: 200), 20, SEED, epsilon=0.4)
     shares = counts / counts.sum()
-    # 4000 actions: the standard error of a share is below 0.008
+    # 4000 actions: the standard error of a fraction is below 0.008
     np.testing.assert_allclose(shares, [0.1, 0.1, 0.7, 0.1], atol=0.04)
 
 
 @pytest.mark.parametrize("timesteps", [None, 2])
-def test_spike_rates_are_those_of_the_states_played(timesteps: int | None) -> None:
+def test_spike_rates_are_averages_over_the_played_states(timesteps: int | None) -> None:
     q_net = q_network(timesteps)
-    # games of one step: each has a single state, and counts as much as any other
+    # each episode has one state, and all states have the same weight
     result = trials(5, q_net=q_net, side_by_side=4, length=lambda _: 1)
     states = torch.as_tensor(FakeGames(5, SEED, varied).reset())
     with torch.no_grad():
@@ -211,10 +211,10 @@ def test_spike_rates_are_those_of_the_states_played(timesteps: int | None) -> No
     assert max(result.spike_rates) > 0
 
 
-def test_agreement_is_counted_in_the_situations_of_the_agents_own_games() -> None:
+def test_agreement_is_counted_in_the_states_of_the_agent_s_episodes() -> None:
     agent, other = q_network(1), q_network()
     assert trials().agreement is None
-    assert trials(teacher=q_network()).agreement == 1.0, "trials() plays this very network"
+    assert trials(teacher=q_network()).agreement == 1.0, "trials() plays the same network"
     length, same = 25, []
     for seed in range(SEED, SEED + 6):
         game = FakeGames(1, seed, lambda _: length)

@@ -1,4 +1,4 @@
-"""Records: the exact JSON of every file, and malformed files."""
+"""Records: the JSON of every file, and malformed files."""
 
 import json
 import subprocess
@@ -44,7 +44,7 @@ COLUMNS = {
 TRIALS = Trials(2, 7, 0.0, 0.25)
 
 
-def test_summary_of_known_returns() -> None:
+def test_statistics_of_known_returns() -> None:
     returns = [1.0, 2.0, 4.0, 9.0]
     result = Evaluation(returns, [1] * 4, distinct=4, capped=0, spike_rates=[])
     assert result.mean == 4.0
@@ -52,13 +52,13 @@ def test_summary_of_known_returns() -> None:
     low, high = result.interval
     assert min(returns) <= low < result.mean < high <= max(returns)
     again = Evaluation(returns, [1] * 4, distinct=4, capped=0, spike_rates=[])
-    assert again.interval == (low, high), "the draws are the same every time"
+    assert again.interval == (low, high), "the draws have a fixed seed"
     assert result.to_json()["episodes"] == 4
     single = Evaluation([7.0], [1], distinct=1, capped=0, spike_rates=[])
     assert (single.std, single.interval) == (0.0, (7.0, 7.0))
 
 
-def test_interval_covers_as_the_normal_one_does_for_many_trials() -> None:
+def test_the_interval_of_many_episodes_matches_the_normal_approximation() -> None:
     returns = list(np.random.default_rng(0).normal(size=400))
     result = Evaluation(returns, [1] * 400, distinct=400, capped=0, spike_rates=[])
     half = 1.96 * result.std / 20
@@ -67,7 +67,7 @@ def test_interval_covers_as_the_normal_one_does_for_many_trials() -> None:
 
 
 @pytest.mark.parametrize("directory", SHIPPED, ids=lambda path: f"{path.parent.name}-{path.name}")
-def test_shipped_files_are_written_as_they_were_read(directory: Path, tmp_path: Path) -> None:
+def test_shipped_files_survive_reading_and_writing(directory: Path, tmp_path: Path) -> None:
     metrics = read_metrics(directory)
     assert isinstance(metrics, StageEvaluation)
     metrics.write(tmp_path / "metrics.json")
@@ -86,13 +86,13 @@ def test_shipped_files_are_written_as_they_were_read(directory: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("folder", sorted({path.parent for path in SHIPPED}), ids=lambda p: p.name)
-def test_shipped_commands_are_written_as_they_were_read(folder: Path, tmp_path: Path) -> None:
+def test_shipped_commands_survive_reading_and_writing(folder: Path, tmp_path: Path) -> None:
     write_invocations(tmp_path, read_invocations(folder))
     assert (tmp_path / "run.json").read_bytes() == (folder / "run.json").read_bytes()
     assert [stage.name for stage in read_stages(folder)] == ["ann", "T5", "T1"]
 
 
-def test_a_comparison_holds_both_networks() -> None:
+def test_a_comparison_contains_both_networks() -> None:
     comparison = Comparison(
         env="Pole",
         run="here",
@@ -127,7 +127,7 @@ def test_a_comparison_holds_both_networks() -> None:
     assert Comparison.from_json(json.loads(json.dumps(data)), Path()) == comparison
 
 
-def test_notes_list_what_is_known_in_the_order_of_their_fields() -> None:
+def test_notes_list_known_values_in_the_order_of_their_fields() -> None:
     layer = LayerReport("conv1", 0.5, 0.1, 0.0)
     agent = AgentNotes(
         **{"env": "Pole", "seed": 0, "stage": "T1", "layers": [layer], "steps": 1, "updates": 2},
@@ -143,7 +143,7 @@ def test_notes_list_what_is_known_in_the_order_of_their_fields() -> None:
     assert list(image.to_json()) == ["dataset", "net", "stage", "seed", "epochs"]
 
 
-def test_a_score_keeps_unknown_values() -> None:
+def test_a_score_writes_unknown_values_as_null() -> None:
     score = Score(0.5, 10, [0.25])
     assert score.to_json() == {
         **{"accuracy": 0.5, "images": 10, "spike_rates": [0.25], "input_rate": None},
@@ -157,7 +157,7 @@ def test_a_section_of_the_settings_is_rebuilt() -> None:
     assert section(settings, "rollout", RolloutConfig) == rollout
 
 
-def test_stages_are_found_by_a_file_and_sorted(tmp_path: Path) -> None:
+def test_stages_with_a_file_are_found_and_sorted(tmp_path: Path) -> None:
     for name in ("T1", "ann", "T5", "T1-exact", "notes", "T1 copy"):
         write_json(tmp_path / name / "settings.json", {})
     write_json(tmp_path / "T4" / "done.json", {})
@@ -178,7 +178,7 @@ def test_stages_are_found_by_a_file_and_sorted(tmp_path: Path) -> None:
         (Invocation, {"command": "x", "revision": 1, "time": ""}, "revision: 1 is not"),
     ],
 )
-def test_a_malformed_file_is_one_line(record, data, words, tmp_path: Path) -> None:
+def test_a_malformed_file_gives_one_line(record, data, words, tmp_path: Path) -> None:
     path = tmp_path / "file.json"
     write_json(path, data)
     with pytest.raises(UserError, match=words) as caught:
@@ -187,13 +187,13 @@ def test_a_malformed_file_is_one_line(record, data, words, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("data", [[], {}, ["x"], [{}]])
-def test_damaged_commands_are_one_line(data, tmp_path: Path) -> None:
+def test_damaged_commands_give_one_line(data, tmp_path: Path) -> None:
     write_json(tmp_path / "run.json", data)
     with pytest.raises(UserError, match=r"run\.json is damaged"):
         read_invocations(tmp_path)
 
 
-def test_damaged_settings_are_one_line(tmp_path: Path) -> None:
+def test_damaged_settings_give_one_line(tmp_path: Path) -> None:
     (tmp_path / "settings.json").write_text("[1]")
     with pytest.raises(UserError, match=r"settings\.json is damaged"):
         read_settings(tmp_path)

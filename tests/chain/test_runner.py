@@ -1,4 +1,4 @@
-"""The stages of a chain, run one after the other."""
+"""Running the stages of a chain in order."""
 
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,17 @@ def chain(T: int) -> list[Stage]:
 
 
 class Trainer:
-    """A `fit` that leaves one file per stage, and can die in the middle of one."""
+    """A `fit` that writes one file per stage and can be interrupted in the middle of a stage."""
 
-    def __init__(self, run_dir: Path, dies_in: str | None = None):
-        self.run_dir, self.dies_in = run_dir, dies_in
+    def __init__(self, run_dir: Path, stops_in: str | None = None):
+        self.run_dir, self.stops_in = run_dir, stops_in
         self.fitted: list[str] = []
 
     def __call__(self, stage: Stage) -> None:
         self.fitted.append(stage.name)
         assert (self.run_dir / stage.name / "settings.json").exists()
         (self.run_dir / stage.name / "half").write_text("some state")
-        if stage.name == self.dies_in:
+        if stage.name == self.stops_in:
             raise KeyboardInterrupt
         (self.run_dir / stage.name / "network").write_text(stage.name)
 
@@ -36,7 +36,7 @@ def settings(stage: Stage) -> dict[str, Any]:
 
 
 def snapshot(directory: Path) -> dict[str, tuple[int, bytes]]:
-    """Every file's time of change and content."""
+    """Returns the modification time and the content of every file."""
     return {
         str(path.relative_to(directory)): (path.stat().st_mtime_ns, path.read_bytes())
         for path in directory.rglob("*")
@@ -44,14 +44,14 @@ def snapshot(directory: Path) -> dict[str, tuple[int, bytes]]:
     }
 
 
-def test_runs_every_stage_in_order_and_marks_it(tmp_path):
+def test_every_stage_runs_in_order_and_is_marked_as_finished(tmp_path):
     fit = Trainer(tmp_path)
     run_chain(tmp_path, chain(3), settings, fit)
     assert fit.fitted == ["ann", "T5", "T4", "T3"]
     assert all(is_done(tmp_path / name) for name in fit.fitted)
 
 
-def test_begins_once_when_nothing_is_refused_and_before_anything_is_written(tmp_path):
+def test_begin_is_called_once_before_anything_is_written(tmp_path):
     seen: list[dict[str, tuple[int, bytes]]] = []
 
     def begin() -> None:
@@ -60,14 +60,14 @@ def test_begins_once_when_nothing_is_refused_and_before_anything_is_written(tmp_
     run_chain(tmp_path, chain(3), settings, Trainer(tmp_path), begin)
     assert seen == [{}]
     run_chain(tmp_path, chain(3), settings, Trainer(tmp_path), begin)
-    assert len(seen) == 2  # also a command that finds everything done is one of the run's
+    assert len(seen) == 2  # a command that finds all stages finished is recorded too
     with pytest.raises(UserError):
         run_chain(tmp_path, chain(3), lambda _: {"lr": 9}, Trainer(tmp_path), begin)
     run_chain(tmp_path, chain(3), settings, Trainer(tmp_path), begin, writes=False)
     assert len(seen) == 2
 
 
-def test_done_stages_are_not_repeated(tmp_path):
+def test_finished_stages_are_not_repeated(tmp_path):
     run_chain(tmp_path, chain(3), settings, Trainer(tmp_path))
     before = snapshot(tmp_path)
     again = Trainer(tmp_path)
@@ -76,7 +76,7 @@ def test_done_stages_are_not_repeated(tmp_path):
     assert snapshot(tmp_path) == before
 
 
-def test_a_smaller_t_goes_on_from_where_the_chain_is(tmp_path):
+def test_a_smaller_t_extends_the_chain(tmp_path):
     run_chain(tmp_path, chain(3), settings, Trainer(tmp_path))
     before = snapshot(tmp_path)
     further = Trainer(tmp_path)
@@ -85,16 +85,16 @@ def test_a_smaller_t_goes_on_from_where_the_chain_is(tmp_path):
     assert before.items() <= snapshot(tmp_path).items()
 
 
-def test_a_larger_t_finds_its_stages_done(tmp_path):
+def test_a_larger_t_finds_its_stages_finished(tmp_path):
     run_chain(tmp_path, chain(1), settings, Trainer(tmp_path))
     again = Trainer(tmp_path)
     run_chain(tmp_path, chain(4), settings, again)
     assert again.fitted == []
 
 
-def test_an_interrupted_stage_is_not_done_and_runs_again(tmp_path):
+def test_an_interrupted_stage_runs_again(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        run_chain(tmp_path, chain(3), settings, Trainer(tmp_path, dies_in="T4"))
+        run_chain(tmp_path, chain(3), settings, Trainer(tmp_path, stops_in="T4"))
     assert is_done(tmp_path / "T5")
     assert not is_done(tmp_path / "T4")
     again = Trainer(tmp_path)
@@ -103,7 +103,7 @@ def test_an_interrupted_stage_is_not_done_and_runs_again(tmp_path):
     assert (tmp_path / "T4" / "network").read_text() == "T4"
 
 
-@pytest.mark.parametrize("dies_in", [None, "T4"])
+@pytest.mark.parametrize("stops_in", [None, "T4"])
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -112,12 +112,12 @@ def test_an_interrupted_stage_is_not_done_and_runs_again(tmp_path):
         ({"env": "Pong", "lr": 0.2}, r"env was Pole, now Pong; lr was 0\.1, now 0\.2"),
     ],
 )
-def test_other_settings_are_refused_and_nothing_is_touched(tmp_path, change, message, dies_in):
-    first = Trainer(tmp_path, dies_in)
+def test_changed_settings_are_refused_and_no_file_changes(tmp_path, change, message, stops_in):
+    first = Trainer(tmp_path, stops_in)
     try:
         run_chain(tmp_path, chain(3), settings, first)
     except KeyboardInterrupt:
-        assert dies_in
+        assert stops_in
     before = snapshot(tmp_path)
     fit = Trainer(tmp_path)
     with pytest.raises(UserError, match=message):
@@ -127,10 +127,10 @@ def test_other_settings_are_refused_and_nothing_is_touched(tmp_path, change, mes
     assert not (tmp_path / "T1").exists()
 
 
-def test_a_late_stage_s_settings_are_checked_before_the_first_one_starts(tmp_path):
-    """T4 was left half done; a change that concerns it alone stops the chain at once."""
+def test_all_settings_are_checked_before_the_first_stage_starts(tmp_path):
+    """T4 was interrupted; a change that affects only T4 stops the chain at once."""
     with pytest.raises(KeyboardInterrupt):
-        run_chain(tmp_path, chain(4), settings, Trainer(tmp_path, dies_in="T4"))
+        run_chain(tmp_path, chain(4), settings, Trainer(tmp_path, stops_in="T4"))
     (tmp_path / "T5" / "done.json").unlink()
     fit = Trainer(tmp_path)
     with pytest.raises(UserError, match="T4 was started with other settings: lr"):
@@ -155,7 +155,7 @@ def test_settings_of_stages_that_have_not_started_may_change(tmp_path):
     assert fit.fitted == ["T2", "T1"]
 
 
-def test_what_older_stages_did_not_record_is_no_difference(tmp_path):
+def test_settings_that_older_stages_did_not_record_are_not_compared(tmp_path):
     run_chain(tmp_path, chain(3), settings, Trainer(tmp_path))
     before = snapshot(tmp_path)
     fit = Trainer(tmp_path)
@@ -173,7 +173,7 @@ def test_what_older_stages_did_not_record_is_no_difference(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "3"])
-def test_damaged_settings_are_one_line(tmp_path, content):
+def test_damaged_settings_give_one_line(tmp_path, content):
     (tmp_path / "settings.json").write_text(content)
     with pytest.raises(UserError) as caught:
         check_settings(tmp_path, {"lr": 0.1})

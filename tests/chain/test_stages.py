@@ -32,7 +32,7 @@ def test_gradual_reduction(options, timesteps):
 
 
 @pytest.mark.parametrize("T", [1, 4, 8])
-def test_direct_goes_from_the_ann_to_t(T):
+def test_direct_retraining_starts_from_the_ann(T):
     assert links(schedule(ChainOptions(T, direct=True))) == [
         (ANN, None, None, True),
         (f"T{T}-direct", T, ANN, True),
@@ -40,13 +40,13 @@ def test_direct_goes_from_the_ann_to_t(T):
 
 
 @pytest.mark.parametrize("T", [1, 100])
-def test_conversion_only(T):
+def test_conversion_without_retraining(T):
     expected = [(ANN, None, None, True), (f"T{T}-converted", T, ANN, False)]
     assert links(schedule(ChainOptions(T, stages="none"))) == expected
 
 
 @pytest.mark.parametrize("direct", [False, True])
-def test_carried_membranes_go_on_from_one_timestep(direct):
+def test_a_carried_stage_follows_the_t1_stage(direct):
     before = schedule(ChainOptions(1, direct=direct))
     chain = schedule(ChainOptions(1, direct=direct, carry_state=True))
     assert chain[:-1] == before
@@ -63,7 +63,7 @@ def test_an_exact_stage_ends_the_chain(direct):
     assert chain[-1] == Stage(f"{name}-exact", 1, f"{kind}-exact".removeprefix("-"), name)
 
 
-def test_variants_do_not_share_directories():
+def test_variants_have_different_directories():
     variants = [
         schedule(ChainOptions(3)),
         schedule(ChainOptions(3, direct=True)),
@@ -103,7 +103,7 @@ def test_variants_do_not_share_directories():
         ({"T": 1, "carry_state": True, "exact": True}, "carry_state=false"),
     ],
 )
-def test_what_is_no_chain_is_refused(options, message):
+def test_invalid_options_are_refused(options, message):
     with pytest.raises(UserError, match=message) as caught:
         schedule(ChainOptions(**options))
     assert "\n" not in str(caught.value)
@@ -118,7 +118,7 @@ def test_what_is_no_chain_is_refused(options, message):
         *(("T2-scratch", 2, "scratch"), ("T1-direct-pruned", 1, "direct-pruned")),
     ],
 )
-def test_a_name_is_read_and_written(name, timesteps, kind):
+def test_the_name_of_a_stage_is_parsed(name, timesteps, kind):
     stage = Stage.parse(name)
     assert (stage.name, stage.timesteps, stage.kind, stage.source) == (name, timesteps, kind, None)
     assert stage.analog == (timesteps is None)
@@ -132,13 +132,13 @@ def test_a_name_is_read_and_written(name, timesteps, kind):
     "name",
     ["", "T", "Tx", "T1-", "T1-more", "T1-converted-exact", "T1-exact-direct", "ann-x", "t1"],
 )
-def test_other_names_are_no_stages(name):
+def test_unknown_names_are_refused(name):
     assert Stage.find(name) is None
     with pytest.raises(ValueError, match="no stage is called"):
         Stage.parse(name)
 
 
-def test_stages_are_sorted_in_the_order_of_reports():
+def test_stages_are_sorted():
     names = [
         *(PRETRAINED, ANN, "T12", "T5", "T1", "T1-carried", "T1-exact", "T3-direct", "T1-direct"),
         *("T1-direct-carried", "T1-direct-exact", "T100-converted", "T1-pruned", "T1-scratch"),
@@ -147,7 +147,7 @@ def test_stages_are_sorted_in_the_order_of_reports():
     assert [stage.name for stage in sorted(stages, key=lambda stage: stage.order)] == names
 
 
-def test_labels_are_the_names_but_for_anns():
+def test_anns_have_labels_of_their_own():
     labels = {name: Stage.parse(name).label for name in (PRETRAINED, ANN, "T1", "T1-direct")}
     assert list(labels.values()) == ["ANN, pretrained", "ANN", "T1", "T1-direct"]
 
