@@ -1,4 +1,4 @@
-"""Callbacks: the progress bar, and the record of finished episodes."""
+"""Callbacks of a stage's training: progress bar and record of the episodes."""
 
 import time
 from collections.abc import Callable
@@ -11,16 +11,16 @@ from snn_rl.agents.dqn import SpikingDQN
 from snn_rl.core.conversion import spike_rates
 from snn_rl.core.networks import SpikingNetwork
 
-_RECENT = 100
+_RECENT = 100  # episodes in the mean return of the progress bar
 _REFRESH_S = 1.0
 
 
 class Episodes(BaseCallback):
-    """Records [step, return, length] of every whole, unclipped episode; stops at a step.
+    """Records [step, return, length] of each full game, and stops the rollout at a step.
 
     Args:
-        history: Extended in place.
-        stop: Ends the rollout once this many steps are taken.
+        history: List that is extended in place.
+        stop: Number of steps at which the rollout stops.
     """
 
     def __init__(self, history: list[list[float]], stop: int):
@@ -37,15 +37,13 @@ class Episodes(BaseCallback):
 
 
 class Progress(BaseCallback):
-    """A progress bar with reward, epsilon, loss and spike rates; time left comes with the bar.
-
-    The numbers are refreshed about once a second, whatever a step takes.
+    """Progress bar with mean return, epsilon, loss and spike rates, refreshed once per second.
 
     Args:
-        name: The stage's name.
-        total: Steps of the whole stage.
-        history: From `Episodes`.
-        report: Also receives the numbers, by step.
+        name: Name of the stage.
+        total: Steps of the stage.
+        history: Episodes recorded by `Episodes`.
+        report: Function that also receives the step and the numbers.
         every: Steps between two reports.
     """
 
@@ -69,7 +67,7 @@ class Progress(BaseCallback):
 
     def _on_step(self) -> bool:
         self.bar.update(self.num_timesteps - self.bar.n)
-        # by steps, not by the clock: the log of a fast machine is no longer than a slow one's
+        # Reports follow the steps and not the clock, so the log has the same length everywhere.
         report = self.report if self.num_timesteps >= self.next_report else None
         if report is not None or time.monotonic() >= self.next_refresh:
             numbers = self.numbers()
@@ -81,7 +79,7 @@ class Progress(BaseCallback):
         return True
 
     def numbers(self) -> dict[str, float]:
-        """What the bar shows; no loss before there is one."""
+        """Returns the numbers of the progress bar; loss and return are missing before the first."""
         model = self.model
         assert isinstance(model, SpikingDQN)
         numbers = {"eps": model.exploration_rate}
@@ -96,5 +94,5 @@ class Progress(BaseCallback):
         return numbers
 
     def close(self) -> None:
-        """Leaves the finished bar on the screen."""
+        """Closes the progress bar and leaves it on the screen."""
         self.bar.close()

@@ -1,4 +1,4 @@
-"""CarriedDQN: an agent of single frames whose membranes live on from frame to frame."""
+"""DQN for spiking networks whose membranes carry over from frame to frame."""
 
 from typing import Any
 
@@ -16,28 +16,29 @@ from snn_rl.core.networks import SpikingNetwork, State, clear
 
 
 class CarriedDQN(SpikingDQN):
-    """`SpikingDQN` whose network carries its state: one timestep a frame.
+    """`SpikingDQN` for a network that carries its state, with one timestep per frame.
 
-    It learns from sequences, each with the membranes it began with, by backpropagation through
-    the frames of its window ("td" with 1-step targets, valued by a target network with membranes of
-    its own). An episode begins with empty membranes.
+    The agent learns from sequences, each with its initial membranes, by backpropagation through
+    the frames of a window. The "td" objective has 1-step targets from a target network with
+    membranes of its own. Episodes start with zero membranes.
 
     Args:
-        *args: `SpikingDQN`'s.
-        burn_in: Frames that only bring the stored membranes up to date.
-        window: Frames behind them that are learnt from.
-        **kwargs: `SpikingDQN`'s; policy_kwargs must ask for carry_state.
+        *args: Arguments of `SpikingDQN`.
+        burn_in: Number of frames before the window that only update the stored membranes.
+        window: Number of frames in the loss.
+        **kwargs: Arguments of `SpikingDQN`; policy_kwargs must contain carry_state=True.
+
+    Raises:
+        ValueError: n_steps is not 1, or carry_state is missing.
     """
 
     saved = (*SAVED, "burn_in", "window")
 
     def __init__(self, *args: Any, burn_in: int = 8, window: int = 8, **kwargs: Any):
         if kwargs.get("n_steps", 1) != 1:
-            raise ValueError(
-                f"CarriedDQN learns from 1-step targets, not n_steps={kwargs['n_steps']}"
-            )
+            raise ValueError(f"CarriedDQN requires n_steps=1, not n_steps={kwargs['n_steps']}")
         if not kwargs.get("policy_kwargs", {}).get("carry_state"):
-            raise ValueError("CarriedDQN needs policy_kwargs with carry_state=True")
+            raise ValueError("CarriedDQN requires policy_kwargs with carry_state=True")
         self.burn_in = burn_in
         self.window = window
         kwargs |= {
@@ -48,10 +49,16 @@ class CarriedDQN(SpikingDQN):
 
     @property
     def network(self) -> SpikingNetwork:
-        """The learning network itself."""
+        """The trained network."""
         network = self.q_net.network
         assert isinstance(network, SpikingNetwork) and network.options.carry_state
         return network
+
+    @property
+    def sequences(self) -> SequenceReplayBuffer:
+        """The replay buffer."""
+        assert isinstance(self.replay_buffer, SequenceReplayBuffer)
+        return self.replay_buffer
 
     def predict(
         self,
@@ -60,53 +67,43 @@ class CarriedDQN(SpikingDQN):
         episode_start: NDArray[Any] | None = None,
         deterministic: bool = False,
     ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
-        """Actions and membranes, as Stable-Baselines3's recurrent agents return them.
+        """Returns actions and membranes, see `SpikingQNetwork.predict`.
 
         Args:
-            observation: [N, channels, height, width], uint8, or a single one.
-            state: What the call before returned; None: empty membranes.
-            episode_start: [N], true where the membranes have to be emptied first.
-            deterministic: Never explore.
+            observation: Images [N, channels, height, width], uint8, or a single image.
+            state: Membranes that the previous call returned; None for zero membranes.
+            episode_start: Mask [N] of observations that start an episode.
+            deterministic: Whether exploration is off.
         """
-        obs, vectorized = self.policy.obs_to_tensor(observation)
-        assert isinstance(obs, Tensor)
-        memory = self.network.initial_state(len(obs))
-        if state is not None:
-            memory = [torch.as_tensor(rest, device=self.device) for rest in state]
-        if episode_start is not None:
-            memory = clear(memory, torch.as_tensor(episode_start, device=self.device).bool())
-        actions, _, _, memory = self.q_net.decide(obs, memory)
+        actions, state = self.q_net.predict(observation, state, episode_start)
         if not deterministic:
             self._explore(actions, self.exploration_rate)
-        after = tuple(rest.cpu().numpy() for rest in memory)
-        return (actions if vectorized else actions[0]), after
+        return actions, state
 
     def activity(self) -> list[Tensor]:
-        """See `SpikingDQN.activity`; its frame is in the memory already."""
-        return self._layers
+        """Returns the hidden layers' spikes at the latest decision, each [1, n_envs, ...]."""
+        return self._spikes
 
     def _explore(self, actions: NDArray[Any], epsilon: float) -> None:
-        """Replaces actions by random ones, in every game for itself."""
-        explores = np.random.random(len(actions)) < epsilon
-        actions[explores] = [self.action_space.sample() for _ in range(int(explores.sum()))]
+        """Replaces actions by random actions, in each environment independently."""
+        explores = np.random.random(actions.shape) < epsilon
+        actions[explores] = [self.action_space.sample() for _ in range(np.count_nonzero(explores))]
 
-    # --- playing -------------------------------------------------------------------------------
+    # --- rollouts ------------------------------------------------------------------------------
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
-        assert isinstance(self.replay_buffer, SequenceReplayBuffer)
-        # what resumes here must not differ from what goes on: neither knows earlier membranes
-        self.replay_buffer.forget()
-        self.memory = self.network.initial_state(self.n_envs)
+        # A resumed training has no membranes of earlier steps, so an uninterrupted one drops them.
+        self.sequences.forget()
+        self.membranes = self.network.initial_state(self.n_envs)
         return super()._setup_learn(*args, **kwargs)
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         assert isinstance(self._last_obs, np.ndarray)
-        assert isinstance(self.replay_buffer, SequenceReplayBuffer)
-        self.replay_buffer.remember(self.memory)
-        # the membranes follow the observations, whoever chooses the action
-        actions, _, self._layers, self.memory = self.q_net.decide(self._last_obs, self.memory)
+        self.sequences.remember(self.membranes)
+        # The membranes follow the observations, also where the action is random.
+        actions, _, self._spikes, self.membranes = self.q_net.decide(self._last_obs, self.membranes)
         self._explore(
             actions, 1.0 if self.num_timesteps < learning_starts else self.exploration_rate
         )
@@ -122,18 +119,18 @@ class CarriedDQN(SpikingDQN):
         infos: list[dict[str, Any]],
     ) -> None:
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
-        self.memory = clear(self.memory, torch.as_tensor(dones, device=self.device))
+        self.membranes = clear(self.membranes, torch.as_tensor(dones, device=self.device))
 
-    # --- learning ------------------------------------------------------------------------------
+    # --- losses --------------------------------------------------------------------------------
 
-    def _learnt_from(self, batch: SequenceSamples) -> Tensor:
+    def _labeled(self, batch: SequenceSamples) -> Tensor:
         return batch.observations[self.burn_in :].flatten(0, 1)
 
     def _q_values(self, batch: SequenceSamples) -> Tensor:
         return self._unroll(self.q_net, batch)
 
     def _unroll(self, q_net: SpikingQNetwork, batch: SequenceSamples) -> Tensor:
-        """Q-values [window, N, actions] behind the burn-in."""
+        """Returns the Q-values [window, N, actions] of the frames after the burn-in."""
         network, shape = q_net.network, batch.observations.shape[:2]
         assert isinstance(network, SpikingNetwork)
         images = q_net.images(batch.observations.flatten(0, 1)).unflatten(0, shape)
@@ -145,9 +142,8 @@ class CarriedDQN(SpikingDQN):
         return network.unroll(images[self.burn_in :], state, batch.keep[self.burn_in :])[0]
 
     def situations(self, count: int) -> tuple[Tensor, State]:
-        """Images [count, channels, height, width] from the replay buffer, and the state before."""
-        assert isinstance(self.replay_buffer, SequenceReplayBuffer)
-        batch = self.replay_buffer.sample(count * self.window)
+        """Returns inputs [count, channels, height, width] from the replay buffer, and the state."""
+        batch = self.sequences.sample(count * self.window)
         state = batch.state or self.network.initial_state(count)
         images = [self.q_net.images(obs) for obs in batch.observations]
         keep = batch.keep
@@ -166,6 +162,6 @@ class CarriedDQN(SpikingDQN):
             target = rewards + (1 - dones) * self.gamma * value
         taken = q_values[:-1].gather(2, actions.long().unsqueeze(2)).squeeze(2)
         errors = F.smooth_l1_loss(taken, target, reduction="none")
-        # where a time limit cut the episode off, the image that followed is not in the sequence
+        # After a time limit, the sequence does not contain the next observation of the episode.
         valid = 1 - timeouts
         return (errors * valid).sum() / valid.sum().clamp(min=1.0)

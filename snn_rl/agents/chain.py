@@ -22,7 +22,7 @@ from snn_rl.agents.loading import evaluation_env
 from snn_rl.agents.objectives import DISTILL, TD
 from snn_rl.agents.replay.journal import Journal
 from snn_rl.agents.retraining import cosine
-from snn_rl.agents.training import Selection, resume, train_stage
+from snn_rl.agents.training import Duration, Selection, resume, train_stage
 from snn_rl.chain.records import (
     AgentNotes,
     Counters,
@@ -84,10 +84,7 @@ class AgentChain:
             partial(self._training_env, stage),
             directory,
             journal,
-            plan.stage_steps(config, stage),
-            plan.checkpoint_steps(config, stage),
-            seed,
-            stage.name,
+            Duration(plan.stage_steps(config, stage), plan.checkpoint_steps(config, stage), seed),
             self._selection(stage),
         )
         notes = AgentNotes(

@@ -1,4 +1,4 @@
-"""SpikingDQN: Stable-Baselines3's DQN with a Q-network that is analog or spiking."""
+"""Stable-Baselines3's DQN with an analog or spiking Q-network."""
 
 import io
 import json
@@ -15,17 +15,17 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule, TrainFreq
 from torch import Tensor
 
 from snn_rl.agents import objectives
-from snn_rl.agents.policies import SpikingDQNPolicy, SpikingQNetwork
+from snn_rl.agents.policies import SpikingDQNPolicy, SpikingQNetwork, network_kwargs
 from snn_rl.agents.replay.buffer import FrameReplayBuffer
 from snn_rl.agents.replay.journal import load_buffer, save_buffer
 from snn_rl.core.networks import AnalogNetwork, Network, SpikingNetwork
-from snn_rl.files.checkpoint import load_tensors, save_tensors
+from snn_rl.files.checkpoint import load_network, load_tensors, save_tensors
 from snn_rl.files.optimizer_state import load_moments, moments
 from snn_rl.utils.errors import UserError
 
 SelfSpikingDQN = TypeVar("SelfSpikingDQN", bound="SpikingDQN")
 
-# Constructor arguments that `save` keeps, besides the policy's.
+# Constructor arguments in the file of `save`, besides those of the policy
 SAVED: tuple[str, ...] = (
     "buffer_size",
     "learning_starts",
@@ -45,32 +45,36 @@ SAVED: tuple[str, ...] = (
     "sharpness",
     "bf16",
 )
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "Adam": torch.optim.Adam,
+    "RMSprop": torch.optim.RMSprop,
+}
 
 
 class SpikingDQN(DQN):
-    """DQN over `SpikingDQNPolicy`, with two more objectives and the double-DQN target.
+    """DQN with a `SpikingQNetwork`, double-DQN targets and distillation from a teacher.
 
-    Everything that Stable-Baselines3 offers on a DQN (`learn`, `predict`, callbacks,
-    `evaluate_policy`) works on it; `save` and `load` are safetensors and JSON, never pickles. Its
-    replay buffer is `FrameReplayBuffer` unless another is asked for.
+    All of Stable-Baselines3's features for DQN (`learn`, `predict`, callbacks, `evaluate_policy`)
+    are supported. `save` and `load` use safetensors and JSON instead of pickles. The default
+    replay buffer is `FrameReplayBuffer`.
 
     Args:
-        policy: "SpikingCnnPolicy", "SpikingDQNPolicy" (the same), or the class.
-        env: Images, uint8.
-        learning_rate: Constant, or a schedule over the remaining progress.
-        double: Double-DQN target.
+        policy: "SpikingCnnPolicy", its alias "SpikingDQNPolicy", or the class.
+        env: Environment with image observations, uint8.
+        learning_rate: Constant, or function of the remaining progress.
+        double: Whether the targets are those of double DQN.
         objective: "td", "distill" or "distill+td".
-        teacher: The network whose Q-values `distill` labels states with. It sees the newest frames
-            of an observation, as many as it was built for.
+        teacher: Network whose Q-values are the labels of "distill". It sees the newest frames of
+            an observation, as many as it was built for.
         sharpness: See `objectives.distill_loss`.
-        bf16: Train in bfloat16 autocast (weights and optimizer stay float32).
-        **kwargs: DQN's own arguments.
+        bf16: Whether training uses bfloat16 autocast; weights and optimizer state stay float32.
+        **kwargs: Other arguments of DQN.
 
     Attributes:
-        last_loss: Mean over the newest call of `train`; None before the first.
+        last_loss: Mean loss of the latest call of `train`; None before the first call.
 
     Raises:
-        ValueError: An unknown objective.
+        ValueError: The objective is unknown.
     """
 
     policy_aliases = {  # noqa: RUF012
@@ -111,39 +115,39 @@ class SpikingDQN(DQN):
             if self.replay_buffer_class is None:
                 self.replay_buffer_class = FrameReplayBuffer
                 self.replay_buffer_kwargs |= {"n_steps": self.n_steps, "gamma": self.gamma}
-                # Stable-Baselines3 says that a buffer which is not its own ignores n_steps
+                # Stable-Baselines3 warns that custom buffers ignore n_steps.
                 warnings.filterwarnings("ignore", message=".*n_steps=.*is ignored")
             super()._setup_model()
 
     @property
     def network(self) -> AnalogNetwork | SpikingNetwork:
-        """The learning network itself."""
+        """The trained network."""
         return self.q_net.network
 
     def activity(self) -> list[Tensor]:
-        """The hidden layers' activity behind the newest decision, each [T, n_envs, ...]."""
+        """Returns the hidden layers' activity at the latest observations, each [T, n_envs, ...]."""
         obs = torch.as_tensor(np.asarray(self._last_obs), device=self.device)
-        # Poisson input draws: looking must not change training
+        # Poisson encoding draws random numbers, which must not affect training.
         with torch.no_grad(), torch.random.fork_rng():
             return self.network.activity(self.q_net.images(obs))[1]
 
     def load_network(self, network: AnalogNetwork | SpikingNetwork) -> None:
-        """Takes over another network's parameters, into the target too.
+        """Copies the parameters of a network into the Q-network and the target network.
 
         Raises:
-            UserError: Its shapes are not this agent's.
+            UserError: The shapes differ from this agent's.
         """
         try:
             self.network.load_state_dict(network.state_dict())
         except RuntimeError as error:
             raise UserError(
                 f"the network does not fit this environment and these settings: it is "
-                f"{network.spec}, needed is {self.network.spec}"
+                f"{network.spec}, but {self.network.spec} is needed"
             ) from error
         self.q_net_target.load_state_dict(self.q_net.state_dict())
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
-        """`gradient_steps` updates on batches from the replay buffer."""
+        """Takes gradient steps on mini-batches from the replay buffer."""
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         assert self.replay_buffer is not None
@@ -170,17 +174,17 @@ class SpikingDQN(DQN):
         if self.objective != objectives.DISTILL:
             terms.append(self._td_loss(q_values, batch))
         if self.objective != objectives.TD:
-            labels = self._labels(self._learnt_from(batch))
+            labels = self._labels(self._labeled(batch))
             terms.append(objectives.distill_loss(q_values.flatten(0, -2), labels, self.sharpness))
         return torch.stack(terms).sum()
 
-    def _learnt_from(self, batch: Any) -> Tensor:
-        """The batch's observations that the loss is about, [N, ...]."""
+    def _labeled(self, batch: Any) -> Tensor:
+        """Returns the batch's observations in the loss, [N, ...]."""
         observations: Tensor = batch.observations
         return observations
 
     def _q_values(self, batch: Any) -> Tensor:
-        """Q-values of those observations, [..., actions]."""
+        """Returns the Q-values of these observations, [..., actions]."""
         q_values: Tensor = self.q_net(batch.observations)
         return q_values
 
@@ -191,9 +195,9 @@ class SpikingDQN(DQN):
 
     @torch.no_grad()
     def _labels(self, observations: Tensor) -> Tensor:
-        """The teacher's Q-values; it may see more frames than the network that learns."""
+        """Returns the teacher's Q-values."""
         if self.teacher is None:
-            raise ValueError(f"objective={self.objective} needs a teacher")
+            raise ValueError(f"objective={self.objective} requires a teacher")
         labels: Tensor = self.teacher(self.teacher.images(observations))
         return labels
 
@@ -203,15 +207,15 @@ class SpikingDQN(DQN):
     # --- files ---------------------------------------------------------------------------------
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that training changes: both networks and the optimizer's moments."""
+        """Returns all tensors that training changes: both networks and the optimizer's moments."""
         weights = {f"policy.{name}": t for name, t in self.policy.state_dict().items()}
         return weights | moments(self.policy.optimizer)
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Restores what `tensors` returned.
+        """Restores the tensors that `tensors` returned.
 
         Raises:
-            UserError: They are another network's.
+            UserError: The tensors belong to another network.
         """
         prefix = "policy."
         policy = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
@@ -228,19 +232,22 @@ class SpikingDQN(DQN):
         exclude: Iterable[str] | None = None,
         include: Iterable[str] | None = None,
     ) -> None:
-        """Writes the agent to one safetensors file (tensors, and its settings as JSON).
+        """Writes the agent to one safetensors file with its settings as JSON.
 
         Args:
-            path: The file; ".safetensors" is appended if it has no suffix, and stands in place of
-                the ".zip" that Stable-Baselines3's callbacks ask for.
-            exclude: Not supported, nothing optional is stored.
+            path: Path of the file. The suffix ".safetensors" is appended to a path without suffix
+                and replaces ".zip", the suffix that Stable-Baselines3's callbacks use.
+            exclude: Not supported.
             include: Not supported.
+
+        Raises:
+            ValueError: An argument is not supported.
         """
         if exclude or include or isinstance(path, io.BufferedIOBase):
             raise ValueError("SpikingDQN.save takes a path, and neither exclude nor include")
         settings = {name: getattr(self, name) for name in self.saved}
         settings["learning_rate"] = self.lr_schedule(1.0)
-        assert isinstance(self.train_freq, TrainFreq)  # `_setup_model` has made it one
+        assert isinstance(self.train_freq, TrainFreq)  # after `_setup_model`
         settings["train_freq"] = [self.train_freq.frequency, self.train_freq.unit.value]
         meta = {
             "schedule": callable(self.learning_rate),
@@ -251,8 +258,8 @@ class SpikingDQN(DQN):
             "num_timesteps": self.num_timesteps,
             "n_updates": self._n_updates,
         }
-        json.dumps(meta)  # a setting that is not plain data fails before anything is written
-        save_tensors(_own_suffix(path, ".safetensors", ".zip"), self.tensors(), meta)
+        json.dumps(meta)  # raises for settings that are not plain data, before anything is written
+        save_tensors(_with_suffix(path, ".safetensors", ".zip"), self.tensors(), meta)
 
     @classmethod
     def load(  # type: ignore[override]
@@ -262,24 +269,31 @@ class SpikingDQN(DQN):
         device: torch.device | str = "auto",
         **kwargs: Any,
     ) -> SelfSpikingDQN:
-        """Builds the agent that `save` wrote.
+        """Loads an agent from a file of `save`, or from a network.safetensors of a run or the zoo.
 
-        A schedule of the learning rate is not in the file: training goes on at its first value,
-        and a warning says so, unless learning_rate= is given.
+        A file does not contain the schedule of the learning rate. Unless learning_rate is given,
+        training continues at the schedule's first value, with a warning. A network.safetensors
+        contains no settings of the training either.
 
         Args:
-            path: The file.
-            env: The environment; its spaces are needed to build the networks.
-            device: Where to put it.
-            **kwargs: Settings to replace (a teacher, for example).
+            path: Path of the file.
+            env: Environment of the agent.
+            device: Device of the agent.
+            **kwargs: Arguments of the constructor that replace those in the file.
 
         Raises:
             UserError: The file is damaged or does not fit the environment.
             ValueError: No environment was given.
         """
         if env is None:
-            raise ValueError("SpikingDQN.load needs env: the file does not hold its spaces")
-        tensors, meta = load_tensors(_own_suffix(path, ".safetensors", ".zip"))
+            raise ValueError("SpikingDQN.load requires env: the file does not contain its spaces")
+        path = _with_suffix(path, ".safetensors", ".zip")
+        tensors, meta = load_tensors(path)
+        if "network" in meta:
+            network, _ = load_network(path)
+            model = cls._built(path, env, network_kwargs(network), device=device, **kwargs)
+            model.load_network(network)
+            return model
         try:
             settings = {**meta["settings"], **kwargs}
             policy_kwargs = {
@@ -292,46 +306,52 @@ class SpikingDQN(DQN):
             steps, updates = int(meta["num_timesteps"]), int(meta["n_updates"])
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} is not a SpikingDQN ({error!r})") from None
-        try:
-            model = cls(
-                SpikingDQNPolicy, env, policy_kwargs=policy_kwargs, device=device, **settings
-            )
-        except ValueError as error:
-            raise UserError(f"{path} does not fit this environment: {error}") from error
         if meta.get("schedule") and "learning_rate" not in kwargs:
             warnings.warn(
-                f"{path} holds no learning-rate schedule: to train on as before, give load "
-                f"learning_rate=; without it stays at {settings['learning_rate']}",
+                f"{path} contains no learning-rate schedule: pass learning_rate= to load, or "
+                f"training continues at {settings['learning_rate']}",
                 stacklevel=2,
             )
+        model = cls._built(path, env, policy_kwargs, device=device, **settings)
         model.load_tensors(tensors)
         model.num_timesteps, model._n_updates = steps, updates
         return model
 
+    @classmethod
+    def _built(
+        cls: type[SelfSpikingDQN],
+        path: pathlib.Path,
+        env: GymEnv,
+        policy_kwargs: dict[str, Any],
+        **settings: Any,
+    ) -> SelfSpikingDQN:
+        try:
+            return cls(SpikingDQNPolicy, env, policy_kwargs=policy_kwargs, **settings)
+        except ValueError as error:
+            raise UserError(f"{path} does not fit this environment: {error}") from error
+
     def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
-        """Writes the replay buffer as compressed plain arrays (.npz, in place of ".pkl" too)."""
-        if isinstance(path, io.BufferedIOBase):
-            raise ValueError("save_replay_buffer takes a path")
-        assert isinstance(self.replay_buffer, FrameReplayBuffer)
-        save_buffer(_own_suffix(path, ".npz", ".pkl"), self.replay_buffer)
+        """Writes the replay buffer as compressed arrays; the suffix .npz replaces .pkl."""
+        save_buffer(self._buffer_path(path), self._frames())
 
     def load_replay_buffer(
         self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True
     ) -> None:
-        """Fills the replay buffer with what `save_replay_buffer` wrote."""
-        if isinstance(path, io.BufferedIOBase):
-            raise ValueError("load_replay_buffer takes a path")
+        """Fills the replay buffer from a file of `save_replay_buffer`."""
+        load_buffer(self._buffer_path(path), self._frames())
+
+    def _frames(self) -> FrameReplayBuffer:
         assert isinstance(self.replay_buffer, FrameReplayBuffer)
-        load_buffer(_own_suffix(path, ".npz", ".pkl"), self.replay_buffer)
+        return self.replay_buffer
+
+    @staticmethod
+    def _buffer_path(path: str | pathlib.Path | io.BufferedIOBase) -> pathlib.Path:
+        if isinstance(path, io.BufferedIOBase):
+            raise ValueError("the replay buffer's file must be a path")
+        return _with_suffix(path, ".npz", ".pkl")
 
 
-OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
-    "Adam": torch.optim.Adam,
-    "RMSprop": torch.optim.RMSprop,
-}
-
-
-def _own_suffix(path: str | pathlib.Path, suffix: str, theirs: str) -> pathlib.Path:
-    """Our suffix where there is none, or that of Stable-Baselines3's pickles."""
+def _with_suffix(path: str | pathlib.Path, suffix: str, theirs: str) -> pathlib.Path:
+    """Adds the suffix to a path without one, and replaces Stable-Baselines3's."""
     path = pathlib.Path(path)
     return path.with_suffix(suffix) if path.suffix in ("", theirs) else path

@@ -1,4 +1,4 @@
-"""What a gradient step minimises: Q-learning, distillation from the ANN, or both."""
+"""Losses of a gradient step: Q-learning, and distillation from a teacher."""
 
 import torch
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
@@ -17,15 +17,15 @@ def td_loss(
     gamma: float,
     double: bool,
 ) -> Tensor:
-    """Huber loss of the temporal-difference error.
+    """Returns the Huber loss of the temporal-difference error.
 
     Args:
-        q_values: Of the batch's observations, [N, actions].
-        batch: Transitions; n-step ones carry their discounts.
-        q_net: The learning network; it chooses the next action if `double`.
-        q_net_target: The target network, which values it.
+        q_values: Q-values of the batch's observations, [N, actions].
+        batch: Transitions; n-step transitions contain their discounts.
+        q_net: Trained network, which selects the next action if `double` is set.
+        q_net_target: Target network, which evaluates the next action.
         gamma: Discount of one step.
-        double: The double-DQN target (van Hasselt et al., 2016).
+        double: Whether the target is that of double DQN (van Hasselt et al., 2016).
     """
     with torch.no_grad():
         next_q = q_net_target(batch.next_observations).float()
@@ -40,19 +40,19 @@ def td_loss(
 
 
 def distill_loss(student_q: Tensor, teacher_q: Tensor, sharpness: float = 3.0) -> Tensor:
-    """Kullback-Leibler divergence between the policies that two advantage functions imply.
+    """Returns the Kullback-Leibler divergence between softmax policies over advantages.
 
         p = softmax(sharpness * A / m),    A = Q - mean_a Q,    m = (|A| + |A|_batch) / 2
 
-    with |A| the teacher's mean absolute advantage in a state, and |A|_batch its mean over the
-    batch. Both networks' advantages are divided by the teacher's m, so that the student's scale is
-    not free: it has to reach the teacher's preferences, not only their order. Dividing by |A| alone
-    blows up the states in which it hardly matters what the agent does.
+    |A| is the teacher's mean absolute advantage in a state and |A|_batch its mean over the batch.
+    The advantages of both networks are divided by the teacher's m, so the student has to match the
+    teacher's preferences in size and not only in order. A division by |A| alone would amplify
+    states in which the choice of the action hardly matters.
 
     Args:
-        student_q: [N, actions].
-        teacher_q: [N, actions].
-        sharpness: Larger looks at the best action more than at the others.
+        student_q: Q-values of the student, [N, actions].
+        teacher_q: Q-values of the teacher, [N, actions].
+        sharpness: Inverse temperature; a large value emphasizes the best action.
     """
     teacher = teacher_q.float() - teacher_q.float().mean(1, keepdim=True)
     student = student_q.float() - student_q.float().mean(1, keepdim=True)

@@ -1,5 +1,6 @@
-"""The Q-network and the policy that Stable-Baselines3's DQN drives."""
+"""Q-network and policy of `SpikingDQN`."""
 
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,13 +19,15 @@ from snn_rl.core.networks import (
     SpikingNetwork,
     SpikingOptions,
     State,
+    clear,
+    layers_name,
     q_network,
 )
 
-# Of a network that nothing is loaded into. PyTorch's weights drive hardly any neuron above 1: no
-# layer fires, and without spikes there are neither Q-values nor gradients. Inputs of which a
-# fraction p are spikes give currents with a standard deviation of sqrt(p / 3), of which 0.1 leaves
-# p = 0.4 above it, layer after layer; of mostly black images it still leaves some.
+# Threshold of an untrained network. With PyTorch's initial weights hardly any current exceeds 1,
+# and a layer without spikes gives neither Q-values nor gradients. If a fraction p of the inputs are
+# spikes, the currents have the standard deviation sqrt(p / 3); at a threshold of 0.1 all layers
+# fire, up to 40 % of their neurons, even for mostly black images.
 FRESH_THRESHOLD = 0.1
 
 
@@ -35,22 +38,33 @@ def network_spec(
     bias: bool,
     frames: int | None = None,
 ) -> NetworkSpec:
-    """The description of a named Q-network for these spaces.
+    """Returns the description of a Q-network for an environment's spaces.
 
     Args:
-        network: A name or layers, see `snn_rl.core.networks.q_network`.
-        observation_space: Images, channels first.
-        action_space: Discrete.
+        network: Name or layers of the network, see `snn_rl.core.networks.q_network`.
+        observation_space: Images [channels, height, width].
+        action_space: Discrete actions.
         bias: Whether the layers have biases.
-        frames: How many of the newest frames the network sees; None: all.
+        frames: Number of newest frames that the network sees; None for all frames.
 
     Raises:
-        ValueError: No such network, or images too small for it.
+        ValueError: The network is unknown, or the images are too small for its layers.
     """
     assert isinstance(observation_space, spaces.Box) and len(observation_space.shape) == 3
     assert isinstance(action_space, spaces.Discrete)
     channels, height, width = observation_space.shape
     return q_network(network, (frames or channels, height, width), int(action_space.n), bias)
+
+
+def network_kwargs(network: AnalogNetwork | SpikingNetwork) -> dict[str, Any]:
+    """Returns the policy_kwargs of a policy that this network can be loaded into."""
+    spec = network.spec
+    return {
+        "network": layers_name(spec.layers),
+        "bias": spec.bias,
+        "frames": spec.input_shape[0],
+        **(asdict(network.options) if isinstance(network, SpikingNetwork) else {}),
+    }
 
 
 class Decision(NamedTuple):
@@ -70,21 +84,22 @@ class Decision(NamedTuple):
 
 
 class SpikingQNetwork(BasePolicy):
-    """Q-values from images; analog or spiking by the number of timesteps.
+    """Q-network for image observations, analog or spiking.
 
-    Of the spiking form, thresholds begin at `FRESH_THRESHOLD`.
+    All thresholds of a new spiking network are `FRESH_THRESHOLD`.
 
     Args:
-        observation_space: Images, uint8, channels first.
-        action_space: Discrete.
-        network: A name or layers, see `snn_rl.core.networks.q_network`.
-        timesteps: T, or None for the analog network.
+        observation_space: Images [channels, height, width], uint8.
+        action_space: Discrete actions.
+        network: Name or layers of the network, see `snn_rl.core.networks.q_network`.
+        timesteps: T of a spiking network, or None for an analog network.
         bias: Whether the layers have biases.
-        surrogate: Surrogate gradient of the spiking form.
-        encoding: Input encoding of the spiking form.
-        carry_state: Whether the spiking form's membranes live on from frame to frame.
-        exact: Whether the spiking form is on the grid of `snn_rl.core.conversion.integer_grid`.
-        frames: How many of the newest frames it sees; None: all of an observation's.
+        frames: Number of newest frames that the network sees; None for all frames.
+        **options: Other fields of `SpikingOptions`: surrogate, encoding, carry_state, exact.
+
+    Raises:
+        ValueError: The network is unknown, the images are too small for its layers, or an option
+            is invalid.
     """
 
     def __init__(
@@ -94,36 +109,31 @@ class SpikingQNetwork(BasePolicy):
         network: str = "mnih",
         timesteps: int | None = None,
         bias: bool = False,
-        surrogate: str = "linear",
-        encoding: str = "direct",
-        carry_state: bool = False,
-        exact: bool = False,
         frames: int | None = None,
+        **options: Any,
     ):
         super().__init__(
             observation_space, action_space, features_extractor=FlattenExtractor(observation_space)
         )
         spec = network_spec(network, observation_space, action_space, bias, frames)
-        self.network: AnalogNetwork | SpikingNetwork = (
-            AnalogNetwork(spec)
-            if timesteps is None
-            else SpikingNetwork(
-                spec, SpikingOptions(timesteps, surrogate, encoding, carry_state, exact)
-            )
-        )
-        if isinstance(self.network, SpikingNetwork):
+        spiking = SpikingOptions(timesteps or 1, **options)
+        self.network: AnalogNetwork | SpikingNetwork
+        if timesteps is None:
+            self.network = AnalogNetwork(spec)
+        else:
+            self.network = SpikingNetwork(spec, spiking)
             for neuron in self.network.neurons:
                 neuron.v_threshold.data.fill_(FRESH_THRESHOLD)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def images(self, obs: Tensor) -> Tensor:
-        """Observations (uint8) as the network takes them, see `Network.images`."""
+        """Returns uint8 observations as inputs of the network, see `Network.images`."""
         return self.network.images(obs)
 
     def forward(self, obs: Any) -> Tensor:
-        """Observations [N, channels, height, width], uint8, to Q-values [N, actions]."""
-        q: Tensor = self.network(self.images(obs))
-        return q
+        """Returns the Q-values [N, actions] of observations [N, channels, height, width], uint8."""
+        q_values: Tensor = self.network(self.images(obs))
+        return q_values
 
     @torch.no_grad()
     def decide(self, obs: Tensor | NDArray[np.uint8], state: State | None = None) -> Decision:
@@ -131,7 +141,7 @@ class SpikingQNetwork(BasePolicy):
 
         Args:
             obs: Images [N, channels, height, width], uint8, the newest frame last.
-            state: `Decision.state` of the previous observations; None empties the membranes.
+            state: `Decision.state` of the previous observations; None for zero membranes.
         """
         images = self.images(torch.as_tensor(obs, device=self.device))
         if state is None:
@@ -139,27 +149,53 @@ class SpikingQNetwork(BasePolicy):
         q_values, spikes, state = self.network.step(images, state)
         return Decision(q_values.argmax(1).cpu().numpy(), q_values, spikes, state)
 
+    def predict(
+        self,
+        observation: NDArray[Any] | dict[str, NDArray[Any]],
+        state: tuple[NDArray[Any], ...] | None = None,
+        episode_start: NDArray[Any] | None = None,
+        deterministic: bool = True,
+    ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
+        """Returns greedy actions and the membranes, in Stable-Baselines3's recurrent interface.
+
+        Args:
+            observation: Images [N, channels, height, width], uint8, or a single image.
+            state: Membranes that the previous call returned; None for zero membranes.
+            episode_start: Mask [N] of observations that start an episode; their membranes are
+                reset.
+            deterministic: Ignored; a Q-network is greedy.
+
+        Returns:
+            Actions [N], or the action of the single image, and the membranes; None if the network
+            does not carry its state.
+        """
+        self.set_training_mode(False)
+        obs, vectorized = self.obs_to_tensor(observation)
+        assert isinstance(obs, Tensor)
+        membranes = None
+        if state is not None:
+            membranes = [torch.as_tensor(each, device=self.device) for each in state]
+            if episode_start is not None:
+                ended = torch.as_tensor(episode_start, device=self.device).bool()
+                membranes = clear(membranes, ended)
+        actions, _, _, membranes = self.decide(obs, membranes)
+        after = tuple(each.cpu().numpy() for each in membranes) or None
+        return np.asarray(actions if vectorized else actions[0]), after
+
     def _predict(self, observation: Any, deterministic: bool = True) -> Tensor:
         return torch.as_tensor(self.decide(observation).actions)
 
 
 class SpikingDQNPolicy(DQNPolicy):
-    """DQN's policy around `SpikingQNetwork`; takes its arguments as policy_kwargs.
+    """Policy of `SpikingDQN`: a `SpikingQNetwork`, its target network and their optimizer.
 
     Args:
-        observation_space: Images, uint8, channels first.
-        action_space: Discrete.
-        lr_schedule: Learning rate over the remaining progress.
-        network: See `SpikingQNetwork`.
-        timesteps: See `SpikingQNetwork`.
-        bias: See `SpikingQNetwork`.
-        surrogate: See `SpikingQNetwork`.
-        encoding: See `SpikingQNetwork`.
-        carry_state: See `SpikingQNetwork`.
-        exact: See `SpikingQNetwork`.
-        frames: See `SpikingQNetwork`.
+        observation_space: Images [channels, height, width], uint8.
+        action_space: Discrete actions.
+        lr_schedule: Learning rate as a function of the remaining progress, from 1 to 0.
         optimizer_class: Optimizer of the Q-network.
-        optimizer_kwargs: Its arguments besides the learning rate.
+        optimizer_kwargs: Arguments of the optimizer besides the learning rate.
+        **network_kwargs: Other arguments of `SpikingQNetwork`: network, timesteps, bias, ...
     """
 
     def __init__(
@@ -167,28 +203,11 @@ class SpikingDQNPolicy(DQNPolicy):
         observation_space: spaces.Space[Any],
         action_space: spaces.Discrete,
         lr_schedule: Schedule,
-        network: str = "mnih",
-        timesteps: int | None = None,
-        bias: bool = False,
-        surrogate: str = "linear",
-        encoding: str = "direct",
-        carry_state: bool = False,
-        exact: bool = False,
-        frames: int | None = None,
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
+        **network_kwargs: Any,
     ):
-        # before super().__init__, which builds the networks
-        self.network_kwargs = {
-            "network": network,
-            "timesteps": timesteps,
-            "bias": bias,
-            "surrogate": surrogate,
-            "encoding": encoding,
-            "carry_state": carry_state,
-            "exact": exact,
-            "frames": frames,
-        }
+        self.network_kwargs = network_kwargs  # needed by super().__init__, which calls make_q_net
         super().__init__(
             observation_space,
             action_space,
@@ -199,7 +218,7 @@ class SpikingDQNPolicy(DQNPolicy):
         )
 
     def make_q_net(self) -> SpikingQNetwork:  # type: ignore[override]
-        """A fresh Q-network on the policy's device."""
+        """Returns a new Q-network on the policy's device."""
         q_net = SpikingQNetwork(self.observation_space, self.action_space, **self.network_kwargs)  # type: ignore[arg-type]
         return q_net.to(self.device)
 

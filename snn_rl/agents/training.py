@@ -1,10 +1,10 @@
-"""Training of one stage that survives kill -9 and ends bit-identical to an uninterrupted run.
+"""Training of one stage with checkpoints; an interrupted run resumes with the same bits.
 
-A stage is cut into segments. At the end of each, its episodes are truncated (never terminated), the
-new replay rows and then the state are written, and the next segment starts from fresh environments
-and fresh random generators, all seeded from (seed, timesteps, segment). An interrupted run throws
-away its unfinished segment and does the same from the same state, so no emulator and no generator
-has to be saved.
+A stage is divided into segments. At the end of a segment its episodes are truncated (never
+terminated), the new replay rows and the state are written, and the next segment starts with new
+environments and random generators, all seeded from (seed, timesteps, segment). A resumed run
+repeats the unfinished segment from the last state, so neither the emulators nor the generators
+have to be saved.
 """
 
 import time
@@ -33,12 +33,15 @@ BEST = "best.safetensors"
 
 @dataclass(frozen=True)
 class Selection:
-    """How a stage chooses among its checkpoints: Q-learning forgets, the last is rarely the best.
+    """Selection of a stage's best checkpoint.
+
+    Q-learning forgets, so the last checkpoint is rarely the best one.
 
     Attributes:
-        score: Mean return of an agent over games of seeds that neither training nor evaluation has.
-        start: Checkpoints from this step on are looked at.
-        target: A checkpoint that scores this much ends the stage; None: all steps are taken.
+        score: Function that returns an agent's mean return, in episodes whose seeds neither
+            training nor evaluation uses.
+        start: Agent steps of the first checkpoint that is scored.
+        target: Score at which the stage ends early, or None.
     """
 
     score: Callable[[SpikingQNetwork], float]
@@ -46,23 +49,39 @@ class Selection:
     target: float | None = None
 
     def ends(self, scores: list[list[float]]) -> bool:
-        """Whether the target is reached."""
+        """Returns whether a score has reached the target."""
         return self.target is not None and any(score >= self.target for _, score in scores)
+
+
+@dataclass(frozen=True)
+class Duration:
+    """Length and seed of a stage's training.
+
+    Attributes:
+        steps: Agent steps of the stage.
+        segment_steps: Agent steps between checkpoints.
+        seed: Seed of the run and number of the stage.
+    """
+
+    steps: int
+    segment_steps: int
+    seed: tuple[int, int]
 
 
 def resume(
     model: SpikingDQN, directory: Path, journal: Journal, rows_before: int
 ) -> Counters | None:
-    """Puts a fresh model where its stage stands, and fills its replay buffer.
+    """Restores a model and its replay buffer from the stage's last checkpoint.
 
     Args:
-        model: Its buffer is empty.
-        directory: Of the stage.
-        journal: Of the replay rows of this stage and those before it.
-        rows_before: Replay rows that the stages before this one have written.
+        model: New model with an empty replay buffer.
+        directory: Directory of the stage.
+        journal: Journal of the replay rows of this stage and the stages before.
+        rows_before: Number of replay rows that the stages before have written.
 
     Returns:
-        The stage's counters; None if it has not begun, and the model's networks are untouched.
+        Counters of the stage, or None if there is no checkpoint; the model's networks are then
+        unchanged.
 
     Raises:
         UserError: A checkpoint is damaged.
@@ -88,32 +107,26 @@ def train_stage(
     make_training_env: Callable[[int], VecEnv],
     directory: Path,
     journal: Journal,
-    steps: int,
-    segment_steps: int,
-    seed: tuple[int, int],
-    name: str,
+    duration: Duration,
     selection: Selection | None = None,
 ) -> None:
-    """Trains a stage to its end, or from where it was interrupted.
+    """Trains a stage to its end, from its start or its last checkpoint.
 
-    The model ends with the last network, or with the one that scored best if there is a selection.
+    The model ends with the best checkpoint if there is a selection, otherwise with the last one.
 
     Args:
-        model: Initialized for this stage, or by `resume`.
-        counters: From `resume`, or new ones; brought up to date.
-        make_training_env: Makes the vectorized environment from a seed.
-        directory: Of the stage; holds its state and its TensorBoard log.
-        journal: Of the replay rows.
-        steps: Agent steps of the whole stage.
-        segment_steps: Agent steps from checkpoint to checkpoint.
-        seed: (run's seed, stage's own number).
-        name: For the progress bar.
-        selection: How the stage's network is chosen.
+        model: Model, initialized for this stage or restored by `resume`.
+        counters: Counters of `resume`, or new ones; updated in place.
+        make_training_env: Function that builds the vectorized environment from a seed.
+        directory: Directory of the stage, for its state and TensorBoard log.
+        journal: Journal of the replay rows.
+        duration: Length and seed of the training.
+        selection: Selection of the best checkpoint, or None.
 
     Raises:
         UserError: A checkpoint cannot be written.
     """
-    buffer = model.replay_buffer
+    steps, buffer = duration.steps, model.replay_buffer
     assert isinstance(buffer, FrameReplayBuffer)
     model.set_logger(configure(str(directory / "tensorboard"), ["tensorboard"]))
 
@@ -122,18 +135,19 @@ def train_stage(
             model.logger.record(f"stage/{key}", value)
         model.logger.dump(step)
 
-    progress = Progress(name, steps, counters.episodes, log)
+    progress = Progress(directory.name, steps, counters.episodes, log)
     while counters.steps < steps and not (selection and selection.ends(counters.scores)):
         started = time.monotonic()
-        segment_seed = derive_seed(*seed, counters.segment)
+        segment_seed = derive_seed(*duration.seed, counters.segment)
         seed_everything(segment_seed)
         env = make_training_env(segment_seed)
-        model.set_env(env)  # forgets the last observation: the next one is a reset
+        model.set_env(env)  # resets the environments at the start of the segment
         model.action_space.seed(segment_seed)
-        # a resumed process knows neither; an uninterrupted one has them from its last step
+        # Values that a resumed process does not have, and an uninterrupted one has from its last
+        # step
         model._update_current_progress_remaining(counters.steps, steps)
         model.exploration_rate = model.exploration_schedule(model._current_progress_remaining)
-        end = min(counters.steps + segment_steps, steps)
+        end = min(counters.steps + duration.segment_steps, steps)
         model.learn(
             steps - counters.steps,
             callback=CallbackList([Episodes(counters.episodes, end), progress]),
@@ -159,16 +173,16 @@ def train_stage(
 
 
 def _score(model: SpikingDQN, counters: Counters, selection: Selection, directory: Path) -> None:
-    """Scores the network as it is, and keeps it if it is the best so far."""
+    """Scores the current network, and writes it if it is the best."""
     score = selection.score(model.q_net)
     if all(score > before for _, before in counters.scores):
-        # before the state that counts it: an interrupted run writes the same again
+        # Written before the state that contains the score: an interrupted run writes it again.
         save_tensors(directory / BEST, model.network.state_dict(), {})
     counters.scores.append([counters.steps, score])
 
 
 def _truncate(buffer: FrameReplayBuffer, rows: int) -> None:
-    """Marks the newest row as its episodes' end by a time limit, so that values bootstrap."""
+    """Marks the newest row as the end of its episodes by a time limit, so that values bootstrap."""
     if rows:
         last = buffer.pos - 1
         buffer.timeouts[last] = np.where(buffer.dones[last] > 0, buffer.timeouts[last], 1.0)

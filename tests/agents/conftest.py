@@ -1,4 +1,4 @@
-"""A game small enough to be learned in seconds: Catch, seen as pixels."""
+"""Catch, an environment that agents learn in seconds."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,10 +17,9 @@ ROWS, COLUMNS, CELL = 7, 5, 6
 class Catch(gym.Env[NDArray[np.uint8], int]):
     """A ball falls from a random column; the paddle below moves left, stays or moves right.
 
-    The only reward comes with the last of 6 steps: 1 for a catch, -1 for a miss. Playing at random
-    catches about one ball in four. Images are [2, 42, 30]: a row of cells is 6x6 pixels, and the
-    two channels hold this frame and the one before, so that neighbouring observations overlap as
-    those of a frame stack do.
+    Only the last of 6 steps is rewarded: 1 for a catch, -1 for a miss. Random actions catch about
+    one ball in four. Observations are [2, 42, 30], with cells of 6x6 pixels. The two channels are
+    the current and the previous frame, as in a frame stack.
     """
 
     def __init__(self) -> None:
@@ -55,7 +54,7 @@ class Catch(gym.Env[NDArray[np.uint8], int]):
 
 @pytest.fixture(scope="session")
 def make_catch() -> Callable[..., VecEnv]:
-    """Makes (n environments, seed), each with a Monitor."""
+    """Function (n_envs, seed) that builds vectorized Catch environments with Monitors."""
 
     def make(n_envs: int = 2, seed: int = 0) -> VecEnv:
         return make_vec_env(Catch, n_envs=n_envs, seed=seed)

@@ -1,4 +1,4 @@
-"""What the progress bar of training shows, and when."""
+"""Numbers of the progress bar, and the times of its updates."""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ ENVS = 2
 
 
 class Clock(BaseCallback):
-    """A clock of its own for the bar, on which every step of the environments takes as long."""
+    """A clock that advances by the same time at every step of the environments."""
 
     def __init__(self, seconds: float):
         super().__init__()
@@ -32,7 +32,7 @@ class Clock(BaseCallback):
 def shown(
     make_catch: MakeCatch, monkeypatch: pytest.MonkeyPatch, seconds: float, **settings: Any
 ) -> tuple[list[tuple[int, dict[str, str]]], list[tuple[int, dict[str, float]]]]:
-    """The bar's numbers and the reported ones of 200 steps, each with the step."""
+    """Returns the bar's and the reported numbers of 200 steps, each with its step."""
     model = SpikingDQN(
         "SpikingDQNPolicy",
         make_catch(ENVS),
@@ -59,10 +59,10 @@ def shown(
     return lines, reported
 
 
-def test_no_loss_is_shown_before_there_is_one(make_catch, monkeypatch):
+def test_loss_is_missing_before_the_first_update(make_catch, monkeypatch):
     lines, reported = shown(make_catch, monkeypatch, 1.0, every=50)
     assert [step for step, _ in lines] == list(range(ENVS, 202, ENVS))
-    # the first update follows the first step above 100, and a step is shown before its update
+    # The first update follows the first step after step 100; the bar is updated before it.
     with_loss = [step for step, numbers in lines if "loss" in numbers]
     assert with_loss == list(range(104, 202, ENVS))
     assert all(np.isfinite(float(numbers["loss"])) for step, numbers in lines if step in with_loss)
@@ -71,7 +71,7 @@ def test_no_loss_is_shown_before_there_is_one(make_catch, monkeypatch):
     ]
 
 
-def test_numbers_are_refreshed_by_the_clock_and_reported_by_steps(make_catch, monkeypatch):
+def test_bar_follows_the_clock_and_reports_follow_the_steps(make_catch, monkeypatch):
     lines, reported = shown(make_catch, monkeypatch, 0.125, every=100_000)
     assert [step for step, _ in lines] == list(range(ENVS, 202, 8 * ENVS))
     assert [step for step, _ in reported] == [ENVS]

@@ -1,4 +1,4 @@
-"""The agent that carries its membranes, against one that is stepped by hand."""
+"""`CarriedDQN`, compared with a network that is stepped by hand."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -41,7 +41,7 @@ def make_model(env: VecEnv, **kwargs: Any) -> CarriedDQN:
     model = CarriedDQN("SpikingDQNPolicy", env, policy_kwargs=policy_kwargs, **settings | kwargs)
     with torch.no_grad():
         for neuron in model.network.neurons:
-            neuron.v_threshold.fill_(0.05)  # lets an untrained network fire
+            neuron.v_threshold.fill_(0.05)  # an untrained network fires
             neuron.leak.fill_(0.5)
     model.q_net_target.load_state_dict(model.q_net.state_dict())
     return model
@@ -52,38 +52,37 @@ def teacher() -> AnalogNetwork:
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_it_learns_by_every_objective(make_catch: MakeCatch, objective: str) -> None:
+def test_every_objective_trains_all_parameters(make_catch: MakeCatch, objective: str) -> None:
     model = make_model(make_catch(), objective=objective, teacher=teacher())
     before = {name: p.clone() for name, p in model.q_net.named_parameters()}
     model.learn(120)
     changed = {n for n, p in model.q_net.named_parameters() if not torch.equal(p, before[n])}
-    assert changed == set(before), "weights, biases, thresholds and leaks all learn"
+    assert changed == set(before), "weights, biases, thresholds and leaks are trained"
     assert np.isfinite(model.last_loss)
 
 
-def test_while_playing_every_memory_is_the_one_its_frames_leave(make_catch: MakeCatch) -> None:
-    """What is stored equals a replay of the stored frames from each episode's first on."""
+def test_stored_membranes_equal_a_replay_of_the_frames(make_catch: MakeCatch) -> None:
     model = make_model(make_catch(), learning_starts=10_000, teacher=teacher())
     model.learn(100)
     buffer = model.replay_buffer
     assert isinstance(buffer, SequenceReplayBuffer)
-    memory = model.network.initial_state(2)
+    membranes = model.network.initial_state(2)
     compared = 0
     for row in range(buffer.pos):
         if row % buffer.window == 0:
-            for stored, rest in zip(buffer._states, memory, strict=True):
+            for stored, rest in zip(buffer._states, membranes, strict=True):
                 kept = torch.as_tensor(stored[row // buffer.window]).float()
                 torch.testing.assert_close(kept, rest, atol=1e-3, rtol=1e-3)
                 compared += int(rest.any())
         obs = torch.as_tensor(buffer.observations[row])
         with torch.no_grad():
-            _, _, memory = model.network.step(model.q_net.images(obs), memory)
-        memory = clear(memory, torch.as_tensor(buffer.dones[row]).bool())
+            _, _, membranes = model.network.step(model.q_net.images(obs), membranes)
+        membranes = clear(membranes, torch.as_tensor(buffer.dones[row]).bool())
     assert compared > 3
 
 
 def naive_td_loss(model: CarriedDQN, batch: SequenceSamples) -> torch.Tensor:
-    """Game by game and frame by frame."""
+    """Computes the loss sequence by sequence and frame by frame."""
     losses = []
     for n in range(batch.observations.shape[1]):
         q: list[torch.Tensor] = []
@@ -108,7 +107,7 @@ def naive_td_loss(model: CarriedDQN, batch: SequenceSamples) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("double", [False, True])
-def test_td_loss_equals_the_naive_one(make_catch: MakeCatch, double: bool) -> None:
+def test_td_loss_equals_a_naive_loop(make_catch: MakeCatch, double: bool) -> None:
     model = make_model(make_catch(), objective=TD, double=double, gamma=0.9)
     model.learn(150)
     assert isinstance(model.replay_buffer, SequenceReplayBuffer)
@@ -120,29 +119,29 @@ def test_td_loss_equals_the_naive_one(make_catch: MakeCatch, double: bool) -> No
         torch.testing.assert_close(model._loss(batch), naive_td_loss(model, batch))
 
 
-def test_predict_carries_the_membranes_and_empties_them_at_episode_starts(
+def test_predict_carries_membranes_and_resets_them_at_episode_starts(
     make_catch: MakeCatch,
 ) -> None:
     model = make_model(make_catch())
     frames = np.random.default_rng(0).integers(0, 255, (4, 2, 2, 42, 30), np.uint8)
-    state, memory = None, model.network.initial_state(2)
+    state, membranes = None, model.network.initial_state(2)
     starts = np.array([[True, True], [False, False], [False, True], [False, False]])
     for t in range(4):
-        memory = clear(memory, torch.as_tensor(starts[t]))
+        membranes = clear(membranes, torch.as_tensor(starts[t]))
         with torch.no_grad():
-            q_values, _, memory = model.network.step(
-                model.q_net.images(torch.as_tensor(frames[t])), memory
+            q_values, _, membranes = model.network.step(
+                model.q_net.images(torch.as_tensor(frames[t])), membranes
             )
         actions, state = model.predict(frames[t], state, starts[t], deterministic=True)
         assert actions.tolist() == q_values.argmax(1).tolist()
         assert state is not None
-        for one, other in zip(state, memory, strict=True):
+        for one, other in zip(state, membranes, strict=True):
             assert torch.equal(torch.as_tensor(one), other)
     one, _ = model.predict(frames[0, 0], deterministic=True)
     assert one.shape == ()
 
 
-def test_it_comes_back_as_it_was(make_catch: MakeCatch, tmp_path: Path) -> None:
+def test_load_restores_what_save_wrote(make_catch: MakeCatch, tmp_path: Path) -> None:
     model = make_model(make_catch(), gamma=0.9)
     model.save(tmp_path / "agent")
     loaded = CarriedDQN.load(tmp_path / "agent", make_catch())
@@ -153,16 +152,16 @@ def test_it_comes_back_as_it_was(make_catch: MakeCatch, tmp_path: Path) -> None:
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
-def test_stable_baselines_evaluation_works_on_it(make_catch: MakeCatch) -> None:
+def test_evaluate_policy(make_catch: MakeCatch) -> None:
     mean, _ = evaluate_policy(make_model(make_catch()), make_catch(), n_eval_episodes=4)
     assert -1 <= mean <= 1
 
 
-def test_a_network_that_carries_nothing_is_refused(make_catch: MakeCatch) -> None:
+def test_network_without_carry_state_is_rejected(make_catch: MakeCatch) -> None:
     with pytest.raises(ValueError, match="carry_state=True"):
         CarriedDQN("SpikingDQNPolicy", make_catch(), policy_kwargs={"timesteps": 1})
 
 
-def test_longer_returns_are_refused(make_catch: MakeCatch) -> None:
+def test_n_steps_above_1_is_rejected(make_catch: MakeCatch) -> None:
     with pytest.raises(ValueError, match="n_steps=3"):
         make_model(make_catch(), n_steps=3)

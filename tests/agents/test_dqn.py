@@ -1,3 +1,5 @@
+"""Training, prediction and files of `SpikingDQN`."""
+
 import pickle
 import warnings
 import zipfile
@@ -22,6 +24,7 @@ from snn_rl.agents.objectives import OBJECTIVES
 from snn_rl.core.conversion import spike_rates
 from snn_rl.core.lif import MIN_THRESHOLD
 from snn_rl.core.networks import AnalogNetwork, SpikingNetwork
+from snn_rl.files.checkpoint import save_network
 from snn_rl.utils.errors import UserError
 
 MakeCatch = Callable[..., VecEnv]
@@ -44,8 +47,8 @@ def make_model(env: VecEnv, timesteps: int | None = None, **kwargs: Any) -> Spik
     if isinstance(model.network, SpikingNetwork):
         with torch.no_grad():
             for neuron in model.network.neurons:
-                neuron.v_threshold.fill_(0.05)  # lets an untrained network fire
-                neuron.leak.fill_(0.9)  # off the end of its range
+                neuron.v_threshold.fill_(0.05)  # an untrained network fires
+                neuron.leak.fill_(0.9)  # inside its range
         model.q_net_target.load_state_dict(model.q_net.state_dict())
     return model
 
@@ -65,7 +68,7 @@ def images(model: SpikingDQN, count: int = 8) -> Tensor:
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("double", [False, True])
-def test_spiking_agent_learns_by_every_objective(
+def test_every_objective_trains_all_parameters(
     make_catch: MakeCatch, objective: str, double: bool
 ) -> None:
     env = make_catch()
@@ -77,19 +80,19 @@ def test_spiking_agent_learns_by_every_objective(
     changed = {
         name for name, p in model.q_net.named_parameters() if not torch.equal(p, before[name])
     }
-    assert changed == set(before), "weights, biases, thresholds and leaks all learn"
+    assert changed == set(before), "weights, biases, thresholds and leaks are trained"
     assert np.isfinite(model.last_loss)
     assert isinstance(model.network, SpikingNetwork)
     for neuron in model.network.neurons:
         assert neuron.v_threshold.item() > 0
         assert 0 <= neuron.leak.item() <= 1
     for name, p in teacher.named_parameters():
-        assert torch.equal(p, taught[name]), "the teacher is left alone"
+        assert torch.equal(p, taught[name]), "the teacher does not change"
 
 
 @pytest.mark.parametrize("timesteps", [1, 3])
 @pytest.mark.parametrize("seed", range(3))
-def test_a_fresh_spiking_agent_fires_and_learns(
+def test_new_spiking_agent_fires_and_learns(
     make_catch: MakeCatch, timesteps: int, seed: int
 ) -> None:
     model = SpikingDQN(
@@ -102,7 +105,7 @@ def test_a_fresh_spiking_agent_fires_and_learns(
         device="cpu",
     )
     obs = images(model)
-    assert float((obs > 0).float().mean()) < 0.1, "Catch is nearly black, as many games are"
+    assert float((obs > 0).float().mean()) < 0.1, "Catch is nearly black, like many games"
     with torch.no_grad():
         q_values, layers = model.network.activity(model.q_net.images(obs))
     rates = [rate / timesteps for rate in spike_rates(layers)]
@@ -114,7 +117,7 @@ def test_a_fresh_spiking_agent_fires_and_learns(
     assert not any(torch.equal(*pair) for pair in zip(weights, before, strict=True))
 
 
-def test_thresholds_stay_positive_under_any_step(make_catch: MakeCatch) -> None:
+def test_thresholds_stay_positive_at_a_large_learning_rate(make_catch: MakeCatch) -> None:
     model = make_model(make_catch(), 3, learning_rate=1.0)
     model.learn(40)
     assert isinstance(model.network, SpikingNetwork)
@@ -126,17 +129,17 @@ def test_thresholds_stay_positive_under_any_step(make_catch: MakeCatch) -> None:
 
 
 @pytest.mark.parametrize("objective", ["distill", "distill+td"])
-def test_distillation_needs_a_teacher(make_catch: MakeCatch, objective: str) -> None:
+def test_distillation_requires_a_teacher(make_catch: MakeCatch, objective: str) -> None:
     with pytest.raises(ValueError, match="teacher"):
         make_model(make_catch(), 1, objective=objective).learn(40)
 
 
-def test_unknown_objective_is_refused(make_catch: MakeCatch) -> None:
+def test_unknown_objective_is_rejected(make_catch: MakeCatch) -> None:
     with pytest.raises(ValueError, match="objective"):
         make_model(make_catch(), objective="imitate")
 
 
-def test_bf16_trains_float32_weights(make_catch: MakeCatch) -> None:
+def test_bf16_keeps_float32_weights(make_catch: MakeCatch) -> None:
     model = make_model(make_catch(), 2, bf16=True)
     before = copies(model)
     model.learn(40)
@@ -148,7 +151,7 @@ def test_bf16_trains_float32_weights(make_catch: MakeCatch) -> None:
     )
 
 
-def test_same_seed_learns_the_same(make_catch: MakeCatch) -> None:
+def test_same_seed_gives_the_same_weights(make_catch: MakeCatch) -> None:
     def run(seed: int) -> dict[str, Tensor]:
         return make_model(make_catch(seed=0), 2, seed=seed).learn(60).tensors()
 
@@ -157,7 +160,7 @@ def test_same_seed_learns_the_same(make_catch: MakeCatch) -> None:
     assert not all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_target_follows_at_its_interval(make_catch: MakeCatch) -> None:
+def test_target_network_is_updated_at_its_interval(make_catch: MakeCatch) -> None:
     model = make_model(make_catch(n_envs=1), 2, train_freq=1, target_update_interval=50)
     before = copies(model)
     model.learn(49)
@@ -170,7 +173,7 @@ def test_target_follows_at_its_interval(make_catch: MakeCatch) -> None:
     assert not torch.equal(target[weight], before[f"policy.q_net_target.{weight}"])
 
 
-# --- Stable-Baselines3 around it --------------------------------------------------------------
+# --- Stable-Baselines3 ------------------------------------------------------------------------
 
 
 def test_callbacks_and_evaluate_policy_work(make_catch: MakeCatch, tmp_path: Path) -> None:
@@ -184,7 +187,6 @@ def test_callbacks_and_evaluate_policy_work(make_catch: MakeCatch, tmp_path: Pat
     )
     model.learn(100, callback=evaluator)
     assert np.isfinite(evaluator.best_mean_reward)
-    # the best model is written with a name that ends in neither .zip nor a pickle's
     assert list(tmp_path.iterdir()) == [tmp_path / "best_model.safetensors"]
     assert not zipfile.is_zipfile(tmp_path / "best_model.safetensors")
     model.learn(10_000, callback=StopTrainingOnMaxEpisodes(4))
@@ -197,7 +199,7 @@ def test_callbacks_and_evaluate_policy_work(make_catch: MakeCatch, tmp_path: Pat
 
 
 @pytest.mark.parametrize("timesteps", [None, 3])
-def test_predict_is_greedy_unless_asked(make_catch: MakeCatch, timesteps: int | None) -> None:
+def test_predict_is_greedy_if_deterministic(make_catch: MakeCatch, timesteps: int | None) -> None:
     model = make_model(make_catch(), timesteps)
     obs = images(model)
     with torch.no_grad():
@@ -237,7 +239,7 @@ def test_load_restores_what_save_wrote(
     assert torch.equal(loaded.q_net(obs), model.q_net(obs))
     assert torch.equal(loaded.q_net_target(obs), model.q_net_target(obs))
     expected, found = model.policy.optimizer.state_dict(), loaded.policy.optimizer.state_dict()
-    assert expected["state"], "there is something to compare"
+    assert expected["state"], "the optimizer has no state"
     assert found["param_groups"] == expected["param_groups"]
     assert found["state"].keys() == expected["state"].keys()
     for index, moments in expected["state"].items():
@@ -245,7 +247,7 @@ def test_load_restores_what_save_wrote(
         for key, value in moments.items():
             restored = found["state"][index][key]
             assert torch.equal(restored, value)
-            # the memory layout too: it decides in which order an update is computed
+            # The memory layout decides the order of the sums in an update.
             assert restored.stride() == value.stride()
     for name in ("double", "gamma", "n_steps", "sharpness", "num_timesteps", "_n_updates"):
         assert getattr(loaded, name) == getattr(model, name)
@@ -253,7 +255,7 @@ def test_load_restores_what_save_wrote(
     assert loaded.network.spec == model.network.spec
 
 
-def test_a_loaded_agent_takes_the_same_next_step(make_catch: MakeCatch, tmp_path: Path) -> None:
+def test_loaded_agent_takes_the_same_next_step(make_catch: MakeCatch, tmp_path: Path) -> None:
     model = make_model(make_catch(), 2)
     model.learn(60)
     model.save(tmp_path / "agent")
@@ -269,6 +271,24 @@ def test_a_loaded_agent_takes_the_same_next_step(make_catch: MakeCatch, tmp_path
     assert all(torch.equal(t, expected[name]) for name, t in loaded.tensors().items())
 
 
+@pytest.mark.parametrize("timesteps", [None, 2])
+def test_load_reads_the_network_of_a_stage(
+    make_catch: MakeCatch, tmp_path: Path, timesteps: int | None
+) -> None:
+    model = make_model(make_catch(), timesteps, policy_kwargs={"frames": 1})
+    save_network(tmp_path / "network.safetensors", model.network, {"stage": "any"})
+    loaded = SpikingDQN.load(tmp_path / "network.safetensors", make_catch(), "cpu", gamma=0.5)
+    obs = images(model)
+    assert torch.equal(loaded.q_net(obs), model.q_net(obs))
+    assert torch.equal(loaded.q_net_target(obs), model.q_net(obs))
+    assert loaded.gamma == 0.5
+    loaded.save(tmp_path / "agent")
+    again = SpikingDQN.load(tmp_path / "agent", make_catch(), "cpu")
+    assert torch.equal(again.q_net(obs), model.q_net(obs))
+    with pytest.raises(UserError, match="does not fit"):
+        SpikingDQN.load(tmp_path / "network.safetensors", make_other(actions=4))
+
+
 def test_load_replaces_settings(make_catch: MakeCatch, tmp_path: Path) -> None:
     model = make_model(make_catch(), 1)
     model.save(tmp_path / "agent")
@@ -281,14 +301,14 @@ def test_load_replaces_settings(make_catch: MakeCatch, tmp_path: Path) -> None:
     assert np.isfinite(loaded.last_loss)
 
 
-def test_load_restores_how_often_is_trained(make_catch: MakeCatch, tmp_path: Path) -> None:
+def test_load_restores_the_training_frequency(make_catch: MakeCatch, tmp_path: Path) -> None:
     model = make_model(make_catch(n_envs=1), train_freq=(2, "episode"))
     model.save(tmp_path / "agent")
     loaded = SpikingDQN.load(tmp_path / "agent", env=make_catch(n_envs=1))
     assert loaded.train_freq == model.train_freq and loaded.train_freq.unit.value == "episode"
 
 
-def test_load_says_that_a_schedule_is_not_restored(make_catch: MakeCatch, tmp_path: Path) -> None:
+def test_load_warns_about_a_missing_schedule(make_catch: MakeCatch, tmp_path: Path) -> None:
     def halving(remaining: float) -> float:
         return 1e-3 * (1 + remaining) / 2
 
@@ -303,7 +323,7 @@ def test_load_says_that_a_schedule_is_not_restored(make_catch: MakeCatch, tmp_pa
         SpikingDQN.load(tmp_path / "constant", env=make_catch())
 
 
-def test_files_are_safetensors_without_pickles(make_catch: MakeCatch, tmp_path: Path) -> None:
+def test_files_contain_no_pickles(make_catch: MakeCatch, tmp_path: Path) -> None:
     model = make_model(make_catch(), 1)
     model.learn(30)
     model.save(tmp_path / "agent")
@@ -317,7 +337,7 @@ def test_files_are_safetensors_without_pickles(make_catch: MakeCatch, tmp_path: 
 
 
 def make_other(**changes: Any) -> VecEnv:
-    """Environments with other images, or other actions."""
+    """Builds an environment with other images or actions."""
     shape, actions = changes.get("shape", (2, 42, 30)), changes.get("actions", 3)
 
     class Other(gym.Env[Any, int]):
@@ -335,7 +355,7 @@ def make_other(**changes: Any) -> VecEnv:
     [{"actions": 4}, {"shape": (3, 42, 30)}, {"shape": (2, 84, 84)}, {"shape": (2, 20, 20)}],
     ids=["actions", "channels", "larger", "too small"],
 )
-def test_an_environment_of_other_shapes_is_refused(
+def test_environment_of_other_shapes_is_rejected(
     make_catch: MakeCatch, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     model = make_model(make_catch())
@@ -345,14 +365,14 @@ def test_an_environment_of_other_shapes_is_refused(
     assert "\n" not in str(caught.value)
 
 
-def test_a_network_of_other_shapes_is_refused(make_catch: MakeCatch) -> None:
+def test_network_of_other_shapes_is_rejected(make_catch: MakeCatch) -> None:
     model = make_model(make_catch())
     other = make_model(make_other(actions=4))
     with pytest.raises(UserError, match="does not fit"):
         model.load_network(other.network)
 
 
-def test_load_network_takes_the_target_along(make_catch: MakeCatch) -> None:
+def test_load_network_updates_the_target_network(make_catch: MakeCatch) -> None:
     source = AnalogNetwork(make_model(make_catch()).network.spec)
     model = make_model(make_catch())
     model.load_network(source)
@@ -362,7 +382,7 @@ def test_load_network_takes_the_target_along(make_catch: MakeCatch) -> None:
 
 
 @pytest.mark.parametrize("keep", [0, 7, 100, -1])
-def test_a_damaged_file_is_refused(make_catch: MakeCatch, tmp_path: Path, keep: int) -> None:
+def test_damaged_file_is_rejected(make_catch: MakeCatch, tmp_path: Path, keep: int) -> None:
     make_model(make_catch()).save(tmp_path / "agent")
     path = tmp_path / "agent.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
@@ -370,10 +390,10 @@ def test_a_damaged_file_is_refused(make_catch: MakeCatch, tmp_path: Path, keep: 
         SpikingDQN.load(tmp_path / "agent", env=make_catch())
 
 
-def test_what_load_and_save_cannot_do_is_said(make_catch: MakeCatch, tmp_path: Path) -> None:
+def test_unsupported_arguments_of_load_and_save(make_catch: MakeCatch, tmp_path: Path) -> None:
     model = make_model(make_catch())
     model.save(tmp_path / "agent")
-    with pytest.raises(ValueError, match="needs env"):
+    with pytest.raises(ValueError, match="requires env"):
         SpikingDQN.load(tmp_path / "agent")
     with pytest.raises(ValueError, match="neither"):
         model.save(tmp_path / "agent", exclude=["policy"])

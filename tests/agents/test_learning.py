@@ -1,4 +1,4 @@
-"""Learning itself: a game is learned from pixels, and kept through conversion to one timestep."""
+"""Agents learn Catch from pixels, and keep it at one timestep."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -15,7 +15,7 @@ from snn_rl.core.networks import SpikingOptions
 
 MakeCatch = Callable[..., VecEnv]
 
-NEAR_PERFECT = 0.9  # of 60 games at most three are missed
+NEAR_PERFECT = 0.9  # at most three misses in 60 episodes
 
 
 def make_agent(
@@ -40,28 +40,28 @@ def make_agent(
 
 
 def score(agent: SpikingDQN, make_catch: MakeCatch, epsilon: float = 0.0) -> float:
-    """Mean return over 60 games the agent has not seen; 1 is perfect, -1 the worst."""
+    """Returns the mean return of 60 new episodes, from -1 (worst) to 1 (perfect)."""
     return evaluate(agent.q_net, make_catch, 60, seed=1000, epsilon=epsilon, side_by_side=30).mean
 
 
 @pytest.fixture(scope="module")
 def ann(make_catch: MakeCatch) -> SpikingDQN:
-    """The analog agent after 8,000 steps and about 900 updates."""
+    """An analog agent after 8,000 steps and about 900 updates."""
     agent = make_agent(make_catch, None, seed=0, learning_starts=500, exploration_fraction=0.4)
     return agent.learn(8_000)
 
 
-def test_catch_is_not_won_by_chance(ann: SpikingDQN, make_catch: MakeCatch) -> None:
+def test_random_and_untrained_agents_miss(ann: SpikingDQN, make_catch: MakeCatch) -> None:
     assert score(ann, make_catch, epsilon=1.0) < 0
     assert score(make_agent(make_catch, None, seed=1), make_catch) < 0
 
 
-def test_analog_agent_learns_catch_from_pixels(ann: SpikingDQN, make_catch: MakeCatch) -> None:
+def test_analog_agent_learns_catch(ann: SpikingDQN, make_catch: MakeCatch) -> None:
     assert score(ann, make_catch) >= NEAR_PERFECT
 
 
 @pytest.mark.parametrize("objective", ["distill", "td", "distill+td"])
-def test_one_timestep_agent_plays_as_well(
+def test_retrained_agent_with_one_timestep_is_as_good(
     ann: SpikingDQN, make_catch: MakeCatch, objective: str
 ) -> None:
     assert isinstance(ann.replay_buffer, ReplayBuffer)
@@ -77,8 +77,8 @@ def test_one_timestep_agent_plays_as_well(
         teacher=ann.network,
     )
     agent.load_network(convert(ann.network, ann.q_net.images(seen), SpikingOptions(1)))
-    # conversion alone loses some of the game: what follows has something to repair
+    # Conversion alone loses performance, which retraining has to restore.
     assert score(agent, make_catch) < NEAR_PERFECT
-    agent.replay_buffer = deepcopy(ann.replay_buffer)  # handed from stage to stage
+    agent.replay_buffer = deepcopy(ann.replay_buffer)  # as between the stages of a chain
     agent.learn(3_200)
     assert score(agent, make_catch) >= NEAR_PERFECT

@@ -1,3 +1,5 @@
+"""The losses, compared with plain loops."""
+
 import math
 
 import numpy as np
@@ -17,7 +19,7 @@ def transitions(n_step: bool) -> ReplayBufferSamples:
     def normal(*shape: int) -> Tensor:
         return 3 * torch.randn(*shape, generator=generator)
 
-    # rows of an n-step buffer may span fewer steps than n
+    # At the end of an episode, an n-step transition spans fewer than n steps.
     powers = torch.randint(1, 4, (ROWS, 1), generator=generator)
     return ReplayBufferSamples(
         observations=normal(ROWS, FEATURES),
@@ -37,7 +39,7 @@ def networks() -> tuple[nn.Linear, nn.Linear]:
 @pytest.mark.parametrize("double", [False, True])
 @pytest.mark.parametrize("n_step", [False, True])
 @torch.no_grad()
-def test_td_loss_row_by_row(double: bool, n_step: bool) -> None:
+def test_td_loss_equals_a_loop_over_rows(double: bool, n_step: bool) -> None:
     batch, (q_net, target_net) = transitions(n_step), networks()
     total, differing = 0.0, 0
     for i in range(ROWS):
@@ -55,7 +57,7 @@ def test_td_loss_row_by_row(double: bool, n_step: bool) -> None:
         total += 0.5 * error**2 if error < 1 else error - 0.5
     loss = td_loss(q_net(batch.observations), batch, q_net, target_net, GAMMA, double)
     assert float(loss) == pytest.approx(total / ROWS, rel=1e-5)
-    assert bool(differing) == double  # else the two targets are not told apart
+    assert bool(differing) == double  # otherwise the test does not distinguish the targets
 
 
 def test_td_loss_has_no_gradient_through_the_target() -> None:
@@ -74,7 +76,7 @@ def q_values(seed: int, scale: float = 1.0) -> Tensor:
 
 @pytest.mark.parametrize("sharpness", [1.0, 3.0])
 @pytest.mark.parametrize("scale", [0.01, 1.0, 50.0])
-def test_distill_loss_in_numpy(sharpness: float, scale: float) -> None:
+def test_distill_loss_equals_a_numpy_loop(sharpness: float, scale: float) -> None:
     student, teacher = q_values(0, scale), q_values(1, scale)
     s_rows, t_rows = student.double().numpy(), teacher.double().numpy()
     sizes = [np.abs(t - t.mean()).mean() for t in t_rows]
@@ -85,7 +87,7 @@ def test_distill_loss_in_numpy(sharpness: float, scale: float) -> None:
         q = np.exp(sharpness * (s - s.mean()) / unit)
         p, q = p / p.sum(), q / q.sum()
         total += float((p * np.log(p / q)).sum())
-    # the loss adds a small constant to the unit, felt where the teacher's scale is small
+    # The loss adds a small constant to the unit, which matters if the teacher's scale is small.
     expected = pytest.approx(total / ROWS, rel=1e-3)
     assert float(distill_loss(student, teacher, sharpness)) == expected
 
@@ -104,16 +106,16 @@ def test_distill_loss_ignores_the_level_of_q() -> None:
     assert float(distill_loss(student, teacher - 7)) == pytest.approx(reference, rel=1e-4)
 
 
-def test_distill_loss_ties_the_students_scale_to_the_teachers() -> None:
+def test_distill_loss_depends_on_the_student_s_scale() -> None:
     student, teacher = q_values(0), q_values(1)
     reference = float(distill_loss(student, teacher))
     assert float(distill_loss(3 * student, teacher)) > 1.5 * reference
     assert float(distill_loss(0.5 * teacher, teacher)) > 0.01
-    # both together: what counts is one in units of the other
+    # Only the ratio of both scales matters.
     assert float(distill_loss(3 * student, 3 * teacher)) == pytest.approx(reference, rel=1e-4)
 
 
-def test_distill_loss_survives_a_teacher_without_preferences() -> None:
+def test_distill_loss_is_finite_for_a_teacher_without_preferences() -> None:
     student = q_values(0).requires_grad_()
     loss = distill_loss(student, torch.zeros(ROWS, ACTIONS))
     loss.backward()

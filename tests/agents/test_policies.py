@@ -1,3 +1,5 @@
+"""Q-networks and policies."""
+
 from typing import Any
 
 import numpy as np
@@ -25,21 +27,21 @@ def make_policy(**kwargs: Any) -> SpikingDQNPolicy:
 
 @pytest.mark.parametrize("name", sorted(Q_NETWORKS))
 @pytest.mark.parametrize("bias", [False, True])
-def test_network_follows_from_the_spaces(name: str, bias: bool) -> None:
+def test_network_spec_follows_the_spaces(name: str, bias: bool) -> None:
     images = spaces.Box(0, 255, (2, 84, 90), np.uint8)
     spec = network_spec(name, images, ACTIONS, bias)
     assert (spec.input_shape, spec.outputs, spec.bias) == ((2, 84, 90), 4, bias)
 
 
 @pytest.mark.parametrize("timesteps", [None, 1, 3])
-def test_q_values_are_the_networks_on_scaled_images(timesteps: int | None) -> None:
+def test_q_values_are_the_network_s_at_scaled_images(timesteps: int | None) -> None:
     torch.manual_seed(0)
     q_net = SpikingQNetwork(IMAGES, ACTIONS, network="cartpole", timesteps=timesteps)
     assert isinstance(q_net.network, AnalogNetwork if timesteps is None else SpikingNetwork)
     if isinstance(q_net.network, SpikingNetwork):
         assert q_net.network.timesteps == timesteps
         for neuron in q_net.network.neurons:
-            neuron.v_threshold.data.fill_(0.01)  # low enough for spikes in an untrained network
+            neuron.v_threshold.data.fill_(0.01)  # an untrained network fires
     obs = observations()
     kept = obs.clone()
     with torch.no_grad():
@@ -48,10 +50,10 @@ def test_q_values_are_the_networks_on_scaled_images(timesteps: int | None) -> No
         assert (q_net._predict(obs) == q.argmax(1)).all()
     assert q.shape == (6, 4)
     assert q.std() > 0
-    assert torch.equal(obs, kept), "observations belong to the caller"
+    assert torch.equal(obs, kept), "observations were modified"
 
 
-def test_only_the_newest_frames_are_seen() -> None:
+def test_network_sees_only_the_newest_frames() -> None:
     q_net = make_policy(frames=2).q_net
     assert q_net.network.spec.input_shape == (2, 40, 120)
     obs = observations()
@@ -62,7 +64,7 @@ def test_only_the_newest_frames_are_seen() -> None:
         assert not torch.equal(q_net(obs), q_net(other.flip(1)))
 
 
-def test_target_is_a_network_of_its_own_that_starts_equal() -> None:
+def test_target_network_starts_as_an_equal_copy() -> None:
     policy = make_policy(timesteps=2)
     own, target = (
         dict(policy.q_net.named_parameters()),
@@ -91,13 +93,47 @@ def test_policy_is_rebuilt_from_its_constructor_parameters(timesteps: int | None
     assert twin.optimizer.defaults["alpha"] == 0.9
 
 
-def test_optimizer_trains_the_network_and_not_the_target() -> None:
+def test_optimizer_excludes_the_target_network() -> None:
     policy = make_policy(timesteps=2)
     trained = {id(p) for group in policy.optimizer.param_groups for p in group["params"]}
     assert trained == {id(p) for p in policy.q_net.parameters()}
 
 
-def test_predict_takes_one_image_or_many() -> None:
+@pytest.mark.parametrize("timesteps", [None, 2])
+def test_decide_returns_actions_q_values_and_spikes(timesteps: int | None) -> None:
+    q_net = make_policy(timesteps=timesteps).q_net
+    with torch.no_grad():
+        q_values, spikes = q_net.network.activity(q_net.images(observations()))
+    for obs in (observations(), observations().numpy()):
+        decision = q_net.decide(obs)
+        assert torch.equal(decision.q_values, q_values)
+        assert (decision.actions == q_values.argmax(1).numpy()).all()
+        assert all(torch.equal(*pair) for pair in zip(decision.spikes, spikes, strict=True))
+        assert decision.state == []
+
+
+def test_decide_and_predict_carry_the_membranes() -> None:
+    q_net = make_policy(timesteps=1, carry_state=True).q_net
+    assert isinstance(q_net.network, SpikingNetwork)
+    obs, state, membranes = observations(), None, None
+    for episode_start in (None, np.array([True] + [False] * 5)):
+        if episode_start is not None:
+            membranes = [torch.cat([torch.zeros_like(m[:1]), m[1:]]) for m in membranes]
+        expected = q_net.decide(obs, membranes)
+        actions, state = q_net.predict(obs.numpy(), state, episode_start)
+        membranes = expected.state
+        assert (actions == expected.actions).all()
+        assert all(np.array_equal(*pair) for pair in zip(state, membranes, strict=True))
+    assert any(m.any() for m in membranes)
+    assert not torch.equal(expected.q_values, q_net.decide(obs).q_values)
+
+
+def test_unknown_options_are_rejected() -> None:
+    with pytest.raises(TypeError, match="timestep"):
+        SpikingQNetwork(IMAGES, ACTIONS, network="cartpole", timestep=3)
+
+
+def test_predict_accepts_single_and_batched_images() -> None:
     policy = make_policy()
     many, _ = policy.predict(observations().numpy())
     with torch.no_grad():
@@ -107,7 +143,7 @@ def test_predict_takes_one_image_or_many() -> None:
     assert one == many[2]
 
 
-def test_images_too_small_for_the_network_are_named() -> None:
+def test_images_too_small_for_the_network_are_rejected() -> None:
     small = spaces.Box(0, 255, (3, 20, 20), np.uint8)
     with pytest.raises(ValueError, match=r"\(3, 20, 20\) are too small"):
         SpikingQNetwork(small, ACTIONS, network="cartpole")

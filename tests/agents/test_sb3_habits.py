@@ -1,4 +1,4 @@
-"""What users of Stable-Baselines3 do with a DQN, done with a SpikingDQN."""
+"""Common uses of Stable-Baselines3's DQN, with `SpikingDQN`."""
 
 import sys
 from pathlib import Path
@@ -18,7 +18,7 @@ from snn_rl.agents import SpikingDQN
 from snn_rl.core.networks import SpikingNetwork
 from snn_rl.envs import make_env
 
-# rl-zoo's dqn.yml, section atari, where they are DQN's own arguments; shrunken
+# DQN's arguments in rl-zoo's dqn.yml, section atari, reduced in size
 ZOO = {
     "buffer_size": 40,
     "learning_rate": 1e-4,
@@ -47,12 +47,12 @@ def agent_on_cartpole(env: VecEnv) -> SpikingDQN:
     return SpikingDQN("SpikingCnnPolicy", env, policy_kwargs=kwargs, device="cpu", **ZOO)
 
 
-def test_both_names_are_the_same_policy() -> None:
+def test_policy_aliases_name_the_same_policy() -> None:
     aliases = SpikingDQN.policy_aliases
     assert aliases["SpikingCnnPolicy"] is aliases["SpikingDQNPolicy"]
 
 
-def test_it_trains_on_their_own_atari_environments() -> None:
+def test_training_on_make_atari_env() -> None:
     env = VecFrameStack(make_atari_env("PongNoFrameskip-v4", n_envs=1, seed=0), n_stack=4)
     agent = make_agent(env)
     assert isinstance(agent, DQN)
@@ -67,7 +67,7 @@ def test_evaluate_policy() -> None:
     agent = agent_on_cartpole(cartpole())
     env = cartpole(training=False, cap=7)
     returns, lengths = evaluate_policy(agent, env, n_eval_episodes=2, return_episode_rewards=True)
-    assert returns == lengths and len(returns) == 2  # a point for every step
+    assert returns == lengths and len(returns) == 2  # one point per step
     assert all(0 < length <= 7 for length in lengths)
 
 
@@ -84,7 +84,7 @@ def test_checkpoint_and_eval_callbacks(tmp_path: Path) -> None:
         ),
     ]
     agent.learn(20, callback=callbacks)
-    agent.save(tmp_path / "end")  # the callbacks are asked before the update behind their step
+    agent.save(tmp_path / "end")  # callbacks run before the update of their step
     names = {path.name for path in (tmp_path / "all").iterdir()}
     steps = (10, 20)
     assert names == {
@@ -93,7 +93,7 @@ def test_checkpoint_and_eval_callbacks(tmp_path: Path) -> None:
     }
     assert [path.name for path in (tmp_path / "best").iterdir()] == ["best_model.safetensors"]
 
-    # by the name that the callback asked for, and by that without any ending
+    # With the callback's suffix, and without a suffix
     for name in ("all/rl_model_20_steps.zip", "all/rl_model_20_steps", "end"):
         loaded = SpikingDQN.load(tmp_path / name, env=cartpole(), device="cpu")
         assert loaded.num_timesteps == 20
@@ -102,7 +102,7 @@ def test_checkpoint_and_eval_callbacks(tmp_path: Path) -> None:
     loaded.load_replay_buffer(tmp_path / "all" / "rl_model_replay_buffer_20_steps.pkl")
     ours, theirs = loaded.replay_buffer, agent.replay_buffer
     assert ours is not None and theirs is not None
-    assert ours.size() == 19  # nor has the step itself been stored yet
+    assert ours.size() == 19  # the callback also runs before its step is stored
     assert (np.asarray(ours.observations[:19]) == np.asarray(theirs.observations[:19])).all()
 
 

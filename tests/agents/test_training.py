@@ -1,4 +1,4 @@
-"""A stage that is interrupted and resumed ends bit-identical to one that is not."""
+"""A stage that is interrupted and resumed ends with the same bits."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +13,11 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from snn_rl.agents import SpikingDQN, SpikingQNetwork, training
 from snn_rl.agents.replay.journal import Journal
-from snn_rl.agents.training import Selection, derive_seed, resume, train_stage
+from snn_rl.agents.training import Duration, Selection, resume, train_stage
 from snn_rl.chain.records import Counters, read_counters
 from snn_rl.core.networks import AnalogNetwork
 from snn_rl.utils.errors import UserError
+from snn_rl.utils.seeding import derive_seed
 
 MakeCatch = Callable[..., VecEnv]
 
@@ -25,11 +26,11 @@ SEED = 7
 
 
 class Killed(BaseException):
-    """Stands for a process that ends: nothing between here and the test catches it."""
+    """The end of a process; only the test catches it."""
 
 
 class Fragile(VecEnvWrapper):
-    """Ends the process after some steps."""
+    """Vectorized environment that ends the process after some steps."""
 
     def __init__(self, venv: VecEnv, lifetime: int):
         super().__init__(venv)
@@ -46,14 +47,14 @@ class Fragile(VecEnvWrapper):
 
 
 class Stage:
-    """One stage of a run in a directory of its own.
+    """One stage of a run.
 
     Args:
         make_catch: The fixture.
-        directory: Of the run.
-        timesteps: None trains the first stage, by Q-learning; a number a later one, by
-            distillation, on the buffer that the first has filled.
-        seed: Of the run.
+        directory: Directory of the run.
+        timesteps: None for the first stage, which uses Q-learning; T for a later stage, which uses
+            distillation and the replay buffer of the first stage.
+        seed: Seed of the run.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Stage:
             "SpikingDQNPolicy",
             self.make_catch(ENVS, 0),
             learning_rate=lambda remaining: 1e-3 * remaining,
-            buffer_size=80,  # 40 rows: less than the stage writes
+            buffer_size=80,  # 40 rows, fewer than the stage writes
             learning_starts=10 if first else 0,
             batch_size=16,
             train_freq=2,
@@ -98,7 +99,7 @@ class Stage:
         make_env: Callable[[int], VecEnv] | None = None,
         selection: Selection | None = None,
     ) -> tuple[SpikingDQN, Counters]:
-        """What a process does: builds a model, resumes, and trains to the end."""
+        """Builds a model, resumes the stage and trains it to the end, as a process does."""
         model = self.model()
         counters = resume(model, self.directory, self.journal, self.rows_before)
         counters = counters or Counters(rows=self.rows_before)
@@ -108,10 +109,7 @@ class Stage:
             make_env or (lambda seed: self.make_catch(ENVS, seed)),
             self.directory,
             self.journal,
-            STEPS,
-            SEGMENT,
-            (self.seed, self.timesteps or 0),
-            "stage",
+            Duration(STEPS, SEGMENT, (self.seed, self.timesteps or 0)),
             selection,
         )
         return model, counters
@@ -137,7 +135,7 @@ def assert_same(one: tuple[SpikingDQN, Counters], other: tuple[SpikingDQN, Count
 
 
 def run_directory(make_catch: MakeCatch, directory: Path, timesteps: int | None) -> Path:
-    """A new run, with its first stage done if a later one is to be tried."""
+    """Returns a new run; its first stage is finished if a later stage is tested."""
     if timesteps is not None:
         Stage(make_catch, directory, None).start()
     return directory
@@ -154,7 +152,7 @@ def run_directory(make_catch: MakeCatch, directory: Path, timesteps: int | None)
         pytest.param(SEGMENT // ENVS * 3 + 2, id="in the last segment"),
     ],
 )
-def test_resumed_stage_ends_as_an_uninterrupted_one(
+def test_resumed_stage_ends_like_an_uninterrupted_one(
     make_catch: MakeCatch, tmp_path: Path, timesteps: int | None, lifetime: int
 ) -> None:
     whole = Stage(make_catch, run_directory(make_catch, tmp_path / "a", timesteps), timesteps)
@@ -196,7 +194,7 @@ def test_kill_during_a_checkpoint(
         nonlocal calls
         calls += 1
         if calls == 3:
-            # half a file, as a killed writer leaves it
+            # Partial files of a killed process
             (killed.directory / ".state.safetensors.x.tmp").write_bytes(b"half")
             (killed.directory / "replay" / ".000.npz.x.tmp").write_bytes(b"half")
             raise Killed
@@ -210,17 +208,17 @@ def test_kill_during_a_checkpoint(
     assert not list(tmp_path.glob("**/*.tmp"))
 
 
-def test_a_finished_stage_is_not_trained_again(make_catch: MakeCatch, tmp_path: Path) -> None:
+def test_finished_stage_is_not_trained_again(make_catch: MakeCatch, tmp_path: Path) -> None:
     stage = Stage(make_catch, tmp_path, None)
     done = stage.start()
 
     def no_env(seed: int) -> VecEnv:
-        raise AssertionError("played again")
+        raise AssertionError("the stage was trained again")
 
     assert_same(done, stage.start(no_env))
 
 
-def test_every_segment_of_every_stage_and_run_has_a_seed_of_its_own(
+def test_all_segments_of_all_stages_and_runs_have_different_seeds(
     make_catch: MakeCatch, tmp_path: Path
 ) -> None:
     seeds: list[int] = []
@@ -238,17 +236,17 @@ def test_every_segment_of_every_stage_and_run_has_a_seed_of_its_own(
     assert len(set(seeds)) == len(seeds)
 
 
-def test_counters_add_up(make_catch: MakeCatch, tmp_path: Path) -> None:
+def test_counters_match_the_training(make_catch: MakeCatch, tmp_path: Path) -> None:
     stage = Stage(make_catch, tmp_path, None)
     model, counters = stage.start()
     assert counters.steps == STEPS == model.num_timesteps
     assert counters.segment == -(-STEPS // SEGMENT)
     assert counters.calls == counters.rows
-    # the step at which a segment stops is not stored
+    # The last step of a segment is not stored.
     assert STEPS // ENVS - counters.segment <= counters.rows <= STEPS // ENVS
-    # one update per two calls, once more than learning_starts steps are taken
+    # One update per two calls, after learning_starts steps
     assert 0 < counters.updates == model._n_updates <= counters.calls // 2
-    assert counters.episodes, "each is [step, return, length]"
+    assert counters.episodes, "no episodes [step, return, length]"
     assert all(value in (-1.0, 1.0) and length == 6 for _, value, length in counters.episodes)
     assert read_counters(stage.directory) == counters
 
@@ -267,7 +265,7 @@ def test_segments_truncate_their_episodes_and_never_terminate(
     for row in stored:
         index = row % buffer.buffer_size
         ended, cut = buffer.dones[index] == 1, buffer.timeouts[index] == 1
-        # Catch pays at its end and only there
+        # Catch rewards only the last step of an episode.
         np.testing.assert_array_equal(ended & ~cut, buffer.rewards[index] != 0)
         assert ended.all() if row in seams else not cut.any()
         cuts += int(cut.sum())
@@ -281,7 +279,7 @@ def test_derived_seeds_differ() -> None:
     assert all(0 <= seed < 2**31 for seed in seeds)
 
 
-def test_a_damaged_state_is_refused(make_catch: MakeCatch, tmp_path: Path) -> None:
+def test_damaged_state_is_rejected(make_catch: MakeCatch, tmp_path: Path) -> None:
     stage = Stage(make_catch, tmp_path, None)
     assert read_counters(stage.directory) is None
     stage.start()
@@ -293,16 +291,16 @@ def test_a_damaged_state_is_refused(make_catch: MakeCatch, tmp_path: Path) -> No
         stage.start()
 
 
-def test_a_file_that_is_no_state_is_refused(make_catch: MakeCatch, tmp_path: Path) -> None:
+def test_other_file_is_rejected_as_state(make_catch: MakeCatch, tmp_path: Path) -> None:
     stage = Stage(make_catch, tmp_path, None)
     stage.directory.mkdir(parents=True)
     training.save_tensors(stage.directory / training.STATE, {"x": torch.zeros(1)}, {"some": 1})
-    with pytest.raises(UserError, match="not the state of a stage"):
+    with pytest.raises(UserError, match=r"state\.safetensors is damaged"):
         read_counters(stage.directory)
 
 
 class Scores:
-    """Hands out given scores and remembers the networks that got them."""
+    """Function that returns given scores and records the scored networks."""
 
     def __init__(self, *scores: float):
         self.scores = scores
@@ -314,7 +312,7 @@ class Scores:
 
 
 @pytest.mark.parametrize("best", range(4))
-def test_a_stage_ends_with_its_best_checkpoint(
+def test_stage_ends_with_its_best_checkpoint(
     make_catch: MakeCatch, tmp_path: Path, best: int
 ) -> None:
     values = [0.0, 0.0, 0.0, 0.0]
@@ -327,13 +325,13 @@ def test_a_stage_ends_with_its_best_checkpoint(
     assert not any(torch.equal(model.network.head.weight, head) for head in others)
 
 
-def test_of_equal_checkpoints_the_first_is_kept(make_catch: MakeCatch, tmp_path: Path) -> None:
+def test_first_of_equal_checkpoints_is_kept(make_catch: MakeCatch, tmp_path: Path) -> None:
     scores = Scores(0.0, 1.0, 1.0, 0.0)
     model, _ = Stage(make_catch, tmp_path, None).start(selection=Selection(scores))
     assert torch.equal(model.network.head.weight, scores.heads[1])
 
 
-def test_selection_starts_late_and_ends_at_its_target(
+def test_selection_starts_at_its_step_and_ends_at_its_target(
     make_catch: MakeCatch, tmp_path: Path
 ) -> None:
     stage = Stage(make_catch, tmp_path, None)
@@ -343,7 +341,7 @@ def test_selection_starts_late_and_ends_at_its_target(
     assert counters.steps == 120
 
     def no_env(seed: int) -> VecEnv:
-        raise AssertionError("played again")
+        raise AssertionError("the stage was trained again")
 
     stage.start(no_env, selection)
 
@@ -353,7 +351,7 @@ def test_kill_between_the_best_checkpoint_and_the_state(
     make_catch: MakeCatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
 ) -> None:
     def score(q_net: SpikingQNetwork) -> float:
-        return float(q_net.network.head.weight.detach().abs().sum())  # grows while it learns
+        return float(q_net.network.head.weight.detach().abs().sum())  # grows during training
 
     whole, killed = (Stage(make_catch, tmp_path / name, None) for name in "ab")
     original, calls = training.save_tensors, 0

@@ -1,1 +1,1 @@
-"""Replay buffers, and their files."""
+"""Replay buffers and their files."""

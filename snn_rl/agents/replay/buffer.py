@@ -1,9 +1,9 @@
-"""A replay buffer of single frames, from which whole stacks are rebuilt when they are sampled.
+"""Replay buffer of single frames, which rebuilds frame stacks when they are sampled.
 
-Stable-Baselines3's buffer stores the stack before every step and the stack after it, and so every
-frame of a stack of four eight times. Here a frame is stored once, and a transition knows the slots
-of its frames. That two frames are the same is checked, not assumed, so any observations come back
-as they were; those that share no frames only take more memory.
+Stable-Baselines3's buffer stores the stack before and the stack after every step, so each frame of
+a stack of four is stored eight times. Here each frame is stored once, and a transition refers to
+the slots of its frames. Equal frames are found by comparison, so observations of any kind are
+restored exactly; observations without common frames only need more memory.
 """
 
 import math
@@ -23,16 +23,16 @@ from torch import Tensor
 Array = NDArray[Any]
 
 _OBSERVATIONS, _FOLLOWING = 0, 1
-_EMPTY = 0  # the slot of the frame of zeros, which a stack begins an episode with
-_MAP_NORESERVE = 0x4000  # of Linux, which Python has no name for before 3.13
-_SPARE = 2  # times the slots that stacks need; those that are never used take no memory
+_EMPTY = 0  # slot of the zero frame, with which frame stacks are padded at an episode's start
+_MAP_NORESERVE = 0x4000  # Linux constant without a name in Python before 3.13
+_SPARE = 2  # allocated slots per slot that frame stacks need; unused slots take no memory
 
 
 def _zeros(shape: tuple[int, ...], dtype: Any) -> Array:
-    """Zeros straight from the system, which gives a page when it is used and has it back at once.
+    """Returns zeros in pages that the system provides on first use and takes back when freed.
 
     Memory from malloc may stay with the process (see `utils.process_memory`), so a growing store
-    would take twice its size for good.
+    would permanently take twice its size.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
@@ -43,38 +43,39 @@ def _zeros(shape: tuple[int, ...], dtype: Any) -> Array:
 
 
 class FrameStore:
-    """The frames of a buffer, and where those of every transition lie.
+    """Frames of a replay buffer, and the slots of every transition's frames.
 
     Args:
-        rows: Transitions of every environment.
-        envs: Environments.
-        image: (channels, height, width) of an observation; a channel is a frame, the newest last.
-        dtype: Of a pixel.
+        rows: Number of transitions of each environment.
+        envs: Number of environments.
+        image: Shape (channels, height, width) of an observation; each channel is a frame, the
+            newest last.
+        dtype: Type of a pixel.
 
     Attributes:
-        frames: [slots, height, width].
-        slots: [2, rows, envs, channels]: of the observations, and of those that followed.
+        frames: Frames, [slots, height, width].
+        slots: Slots of the observations and of the next observations, [2, rows, envs, channels].
     """
 
     def __init__(self, rows: int, envs: int, image: tuple[int, int, int], dtype: Any):
         channels = image[0]
         self.slots = np.full((2, rows, envs, channels), _EMPTY, np.int32)
-        # one new frame a step is what a stack needs, besides the first and those of new episodes
+        # A stack needs one new frame per step, and more at the start of an episode.
         self._least = 1 + envs * (rows + channels)
         self.frames = _zeros((_SPARE * self._least, *image[1:]), dtype)
         self._references = np.zeros(len(self.frames), np.int32)
-        self._unused = _EMPTY + 1  # the first slot that was never taken
+        self._unused = _EMPTY + 1  # first slot that was never used
         self._freed: list[int] = []
 
     @property
     def nbytes(self) -> int:
-        """Bytes that frames and slots take."""
+        """Memory of frames and slots, in bytes."""
         frame = math.prod(self.frames.shape[1:]) * self.frames.itemsize
         used = max(self._unused, self._least) * frame
         return used + self.slots.nbytes + self._references.nbytes
 
     def put(self, kind: int, row: int, stacks: Array) -> None:
-        """Stores the stacks [envs, channels, height, width] of a row."""
+        """Stores the stacks [envs, channels, height, width] of one row."""
         observations, following = self.slots
         if kind == _OBSERVATIONS:
             likely = following[row - 1]
@@ -117,11 +118,11 @@ class FrameStore:
 
 
 class Stacks:
-    """Whole stacks, read and written as an array [rows, envs, channels, height, width].
+    """Array view [rows, envs, channels, height, width] of the frame stacks in a store.
 
     Args:
-        store: Of the frames.
-        kind: Which of its two tables.
+        store: Store of the frames.
+        kind: Index of the observations or of the next observations in the store's slots.
     """
 
     def __init__(self, store: FrameStore, kind: int):
@@ -130,11 +131,11 @@ class Stacks:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(rows, envs, channels, height, width)."""
+        """Shape (rows, envs, channels, height, width)."""
         return (*self._store.slots.shape[1:], *self._store.frames.shape[1:])
 
     def __getitem__(self, rows: Any) -> Array:
-        """The stacks at any index over rows and environments, a copy."""
+        """Returns a copy of the stacks at an index over rows and environments."""
         stacks: Array = self._store.frames.take(self._store.slots[self._kind][rows], axis=0)
         return stacks
 
@@ -146,21 +147,22 @@ class Stacks:
 
 
 class FrameReplayBuffer(NStepReplayBuffer):
-    """Stable-Baselines3's replay buffer, sample for sample, in about an eighth of its memory.
+    """Replay buffer with the samples of Stable-Baselines3's, in about an eighth of the memory.
 
     Args:
-        buffer_size: Transitions, of all environments together.
-        observation_space: Images, channels first; a channel is a frame, the newest last.
-        action_space: Of the agent.
-        device: Of the samples.
-        n_envs: Environments.
-        optimize_memory_usage: Not supported: it drops the observation behind a time limit.
-        n_steps: Steps of the sampled returns.
-        gamma: Discount of a step, in those of several.
-        **kwargs: `ReplayBuffer`'s.
+        buffer_size: Number of transitions of all environments together.
+        observation_space: Images [channels, height, width]; each channel is a frame, the newest
+            last.
+        action_space: Actions.
+        device: Device of the samples.
+        n_envs: Number of environments.
+        optimize_memory_usage: Not supported, because it drops the observation after a time limit.
+        n_steps: Number of steps of the sampled returns.
+        gamma: Discount of one step of a multi-step return.
+        **kwargs: Other arguments of `ReplayBuffer`.
 
     Raises:
-        ValueError: The observations are not images; optimize_memory_usage.
+        ValueError: The observations are not images, or optimize_memory_usage is set.
     """
 
     observations: Stacks  # type: ignore[assignment]
@@ -179,12 +181,12 @@ class FrameReplayBuffer(NStepReplayBuffer):
         **kwargs: Any,
     ):
         if optimize_memory_usage:
-            raise ValueError("FrameReplayBuffer is small without optimize_memory_usage")
+            raise ValueError("FrameReplayBuffer does not support optimize_memory_usage")
         if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 3:
             raise ValueError(f"FrameReplayBuffer stores images, not {observation_space}")
         super().__init__(
             buffer_size,
-            spaces.Box(0, 0, (0,)),  # of whole stacks nothing is stored
+            spaces.Box(0, 0, (0,)),  # the base class stores no observations
             action_space,
             device,
             n_envs,
@@ -202,17 +204,17 @@ class FrameReplayBuffer(NStepReplayBuffer):
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the buffer takes when it is full."""
+        """Memory of the full buffer, in bytes."""
         rest = (self.actions, self.rewards, self.dones, self.timeouts)
         return self.store.nbytes + sum(array.nbytes for array in rest)
 
     def _get_samples(
         self, batch_inds: NDArray[np.int64], env: VecNormalize | None = None
     ) -> ReplayBufferSamples:
-        if self.n_steps == 1:  # without discounts, as Stable-Baselines3 samples then
+        if self.n_steps == 1:  # Stable-Baselines3's 1-step samples contain no discounts
             return ReplayBuffer._get_samples(self, batch_inds, env)
         return super()._get_samples(batch_inds, env)
 
     def to_torch(self, array: Array, copy: bool = True) -> Tensor:
-        """Wraps an array; what is sampled is a copy already."""
+        """Converts an array without a copy: samples are copies already."""
         return super().to_torch(array, copy=False)

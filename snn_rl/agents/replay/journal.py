@@ -1,9 +1,9 @@
-"""The replay buffer on disk: an append-only journal of compressed, plain arrays.
+"""Replay buffer on disk: a journal of compressed arrays, to which each checkpoint adds a chunk.
 
-A buffer of 100,000 Atari transitions takes gigabytes, too much to rewrite at every checkpoint. Each
-checkpoint appends one chunk with the rows that are new, and most of a row is redundant: its
-observation is the row before's next observation, and its frame stack shifts by one frame. Where the
-buffer knows that the frames are the same they are left out; all else is stored in full.
+A buffer of 100,000 Atari transitions takes gigabytes, too much to write at every checkpoint, so a
+chunk contains only the new rows. Most of a row is redundant: its observation equals the previous
+row's next observation, and its frame stack shifts by one frame. Frames that the buffer knows to be
+equal are omitted. All other frames are stored.
 """
 
 import struct
@@ -23,7 +23,7 @@ from snn_rl.utils.errors import UserError
 
 Array = NDArray[Any]
 Stored = dict[str, Array]
-# What numpy, zipfile and zlib raise, between them, on a damaged archive
+# Exceptions of numpy, zipfile and zlib for a damaged archive
 _DAMAGE = (
     OSError,
     ValueError,
@@ -39,12 +39,12 @@ _FIELDS = ("actions", "rewards", "dones", "timeouts")
 
 
 def encode(buffer: FrameReplayBuffer, start: int, stop: int) -> Stored:
-    """What has to be stored of rows that the buffer holds, so that `decode` restores them exactly.
+    """Returns the arrays from which `decode` restores rows of a buffer exactly.
 
     Args:
-        buffer: It knows which frames are the same.
-        start: The first row, counted since the buffer's first.
-        stop: Behind the last.
+        buffer: Buffer with the rows.
+        start: First row, counted since the buffer's first row.
+        stop: End of the rows, exclusive.
     """
     index = np.arange(start, stop) % buffer.buffer_size
     frames = buffer.store.frames
@@ -63,7 +63,7 @@ def encode(buffer: FrameReplayBuffer, start: int, stop: int) -> Stored:
 
 
 def decode(stored: Stored) -> Iterator[tuple[Array, Array]]:
-    """Yields the observations and the ones that followed, row by row, each [envs, ...]."""
+    """Yields the observations and the next observations of each row, [envs, ...] each."""
     full_obs, full_next = iter(stored["full_obs"]), iter(stored["full_next"])
     shape = (stored["shifted"].shape[1], *stored["full_obs"].shape[1:])
     following = np.empty(shape, stored["newest"].dtype)
@@ -79,7 +79,7 @@ def decode(stored: Stored) -> Iterator[tuple[Array, Array]]:
 
 
 def _check(stored: Stored) -> None:
-    """Raises what `_DAMAGE` lists where arrays are missing or do not belong together."""
+    """Raises an exception of `_DAMAGE` if arrays are missing or their shapes do not match."""
     shifted, chained, newest = stored["shifted"], stored["chained"], stored["newest"]
     count, envs = shifted.shape
     channels = stored["full_obs"].shape[1]
@@ -95,11 +95,17 @@ def _check(stored: Stored) -> None:
         if stored[name].shape != shape:
             raise ValueError(f"{name} is {stored[name].shape}, not {shape}")
     if chained[:1].any():
-        raise ValueError("the first row follows from none")
+        raise ValueError("the first row refers to a previous row")
 
 
 def write_rows(buffer: FrameReplayBuffer, start: int, stored: Stored) -> None:
-    """Puts rows where they stood, and sets the buffer's position behind them."""
+    """Restores rows at their positions, and moves the buffer's position to their end.
+
+    Args:
+        buffer: Buffer that is written to.
+        start: First row, counted since the buffer's first row.
+        stored: Arrays of `encode`.
+    """
     size = buffer.buffer_size
     stop = start + len(stored["dones"])
     first = max(start, stop - size)
@@ -115,7 +121,7 @@ def write_rows(buffer: FrameReplayBuffer, start: int, stored: Stored) -> None:
 
 
 def save_chunk(path: Path, start: int, stored: Stored) -> None:
-    """Writes encoded rows that begin at `start`, atomically."""
+    """Writes encoded rows that begin at row `start`, atomically."""
     arrays = {"start": np.array(start), **stored}
 
     def write(temporary: Path) -> None:
@@ -126,11 +132,14 @@ def save_chunk(path: Path, start: int, stored: Stored) -> None:
 
 
 def load_chunk(path: Path, limit: int = 2**31) -> tuple[int, Stored]:
-    """Reads what `save_chunk` wrote.
+    """Reads a chunk.
 
     Args:
-        path: The file.
-        limit: Bytes that it may hold, unpacked.
+        path: File of `save_chunk`.
+        limit: Maximum size of the decompressed arrays in bytes.
+
+    Returns:
+        First row, and the encoded rows.
 
     Raises:
         UserError: The file is missing or damaged.
@@ -151,49 +160,47 @@ def save_buffer(path: Path, buffer: FrameReplayBuffer) -> None:
     save_chunk(path, start, encode(buffer, start, stop))
 
 
-def load_buffer(path: Path, buffer: FrameReplayBuffer) -> None:
+def load_buffer(path: Path, buffer: FrameReplayBuffer) -> tuple[int, int]:
     """Fills a buffer from one chunk.
 
+    Returns:
+        First row of the chunk, and the end of its rows.
+
     Raises:
-        UserError: The file is damaged, or its rows are of other shapes.
+        UserError: The file is damaged, or its observations have another shape.
     """
-    _fill(buffer, *load_chunk(path, _room(buffer)), path)
-
-
-def _room(buffer: FrameReplayBuffer) -> int:
-    """Bytes that a chunk holds at most: as many rows as the buffer, all in whole stacks."""
+    # The largest possible chunk: as many rows as the buffer, all of them with full frame stacks
     transitions = buffer.buffer_size * buffer.n_envs
-    return 3 * transitions * int(np.prod(buffer.obs_shape)) + 64 * transitions + 2**20
-
-
-def _fill(buffer: FrameReplayBuffer, start: int, stored: Stored, path: Path) -> None:
+    limit = 3 * transitions * int(np.prod(buffer.obs_shape)) + 64 * transitions + 2**20
+    start, stored = load_chunk(path, limit)
     shape = (stored["shifted"].shape[1], *stored["full_obs"].shape[1:])
-    wanted = buffer.observations.shape[1:]
-    if shape != wanted:
-        raise UserError(f"{path} holds transitions of shape {shape}; this run needs {wanted}")
+    if shape != (wanted := buffer.observations.shape[1:]):
+        raise UserError(f"{path} contains observations of shape {shape}; {wanted} is needed")
     write_rows(buffer, start, stored)
+    return start, start + len(stored["dones"])
 
 
 class Journal:
-    """The rows that a chain of stages has added to its replay buffer.
+    """Replay rows that the stages of a chain have added.
 
     Args:
-        directories: One per stage, from the first; this stage's is the last and alone written to.
+        directories: Directory of each stage, from the first to the current one; chunks are written
+            to the last directory only.
     """
 
     def __init__(self, directories: Sequence[Path]):
         self.directories = list(directories)
 
     def append(self, buffer: FrameReplayBuffer, start: int, stop: int) -> None:
-        """Writes the rows start to stop (those the buffer still holds) as one chunk."""
+        """Writes the rows from start to stop that the buffer contains as one chunk."""
         if start == stop:
-            return  # a chunk is named by its end: an empty one would replace the one before
+            return  # an empty chunk would replace the previous one, which ends at the same row
         start = max(start, stop - buffer.buffer_size)
         path = self.directories[-1] / f"{stop:012d}.npz"
         save_chunk(path, start, encode(buffer, start, stop))
 
     def restore(self, buffer: FrameReplayBuffer, stop: int) -> None:
-        """Fills an empty buffer with the rows before `stop`; forgets any chunk behind it.
+        """Fills an empty buffer with the rows before `stop`, and deletes later chunks.
 
         Raises:
             UserError: A chunk is damaged or missing.
@@ -201,20 +208,18 @@ class Journal:
         for chunk in self._chunks(self.directories[-1:]):
             if int(chunk.stem) > stop:
                 chunk.unlink()
-        wanted = [c for c in self._chunks(self.directories) if int(c.stem) <= stop]
-        needed = [c for c in wanted if int(c.stem) > stop - buffer.buffer_size]
-        filled = max(0, stop - buffer.buffer_size)
-        for chunk in needed:
-            start, stored = load_chunk(chunk, _room(buffer))
-            if start > filled:
-                break
-            _fill(buffer, start, stored, chunk)
-            filled = start + len(stored["dones"])
+        filled = oldest = max(0, stop - buffer.buffer_size)
+        for chunk in self._chunks(self.directories):
+            if oldest < int(chunk.stem) <= stop:
+                start, end = load_buffer(chunk, buffer)
+                if start > filled:
+                    break
+                filled = end
         if filled != stop:
             raise UserError(f"{self.directories[-1]} lacks the replay rows from {filled} on")
 
     def prune(self, buffer: FrameReplayBuffer, stop: int) -> None:
-        """Deletes this stage's chunks that a buffer ending at `stop` no longer holds."""
+        """Deletes this stage's chunks with rows that a buffer ending at `stop` does not contain."""
         for chunk in self._chunks(self.directories[-1:]):
             if int(chunk.stem) <= stop - buffer.buffer_size:
                 chunk.unlink()

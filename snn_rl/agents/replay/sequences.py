@@ -1,4 +1,4 @@
-"""Replay of sequences, for agents that remember: each with the state it begins in."""
+"""Replay buffer of sequences with initial states, for networks that carry their state."""
 
 from typing import Any, NamedTuple
 
@@ -15,15 +15,15 @@ _LARGEST = float(np.finfo(np.float16).max)
 
 
 class SequenceSamples(NamedTuple):
-    """N sequences of L consecutive rows.
+    """N sequences of L consecutive transitions.
 
     Attributes:
-        observations: [L, N, channels, height, width], uint8.
-        actions: [L, N].
-        rewards: [L, N].
-        dones: [L, N], 1 where the episode ended.
-        timeouts: [L, N], 1 where a time limit ended it, which is not its end for Q-values.
-        state: The agent's memory before the first observation.
+        observations: Images [L, N, channels, height, width], uint8.
+        actions: Actions [L, N].
+        rewards: Rewards [L, N].
+        dones: Ends of episodes [L, N], 0 or 1.
+        timeouts: Ends of episodes by a time limit [L, N], 0 or 1; Q-values bootstrap there.
+        state: Membranes before the first observation.
     """
 
     observations: Tensor
@@ -35,24 +35,24 @@ class SequenceSamples(NamedTuple):
 
     @property
     def keep(self) -> Tensor:
-        """[L, N], zero where an observation is another episode's first."""
+        """Mask [L, N], zero at the first observation of another episode."""
         before = self.dones[:-1]
         return torch.cat([torch.ones_like(before[:1]), 1 - before])
 
 
 class SequenceReplayBuffer(FrameReplayBuffer):
-    """A replay buffer whose rows are sampled as sequences of burn_in + window rows.
+    """Replay buffer that samples sequences of burn_in + window rows.
 
-    A sequence may begin at every window-th row. The memory that the agent had there is stored, as
-    in R2D2 (Kapturowski et al., 2019), and its first burn_in rows only bring it up to date. Rows
-    whose memory is not known (another agent played them, or a training was resumed) begin in an
-    empty one.
+    A sequence starts at a multiple of `window` rows. The agent's membranes at this row are stored,
+    as in R2D2 (Kapturowski et al., 2019), and the first burn_in rows of the sequence update them.
+    Rows without stored membranes (of another agent, or from before training was resumed) start
+    with zero membranes.
 
     Args:
-        *args: `FrameReplayBuffer`'s.
-        burn_in: Rows of a sequence that are not learnt from.
-        window: Rows that are.
-        **kwargs: `FrameReplayBuffer`'s.
+        *args: Arguments of `FrameReplayBuffer`.
+        burn_in: Number of rows of a sequence that are not part of the loss.
+        window: Number of rows of a sequence in the loss.
+        **kwargs: Arguments of `FrameReplayBuffer`.
     """
 
     def __init__(self, *args: Any, burn_in: int = 8, window: int = 8, **kwargs: Any):
@@ -63,45 +63,45 @@ class SequenceReplayBuffer(FrameReplayBuffer):
 
     @property
     def length(self) -> int:
-        """Rows of a sequence."""
+        """Number of rows of a sequence."""
         return self.burn_in + self.window
 
     def remember(self, state: State) -> None:
-        """Stores the memory before the row that is added next, if a sequence may begin there."""
+        """Stores the membranes before the next added row, if a sequence can start there."""
         if self.pos % self.window:
             return
         if not self._states:
             slots = -(-self.buffer_size // self.window)
-            self._states = [np.zeros((slots, *rest.shape), np.float16) for rest in state]
-        for stored, rest in zip(self._states, state, strict=True):
-            stored[self.pos // self.window] = rest.clamp(-_LARGEST, _LARGEST).cpu().numpy()
+            self._states = [np.zeros((slots, *each.shape), np.float16) for each in state]
+        for stored, each in zip(self._states, state, strict=True):
+            stored[self.pos // self.window] = each.clamp(-_LARGEST, _LARGEST).cpu().numpy()
 
     def forget(self) -> None:
-        """Empties all stored memories."""
+        """Removes all stored membranes."""
         self._states = []
 
     def starts(self) -> NDArray[np.int64]:
-        """Rows at which a sequence begins that is wholly in the buffer."""
+        """Returns the first rows of all sequences that are completely in the buffer."""
         rows = np.arange(0, self.size(), self.window)
-        # the distance to the row that is written next, which is also the oldest of a full buffer
+        # Distance to the row that is written next, which is the oldest row of a full buffer
         ahead = (self.pos - rows - 1) % self.buffer_size + 1 if self.full else self.pos - rows
         return rows[ahead >= self.length]
 
     def sample(  # type: ignore[override]
         self, batch_size: int, env: VecNormalize | None = None
     ) -> SequenceSamples:
-        """Draws sequences.
+        """Samples batch_size / window sequences, at least one.
 
         Args:
-            batch_size: Rows to learn from: there are batch_size / window sequences, at least one.
+            batch_size: Number of rows in the loss.
             env: Not supported.
 
         Raises:
-            ValueError: No sequence is in the buffer.
+            ValueError: The buffer contains no complete sequence.
         """
         starts = self.starts()
         if not len(starts):
-            raise ValueError(f"the replay buffer holds no sequence of {self.length} rows yet")
+            raise ValueError(f"the replay buffer contains no sequence of {self.length} rows yet")
         count = max(1, batch_size // self.window)
         first = starts[np.random.randint(len(starts), size=count)]
         envs = np.random.randint(self.n_envs, size=count)

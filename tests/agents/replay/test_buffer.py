@@ -1,4 +1,4 @@
-"""The buffer of single frames against Stable-Baselines3's own, sample for sample."""
+"""`FrameReplayBuffer`, compared sample by sample with Stable-Baselines3's buffers."""
 
 import copy
 import os
@@ -24,12 +24,12 @@ FIELDS = ("observations", "next_observations", "actions", "rewards", "dones", "t
 HEIGHT, WIDTH = 3, 2
 
 
-class Games:
-    """Frame stacks as a vectorized environment hands them out.
+class Stream:
+    """Random transitions with the frame stacks of a vectorized environment.
 
-    Pixels have two values only, so that frames repeat by accident and empty ones occur. A stack
-    begins an episode with frames of zeros, as VecFrameStack's do. Now and then an observation
-    jumps: it has nothing to do with the one before.
+    Pixels have two values only, so frames repeat by chance and zero frames occur. A stack is padded
+    with zero frames at the start of an episode, as by VecFrameStack. Some observations jump: they
+    share no frame with the previous observation.
     """
 
     def __init__(self, rng: np.random.Generator, envs: int, channels: int, jumps: float = 0.05):
@@ -49,7 +49,7 @@ class Games:
         return np.where(jumps[:, None, None, None], self.frames(self.envs, self.channels), obs)
 
     def step(self) -> tuple[Any, ...]:
-        """The arguments of `ReplayBuffer.add`."""
+        """Returns the arguments of `ReplayBuffer.add`."""
         rng, envs = self.rng, self.envs
         newest = self.frames(envs, 1)
         following = self.jump(np.concatenate([self.obs[:, 1:], newest], axis=1))
@@ -67,7 +67,7 @@ def box(channels: int) -> spaces.Box:
 
 
 def pair(size: int, envs: int, channels: int, n_steps: int) -> tuple[Any, ReplayBuffer]:
-    """Ours and theirs."""
+    """Returns our buffer and Stable-Baselines3's."""
     arguments = (size, box(channels), spaces.Discrete(6))
     n_step = {"n_steps": n_steps, "gamma": 0.9}
     ours = FrameReplayBuffer(*arguments, device="cpu", n_envs=envs, **n_step)
@@ -101,13 +101,13 @@ def assert_same(ours: ReplayBuffer, theirs: ReplayBuffer, seed: int) -> None:
     rows=st.integers(1, 90),
     jumps=st.sampled_from([0.0, 0.1, 1.0]),
 )
-def test_it_samples_what_stable_baselines3_samples(
+def test_samples_equal_stable_baselines3_s(
     seed: int, envs: int, channels: int, n_steps: int, size: int, rows: int, jumps: float
 ) -> None:
-    games = Games(np.random.default_rng(seed), envs, channels, jumps)
+    stream = Stream(np.random.default_rng(seed), envs, channels, jumps)
     ours, theirs = pair(size, envs, channels, n_steps)
     for row in range(rows):
-        step = games.step()
+        step = stream.step()
         ours.add(*step)
         theirs.add(*step)
         if row in (0, rows // 2):
@@ -117,14 +117,12 @@ def test_it_samples_what_stable_baselines3_samples(
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), envs=st.integers(1, 3), jumps=st.sampled_from([0.0, 0.3]))
-def test_a_frame_is_kept_exactly_as_long_as_a_row_needs_it(
-    seed: int, envs: int, jumps: float
-) -> None:
-    games = Games(np.random.default_rng(seed), envs, 3, jumps)
+def test_frame_is_freed_with_its_last_row(seed: int, envs: int, jumps: float) -> None:
+    stream = Stream(np.random.default_rng(seed), envs, 3, jumps)
     buffer = FrameReplayBuffer(8 * envs, box(3), spaces.Discrete(6), device="cpu", n_envs=envs)
     store = buffer.store
     for _ in range(40):
-        buffer.add(*games.step())
+        buffer.add(*stream.step())
         needed = set(np.unique(store.slots[:, : buffer.size()]).tolist()) - {0}
         taken = set(range(1, store._unused)) - set(store._freed)
         assert needed == taken
@@ -132,19 +130,19 @@ def test_a_frame_is_kept_exactly_as_long_as_a_row_needs_it(
 
 
 def test_memory_does_not_grow_once_the_buffer_is_full() -> None:
-    games = Games(np.random.default_rng(0), 2, 4, jumps=0.3)
+    stream = Stream(np.random.default_rng(0), 2, 4, jumps=0.3)
     buffer = FrameReplayBuffer(100, box(4), spaces.Discrete(6), device="cpu", n_envs=2)
     for _ in range(300):
-        buffer.add(*games.step())
+        buffer.add(*stream.step())
     before = buffer.nbytes
     for _ in range(3_000):
-        buffer.add(*games.step())
+        buffer.add(*stream.step())
     assert buffer.nbytes < 1.2 * before
 
 
 @pytest.mark.parametrize("env_id", ["PongNoFrameskip-v4", "CartPole-v1"])
 @pytest.mark.parametrize("frames", ["stack", "difference"])
-def test_games_come_back_from_a_frame_a_channel_at_most(env_id: str, frames: str) -> None:
+def test_each_channel_needs_at_most_one_new_frame_per_step(env_id: str, frames: str) -> None:
     env = make_env(env_id, n_envs=2, frame_stack=4, frames=frames, cap=50)
     arguments = (120, env.observation_space, env.action_space)
     ours = FrameReplayBuffer(*arguments, device="cpu", n_envs=2)
@@ -164,11 +162,11 @@ def test_games_come_back_from_a_frame_a_channel_at_most(env_id: str, frames: str
     env.close()
     assert starts > 4
     assert_same(ours, theirs, 0)
-    channels = 1 if frames == "stack" else 2  # a difference is another picture at every step
+    channels = 1 if frames == "stack" else 2  # a difference changes at every step
     assert ours.store._unused <= 1 + channels * (120 + starts) + 4 * 2
 
 
-def test_a_hundred_thousand_atari_transitions_fit_in_less_than_0_8_gb() -> None:
+def test_100_000_atari_transitions_take_less_than_0_8_gb() -> None:
     env = make_env("PongNoFrameskip-v4", n_envs=8)
     assert isinstance(env, VecTransposeImage) and isinstance(env.venv, VecFrameStack)
     buffer = FrameReplayBuffer(100_000, env.observation_space, env.action_space, n_envs=8)
@@ -177,7 +175,7 @@ def test_a_hundred_thousand_atari_transitions_fit_in_less_than_0_8_gb() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_slots_that_are_not_used_take_no_memory() -> None:
+def test_unused_slots_take_no_memory() -> None:
     def resident() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
@@ -188,21 +186,21 @@ def test_slots_that_are_not_used_take_no_memory() -> None:
     assert resident() - before < 0.2e9
 
 
-def test_a_copy_is_independent() -> None:
-    games = Games(np.random.default_rng(0), 2, 3)
+def test_copy_is_independent() -> None:
+    stream = Stream(np.random.default_rng(0), 2, 3)
     buffer, _ = pair(20, 2, 3, n_steps=1)
     for _ in range(7):
-        buffer.add(*games.step())
+        buffer.add(*stream.step())
     twin, before = copy.deepcopy(buffer), buffer.observations[:]
     for _ in range(20):
-        twin.add(*games.step())
+        twin.add(*stream.step())
     np.testing.assert_array_equal(buffer.observations[:], before)
     sample = buffer.sample(5).observations
     sample.fill_(9)
     np.testing.assert_array_equal(buffer.observations[:], before)
 
 
-def test_agents_use_it_and_keep_the_buffer_they_are_given() -> None:
+def test_agent_uses_it_unless_given_another_class() -> None:
     env = make_env("CartPole-v1", frame_stack=2)
     arguments: dict[str, Any] = {"policy_kwargs": {"network": "cartpole"}, "buffer_size": 50}
     with warnings.catch_warnings():
@@ -215,7 +213,7 @@ def test_agents_use_it_and_keep_the_buffer_they_are_given() -> None:
     env.close()
 
 
-def test_what_it_cannot_store_is_refused() -> None:
+def test_unsupported_arguments_raise_errors() -> None:
     with pytest.raises(ValueError, match="stores images"):
         FrameReplayBuffer(10, spaces.Box(0, 1, (4,)), spaces.Discrete(2))
     with pytest.raises(ValueError, match="stores images"):

@@ -1,4 +1,4 @@
-"""The replay buffer on disk: what comes back is what was there, or an error."""
+"""Replay buffer on disk: reading restores it exactly or raises an error."""
 
 import shutil
 import tracemalloc
@@ -23,15 +23,15 @@ from snn_rl.agents.replay.journal import (
 )
 from snn_rl.utils.errors import UserError
 
-ENVS, SIZE = 2, 20  # the buffer holds 20 rows of 2 environments
+ENVS, SIZE = 2, 20  # 20 rows of 2 environments
 Rows = dict[str, NDArray[Any]]
 FIELDS = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
 
 
 def random_rows(rng: np.random.Generator, count: int, channels: int = 3) -> Rows:
-    """Rows of which some follow from the rest and some do not, in every combination.
+    """Returns rows with and without redundant frames, in every combination.
 
-    Pixels have two values only, so that frames also repeat by accident.
+    Pixels have two values only, so frames also repeat by chance.
     """
     image = (channels, 2, 2)
 
@@ -89,7 +89,7 @@ def assert_restores(stored: Stored, rows: Rows) -> None:
 
 @pytest.mark.parametrize("channels", [1, 2, 4])
 @pytest.mark.parametrize("seed", range(5))
-def test_decode_restores_what_encode_dropped(seed: int, channels: int) -> None:
+def test_decode_restores_omitted_frames(seed: int, channels: int) -> None:
     rng = np.random.default_rng(seed)
     rows = random_rows(rng, count=30, channels=channels)
     assert_restores(encoded(rows), rows)
@@ -101,18 +101,18 @@ def test_decode_restores_few_rows(count: int) -> None:
     assert_restores(encoded(rows), rows)
 
 
-def test_a_game_is_stored_as_one_frame_a_step() -> None:
+def test_frame_stacks_are_stored_as_one_frame_per_step() -> None:
     frames = np.random.default_rng(0).integers(256, size=(50 + 4, ENVS, 2, 2), dtype=np.uint8)
     stacks = np.stack([frames[t : t + 4].swapaxes(0, 1) for t in range(51)])
     rows = random_rows(np.random.default_rng(0), 50)
     rows |= {"observations": stacks[:-1], "next_observations": stacks[1:]}
     stored = encoded(rows)
-    assert len(stored["full_obs"]) == ENVS, "only the first row's"
+    assert len(stored["full_obs"]) == ENVS, "only the observations of the first row"
     assert len(stored["full_next"]) == 0
     assert_restores(stored, rows)
 
 
-def test_a_chunk_comes_back_from_its_file(tmp_path: Path) -> None:
+def test_load_chunk_reads_what_save_chunk_wrote(tmp_path: Path) -> None:
     rows = random_rows(np.random.default_rng(0), 30)
     save_chunk(tmp_path / "new" / "chunk.npz", 17, encoded(rows))
     start, loaded = load_chunk(tmp_path / "new" / "chunk.npz")
@@ -124,7 +124,7 @@ def test_a_chunk_comes_back_from_its_file(tmp_path: Path) -> None:
 # --- damage -----------------------------------------------------------------------------------
 
 
-def test_a_truncated_chunk_is_refused_at_any_length(tmp_path: Path) -> None:
+def test_chunk_truncated_at_any_length_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "chunk.npz"
     save_chunk(path, 0, encoded(random_rows(np.random.default_rng(0), 5)))
     data = path.read_bytes()
@@ -134,7 +134,7 @@ def test_a_truncated_chunk_is_refused_at_any_length(tmp_path: Path) -> None:
             load_chunk(path)
 
 
-def test_a_flipped_bit_is_refused_or_harmless(tmp_path: Path) -> None:
+def test_flipped_bit_is_rejected_or_harmless(tmp_path: Path) -> None:
     path = tmp_path / "chunk.npz"
     rows = random_rows(np.random.default_rng(0), 5)
     save_chunk(path, 0, encoded(rows))
@@ -149,13 +149,13 @@ def test_a_flipped_bit_is_refused_or_harmless(tmp_path: Path) -> None:
             start, loaded = load_chunk(path)
         except UserError:
             refused += 1
-        else:  # a time stamp, for example
+        else:  # for example, a bit of a time stamp
             assert start == 0
             assert_restores(loaded, rows)
     assert refused > 300
 
 
-def test_other_files_are_refused(tmp_path: Path) -> None:
+def test_other_files_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / "chunk.npz"
     with pytest.raises(UserError, match="no such file"):
         load_chunk(path)
@@ -174,7 +174,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["newest", "shifted", "chained", "full_obs", "full_next", "actions", "rewards"]
 )
-def test_parts_that_do_not_belong_together_are_refused(tmp_path: Path, name: str) -> None:
+def test_arrays_of_different_lengths_are_rejected(tmp_path: Path, name: str) -> None:
     path = tmp_path / "chunk.npz"
     stored = encoded(random_rows(np.random.default_rng(0), 30))
     save_chunk(path, 0, stored | {name: stored[name][:-1]})
@@ -186,7 +186,7 @@ def test_parts_that_do_not_belong_together_are_refused(tmp_path: Path, name: str
 
 
 class Trap:
-    """Leaves a trace when it is unpickled."""
+    """Object that sets `sprung` when it is unpickled."""
 
     sprung = False
 
@@ -194,7 +194,7 @@ class Trap:
         return setattr, (Trap, "sprung", True)
 
 
-def test_no_pickle_is_loaded(tmp_path: Path) -> None:
+def test_pickles_are_not_loaded(tmp_path: Path) -> None:
     path = tmp_path / "chunk.npz"
     stored = encoded(random_rows(np.random.default_rng(0), 5))
     np.savez(path, start=np.array(0), **(stored | {"rewards": np.array([Trap()], object)}))
@@ -203,10 +203,10 @@ def test_no_pickle_is_loaded(tmp_path: Path) -> None:
     assert not Trap.sprung
 
 
-def test_a_chunk_larger_than_its_buffer_is_refused_unread(tmp_path: Path) -> None:
-    player = Player()
+def test_chunk_larger_than_its_buffer_is_rejected_without_decompression(tmp_path: Path) -> None:
+    recorder = Recorder()
     journal = Journal([tmp_path])
-    journal.append(player.buffer, *player.add(5))
+    journal.append(recorder.buffer, *recorder.add(5))
     (chunk,) = tmp_path.iterdir()
     start, rows = load_chunk(chunk)
     rows["rewards"] = np.zeros((5, 2**21), np.float32)
@@ -215,7 +215,7 @@ def test_a_chunk_larger_than_its_buffer_is_refused_unread(tmp_path: Path) -> Non
     tracemalloc.start()
     try:
         with pytest.raises(UserError, match=rf"{chunk.name} unpacks to 41,9"):
-            journal.restore(empty_buffer(), player.count)
+            journal.restore(empty_buffer(), recorder.count)
         assert tracemalloc.get_traced_memory()[1] < 2**22
     finally:
         tracemalloc.stop()
@@ -229,11 +229,11 @@ def test_objects_are_not_written(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-# --- buffers and the journal ------------------------------------------------------------------
+# --- buffers and journals ---------------------------------------------------------------------
 
 
-class Player:
-    """Fills a buffer with random rows, and remembers how it looked."""
+class Recorder:
+    """A buffer that is filled with random rows."""
 
     def __init__(self, seed: int = 0):
         self.rng = np.random.default_rng(seed)
@@ -241,7 +241,7 @@ class Player:
         self.count = 0
 
     def add(self, count: int) -> tuple[int, int]:
-        """Adds rows; returns where they start and stop."""
+        """Adds rows; returns their start and stop."""
         rows = random_rows(self.rng, count)
         fill(self.buffer, rows)
         self.count += count
@@ -262,69 +262,69 @@ def assert_same_buffer(buffer: FrameReplayBuffer, expected: Rows) -> None:
 
 
 @pytest.mark.parametrize("count", [1, SIZE - 1, SIZE, SIZE + 7, 2 * SIZE])
-def test_a_buffer_comes_back_from_its_file(tmp_path: Path, count: int) -> None:
-    player = Player()
-    player.add(count)
-    save_buffer(tmp_path / "buffer.npz", player.buffer)
+def test_load_buffer_reads_what_save_buffer_wrote(tmp_path: Path, count: int) -> None:
+    recorder = Recorder()
+    recorder.add(count)
+    save_buffer(tmp_path / "buffer.npz", recorder.buffer)
     loaded = empty_buffer()
     load_buffer(tmp_path / "buffer.npz", loaded)
-    assert_same_buffer(loaded, player.state())
+    assert_same_buffer(loaded, recorder.state())
 
 
-def test_a_buffer_of_other_shapes_is_refused(tmp_path: Path) -> None:
-    player = Player()
-    player.add(5)
-    save_buffer(tmp_path / "buffer.npz", player.buffer)
+def test_buffer_of_other_shapes_is_rejected(tmp_path: Path) -> None:
+    recorder = Recorder()
+    recorder.add(5)
+    save_buffer(tmp_path / "buffer.npz", recorder.buffer)
     with pytest.raises(UserError, match="shape"):
         load_buffer(tmp_path / "buffer.npz", empty_buffer(channels=4))
 
 
 @pytest.mark.parametrize("chunks", [[3], [4, 5, 6], [8, 8, 8, 8], [SIZE + 5, 3], [19, 1, 1, 45]])
-def test_the_journal_holds_the_live_buffer(tmp_path: Path, chunks: list[int]) -> None:
-    player = Player()
+def test_journal_restores_the_live_buffer(tmp_path: Path, chunks: list[int]) -> None:
+    recorder = Recorder()
     journal = Journal([tmp_path / "ann"])
     for count in chunks:
-        journal.append(player.buffer, *player.add(count))
-        journal.prune(player.buffer, player.count)
+        journal.append(recorder.buffer, *recorder.add(count))
+        journal.prune(recorder.buffer, recorder.count)
         restored = empty_buffer()
-        journal.restore(restored, player.count)
-        assert_same_buffer(restored, player.state())
+        journal.restore(restored, recorder.count)
+        assert_same_buffer(restored, recorder.state())
 
 
-def test_the_journal_goes_on_in_the_next_stage(tmp_path: Path) -> None:
+def test_journal_continues_in_the_next_stage(tmp_path: Path) -> None:
     first, second = tmp_path / "ann", tmp_path / "T5"
-    player = Player()
+    recorder = Recorder()
     ann = Journal([first])
     for count in (6, 7):
-        ann.append(player.buffer, *player.add(count))
-    handed_on, at = player.state(), player.count
+        ann.append(recorder.buffer, *recorder.add(count))
+    handed_on, at = recorder.state(), recorder.count
     before = sorted(first.iterdir())
 
     spiking = Journal([first, second])
     restored = empty_buffer()
-    spiking.restore(restored, at)  # the new stage has written nothing yet
+    spiking.restore(restored, at)  # before the new stage writes
     assert_same_buffer(restored, handed_on)
-    for count in (4, 5, 9, 12):  # overwrites all that the first stage wrote
-        spiking.append(player.buffer, *player.add(count))
-        spiking.prune(player.buffer, player.count)
+    for count in (4, 5, 9, 12):  # overwrites all rows of the first stage
+        spiking.append(recorder.buffer, *recorder.add(count))
+        spiking.prune(recorder.buffer, recorder.count)
         restored = empty_buffer()
-        spiking.restore(restored, player.count)
-        assert_same_buffer(restored, player.state())
-    assert sorted(first.iterdir()) == before, "a finished stage's rows are left alone"
+        spiking.restore(restored, recorder.count)
+        assert_same_buffer(restored, recorder.state())
+    assert sorted(first.iterdir()) == before, "a finished stage's chunks are unchanged"
     restored = empty_buffer()
     ann.restore(restored, at)
     assert_same_buffer(restored, handed_on)
 
 
 @pytest.mark.parametrize("earlier", [5, 30])
-def test_chunks_behind_the_checkpoint_are_forgotten(tmp_path: Path, earlier: int) -> None:
-    player = Player()
+def test_chunks_after_the_checkpoint_are_deleted(tmp_path: Path, earlier: int) -> None:
+    recorder = Recorder()
     journal = Journal([tmp_path / "ann", tmp_path / "T5"])
-    journal.append(player.buffer, *player.add(earlier))
-    journal.prune(player.buffer, player.count)
-    expected, at = player.state(), player.count
-    # killed after the rows were written and before the state was: nothing is pruned yet
-    journal.append(player.buffer, *player.add(8))
+    journal.append(recorder.buffer, *recorder.add(earlier))
+    journal.prune(recorder.buffer, recorder.count)
+    expected, at = recorder.state(), recorder.count
+    # The process is killed after it wrote the rows and before it wrote the state.
+    journal.append(recorder.buffer, *recorder.add(8))
     for _ in range(2):
         restored = empty_buffer()
         journal.restore(restored, at)
@@ -332,51 +332,51 @@ def test_chunks_behind_the_checkpoint_are_forgotten(tmp_path: Path, earlier: int
     assert [int(chunk.stem) for chunk in (tmp_path / "T5").iterdir()] == [at]
 
 
-def test_pruning_deletes_what_the_buffer_no_longer_holds(tmp_path: Path) -> None:
-    player = Player()
+def test_prune_deletes_overwritten_rows(tmp_path: Path) -> None:
+    recorder = Recorder()
     journal = Journal([tmp_path])
     for _ in range(10):
-        journal.append(player.buffer, *player.add(5))
-        journal.prune(player.buffer, player.count)
+        journal.append(recorder.buffer, *recorder.add(5))
+        journal.prune(recorder.buffer, recorder.count)
     stops = sorted(int(chunk.stem) for chunk in tmp_path.iterdir())
     assert stops == [35, 40, 45, 50]
 
 
 @pytest.mark.parametrize("missing", [0, 1, 2])
-def test_a_missing_chunk_is_an_error(tmp_path: Path, missing: int) -> None:
-    player = Player()
+def test_missing_chunk_is_an_error(tmp_path: Path, missing: int) -> None:
+    recorder = Recorder()
     journal = Journal([tmp_path])
     for _ in range(3):
-        journal.append(player.buffer, *player.add(5))
+        journal.append(recorder.buffer, *recorder.add(5))
     sorted(tmp_path.iterdir())[missing].unlink()
     with pytest.raises(UserError, match="lacks"):
-        journal.restore(empty_buffer(), player.count)
+        journal.restore(empty_buffer(), recorder.count)
 
 
-def test_an_empty_segment_leaves_the_chunks_alone(tmp_path: Path) -> None:
-    player = Player()
+def test_empty_segment_writes_no_chunk(tmp_path: Path) -> None:
+    recorder = Recorder()
     journal = Journal([tmp_path])
-    journal.append(player.buffer, *player.add(5))
-    journal.append(player.buffer, player.count, player.count)
+    journal.append(recorder.buffer, *recorder.add(5))
+    journal.append(recorder.buffer, recorder.count, recorder.count)
     buffer = empty_buffer()
-    journal.restore(buffer, player.count)
-    assert np.array_equal(buffer.actions[:5], player.buffer.actions[:5])
+    journal.restore(buffer, recorder.count)
+    assert np.array_equal(buffer.actions[:5], recorder.buffer.actions[:5])
 
 
-def test_a_damaged_chunk_is_an_error(tmp_path: Path) -> None:
-    player = Player()
+def test_damaged_chunk_is_an_error(tmp_path: Path) -> None:
+    recorder = Recorder()
     journal = Journal([tmp_path])
-    journal.append(player.buffer, *player.add(5))
+    journal.append(recorder.buffer, *recorder.add(5))
     (chunk,) = tmp_path.iterdir()
     chunk.write_bytes(chunk.read_bytes()[:-40])
     with pytest.raises(UserError, match=chunk.name):
-        journal.restore(empty_buffer(), player.count)
+        journal.restore(empty_buffer(), recorder.count)
 
 
-def test_the_journal_does_not_depend_on_where_it_lies(tmp_path: Path) -> None:
-    player = Player()
-    Journal([tmp_path / "here"]).append(player.buffer, *player.add(5))
+def test_journal_can_be_moved(tmp_path: Path) -> None:
+    recorder = Recorder()
+    Journal([tmp_path / "here"]).append(recorder.buffer, *recorder.add(5))
     shutil.move(tmp_path / "here", tmp_path / "there")
     restored = empty_buffer()
-    Journal([tmp_path / "there"]).restore(restored, player.count)
-    assert_same_buffer(restored, player.state())
+    Journal([tmp_path / "there"]).restore(restored, recorder.count)
+    assert_same_buffer(restored, recorder.state())

@@ -1,4 +1,4 @@
-"""Sequences from the replay buffer, against a plain record of what was added."""
+"""Sequences of the replay buffer, compared with the added rows."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ ENVS = 2
 
 
 def filled(rows: int, size: int = 24, burn_in: int = 3, window: int = 4) -> SequenceReplayBuffer:
-    """Row r of environment e: pixels r, reward r + e / 2, the memory before it r + e / 2."""
+    """Returns a buffer in which row r of environment e has pixels r, reward and state r + e / 2."""
     buffer = SequenceReplayBuffer(
         size * ENVS,
         spaces.Box(0, 255, (1, 2, 2), np.uint8),
@@ -32,7 +32,7 @@ def filled(rows: int, size: int = 24, burn_in: int = 3, window: int = 4) -> Sequ
 
 
 @pytest.mark.parametrize("rows", [7, 8, 23, 24, 25, 31, 48, 50])
-def test_starts_are_those_whose_whole_sequence_is_there(rows):
+def test_only_complete_sequences_are_sampled(rows):
     size, length, window = 24, 7, 4
     held = range(max(0, rows - size), rows)
     expected = {r % size for r in held if (r % size) % window == 0 and r + length - 1 in held}
@@ -40,7 +40,7 @@ def test_starts_are_those_whose_whole_sequence_is_there(rows):
 
 
 @pytest.mark.parametrize("rows", [20, 24, 37, 61])
-def test_a_sequence_is_consecutive_and_has_its_own_memory(rows):
+def test_sequence_is_consecutive_and_has_its_stored_state(rows):
     np.random.seed(0)
     batch = filled(rows).sample(4 * 100)
     assert batch.observations.shape == (7, 100, 1, 2, 2)
@@ -51,18 +51,18 @@ def test_a_sequence_is_consecutive_and_has_its_own_memory(rows):
     assert torch.equal(batch.actions.float(), row % 3)
     assert torch.equal(batch.dones, (row % 7 == 6).float())
     assert torch.equal(batch.timeouts, (row % 14 == 6).float())
-    (memory,) = batch.state
-    assert torch.equal(memory, first.view(100, 1).expand(100, 5))
-    assert len(first.unique()) > 2, "sequences of both games, from several rows"
+    (state,) = batch.state
+    assert torch.equal(state, first.view(100, 1).expand(100, 5))
+    assert len(first.unique()) > 2, "sequences of both environments, from several rows"
 
 
-def test_the_row_behind_an_end_is_another_episode_s():
+def test_row_after_an_end_belongs_to_another_episode():
     batch = filled(24).sample(4 * 50)
     assert torch.equal(batch.keep[1:], 1 - batch.dones[:-1])
-    assert batch.keep[0].all(), "the stored memory is already the new episode's"
+    assert batch.keep[0].all(), "the stored state is already the new episode's"
 
 
-def test_forgotten_memories_are_empty():
+def test_forget_removes_stored_states():
     buffer = filled(24)
     buffer.forget()
     assert buffer.sample(8).state == []
@@ -70,6 +70,6 @@ def test_forgotten_memories_are_empty():
     assert set(buffer.sample(400).state[0].unique().tolist()) <= {0.0, 1.0}
 
 
-def test_too_few_rows_are_named():
+def test_too_few_rows_raise_an_error():
     with pytest.raises(ValueError, match="no sequence of 7 rows"):
         filled(6).sample(8)
