@@ -75,25 +75,17 @@ class EventEngine:
         ]
         rest: list[Integers] = []
         weights: list[Integers] = []
-        table: list[list[int]] = []
+        table = np.zeros(len(network.layers), kernels.LAYER)
         reach: list[list[int]] = []
         weight = current = touched = 0
-        for layer, geometry in zip(network.layers, self._layers, strict=True):
+        for i, (layer, geometry) in enumerate(zip(network.layers, self._layers, strict=True)):
             rows, columns = geometry.rows(), geometry.columns(weight)
-            fields = {
-                **dict(zip(("height", "width"), geometry.shape[1:], strict=True)),
-                **dict(zip(("out_channels", "out_height", "out_width"), geometry.out, strict=True)),
-                "stride": geometry.stride,
-                "padding": geometry.padding,
-                "row_step": geometry.row_step,
-                "channel_step": geometry.channel_step,
-                "rows": len(reach),
-                "columns": len(reach) + len(rows),
-                "current": current,
-                "touched": touched,
-                "v_threshold": layer.v_threshold or 0,
-            }
-            table.append([fields[name] for name in kernels.FIELDS])
+            table[i] = (
+                *(*geometry.shape[1:], *geometry.out, geometry.stride, geometry.padding),
+                *(geometry.row_step, geometry.channel_step),
+                *(len(reach), len(reach) + len(rows), current, touched),
+                layer.v_threshold or 0,
+            )
             reach += rows + columns
             weights.append(geometry.in_order(layer.weight))
             bias = np.zeros(1, np.int32) if layer.bias is None else layer.bias
@@ -103,7 +95,7 @@ class EventEngine:
             touched += len(rest[-1]) // geometry.out[0]
         start = np.concatenate(rest).astype(np.int32)
         self._plan = (
-            np.array(table, np.int64),
+            table,
             np.array(reach, np.int64),
             np.concatenate(weights).astype(np.int16),  # half the memory traffic of int32
             start,

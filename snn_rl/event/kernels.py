@@ -1,7 +1,4 @@
-"""Compiled loops of `snn_rl.event.engine`. The module can be imported only if numba is installed.
-
-A dense layer is treated as a convolution whose kernel is as large as the input.
-"""
+"""Compiled loops of `snn_rl.event.engine`; importing this module requires numba."""
 
 from typing import Any
 
@@ -12,35 +9,34 @@ from numpy.typing import NDArray
 Integers = NDArray[np.int32]
 Bytes = NDArray[np.uint8]
 Table = NDArray[np.int64]
+Layers = NDArray[np.void]
 
-# Columns of `Plan.table`
-FIELDS = (
-    *("height", "width"),  # of the input
-    *("out_height", "out_width", "out_channels"),
-    *("stride", "padding"),
-    *("row_step", "channel_step"),  # from a kernel row or an input channel to the next
-    *("rows", "columns"),  # where the layer's entries begin in `reach`
-    *("current", "touched"),  # where the layer's currents and positions begin
-    "v_threshold",
-)
-_INDEX = {name: i for i, name in enumerate(FIELDS)}
-_HEIGHT, _WIDTH = _INDEX["height"], _INDEX["width"]
-_OUT_HEIGHT, _OUT_WIDTH = _INDEX["out_height"], _INDEX["out_width"]
-_OUT_CHANNELS, _STRIDE, _PADDING = _INDEX["out_channels"], _INDEX["stride"], _INDEX["padding"]
-_ROW_STEP, _CHANNEL_STEP = _INDEX["row_step"], _INDEX["channel_step"]
-_ROWS, _COLUMNS = _INDEX["rows"], _INDEX["columns"]
-_CURRENT, _TOUCHED, _V_THRESHOLD = _INDEX["current"], _INDEX["touched"], _INDEX["v_threshold"]
 _WORD = 8  # pixels compared at once
 
+# A weight layer. A dense layer is a convolution whose kernel is as large as the input.
+LAYER = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            *("height", "width"),  # of the input
+            *("out_channels", "out_height", "out_width"),
+            *("stride", "padding"),
+            *("row_step", "channel_step"),  # from a kernel row or an input channel to the next
+            *("rows", "columns"),  # where the layer's entries begin in `reach`
+            *("current", "touched"),  # where the layer's currents and positions begin
+            "v_threshold",
+        )
+    ]
+)
 
 # numba passes plain tuples faster than named ones.
 # Prepared network:
-#   table: [layers, FIELDS]
+#   table: LAYER [layers]
 #   reach: For every row of a layer's input, the output rows that it reaches as [first, end, 0]; for
 #       every column, [first, end, start of the weights]
 #   weight: Weights of all layers, ordered by `snn_rl.event.engine`
 #   rest: Currents of all layers without input, which are the biases
-Plan = tuple[Table, Table, NDArray[np.int16], Integers]
+Plan = tuple[Layers, Table, NDArray[np.int16], Integers]
 # State between decisions:
 #   seen: Pixels of the last image
 #   current: Currents of all layers, [height, width, channels] each
@@ -56,7 +52,7 @@ _inlined: Any = numba.njit(cache=True, nogil=True, error_model="numpy", inline="
 
 @_inlined  # type: ignore[untyped-decorator]
 def _scatter(
-    layer: Table,
+    layer: Any,
     plan: Plan,
     memory: Memory,
     y: int,
@@ -80,19 +76,19 @@ def _scatter(
     """
     _, reach, weight, _ = plan
     _, current, _, touched, _ = memory
-    rows, columns = reach[layer[_ROWS] + y], reach[layer[_COLUMNS] + x]
+    rows, columns = reach[layer.rows + y], reach[layer.columns + x]
     top, bottom = rows[0], rows[1]
     left, right, begin = columns[0], columns[1], columns[2]
-    size = (right - left) * layer[_OUT_CHANNELS]
+    size = (right - left) * layer.out_channels
     for out_y in range(top, bottom):
-        place = out_y * layer[_OUT_WIDTH] + left
+        place = out_y * layer.out_width + left
         for i in range(right - left):
-            touched[layer[_TOUCHED] + place + i] = 1
-        start = layer[_CURRENT] + place * layer[_OUT_CHANNELS]
+            touched[layer.touched + place + i] = 1
+        start = layer.current + place * layer.out_channels
         out = current[start : start + size]
-        line = begin + (y + layer[_PADDING] - out_y * layer[_STRIDE]) * layer[_ROW_STEP]
+        line = begin + (y + layer.padding - out_y * layer.stride) * layer.row_step
         for k in range(len(events)):
-            start = line + events[k] * layer[_CHANNEL_STEP]
+            start = line + events[k] * layer.channel_step
             row = weight[start : start + size]
             delta = deltas[k]
             for j in range(size):
@@ -116,12 +112,12 @@ def decide(pixels: Bytes, plan: Plan, memory: Memory, incremental: bool) -> None
     seen, current, spikes, touched, operations = memory
     most = 1
     for i in range(len(table)):
-        most = max(most, table[i, _OUT_CHANNELS])
+        most = max(most, table[i].out_channels)
     events, deltas = np.empty(most, np.int32), np.empty(most, np.int32)
     changed = np.empty(len(pixels) // _WORD + 2, np.int32)
     first = table[0]
-    width = np.uint64(first[_WIDTH])
-    plane = np.uint64(first[_HEIGHT]) * width
+    width = np.uint64(first.width)
+    plane = np.uint64(first.height) * width
     operations[:] = 0
     words = len(pixels) // _WORD
     now8, seen8 = pixels[: words * _WORD].view(np.uint64), seen[: words * _WORD].view(np.uint64)
@@ -147,17 +143,17 @@ def decide(pixels: Bytes, plan: Plan, memory: Memory, incremental: bool) -> None
                 operations[0] += _scatter(first, plan, memory, y, x, event, delta)
     for i in range(len(table) - 1):
         layer, after = table[i], table[i + 1]
-        out_width, channels = layer[_OUT_WIDTH], layer[_OUT_CHANNELS]
-        v_threshold = np.int32(layer[_V_THRESHOLD])  # the type of the currents
+        out_width, channels = layer.out_width, layer.out_channels
+        v_threshold = np.int32(layer.v_threshold)  # the type of the currents
         if not incremental:
-            begin = after[_CURRENT]
-            size = after[_OUT_HEIGHT] * after[_OUT_WIDTH] * after[_OUT_CHANNELS]
+            begin = after.current
+            size = after.out_height * after.out_width * after.out_channels
             current[begin : begin + size] = rest[begin : begin + size]
-        for place in range(layer[_OUT_HEIGHT] * out_width):
-            if touched[layer[_TOUCHED] + place] == 0 and incremental:
+        for place in range(layer.out_height * out_width):
+            if touched[layer.touched + place] == 0 and incremental:
                 continue
-            touched[layer[_TOUCHED] + place] = 0
-            begin = layer[_CURRENT] + place * channels
+            touched[layer.touched + place] = 0
+            begin = layer.current + place * channels
             u, s = current[begin : begin + channels], spikes[begin : begin + channels]
             count = 0
             if incremental:

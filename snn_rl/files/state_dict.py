@@ -13,7 +13,7 @@ import re
 import struct
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -107,22 +107,15 @@ class _Refused(Exception):
 
 
 @dataclass(frozen=True)
-class _Storage:
-    """Description of the numbers behind one or several tensors."""
+class _View:
+    """Description of a storage, or of a tensor as a strided view of it."""
 
     dtype: torch.dtype
     key: str
     count: int
-
-
-@dataclass(frozen=True)
-class _Strided:
-    """Description of a tensor as a view of a storage."""
-
-    storage: _Storage
-    offset: int
-    size: tuple[int, ...]
-    stride: tuple[int, ...]
+    offset: int = 0
+    size: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,13 +128,10 @@ class _Name:
         match self.path, arguments:
             case "collections.OrderedDict", ():
                 return {}
-            case "torch._utils._rebuild_parameter", (_Strided() as tensor, *_):
+            case "torch._utils._rebuild_parameter", (_View() as tensor, *_):
                 return tensor
-            case (
-                "torch._utils._rebuild_tensor_v2",
-                (_Storage() as storage, offset, tuple(size), tuple(stride), *_),
-            ):
-                return _strided(storage, offset, size, stride)
+            case "torch._utils._rebuild_tensor_v2", (_View() as storage, *view):
+                return _strided(storage, *view[:3])
         raise _Refused("it calls a function with unusual arguments")
 
 
@@ -169,7 +159,7 @@ class _Unpickler(pickle._Unpickler):
 
     def __init__(self, file: io.BytesIO):
         super().__init__(file)
-        self.storages: dict[str, _Storage] = {}
+        self.storages: dict[str, _View] = {}
 
     def find_class(self, module: str, name: str, /) -> Any:
         path = f"{module}.{name}"
@@ -177,11 +167,11 @@ class _Unpickler(pickle._Unpickler):
             raise _Refused(f"it names {path[:100]!r}, which no state dict needs; nothing was run")
         return _Name(path)
 
-    def persistent_load(self, pid: Any) -> _Storage:
+    def persistent_load(self, pid: Any) -> _View:
         kind, stored_as, key, _, count, *view = pid
         if kind != "storage" or not isinstance(key, str) or not _whole(count) or any(view):
             raise ValueError("a persistent id that is not a storage")
-        self.storages[key] = _Storage(_STORAGES[stored_as.path], key, count)
+        self.storages[key] = _View(_STORAGES[stored_as.path], key, count)
         return self.storages[key]
 
     def _build(self) -> None:
@@ -227,7 +217,8 @@ def _whole(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**62
 
 
-def _strided(storage: _Storage, offset: Any, size: Any, stride: Any) -> _Strided:
+def _strided(storage: _View, offset: Any, size: Any, stride: Any) -> _View:
+    """Describes a tensor after a check that its storage holds all its numbers."""
     numbers = [offset, *size, *stride]
     if len(size) != len(stride) or len(size) > _MAX_DIMS or not all(map(_whole, numbers)):
         raise _Refused("it has a tensor with an invalid shape")
@@ -238,7 +229,7 @@ def _strided(storage: _Storage, offset: Any, size: Any, stride: Any) -> _Strided
             f"it has a tensor of {'x'.join(str(n)[:20] for n in size)} numbers on "
             f"{str(storage.count)[:20]} stored ones"
         )
-    return _Strided(storage, offset, size, stride)
+    return replace(storage, offset=offset, size=size, stride=stride)
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -287,7 +278,7 @@ def _read_legacy(data: bytes, name: str) -> tuple[Any, _ReadStorage]:
     return content, lambda key: data[slices.get(key, slice(0))]
 
 
-def _unwrap(content: Any, name: str) -> dict[str, _Strided]:
+def _unwrap(content: Any, name: str) -> dict[str, _View]:
     """Returns the tensors by name, from the dictionary itself or from the state dict in it."""
     if isinstance(content, dict):
         inner = [content[key] for key in _WRAPPERS if isinstance(content.get(key), dict)]
@@ -295,7 +286,7 @@ def _unwrap(content: Any, name: str) -> dict[str, _Strided]:
     if not isinstance(content, dict) or not content:
         raise UserError(f"{name} is not a state dict: it holds no dictionary of tensors")
     for key, value in content.items():
-        if not isinstance(key, str) or not isinstance(value, _Strided):
+        if not isinstance(key, str) or not isinstance(value, _View):
             raise UserError(
                 f"{name} is not a state dict: {str(key)[:100]!r} is a {type(value).__name__}, "
                 "not a tensor. Save only the weights: torch.save(network.state_dict(), path)"
@@ -303,33 +294,31 @@ def _unwrap(content: Any, name: str) -> dict[str, _Strided]:
     return content
 
 
-def _materialize(content: dict[str, _Strided], read: _ReadStorage, name: str) -> dict[str, Tensor]:
+def _materialize(content: dict[str, _View], read: _ReadStorage, name: str) -> dict[str, Tensor]:
     """Returns the described tensors after a check of their total size."""
     if len(content) > MAX_ENTRIES:
         raise UserError(
             f"{name} holds {len(content):,} tensors, but at most {MAX_ENTRIES:,} are read"
         )
-    total = sum(math.prod(t.size) * t.storage.dtype.itemsize for t in content.values())
+    total = sum(math.prod(t.size) * t.dtype.itemsize for t in content.values())
     if total > MAX_BYTES:
         raise UserError(f"{name} describes {total:,} bytes, but at most {MAX_BYTES:,} are read")
     stored: dict[str, bytes] = {}
     tensors = {}
     for key, tensor in content.items():
-        storage = tensor.storage
-        if storage.key not in stored:
-            stored[storage.key] = read(storage.key)
-        raw = stored[storage.key]
-        if len(raw) != storage.count * storage.dtype.itemsize:
+        if tensor.key not in stored:
+            stored[tensor.key] = read(tensor.key)
+        raw = stored[tensor.key]
+        if len(raw) != tensor.count * tensor.dtype.itemsize:
             raise UserError(
-                f"{name} is damaged: {key[:100]!r} needs {storage.count:,} stored numbers, but the "
+                f"{name} is damaged: {key[:100]!r} needs {tensor.count:,} stored numbers, but the "
                 f"file has {len(raw):,} bytes"
             )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the buffer is read-only, and is only read
-            flat = torch.frombuffer(raw, dtype=storage.dtype) if raw else torch.empty(0)
-        tensors[key] = torch.as_strided(
-            flat.to(storage.dtype), tensor.size, tensor.stride, tensor.offset
-        ).clone(memory_format=torch.contiguous_format)
+            flat = torch.frombuffer(raw or bytes(8), dtype=tensor.dtype)
+        view = torch.as_strided(flat, tensor.size, tensor.stride, tensor.offset)
+        tensors[key] = view.clone(memory_format=torch.contiguous_format)
     return tensors
 
 

@@ -1,10 +1,12 @@
 """Export as NIR graphs, and the simulators that run them: snnTorch, Norse and SpikingJelly."""
 
 import contextlib
+import importlib
 import importlib.util
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,13 @@ from snn_rl.formats.registry import Engine
 
 if TYPE_CHECKING:
     import nir
+
+# Function that loads a graph, and its options
+_IMPORTERS: dict[str, tuple[str, dict[str, float]]] = {
+    "snnTorch": ("snntorch.import_nir:import_from_nir", {}),
+    "Norse": ("norse.torch:from_nir", {"dt": DT}),
+    "SpikingJelly": ("spikingjelly.activation_based.nir_exchange:import_from_nir", {"dt": DT}),
+}
 
 
 def export(network: SpikingNetwork, path: Path, notes: Mapping[str, str]) -> dict[str, Engine]:
@@ -35,13 +44,27 @@ def installed(graph: "nir.NIRGraph", spec: NetworkSpec) -> dict[str, Engine]:
         spec: Description of the exported network.
     """
     found: dict[str, Engine] = {}
-    for name, (package, load, batched) in _SIMULATORS.items():
-        if importlib.util.find_spec(package) is not None:
-            # The importers print, and some modify the graph.
-            with contextlib.redirect_stdout(io.StringIO()):
-                module = load(deepcopy(graph))
-            found[name] = _Simulator(module, spec.names()[:-1], batched)
+    for name, (importer, options) in _IMPORTERS.items():
+        package, _, function = importer.partition(":")
+        if importlib.util.find_spec(package.partition(".")[0]) is None:
+            continue
+        is_spikingjelly = name == "SpikingJelly"
+        copy = deepcopy(graph)  # some importers modify the graph
+        if is_spikingjelly:
+            _replace_leaky_neurons(copy)
+        with contextlib.redirect_stdout(io.StringIO()):
+            module = getattr(importlib.import_module(package), function)(copy, **options)
+        found[name] = _Simulator(module, spec.names()[:-1], batched=is_spikingjelly)
     return found
+
+
+def _replace_leaky_neurons(graph: "nir.NIRGraph") -> None:
+    """Replaces LIF by IF neurons, because SpikingJelly rejects a time constant of one step."""
+    import nir
+
+    for name, node in graph.nodes.items():
+        if isinstance(node, nir.LIF):
+            graph.nodes[name] = nir.IF(node.r / DT, node.v_threshold, node.v_reset)
 
 
 class _Simulator:
@@ -60,13 +83,10 @@ class _Simulator:
         self._layers = layers
         for layer in layers:
             neurons = module.get_submodule(spikes_name(layer))
-            neurons.register_forward_hook(self._recorder(layer))
+            neurons.register_forward_hook(partial(self._record, layer))
 
-    def _recorder(self, layer: str) -> Callable[[nn.Module, Any, Any], None]:
-        def record(module: nn.Module, inputs: Any, output: Any) -> None:
-            self._spikes[layer] = _without_state(output)
-
-        return record
+    def _record(self, layer: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        self._spikes[layer] = _without_state(output)
 
     def __call__(self, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
         rows = []
@@ -83,37 +103,3 @@ def _without_state(output: Any) -> Tensor:
     """Returns the output of a module that may return (output, state)."""
     result: Tensor = output[0] if isinstance(output, tuple) else output
     return result
-
-
-def _snntorch(graph: "nir.NIRGraph") -> nn.Module:
-    from snntorch.import_nir import import_from_nir
-
-    module: nn.Module = import_from_nir(graph)
-    return module
-
-
-def _norse(graph: "nir.NIRGraph") -> nn.Module:
-    from norse.torch import from_nir
-
-    module: nn.Module = from_nir(graph, dt=DT)
-    return module
-
-
-def _spikingjelly(graph: "nir.NIRGraph") -> nn.Module:
-    import nir
-    from spikingjelly.activation_based.nir_exchange import import_from_nir
-
-    # SpikingJelly rejects a time constant of one step.
-    for name, node in graph.nodes.items():
-        if isinstance(node, nir.LIF):
-            graph.nodes[name] = nir.IF(node.r / DT, node.v_threshold, node.v_reset)
-    module: nn.Module = import_from_nir(graph, dt=DT)
-    return module
-
-
-# Package, function that loads a graph, and whether images need a batch dimension
-_SIMULATORS: dict[str, tuple[str, Callable[["nir.NIRGraph"], nn.Module], bool]] = {
-    "snnTorch": ("snntorch", _snntorch, False),
-    "Norse": ("norse", _norse, False),
-    "SpikingJelly": ("spikingjelly", _spikingjelly, True),
-}

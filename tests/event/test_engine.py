@@ -156,7 +156,7 @@ def test_dense_pass_has_the_operations_of_the_energy_model():
 def test_shipped_agents_decide_as_in_torch(env, count, tmp_path):
     agent = load_agent(zoo.ROOT / env / "T1", "cpu")
     exact = quantize(agent.q_net.network)
-    event_file.write(exact, tmp_path / "net.event")
+    event_file.export(exact, tmp_path / "net.event", {})
     network = EventNetwork.load(tmp_path / "net.event")
     engine, anew = EventEngine(network), EventEngine(network, incremental=False)
     venv = agent.make_env(1, 3)

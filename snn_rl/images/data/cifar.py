@@ -5,10 +5,9 @@ Python version consists of pickles, which can run code and are not read.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,36 +15,23 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from snn_rl.files.archive import read_arrays
 from snn_rl.images.data.splits import Dataset, MemorySplit, check_labels, first_balanced
 from snn_rl.utils.errors import UserError
 
 SIDE = 32
 _PIXELS = 3 * SIDE * SIDE
+_MAX_LABELS = 2**20  # bytes of a file of labels
 _Pixels = NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Layout of the files in a folder.
-
-    Attributes:
-        folder: Usual name of the folder.
-        train: Files of training images, in order.
-        test: File of test images.
-        read: Function that reads a file as images [N, 32, 32, 3] and labels [N].
-        labels: File of all labels; None if the image files contain them.
-    """
+class Layout(NamedTuple):
+    """Names of the folder and its files of training images (in order), test images and labels."""
 
     folder: str
     train: tuple[str, ...]
     test: str
-    read: Callable[[Path, "Cifar"], tuple[_Pixels, NDArray[Any]]]
-    labels: str | None = None
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """All files of the layout."""
-        return (*self.train, self.test, *([self.labels] if self.labels else []))
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,15 +70,11 @@ def _read_binary(file: Path, cifar: Cifar) -> tuple[_Pixels, NDArray[Any]]:
             f"multiple of the record size {record}"
         )
     records = content.reshape(-1, record)
-    return _planes(records[:, cifar.label_bytes :]), records[:, cifar.label_bytes - 1]
+    planes = records[:, cifar.label_bytes :].reshape(-1, 3, SIDE, SIDE)
+    return planes.transpose(0, 2, 3, 1), records[:, cifar.label_bytes - 1]
 
 
-def _planes(data: _Pixels) -> _Pixels:
-    """Returns images [N, 32, 32, 3] from red, green and blue planes [N, 3072]."""
-    return data.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
-
-
-def _read_mosaic(file: Path, cifar: Cifar) -> tuple[_Pixels, NDArray[Any]]:
+def _read_mosaic(file: Path) -> tuple[_Pixels, NDArray[Any]]:
     try:
         with Image.open(file) as picture:
             mosaic = np.asarray(picture.convert("RGB"))
@@ -112,17 +94,12 @@ def _mosaic_labels(file: Path, count: int) -> NDArray[Any]:
     source = file.parent / "labels.npz"
     split, _, number = file.stem.partition("_")
     start = (int(number or 1) - 1) * count
-    try:
-        with np.load(source, allow_pickle=False) as arrays:
-            labels = arrays[split][start : start + count]
-    except Exception as error:  # damaged archives raise many types
-        raise UserError(f"{source} is damaged or has no array {split} ({error})") from None
+    labels = read_arrays(source, _MAX_LABELS).get(split, np.empty(0))[start : start + count]
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) != count:
         raise UserError(f"{source}: {split} does not have an integer per image of {file.name}")
-    return labels  # type: ignore[no-any-return]
+    return labels
 
 
-_FIVE = range(1, 6)
 CIFARS = {
     "cifar10": Cifar(
         title="CIFAR-10",
@@ -136,16 +113,14 @@ CIFARS = {
         layouts=(
             Layout(
                 "cifar-10-batches-bin",
-                tuple(f"data_batch_{i}.bin" for i in _FIVE),
+                tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
                 "test_batch.bin",
-                _read_binary,
             ),
             Layout(
                 "cifar10",
-                tuple(f"train_{i}.webp" for i in _FIVE),
+                tuple(f"train_{i}.webp" for i in range(1, 6)),
                 "test.webp",
-                _read_mosaic,
-                labels="labels.npz",
+                ("labels.npz",),
             ),
         ),
     ),
@@ -158,7 +133,7 @@ CIFARS = {
         archive="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
         md5="03b5dce01913d631647c71ecec9e9cb8",
         python="cifar-100-python/train",
-        layouts=(Layout("cifar-100-binary", ("train.bin",), "test.bin", _read_binary),),
+        layouts=(Layout("cifar-100-binary", ("train.bin",), "test.bin"),),
     ),
 }
 
@@ -177,10 +152,10 @@ def open_cifar(name: str, path: Path, limit: int | None = None) -> Dataset:
     """
     cifar = CIFARS[name]
     folder, layout = _find(path, cifar)
-    parts = [_read_file(folder / file, layout, cifar, cifar.train_images) for file in layout.train]
+    parts = [_read_file(folder / file, cifar, cifar.train_images) for file in layout.train]
     images = torch.cat([part[0] for part in parts])
     labels = torch.cat([part[1] for part in parts])
-    test_images, test_labels = _read_file(folder / layout.test, layout, cifar, cifar.test_images)
+    test_images, test_labels = _read_file(folder / layout.test, cifar, cifar.test_images)
     check_labels(labels, cifar.classes, f"{folder} (training images)")
     check_labels(test_labels, cifar.classes, f"{folder} (test images)")
     mean, std = channel_statistics(images)
@@ -204,20 +179,22 @@ def _find(path: Path, cifar: Cifar) -> tuple[Path, Layout]:
     incomplete = ""
     for layout in cifar.layouts:
         for folder in (path, path / layout.folder):
-            missing = [file for file in layout.files if not (folder / file).is_file()]
+            files = (*layout.train, layout.test, *layout.labels)
+            missing = [file for file in files if not (folder / file).is_file()]
             if not missing:
                 return folder, layout
-            if len(missing) < len(layout.files):
+            if len(missing) < len(files):
                 incomplete = incomplete or f"{folder} is incomplete: no {', '.join(missing)}"
     if (path / cifar.python).is_file() or (path / Path(cifar.python).name).is_file():
         raise UserError(f"{path} has the Python version of {cifar.title}, not the binary; {origin}")
     raise UserError(incomplete or f"{path} does not contain {cifar.title}; {origin}")
 
 
-def _read_file(file: Path, layout: Layout, cifar: Cifar, expected: int) -> tuple[Tensor, Tensor]:
+def _read_file(file: Path, cifar: Cifar, expected: int) -> tuple[Tensor, Tensor]:
     """Returns images uint8 [N, 32, 32, 3] and labels int64 [N] of a file."""
     try:
-        images, labels = layout.read(file, cifar)
+        is_mosaic = file.suffix == ".webp"
+        images, labels = _read_mosaic(file) if is_mosaic else _read_binary(file, cifar)
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}") from None
     if len(images) != expected:

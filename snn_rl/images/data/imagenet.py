@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -39,19 +38,7 @@ _ORIGIN = (
 )
 
 
-class Source(Protocol):
-    """Encoded images and their labels."""
-
-    labels: Tensor
-
-    def order(self, generator: Generator) -> Tensor:
-        """Draws a random order of the images."""
-
-    def name(self, position: int) -> str:
-        """Returns the name of an image in messages."""
-
-    def read(self, position: int) -> bytes:
-        """Returns an encoded image."""
+Source = Folders | Parquet
 
 
 class DecodedSplit(Split):
@@ -174,10 +161,8 @@ def open_imagenet(path: Path, image_size: int | None = None, limit: int | None =
     if not path.is_dir():
         raise UserError(f"no such folder: {path}; {_ORIGIN}")
     parquet = next((d for d in (path, path / "data") if any(d.glob("*.parquet"))), None)
-    if parquet is not None:
-        train, test, classes = _open_parquet(parquet)
-    else:
-        train, test, classes = _open_folders(path)
+    opened = _open_folders(path) if parquet is None else _open_parquet(parquet)
+    train, test, classes = opened
     limited = train if limit is None else train.keep(first_balanced(train.labels, limit))
     return Dataset(
         "imagenet",
@@ -191,7 +176,7 @@ def open_imagenet(path: Path, image_size: int | None = None, limit: int | None =
     )
 
 
-def _open_folders(path: Path) -> tuple[Any, Any, int]:
+def _open_folders(path: Path) -> tuple[Source, Source | None, int]:
     """Returns training and test images (None if there is one folder) and the number of classes."""
     halves = [path / "train", path / "val"]
     if not any(half.is_dir() for half in halves):
@@ -211,7 +196,7 @@ def _open_folders(path: Path) -> tuple[Any, Any, int]:
     return train, test, len(train.classes)
 
 
-def _open_parquet(path: Path) -> tuple[Any, Any, int]:
+def _open_parquet(path: Path) -> tuple[Source, Source | None, int]:
     """Returns training and test images and the number of classes."""
     found = [sorted(path.glob(f"{half}-*.parquet")) for half in ("train", "validation", "val")]
     # Last, because the test images of Hugging Face's ImageNet have no labels

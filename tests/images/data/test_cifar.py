@@ -141,4 +141,4 @@ def test_labels_of_mosaics_must_match(tmp_path, tiny, refused):
         np.savez(path / "labels.npz", train=train, test=test)
         assert "train does not have an integer per image" in refused(open_cifar, "cifar10", path)
     np.savez(path / "labels.npz", test=test)
-    assert "has no array train" in refused(open_cifar, "cifar10", path)
+    assert "train does not have an integer per image" in refused(open_cifar, "cifar10", path)
