@@ -26,7 +26,7 @@ from pathlib import Path
 from snn_rl.agents import plan
 from snn_rl.configs.compose import agent_presets, run_command
 from snn_rl.configs.schema import Config
-from snn_rl.papers import choice as paper_choice
+from snn_rl.papers import page
 from snn_rl.reports import sweeps
 from snn_rl.reports.run_report import write_report
 
@@ -34,29 +34,26 @@ _ACCEPTED = ("env", "seed", "run_dir", "runs", "paper", "figure", "table", "swee
 
 
 def presets(config: Config) -> list[str]:
-    """The preset files; what is of several games or nets (a paper's, a sweep's) has none.
+    """Returns the presets of the run; papers and sweeps cover several runs and have none.
 
     Raises:
-        UserError: Unknown environment, preset, paper, figure or table, or none of them.
+        UserError: The environment, preset, paper, figure or table is missing or unknown.
     """
-    if config.sweep is not None:
-        return []
-    return [] if paper_choice.chosen(config) else agent_presets(config)
+    several = config.sweep is not None or page.requested(config) is not None
+    return [] if several else agent_presets(config)
 
 
 def main(config: Config) -> None:
-    """Writes the report, a paper's figure or table, or that of a sweep, and says where it is."""
+    """Writes the report and prints its path."""
     if config.sweep is not None:
         print(sweeps.write_sweep(Path(config.sweep)))
-        return
-    make = paper_choice.chosen(config)
-    if make is None:
+    elif (key := page.requested(config)) is not None:
+        path, missing = page.write_page(key, Path(config.runs))
+        for line in missing:
+            print(f"left out: {line}")
+        print(path)
+    else:
         print(write_report(plan.directory_of(config)))
-        return
-    path, missing = make(Path(config.runs))
-    for line in missing:
-        print(f"left out: {line}")
-    print(path)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,8 @@ def image_stage(tmp_path: Path) -> Callable[..., str]:
             network = SpikingNetwork(TINY, SpikingOptions(timesteps))
             whole |= {"T": timesteps, "source": "ann", "iir.encoding": "direct"}
             whole |= {"iir.threshold_scale": 1.0}
-        write_invocations(directory, [Invocation(command, "abc", time)])
+        run_settings = {"dataset": "cifar10", "net": "vgg5", "seed": seed}
+        write_invocations(directory, [Invocation(command, "abc", time, settings=run_settings)])
         write_json(directory / name / "settings.json", {**whole, **settings})
         scored = {"accuracy": 0.5, "images": 200, "spike_rates": rates, **(metrics or {})}
         write_json(directory / name / "metrics.json", scored)

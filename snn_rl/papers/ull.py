@@ -1,305 +1,274 @@
-"""Figures 2 to 4 of [ULL]: conversion without training, resources, and energy."""
+"""[ULL]: conversion without training, resources, energy, and a table of accuracies."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from snn_rl.chain.stages import ANN
 from snn_rl.core.conversion.thresholds import ALPHA_BETA, CLIP, PERCENTILE
 from snn_rl.core.energy import INT32, energy, macs, operations
-from snn_rl.papers.image_figures import (
-    ACCURACY,
-    ANN_LABEL,
-    INFERENCE,
-    INFERENCE_MEMORY,
-    MEMORY_NOTE,
-    SPIKES,
-    TIME_NOTE,
-    TRAINING,
-    TRAINING_MEMORY,
-    Filled,
-    ImageFigure,
-    Panels,
-    Printed,
-    Values,
-    Wanted,
-    layer_panel,
-    resources,
-    scored,
-    spikes_by_layer,
-)
-from snn_rl.papers.image_results import ImageNetwork, Measured
-from snn_rl.reports import figures
+from snn_rl.papers import image_page as images
+from snn_rl.papers.image_page import ANN_LABEL, ImageFigure, Panels, Part, Values, Wanted, Wants
+from snn_rl.papers.page import FIGURE, TABLE, reproduces
+from snn_rl.papers.runs import ImageNetwork, ScoredStage
+from snn_rl.papers.tables import AccuracyTable, accuracy_rows
+from snn_rl.reports.panels import Drawing, grouped_bars, timestep_lines
 
 SEARCHED = "alpha-beta search"
 OPERATIONS, ENERGY = "operations (M)", "compute energy (µJ)"
 T2, T3, HYBRID, OPTIMAL = "T2, [ULL]", "T3, [ULL]", "T5, hybrid", "T16, converted"
 
-# the ANN that all of it begins with, as preset=ull has it
-_ANALOG = {"clip": True, "batch_norm": False, "pooling": "max", "pixels": "standard"}
-_CONVERTED = {"iir.encoding": "direct", "iir.threshold_scale": 1.0, "iir.thresholds_from": None}
-_PRESET = "preset=ull"
+# the ANN of all figures, as in preset=ull
+_ANALOG = {"clip": True, "batch_norm": False, "pooling": "max"}
+_DIRECT = {"iir.encoding": "direct"}
+_CONVERTED = {**_DIRECT, "iir.threshold_scale": 1.0, "iir.thresholds_from": None}
+_SEARCH = {"iir.thresholds": ALPHA_BETA}
+_CLIPS = {"iir.thresholds": CLIP}
+_PERCENTILE = {"iir.thresholds": PERCENTILE}
 _START = "dataset=cifar10 net=vgg16 T=2 preset=ull"
 
 
-def _conversion(label: str, look: str, folder: str, *words: str, **thresholds: Any) -> Wanted:
-    settings = {f"iir.{key}": value for key, value in thresholds.items()}
-    return Wanted(
-        label,
-        look,
-        r"T\d+-converted",
-        {**_CONVERTED, **settings},
-        (
-            *("-m", _PRESET, "stages=none", "T=1,2,3,4,5,8,16"),
-            *(f"{key}={value}" for key, value in settings.items()),
-            *words,
-        ),
-        folder,
-    )
+def _conversion(label: str, folder: str, thresholds: Mapping[str, Any], *words: str) -> Wanted:
+    """Returns the conversions at any T with some thresholds."""
+    said = [*(f"{key}={value}" for key, value in thresholds.items()), *words]
+    command = f"-m preset=ull stages=none T=1,2,3,4,5,8,16 {' '.join(said)}"
+    return Wanted(label, r"T\d+-converted", {**_CONVERTED, **thresholds}, command, folder)
 
 
 _CONVERSIONS = (
-    _conversion("trained clip µ", "T3", "clip", thresholds=CLIP),
+    _conversion("trained clip µ", "clip", _CLIPS),
     _conversion(
         "maximum pre-activation",
-        "T1",
         "maximum",
-        "iir.conversion_timesteps=16",  # at T = 1 and such thresholds nothing reaches layer 2
-        thresholds=PERCENTILE,
-        percentile=100.0,
+        {**_PERCENTILE, "iir.percentile": 100.0},
+        "iir.conversion_timesteps=16",  # at T = 1, no spike reaches layer 2 with these thresholds
     ),
-    _conversion(SEARCHED, "T5", "alpha-beta", thresholds=ALPHA_BETA),
+    _conversion(SEARCHED, "alpha-beta", _SEARCH),
 )
-
-
-def _trained(timesteps: int, label: str) -> Wanted:
-    return Wanted(
+_T2, _T3 = (
+    Wanted(
         label,
-        f"T{timesteps}",
-        f"T{timesteps}-direct",
-        {"iir.encoding": "direct", "iir.thresholds": ALPHA_BETA},
-        (_PRESET, "direct=true", f"T={timesteps}"),
+        f"T{T}-direct",
+        {**_DIRECT, **_SEARCH},
+        f"preset=ull direct=true T={T}",
         "alpha-beta",
     )
-
-
-_TRAINED = (
-    _trained(2, T2),
-    _trained(3, T3),
-    Wanted(
-        HYBRID,
-        "T5",
-        "T5(-direct)?",
-        {
-            "iir.encoding": "direct",
-            "iir.thresholds": PERCENTILE,
-            "iir.train_threshold": True,
-            "source": ANN,
-        },
-        (
-            *(_PRESET, "direct=true", "T=5", f"iir.thresholds={PERCENTILE}"),
-            *("iir.percentile=90", "iir.percentile_over=positive"),
-        ),
-        "hybrid",
-    ),
+    for T, label in ((2, T2), (3, T3))
 )
-_AT_16 = Wanted(
+_T5 = Wanted(
+    HYBRID,
+    "T5(-direct)?",
+    {**_DIRECT, **_PERCENTILE, "iir.train_threshold": True, "source": ANN},
+    f"preset=ull direct=true T=5 iir.thresholds={PERCENTILE} iir.percentile=90 "
+    "iir.percentile_over=positive",
+    "hybrid",
+)
+_T16 = Wanted(
     OPTIMAL,
     "T16-converted",
-    "T16-converted",
-    {**_CONVERTED, "iir.thresholds": CLIP},
-    (_PRESET, "stages=none", "T=16", f"iir.thresholds={CLIP}"),
+    {**_CONVERTED, **_CLIPS},
+    f"preset=ull stages=none T=16 iir.thresholds={CLIP}",
     "clip",
 )
 
 
-def _of_clipped(
-    wanted: Sequence[Wanted], network: ImageNetwork
-) -> list[tuple[str, Sequence[Wanted]]]:
-    return [("", wanted)] if network.analogs[0].has(_ANALOG) else []
+def _clipped(wanted: Sequence[Wanted], network: ImageNetwork) -> Wants:
+    """Returns one part for a network with clipped ReLUs."""
+    return [("", wanted)] if network.analogs[0].has({**_ANALOG, "pixels": "standard"}) else []
 
 
 # figure 2
 
 
-def _accuracy_panels(filled: Filled) -> Panels:
+def _accuracy_panels(part: Part) -> Panels:
     lines: dict[str, dict[int, float]] = {}
-    for label, timesteps in filled.runs:
-        accuracy = filled.mean(label, ACCURACY, timesteps)
-        if label != ANN_LABEL and accuracy is not None:
-            lines.setdefault(label, {})[timesteps] = accuracy
-    analog = filled.mean(ANN_LABEL, ACCURACY)
-    draw = partial(
-        figures.timestep_lines,
-        lines=lines,
-        score=ACCURACY,
-        reference=None if analog is None else (ANN_LABEL, analog),
-    )
+    for label, T, *_ in part.runs:
+        lines.setdefault(label, {})[T] = part.mean(label, images.ACCURACY, T) or 0.0
+    reference = ANN_LABEL, lines.pop(ANN_LABEL)[0]
+    draw = partial(timestep_lines, lines=lines, score=images.ACCURACY, reference=reference)
     return {"conversion": draw}
 
 
-# figure 3
+def _searched(part: Part, T: int) -> float | None:
+    return part.mean(SEARCHED, images.ACCURACY, T)
 
 
-def _resource_panels(filled: Filled) -> Panels:
-    return {
-        "time": _pair(filled, (TRAINING, INFERENCE), "ms per image"),
-        "memory": _pair(filled, (TRAINING_MEMORY, INFERENCE_MEMORY), "MiB"),
-    }
-
-
-def _pair(filled: Filled, quantities: Sequence[str], unit: str) -> figures.Drawing | None:
-    bars = filled.bars(quantities)
-    draw = partial(
-        figures.grouped_bars,
-        groups=["training", "inference"],
-        bars=bars,
-        unit=unit,
-        numbers=True,
+reproduces("ull", FIGURE, 2)(
+    ImageFigure(
+        "Accuracy against the number of timesteps of an ANN that is converted without training, "
+        "with thresholds from the trained clips of its ReLUs and from the maximum pre-activation "
+        "(its reference [15]); VGG and ResNet networks on CIFAR-10.",
+        partial(_clipped, _CONVERSIONS),
+        images.scored_values,
+        _accuracy_panels,
+        columns=2,
+        printed=[
+            (
+                "accuracy, ANN (%)",
+                "90.76 and 91.10 (VGG11), 93.26 (VGG16), 93.07 (ResNet20)",
+                lambda part: part.mean(ANN_LABEL, images.ACCURACY),
+            ),
+            (
+                f"accuracy, T2 by the {SEARCHED} (%)",
+                "65.82 (VGG11), 69.58 (VGG16), 61.96 (ResNet20)",
+                partial(_searched, T=2),
+            ),
+            (
+                f"accuracy, T3 by the {SEARCHED} (%)",
+                "78.76 (VGG11), 85.06 (VGG16), 73.57 (ResNet20)",
+                partial(_searched, T=3),
+            ),
+        ],
+        notes=[
+            "The paper prints no accuracy of this figure, and no number is read off its plot. The "
+            "accuracies above are from its table 1, CIFAR-10. The alpha-beta search is the paper's "
+            "own conversion, which this figure does not show. Without training, the search needs "
+            "12 timesteps where its reference [15] needs 16 (IV-B).",
+            "Our conversions have no bias shift of half a threshold / T, which the paper describes "
+            "for [15] and does not use itself (III-B). Our maximum pre-activation is the maximum "
+            "of the input currents with the layers before it already spiking, at one of "
+            "`iir.conversion_timesteps`. Whole spikes coincide there, so this maximum is higher "
+            "than the ANN's, which [15] uses.",
+        ],
+        start=_START,
     )
-    return draw if bars else None
+)
 
 
-# figure 4
+# figures 3 and 4
 
 
-def _inference(entry: Measured) -> Values:
-    """Spikes, operations and energy of one image; of the ANN the dense ones."""
-    rates = entry.metrics.spike_rates
-    if entry.stage == ANN:
-        count, picojoule = float(sum(macs(entry.spec))), energy(entry.spec, rates, INT32).analog
-    else:
-        count = sum(operations(entry.spec, rates))
-        picojoule = energy(entry.spec, rates, INT32).spiking
-    return {**spikes_by_layer(entry), OPERATIONS: count / 1e6, ENERGY: picojoule / 1e6}
-
-
-def _inference_panels(filled: Filled) -> Panels:
-    whole: Mapping[str, tuple[str, bool]] = {
-        "operations": (OPERATIONS, False),
-        "compute energy": (ENERGY, True),
-    }
-    return {
-        "spikes": layer_panel(filled),
-        **{
-            title: partial(
-                figures.grouped_bars,
-                groups=[""],
-                bars=filled.bars([quantity]),
-                unit=f"{quantity[:-1]} / image)",
-                log=log,
-                numbers=True,
-            )
-            for title, (quantity, log) in whole.items()
-        },
-    }
-
-
-def _searched(timesteps: int, published: str) -> Printed:
-    return Printed(
-        f"accuracy, T{timesteps} by the alpha-beta search (%)",
-        published,
-        lambda filled: filled.mean(SEARCHED, ACCURACY, timesteps),
-    )
-
-
-def _ratio(what: str, published: str, quantity: str, over: str, under: str = T2) -> Printed:
-    return Printed(
-        f"{what}, {over} / {under}",
-        published,
-        lambda filled: filled.ratio(quantity, over, under),
-    )
+def _ratio(
+    name: str, published: str, quantity: str, over: str
+) -> tuple[str, str, Callable[[Part], float | None]]:
+    return f"{name}, {over} / {T2}", published, lambda part: part.ratio(quantity, over, T2)
 
 
 _BOTH = "(mean of CIFAR-10 and CIFAR-100)"
 _SOURCES = (
-    "The ANN is the same for all of them, with clipped ReLUs, max pooling and without batch-norm.",
+    "All networks start from the same ANN, with clipped ReLUs, max pooling and no batch norm.",
     f"*{HYBRID}* stands for [ULL]'s reference [7]: direct encoding, thresholds from a percentile "
-    "of the input currents, trained with the weights. There the ANN's ReLUs are not clipped.",
+    "of the input currents, trained together with the weights. Its ANN has no clipped ReLUs.",
 )
 
-FIGURES: dict[int, ImageFigure] = {
-    2: ImageFigure(
-        "Accuracy against the number of timesteps where an ANN is converted without any training, "
-        "with thresholds from the trained clips of its ReLUs and from the maximum pre-activation "
-        "(its reference [15]); VGG and ResNet networks on CIFAR-10.",
-        partial(_of_clipped, _CONVERSIONS),
-        scored,
-        _accuracy_panels,
-        columns=2,
-        printed=(
-            Printed(
-                "accuracy, ANN (%)",
-                "90.76 and 91.10 (VGG11), 93.26 (VGG16), 93.07 (ResNet20)",
-                lambda filled: filled.mean(ANN_LABEL, ACCURACY),
-            ),
-            _searched(2, "65.82 (VGG11), 69.58 (VGG16), 61.96 (ResNet20)"),
-            _searched(3, "78.76 (VGG11), 85.06 (VGG16), 73.57 (ResNet20)"),
-        ),
-        notes=(
-            "Of this figure the paper prints no accuracy, and nothing is read off its plot; those "
-            "above are of its table 1, CIFAR-10. The alpha-beta search is its own conversion, "
-            "which its figure does not show: without training it needs 12 timesteps for what its "
-            "reference [15] needs 16 for (IV-B).",
-            "Our conversions have no bias shift of half a threshold / T, which the paper describes "
-            "for [15] and leaves out itself (III-B). Our maximum pre-activation is that of the "
-            "currents with the layers in front already spiking, at one of "
-            "`iir.conversion_timesteps`: whole spikes meet there, and it is larger than the ANN's, "
-            "which [15] takes.",
-        ),
-        start=_START,
-    ),
-    3: ImageFigure(
+
+def _resource_panels(part: Part) -> Panels:
+    def pair(unit: str, *quantities: str) -> Drawing | None:
+        groups, bars = ["training", "inference"], part.bars(quantities)
+        draw = partial(grouped_bars, groups=groups, bars=bars, unit=unit, numbers=True)
+        return draw if bars else None
+
+    return {
+        "time": pair("ms per image", images.TRAINING, images.INFERENCE),
+        "memory": pair("MiB", images.TRAINING_MEMORY, images.INFERENCE_MEMORY),
+    }
+
+
+reproduces("ull", FIGURE, 3)(
+    ImageFigure(
         "(a) Time per epoch and (b) memory of training and inference: the ANN, the spiking "
         "networks with 2 and 3 timesteps, and the hybrid training of its reference [7] with 5; "
         "VGG16 on CIFAR-10 and CIFAR-100.",
-        partial(_of_clipped, _TRAINED),
-        resources,
+        partial(_clipped, (_T2, _T3, _T5)),
+        images.resources,
         _resource_panels,
         columns=2,
-        printed=(
-            _ratio("training time", f"2.38 {_BOTH}", TRAINING, HYBRID),
-            _ratio("inference time", f"2.33 {_BOTH}", INFERENCE, HYBRID),
-            _ratio("training memory", "1.44", TRAINING_MEMORY, HYBRID),
-            _ratio("inference memory", '"almost identical"', INFERENCE_MEMORY, HYBRID),
-        ),
-        notes=(
+        printed=[
+            _ratio("training time", f"2.38 {_BOTH}", images.TRAINING, HYBRID),
+            _ratio("inference time", f"2.33 {_BOTH}", images.INFERENCE, HYBRID),
+            _ratio("training memory", "1.44", images.TRAINING_MEMORY, HYBRID),
+            _ratio("inference memory", '"almost identical"', images.INFERENCE_MEMORY, HYBRID),
+        ],
+        notes=[
             *_SOURCES,
-            TIME_NOTE,
-            f"{MEMORY_NOTE} Both depend on the size of the batches, which is the same in the paper "
-            "(2080 Ti GPU).",
-        ),
+            images.TIME_NOTE,
+            f"{images.MEMORY_NOTE} Time and memory depend on the batch size, which is the same in "
+            "the paper (2080 Ti GPU).",
+        ],
         start=_START,
-    ),
-    4: ImageFigure(
+    )
+)
+
+
+def _inference(entry: ScoredStage) -> Values:
+    """Returns the spikes, operations and energy of one image; the dense ones for an ANN."""
+    rates = entry.score.spike_rates
+    used = energy(entry.spec, rates, INT32)
+    if entry.stage.analog:
+        count, picojoules = float(sum(macs(entry.spec))), used.analog
+    else:
+        count, picojoules = sum(operations(entry.spec, rates)), used.spiking
+    return {**images.spikes_by_layer(entry), OPERATIONS: count / 1e6, ENERGY: picojoules / 1e6}
+
+
+def _inference_panels(part: Part) -> Panels:
+    def whole(quantity: str, log: bool) -> Drawing:
+        unit, bars = f"{quantity[:-1]} / image)", part.bars([quantity])
+        return partial(grouped_bars, groups=[""], bars=bars, unit=unit, log=log, numbers=True)
+
+    return {
+        "spikes": images.layer_panel(part),
+        "operations": whole(OPERATIONS, log=False),
+        "compute energy": whole(ENERGY, log=True),
+    }
+
+
+reproduces("ull", FIGURE, 4)(
+    ImageFigure(
         "(a) Spikes per neuron and image of every layer, (b) operations and (c) compute energy of "
         "one image: the ANN, the spiking networks with 2 and 3 timesteps, the hybrid training of "
         "its reference [7] with 5, and the conversion of its reference [15] with 16; VGG16 on "
         "CIFAR-10 and CIFAR-100.",
-        partial(_of_clipped, (*_TRAINED, _AT_16)),
+        partial(_clipped, (_T2, _T3, _T5, _T16)),
         _inference,
         _inference_panels,
         columns=3,
-        printed=(
-            _ratio("spikes", f"1.53 {_BOTH}", SPIKES, HYBRID),
-            _ratio("spikes", f"4.22 {_BOTH}", SPIKES, OPTIMAL),
+        printed=[
+            _ratio("spikes", f"1.53 {_BOTH}", images.SPIKES, HYBRID),
+            _ratio("spikes", f"4.22 {_BOTH}", images.SPIKES, OPTIMAL),
             _ratio("energy", "103.5 (CIFAR-10), 159.2 (CIFAR-100)", ENERGY, ANN_LABEL),
             _ratio("energy", "1.27 (CIFAR-10), 1.52 (CIFAR-100)", ENERGY, HYBRID),
             _ratio("energy", "5.18 (CIFAR-10), 4.72 (CIFAR-100)", ENERGY, OPTIMAL),
-        ),
-        notes=(
+        ],
+        notes=[
             *_SOURCES,
             f"*{OPTIMAL}* stands for [ULL]'s reference [15], with the trained clips as thresholds "
             "and without its bias shift.",
-            "Spikes: summed over timesteps, per neuron; over all hidden neurons in the ratios.",
-            "Operations: of the ANN the multiply-accumulates of all layers; of a spiking network "
-            "those of the first layer, once, and behind it an accumulate per synapse and arriving "
-            "spike, pooled layers at their rate in front of the pooling, as the paper has it: "
-            "behind max-pooling up to four times as many arrive. Energy (section VI-B, INT32): "
-            "3.2 pJ per multiply-accumulate, 0.1 pJ per accumulate. The paper prints the ANN's as "
-            "a sum from layer 2 at the cost of an accumulate, a misprint: no ratio could be a "
-            "hundred then. Here it runs from layer 1, at that of a multiply-accumulate.",
-        ),
+            "Spikes: summed over the timesteps, per neuron; over all hidden neurons in the ratios.",
+            "Operations: the multiply-accumulates of all layers for the ANN. A spiking network "
+            "needs those of the first layer once, and in the other layers one accumulate per "
+            "synapse and arriving spike. Pooled layers count at their rate before the pooling, as "
+            "in the paper, although up to four times as many spikes arrive after max pooling. "
+            "Energy (section VI-B, INT32): 3.2 pJ per multiply-accumulate, 0.1 pJ per accumulate. "
+            "The paper prints the ANN's energy as a sum from layer 2 at the cost of an accumulate. "
+            "This is a misprint, because no ratio could then reach 100. Here the sum starts at "
+            "layer 1 and has the cost of a multiply-accumulate.",
+        ],
         start=_START,
-    ),
-}
+    )
+)
+
+
+# table 1
+
+_TABLE_1 = [
+    ("vgg11", "cifar10", 2, (90.76, 65.82, 89.39)),
+    ("vgg11", "cifar10", 3, (91.10, 78.76, 89.79)),
+    ("vgg16", "cifar10", 2, (93.26, 69.58, 91.79)),
+    ("vgg16", "cifar10", 3, (93.26, 85.06, 91.93)),
+    ("resnet20", "cifar10", 2, (93.07, 61.96, 90.00)),
+    ("resnet20", "cifar10", 3, (93.07, 73.57, 90.06)),
+    ("vgg16", "cifar100", 2, (68.45, 19.57, 64.19)),
+    ("vgg16", "cifar100", 3, (68.45, 36.84, 63.92)),
+    ("resnet20", "cifar100", 2, (63.88, 19.85, 57.81)),
+    ("resnet20", "cifar100", 3, (63.88, 31.43, 59.29)),
+]
+
+reproduces("ull", TABLE, 1)(
+    AccuracyTable(
+        "The ANN with clipped ReLUs, its conversion by the alpha-beta search, and the trained "
+        "network.",
+        ["network", "data", "T", "ANN", "converted", "trained"],
+        accuracy_rows(_TABLE_1, (ANN, "T{}-converted", "T{}-direct"), _ANALOG, _SEARCH),
+    )
+)

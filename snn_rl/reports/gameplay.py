@@ -1,4 +1,4 @@
-"""One episode of an agent as pictures, and its video."""
+"""One episode of an agent as images, and its video."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,29 +8,29 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from snn_rl.agents.loading import Agent, load_agent
+from snn_rl.agents.loading import Agent
 from snn_rl.core.networks import SpikingNetwork, State
 from snn_rl.envs import family
 from snn_rl.reports import video
 from snn_rl.reports.video import Labels, Moment, Picture
 
 
-class Game:
-    """One game of a spiking agent, to be iterated over once.
+class Episode:
+    """Episode of a spiking agent, played while it is iterated over, once.
 
     Yields a `Moment` for every decision, and a last one with the final return.
 
     Args:
-        agent: Who plays.
-        seed: Of the game.
+        agent: Agent that plays.
+        seed: Seed of the episode.
         epsilon: Probability of a random action.
-        max_steps: Decisions at most.
+        max_steps: Largest number of decisions.
 
     Attributes:
         score: Return so far.
-        steps: Decisions so far.
-        over: Whether the game has ended.
-        labels: The names of what is seen.
+        steps: Number of decisions so far.
+        over: True if the episode has ended.
+        labels: Names of the layers and actions in the images.
     """
 
     def __init__(self, agent: Agent, seed: int, epsilon: float = 0.0, max_steps: int = 2_000):
@@ -44,12 +44,8 @@ class Game:
         network = agent.q_net.network
         assert isinstance(network, SpikingNetwork)
         self._state: State | None = None
-        self.labels = Labels(
-            agent.env,
-            network.timesteps,
-            network.spec.names()[:-1],
-            self._family.action_names(self._unwrapped),
-        )
+        actions = self._family.action_names(self._unwrapped)
+        self.labels = Labels(agent.env, network.timesteps, network.spec.names()[:-1], actions)
 
     def __iter__(self) -> Iterator[Moment]:
         try:
@@ -62,7 +58,7 @@ class Game:
                 self.score += float(rewards[0])
                 self.steps += 1
                 self.over = bool(dones[0])
-            # a finished game's own last picture is gone: its environment has started the next one
+            # the environment resets itself at the end, so the last image is shown twice
             yield replace(moment, score=self.score, step=self.steps)
         finally:
             self._env.close()
@@ -74,55 +70,34 @@ class Game:
             action = int(self._rng.integers(len(q)))
         spikes = [layer[:, 0].mean(0).cpu().numpy() for layer in layers]
         rates = [float(layer[:, 0].sum(0).mean()) for layer in layers]
-        return Moment(
-            self._family.picture(self._unwrapped), spikes, rates, q, action, self.score, self.steps
-        )
+        picture = self._family.picture(self._unwrapped)
+        return Moment(picture, spikes, rates, q, action, self.score, self.steps)
 
 
-def pictures(game: Game, overlay: bool) -> Iterator[Picture]:
-    """The game's pictures, with a progress bar.
+def pictures(episode: Episode, overlay: bool) -> Iterator[Picture]:
+    """Plays an episode and yields its images, with a progress bar.
 
     Args:
-        game: Played as the pictures are taken.
-        overlay: Whether spikes and Q-values stand beside the game.
+        episode: Episode.
+        overlay: Shows spikes and Q-values beside the environment.
     """
-    with tqdm(total=game.max_steps, desc="play", unit="step", dynamic_ncols=True) as bar:
-        for moment in game:
-            yield video.overlay(moment, game.labels) if overlay else video.plain(moment)
+    with tqdm(total=episode.max_steps, desc="play", unit="step", dynamic_ncols=True) as bar:
+        for moment in episode:
+            yield video.overlay(moment, episode.labels) if overlay else video.plain(moment)
             bar.update(moment.step - bar.n)
 
 
-def record_video(
-    directory: Path,
-    path: Path,
-    seed: int,
-    epsilon: float = 0.0,
-    overlay: bool = True,
-    max_steps: int = 2_000,
-    fps: int = 30,
-    device: str = "auto",
-    engine: str = "dense",
-) -> Game:
-    """Writes a finished stage's agent at play as mp4, or as gif by the suffix of the path.
+def record_video(episode: Episode, path: Path, overlay: bool = True, fps: int = 30) -> None:
+    """Plays an episode and writes its video.
 
     Args:
-        directory: Of the stage.
-        path: The file.
-        seed: Of the game.
-        epsilon: Probability of a random action.
-        overlay: Whether spikes and Q-values stand beside the game.
-        max_steps: Decisions at most.
-        fps: Pictures a second.
-        device: See `load_agent`.
-        engine: See `load_agent`.
-
-    Returns:
-        The game that was played.
+        episode: Episode.
+        path: File of the video, .mp4 or .gif.
+        overlay: Shows spikes and Q-values beside the environment.
+        fps: Frames per second.
 
     Raises:
-        UserError: The stage's files are damaged, or the video cannot be written.
+        UserError: The video cannot be written.
     """
-    game = Game(load_agent(directory, device, engine), seed, epsilon, max_steps)
     write = video.write_gif if path.suffix == ".gif" else video.write_mp4
-    write(path, pictures(game, overlay), fps)
-    return game
+    write(path, pictures(episode, overlay), fps)

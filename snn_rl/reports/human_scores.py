@@ -1,8 +1,8 @@
-"""What a random player and a human score on 56 Atari games, to put scores of several together.
+"""Scores of a random player and of a human on 56 Atari games, to normalize returns.
 
-Source: the averages that DQN Zoo lists (https://github.com/google-deepmind/dqn_zoo,
-dqn_zoo/atari_data.py), without Surround, which has no NoFrameskip-v4 id: whole games behind up to
-30 no-ops, of at most 108,000 frames.
+Source: the averages listed by DQN Zoo (https://github.com/google-deepmind/dqn_zoo,
+dqn_zoo/atari_data.py), without Surround, which has no NoFrameskip-v4 id. Episodes are unclipped,
+start with up to 30 no-ops and last at most 108,000 frames.
 """
 
 # game, random player, professional tester
@@ -34,12 +34,15 @@ SCORES = {
 }
 
 
-def human_normalised(env_id: str, score: float) -> float | None:
-    """The score where 0 is a random player's and 1 a human's; None if none is known.
+def human_normalized(env_id: str, score: float) -> float | None:
+    """Returns the score scaled so that a random player has 0 and a human has 1.
 
     Args:
-        env_id: <Game>NoFrameskip-v4.
-        score: Mean return of whole, unclipped games.
+        env_id: Id of the environment.
+        score: Mean return of unclipped episodes.
+
+    Returns:
+        Normalized score; None if the scores of the game are unknown.
     """
     game, suffix, _ = env_id.partition("NoFrameskip-v4")
     if not suffix or game not in SCORES:

@@ -1,4 +1,4 @@
-"""The model card of agents that ship: what they are, what they score, and how to use them."""
+"""Model card of shipped agents: their files, training, scores and use."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from snn_rl.chain.records import StageResult, read_invocations, read_stages
 from snn_rl.chain.stages import ANN, PRETRAINED
 from snn_rl.envs import ATARI, family
 from snn_rl.files.atomic import read_json, write_text
-from snn_rl.reports.markdown import table
+from snn_rl.reports.markdown import block, page, table
 from snn_rl.reports.run_report import (
     command_section,
     energy_section,
@@ -20,19 +20,19 @@ from snn_rl.reports.run_report import (
 )
 
 CARD = "MODEL_CARD.md"
-GAME = "game.json"  # one whole game of a stage's agent, beside its weights
+GAME = "game.json"  # one episode of a stage's agent, beside its weights
 
 
 def write_card(folder: Path, commands: Sequence[str], picture: str) -> Path:
     """Writes the model card of one environment's agents.
 
     Args:
-        folder: Of the agents, laid out like a run's directory, every stage evaluated.
+        folder: Folder of the agents, laid out like a run directory, with every stage evaluated.
         commands: Command lines that use the last agent.
-        picture: Name of a picture of it in the folder.
+        picture: Name of the last agent's video in the folder.
 
     Returns:
-        The path of the card.
+        Path of the card.
     """
     stages = read_stages(folder)
     last = stages[-1]
@@ -40,58 +40,54 @@ def write_card(folder: Path, commands: Sequence[str], picture: str) -> Path:
     parts = [
         f"# {env}: trained agents",
         headline(stages),
-        f"![{last.label} at play: the game, its spikes and its Q-values]({picture})",
+        f"![Episode of {last.label} with its spikes and Q-values]({picture})",
         table(["", ""], _facts(stages), names=2),
         "## Use",
         "\n".join(f"    {command}" for command in commands),
-        "From Python, for a batch of observations (uint8 tensors, from environments as the agent's "
-        "`make_env` makes them; only a carried stage has a state that matters):",
-        _python(env, last.name),
+        "In Python, for a batch of observations (uint8 tensors from environments made by the "
+        "agent's `make_env`). Only the state of a carried stage matters:",
+        block("python", _program(env, last.name)),
         *reward_section(stages),
         "## Returns",
         returns_table(stages),
-        *(_game(stage, folder / stage.name / GAME) for stage in stages),
+        *(_episode(stage, folder / stage.name / GAME) for stage in stages),
         *spike_section(stages),
         *energy_section(stages),
         *command_section(read_invocations(folder)),
     ]
     path = folder / CARD
-    write_text(path, "\n\n".join(part for part in parts if part) + "\n")
+    write_text(path, page(parts))
     return path
 
 
 def _facts(stages: Sequence[StageResult]) -> list[list[str]]:
-    last = stages[-1].settings
-    files = (f"`{stage.name}/{run_directory.NETWORK}`" for stage in stages)
+    settings = stages[-1].settings
+    files = ", ".join(f"`{stage.name}/{run_directory.NETWORK}`" for stage in stages)
+    sticky = {stage.label: f"{stage.settings['rollout.sticky']:g}" for stage in stages}
+    same = len(set(sticky.values())) == 1
+    each = list(sticky.values())[:1] if same else [f"{k}: {v}" for k, v in sticky.items()]
     return [
-        ["files", f"{', '.join(files)}: safetensors, float16, computed in float32"],
-        ["evaluated", "these files, not the float32 weights that they were made from"],
-        ["environment", f"{last['env']}, {_wrappers(last)}"],
+        ["files", f"{files}: safetensors, stored as float16, computed in float32"],
+        ["evaluation", "of these files, not of the float32 weights before rounding"],
+        ["environment", f"{settings['env']}, {_wrappers(settings)}"],
         ["network", _network(stages[-1])],
         ["training", "; ".join(_training(stage) for stage in stages)],
-        ["sticky actions in training", _sticky(stages)],
-        ["seed", str(last["seed"])],
+        ["sticky actions in training", ", ".join(each)],
+        ["seed", str(settings["seed"])],
         ["all settings", "`settings.json` beside each file"],
-        ["licence", "MIT, as the code"],
+        ["license", "MIT, as the code"],
     ]
-
-
-def _sticky(stages: Sequence[StageResult]) -> str:
-    of_stages = {stage.label: f"{stage.settings['rollout.sticky']:g}" for stage in stages}
-    if len(set(of_stages.values())) == 1:
-        return next(iter(of_stages.values()))
-    return ", ".join(f"{label}: {sticky}" for label, sticky in of_stages.items())
 
 
 def _wrappers(settings: dict[str, Any]) -> str:
     cap = f"cut off after {settings['rollout.cap']:,} decisions"
     if family(settings["env"]).name == ATARI:
         return (
-            "through Stable-Baselines3's AtariWrapper (up to 30 no-ops at the start, 4 frames a "
-            f"decision, 84x84 grey); played whole and unclipped, {cap}; trained with clipped "
-            "rewards"
+            "with Stable-Baselines3's AtariWrapper (up to 30 no-ops at the start, 4 frames per "
+            "decision, 84x84 grayscale); evaluated on unclipped rewards over all lives, "
+            f"{cap}; trained with clipped rewards"
         )
-    return f"drawn as 40x120 grey pixels, {cap} or at the game's own limit"
+    return f"drawn as 40x120 grayscale pixels, {cap} or at the environment's own limit"
 
 
 def _network(stage: StageResult) -> str:
@@ -108,15 +104,15 @@ def _network(stage: StageResult) -> str:
 
 
 def _training(stage: StageResult) -> str:
-    settings, metrics = stage.settings, stage.evaluation
-    amount = f"{stage.label} {metrics.steps:,} agent steps, {metrics.updates:,} updates"
+    settings, result = stage.settings, stage.evaluation
+    amount = f"{stage.label} {result.steps:,} agent steps, {result.updates:,} updates"
     if stage.name == ANN and settings.get("ann"):
-        return f"{amount}, imported: its steps only fill the replay buffer"
+        return f"{amount}, imported: its agent steps only fill the replay buffer"
     if settings.get("teacher"):
-        amount += ", taught by another ANN"
+        amount += ", distilled from another ANN"
     if settings.get("source") == PRETRAINED:
         sticky = settings["rollout.sticky"]
-        amount += f" (trained further, sticky actions {sticky:g}; besides those of {PRETRAINED})"
+        amount += f" (fine-tuned with sticky actions {sticky:g}, after those of {PRETRAINED})"
     if stage.name == ANN:
         return (
             f"{amount}, epsilon {settings['dqn.epsilon_start']:g} to "
@@ -125,23 +121,24 @@ def _training(stage: StageResult) -> str:
     return f"{amount}, {settings['iir.objective']}, epsilon {settings['iir.epsilon']:g}"
 
 
-def _game(stage: StageResult, path: Path) -> str:
+def _episode(stage: StageResult, path: Path) -> str:
     if not path.exists():
         return ""
     game = read_json(path)
     return (
-        f"Alone (in a batch of one, whose sums may be rounded otherwise), {stage.label} plays the "
-        f"game of seed {game['seed']:,} to {game['return']:g} points in "
+        f"In a batch of one, where sums may be rounded differently, the episode of {stage.label} "
+        f"with seed {game['seed']:,} returns {game['return']:g} points in "
         f"{game['decisions']:,} decisions."
     )
 
 
-def _python(env: str, stage: str) -> str:
-    return f"""```python
+def _program(env: str, stage: str) -> str:
+    return f"""import torch
+
 from snn_rl import zoo
 from snn_rl.agents.loading import load_agent
 
 q_net = load_agent(zoo.ROOT / "{env}" / "{stage}").q_net
-decision = q_net.decide(observations)  # uint8 [N, channels, height, width]
-print(decision.actions, decision.q_values)
-```"""
+state = q_net.network.initial_state(len(observations))
+with torch.no_grad():
+    q_values, _, state = q_net.network.step(q_net.images(observations), state)"""

@@ -1,11 +1,10 @@
-"""Figures 3 and 5 of [STDB], held against numbers by hand."""
+"""Figures 3 and 5 of [STDB], compared with numbers by hand."""
 
 import shutil
 
 import pytest
 
-from snn_rl.papers.image_figures import write_figure
-from snn_rl.papers.stdb import FIGURES
+from snn_rl.papers.page import FIGURE, write_page
 
 ANALOG = {"clip": False, "pixels": "symmetric", "pooling": "avg"}
 POISSON = {
@@ -34,7 +33,7 @@ def whole(image_stage):
 
 
 def test_spikes_before_and_after_training(whole, tmp_path):
-    path, missing = write_figure("stdb", 3, FIGURES[3], tmp_path)
+    path, missing = write_page(("stdb", FIGURE, 3), tmp_path)
     text = path.read_text()
     assert missing == []
     before, after = (8 * 2 + 3 * 1.5) / 11, (8 * 1 + 3 * 0.5) / 11
@@ -49,20 +48,20 @@ def test_spikes_before_and_after_training(whole, tmp_path):
 
 
 def test_a_pair_has_one_conversion(whole, image_stage, tmp_path):
-    """Iso conditions: other thresholds are another pair, without its first half."""
+    """Iso conditions: other thresholds are another pair, whose first half is missing."""
     lower = {**POISSON, "iir.threshold_scale": 0.4}
     shutil.copytree(tmp_path / "net/seed0/ann", tmp_path / "scaled/seed0/ann")
     command = "python -m snn_rl.classify net=vgg5 preset=stdb iir.threshold_scale=0.4 direct=true"
     image_stage("scaled/seed0", "T7-direct", command=command, **lower)
-    path, missing = write_figure("stdb", 3, FIGURES[3], tmp_path)
+    path, missing = write_page(("stdb", FIGURE, 3), tmp_path)
     name = "vgg5 on cifar10, T = 7 (2)"
     analog = f"{tmp_path}/net/seed0/ann/network.safetensors"
-    assert missing[0].startswith(f"{name}: converted, no run; this makes one: ")
+    assert missing[0].startswith(f"{name}: converted, no run; to make one: ")
     assert "preset=stdb T=7 stages=none" in missing[0]
     assert missing[0].endswith(
         f"ann={analog} iir.threshold_scale=0.4 run_dir={tmp_path}/net-converted/seed0"
     )
-    assert missing[1:] == [f"{name}: the panel spikes, for want of its numbers"]
+    assert missing[1:] == [f"{name}: panel spikes, its numbers are missing"]
     assert f"### {name}" in path.read_text()
 
 
@@ -72,8 +71,8 @@ def test_commands_of_two_conversions_have_directories_of_their_own(whole, image_
     command = "python -m snn_rl.classify preset=stdb iir.threshold_scale=0.4"
     lower = {**POISSON, "iir.threshold_scale": 0.4}
     image_stage("scaled/seed0", "T7-direct", command=command, **lower)
-    _, missing = write_figure("stdb", 3, FIGURES[3], tmp_path)
-    commands = [line.split("this makes one: ")[1] for line in missing if "no run" in line]
+    _, missing = write_page(("stdb", FIGURE, 3), tmp_path)
+    commands = [line.split("to make one: ")[1] for line in missing if "no run" in line]
     assert ["iir.threshold_scale=0.4" in command for command in commands] == [False, True]
     assert [command.split("run_dir=")[1] for command in commands] == [
         f"{tmp_path}/net-converted/seed0",
@@ -84,7 +83,7 @@ def test_commands_of_two_conversions_have_directories_of_their_own(whole, image_
     shutil.move(tmp_path / "net/seed0/T7-converted", tmp_path / "net-converted/seed0/T7-converted")
     shutil.copytree(tmp_path / "net/seed0/ann", tmp_path / "net-converted/seed0/ann")
     shutil.copy(tmp_path / "net/seed0/run.json", tmp_path / "net-converted/seed0")
-    _, missing = write_figure("stdb", 3, FIGURES[3], tmp_path)
+    _, missing = write_page(("stdb", FIGURE, 3), tmp_path)
     assert [line.split("run_dir=")[1] for line in missing if "no run" in line] == [
         f"{tmp_path}/net-converted-2/seed0"
     ]
@@ -93,27 +92,27 @@ def test_commands_of_two_conversions_have_directories_of_their_own(whole, image_
 @pytest.mark.parametrize("other", [{"iir.percentile_over": "all"}, {"limit": 100}])
 def test_thresholds_of_other_currents_are_another_conversion(whole, image_stage, tmp_path, other):
     image_stage("net/seed0", "T7-converted", **{**POISSON, **other})
-    _, missing = write_figure("stdb", 3, FIGURES[3], tmp_path)
+    _, missing = write_page(("stdb", FIGURE, 3), tmp_path)
     assert missing[0].startswith("vgg5 on cifar10, T = 7: converted, no run; ")
 
 
 @pytest.mark.parametrize("number", [3, 5])
 def test_a_hybrid_has_the_thresholds_of_the_conversion(whole, image_stage, tmp_path, number):
     image_stage("net/seed0", "T7-direct", **{**POISSON, "iir.train_threshold": True})
-    _, missing = write_figure("stdb", number, FIGURES[number], tmp_path)
+    _, missing = write_page(("stdb", FIGURE, number), tmp_path)
     assert missing[0].startswith("vgg5 on cifar10, T = 7: converted and trained, no run; ")
 
 
 def test_other_surrogates_and_encodings_do_not_count(whole, image_stage, tmp_path):
     image_stage("net/seed0", "T7-direct", **{**POISSON, "iir.surrogate": "linear"})
     image_stage("net/seed0", "T9-direct", **ANALOG)
-    _, missing = write_figure("stdb", 3, FIGURES[3], tmp_path)
+    _, missing = write_page(("stdb", FIGURE, 3), tmp_path)
     assert len(missing) == 2
     assert "T = 7: converted and trained, no run" in missing[0]
 
 
-def test_resources_in_units_of_the_ann_s(whole, tmp_path):
-    path, missing = write_figure("stdb", 5, FIGURES[5], tmp_path)
+def test_resources_divided_by_the_ann_s(whole, tmp_path):
+    path, missing = write_page(("stdb", FIGURE, 5), tmp_path)
     text = path.read_text()
     assert missing == []
     hybrid, scratch = "converted and trained", "from scratch"
@@ -137,13 +136,13 @@ def test_resources_in_units_of_the_ann_s(whole, tmp_path):
         assert f"| {what} | {published} | {ours:.4g} |" in text
 
 
-def test_what_is_missing_takes_its_counterpart_s_words(whole, image_stage, tmp_path):
+def test_a_missing_run_has_the_settings_of_its_counterpart(whole, image_stage, tmp_path):
     shutil.rmtree(tmp_path / "scratch")
     command = "python -m snn_rl.classify preset=stdb T=7 iir.window=5 direct=true fit.epochs=3"
     image_stage("net/seed0", "T7-direct", command=command, **costs(250, 30, (400, 60)), **POISSON)
-    path, missing = write_figure("stdb", 5, FIGURES[5], tmp_path)
+    path, missing = write_page(("stdb", FIGURE, 5), tmp_path)
     assert missing == [
-        "vgg5 on cifar10, T = 7: from scratch, no run; this makes one: python -m snn_rl.classify "
+        "vgg5 on cifar10, T = 7: from scratch, no run; to make one: python -m snn_rl.classify "
         "dataset=cifar10 net=vgg5 preset=stdb T=7 scratch=true iir.distill=0 iir.window=5 "
         f"run_dir={tmp_path}/net-scratch/seed0"
     ]

@@ -1,15 +1,16 @@
-"""The papers' tables, from runs whose files the test writes."""
+"""Tables of the papers, from runs with made-up numbers."""
 
 import sys
 from pathlib import Path
 
 import pytest
 
+from snn_rl import report
 from snn_rl.configs.compose import run_command
 from snn_rl.configs.schema import Config
 from snn_rl.files.atomic import write_json
-from snn_rl.papers.tables import TABLES, Cell, write_table
-from snn_rl.reports import run_report as report
+from snn_rl.papers.page import MAKERS, TABLE, write_page
+from snn_rl.papers.tables import AccuracyTable, Cell
 
 VGG6 = {"dataset": "cifar10", "net": "vgg6", "batch_norm": True, "pooling": "avg"}
 DIRECT = {"iir.encoding": "direct"}
@@ -25,7 +26,9 @@ def stage_of(run: Path, seed: int, name: str, accuracy: float, **settings: objec
         [{"command": f"the command of {seed}", "revision": "abc", "time": "2026-01-01"}],
     )
     write_json(run / name / "settings.json", {**VGG6, "seed": seed, "limit": None, **settings})
-    write_json(run / name / "metrics.json", {"accuracy": accuracy, "images": 10_000})
+    write_json(
+        run / name / "metrics.json", {"accuracy": accuracy, "images": 10_000, "spike_rates": []}
+    )
 
 
 def chain(folder: Path, seed: int, *accuracies: tuple[int, float], **settings: object) -> None:
@@ -74,7 +77,7 @@ def test_direct_training_has_its_own_column(capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("timesteps", "strays", "lineage"),
+    ("timesteps", "marked", "lineage"),
     [
         ((5, 3, 1), (3, 1), "ann, T5, T3"),
         # its own source is that of the paper's T1, but not what lies before
@@ -83,18 +86,18 @@ def test_direct_training_has_its_own_column(capsys, tmp_path):
         ((6, 5, 4, 3, 2, 1), (5, 4, 3, 2, 1), "ann, T6, T5, T4, T3, T2"),
     ],
 )
-def test_other_chains_fill_empty_cells_and_are_marked(capsys, tmp_path, timesteps, strays, lineage):
+def test_other_chains_fill_empty_cells_and_are_marked(capsys, tmp_path, timesteps, marked, lineage):
     chain(tmp_path, 0, *((t, t / 10) for t in timesteps))
     text = written(capsys, "paper=iir", "table=4", f"runs={tmp_path}")
     for t in {*timesteps} - {6}:
         line = next(line for line in text.splitlines() if line.startswith(f"| {t} |"))
-        mark = "†" if t in strays else ""
+        mark = "†" if t in marked else ""
         assert f" / **{10 * t:.2f}**{mark} [" in line
-    assert "†: not by the paper's chain" in text
+    assert "†: not from the paper's chain" in text
     assert f"| T1 | {lineage} | 10.00 |" in text
 
 
-def test_the_paper_s_chain_comes_before_others(capsys, tmp_path):
+def test_the_paper_s_chain_comes_first(capsys, tmp_path):
     chain(tmp_path, 0, (5, 0.9), (3, 0.9), (1, 0.9))
     chain(tmp_path, 1, *GRADUAL, (1, 0.5))
     text = written(capsys, "paper=iir", "table=4", f"runs={tmp_path}")
@@ -112,17 +115,17 @@ def test_more_training_images_come_before_the_paper_s_chain(capsys, tmp_path):
     assert "| 1 | 89.10 / **90.00**† [" in text
 
 
-def test_a_run_is_found_where_run_dir_has_put_it_too(capsys, tmp_path):
+def test_runs_are_found_at_two_depths(capsys, tmp_path):
     stage(tmp_path, 0, "ann", 0.9)
     stage_of(tmp_path / "mine", 1, "ann", 0.8)
     stage_of(tmp_path / "too" / "deep" / "down", 2, "ann", 0.1)
     text = written(capsys, "paper=iir", "table=1", f"runs={tmp_path}")
     assert "| 91.59 / **85.00** [1, 2] |" in text
     assert "[2: seed 1](../../mine)" in text
-    assert f"Runs are looked for in `{tmp_path}/*` and `{tmp_path}/*/*`." in text
+    assert f"Runs are searched in `{tmp_path}/*` and `{tmp_path}/*/*`." in text
 
 
-def test_the_anns_of_two_papers_are_told_apart(capsys, tmp_path):
+def test_the_anns_of_two_papers_are_distinguished(capsys, tmp_path):
     shared = {"net": "vgg16", "batch_norm": False}
     clipped = {"clip": True, "pooling": "max", "pixels": "standard"}
     stage(tmp_path, 0, "ann", 0.8, **shared, clip=False, pixels="symmetric")
@@ -133,10 +136,12 @@ def test_the_anns_of_two_papers_are_told_apart(capsys, tmp_path):
     assert "| vgg16 | cifar10 | 2 | 93.26 / **90.00** [1] |" in text
 
 
-@pytest.mark.parametrize("key", TABLES)
-def test_every_table_is_whole_and_can_be_written_without_runs(tmp_path, key):
-    table = TABLES[key]
+@pytest.mark.parametrize("key", [key for key in MAKERS if key[1] == TABLE])
+def test_every_table_is_complete_and_can_be_written_without_runs(tmp_path, key):
+    table = MAKERS[key]
+    assert isinstance(table, AccuracyTable)
+    names = sum(isinstance(cell, str) for cell in table.rows[0])
     for row in table.rows:
         assert len(row) == len(table.head)
-        assert all(isinstance(cell, Cell) != (i < table.names) for i, cell in enumerate(row))
-    assert "None of them has been run." in write_table(*key, tmp_path).read_text()
+        assert all(isinstance(cell, Cell) != (i < names) for i, cell in enumerate(row))
+    assert "There are no runs." in write_page(key, tmp_path)[0].read_text()

@@ -1,11 +1,10 @@
-"""Figures 3 and 4 of [ULL], held against numbers by hand; figure 2 is in test_image_figures.py."""
+"""Figures 3 and 4 of [ULL], compared with numbers by hand; figure 2 is in test_image_page.py."""
 
 import shutil
 
 import pytest
 
-from snn_rl.papers.image_figures import write_figure
-from snn_rl.papers.ull import FIGURES
+from snn_rl.papers.page import FIGURE, write_page
 
 SEARCH = {"iir.thresholds": "alpha_beta"}
 HYBRID = {"iir.thresholds": "percentile", "iir.train_threshold": True}
@@ -29,8 +28,8 @@ def whole(image_stage):
     image_stage("net/seed0", "T16-converted", (3.0, 1.0), metrics(9, 90), **CLIP)
 
 
-def test_resources_beside_the_paper_s(whole, tmp_path):
-    path, missing = write_figure("ull", 3, FIGURES[3], tmp_path)
+def test_resources_and_the_papers(whole, tmp_path):
+    path, missing = write_page(("ull", FIGURE, 3), tmp_path)
     text = path.read_text()
     assert missing == []
     both = "(mean of CIFAR-10 and CIFAR-100)"
@@ -42,8 +41,8 @@ def test_resources_beside_the_paper_s(whole, tmp_path):
     assert "![(a) time: vgg5 on cifar10 | (b) memory: vgg5 on cifar10](figure.png)" in text
 
 
-def test_energy_and_spikes_beside_the_paper_s(whole, tmp_path):
-    path, missing = write_figure("ull", 4, FIGURES[4], tmp_path)
+def test_energy_and_spikes_and_the_papers(whole, tmp_path):
+    path, missing = write_page(("ull", FIGURE, 4), tmp_path)
     text = path.read_text()
     assert missing == []
     rates = {
@@ -75,13 +74,13 @@ def test_energy_and_spikes_beside_the_paper_s(whole, tmp_path):
     assert f"| energy, ANN / {two} | 103.5 (CIFAR-10), 159.2 (CIFAR-100) | {ours:.4g} |" in text
 
 
-def test_commands_of_what_is_missing(whole, tmp_path):
+def test_commands_of_missing_runs(whole, tmp_path):
     for stage in ("T3-direct", "T5", "T16-converted"):
         shutil.rmtree(tmp_path / "net/seed0" / stage)
-    path, missing = write_figure("ull", 4, FIGURES[4], tmp_path)
+    path, missing = write_page(("ull", FIGURE, 4), tmp_path)
     begin = "python -m snn_rl.classify dataset=cifar10 net=vgg5 preset=ull"
     ann = f"ann={tmp_path}/net/seed0/ann/network.safetensors limit=500"
-    assert [line.split("this makes one: ")[1] for line in missing] == [
+    assert [line.split("to make one: ")[1] for line in missing] == [
         f"{begin} direct=true T=3 {ann} run_dir={tmp_path}/net-alpha-beta/seed0",
         f"{begin} direct=true T=5 iir.thresholds=percentile iir.percentile=90 "
         f"iir.percentile_over=positive {ann} run_dir={tmp_path}/net-hybrid/seed0",
@@ -92,25 +91,25 @@ def test_commands_of_what_is_missing(whole, tmp_path):
     )
 
 
-def test_a_gradual_t5_is_no_hybrid(whole, image_stage, tmp_path):
+def test_a_gradual_t5_is_not_a_hybrid(whole, image_stage, tmp_path):
     shutil.rmtree(tmp_path / "net/seed0/T5")
     image_stage("net/seed0", "T5", source="T6", **HYBRID)
-    _, missing = write_figure("ull", 4, FIGURES[4], tmp_path)
+    _, missing = write_page(("ull", FIGURE, 4), tmp_path)
     assert ["T5, hybrid" in line for line in missing] == [True]
 
 
-def test_numbers_that_were_not_noted(image_stage, tmp_path):
+def test_numbers_that_were_not_recorded(image_stage, tmp_path):
     image_stage("net/seed0", "ann", ann="0123", metrics={"seconds": 0.1})
     image_stage("net/seed0", "T2-direct", metrics={"seconds": 0.2}, **SEARCH)
-    path, missing = write_figure("ull", 3, FIGURES[3], tmp_path)
+    path, missing = write_page(("ull", FIGURE, 3), tmp_path)
     assert "![(a) time: vgg5 on cifar10](figure.png)" in path.read_text()
-    assert "vgg5 on cifar10: the panel (b) memory, for want of its numbers" in missing
+    assert "vgg5 on cifar10: panel (b) memory, its numbers are missing" in missing
     for label in ("ANN", "T2, [ULL]"):
-        assert any(f"training of {label}, not known" in line for line in missing)
+        assert any(f"training costs of {label}, not recorded" in line for line in missing)
 
 
 def test_anns_of_other_kinds_are_not_shown(image_stage, tmp_path, whole):
     image_stage("other/seed0", "ann", clip=False)
     image_stage("other/seed0", "T5", clip=False, **HYBRID)
-    text = write_figure("ull", 3, FIGURES[3], tmp_path)[0].read_text()
+    text = write_page(("ull", FIGURE, 3), tmp_path)[0].read_text()
     assert "other" not in text

@@ -1,4 +1,4 @@
-"""The report, on run directories written with the package's own functions."""
+"""Report of an agent's run, from run directories with made-up numbers."""
 
 import csv
 import itertools
@@ -15,7 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from snn_rl.chain.records import Evaluation, read_stages
+from snn_rl import report
+from snn_rl.chain.records import AgentNotes, Evaluation, read_stages
 from snn_rl.chain.stages import Stage
 from snn_rl.configs.compose import compose, run_command
 from snn_rl.configs.schema import Config
@@ -30,8 +31,7 @@ from snn_rl.core.networks import (
 )
 from snn_rl.files.atomic import read_json, write_json
 from snn_rl.files.checkpoint import save_network, save_tensors
-from snn_rl.reports import run_report as report
-from snn_rl.reports.figures import colour, running_mean
+from snn_rl.reports.panels import color, running_mean
 from snn_rl.reports.run_report import reward_section, write_report
 from snn_rl.utils.errors import UserError
 
@@ -44,7 +44,7 @@ FIGURES = ("learning", "rewards", "spike_rates", "energy")
 def build_run(
     directory: Path, names=ALL, spec=SPEC, games=6, scale=1.0, steps=900, episodes=40
 ) -> Path:
-    """A run directory with made-up numbers, every stage of it finished and evaluated."""
+    """Writes a run directory with made-up numbers, with every stage finished and evaluated."""
     for command in ("train T=1", "train T=1 iir.t1_steps=2 a|b"):
         record(directory, command)
     for k, name in enumerate(names):
@@ -56,9 +56,10 @@ def build_run(
         network = (
             SpikingNetwork(spec, SpikingOptions(timesteps)) if timesteps else AnalogNetwork(spec)
         )
-        notes = {"env": "CartPole-v1", "seed": 3, "stage": name}
-        notes |= {"steps": 1200 + k, "updates": 340 + k, "wall_s": 50.0 * 3**k}
-        if not timesteps:
+        notes = AgentNotes(
+            env="CartPole-v1", seed=3, stage=name, steps=900, updates=7, wall_s=1.0
+        ).to_json()
+        if timesteps is None:
             notes["scores"] = [[300, 1.5], [600, 4.25], [900, 4.25], [1200, -3]]
         if timesteps:
             for i, neuron in enumerate(network.neurons):
@@ -138,7 +139,7 @@ def section(text: str, title: str) -> str:
 
 
 def table(text: str) -> tuple[list[str], dict[str, list[str]]]:
-    """Head and rows, by first cell, of the first table in a text."""
+    """Returns the head and the rows, by first cell, of the first table in a text."""
     lines = [line for line in text.splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
     assert {len(row) for row in cells} == {len(cells[0])}
@@ -154,7 +155,7 @@ def display(name: str) -> str:
 
 
 def naive_counts() -> tuple[list[int], list[int]]:
-    """Multiply-accumulates of every weight layer and neurons of every hidden layer, one by one."""
+    """Counts the multiply-accumulates of every weight layer and the hidden neurons one by one."""
     macs, neurons = [], []
     channels, height, width = SPEC.input_shape
     for layer in SPEC.layers[:2]:
@@ -169,16 +170,21 @@ def naive_counts() -> tuple[list[int], list[int]]:
     return macs, [*neurons, units]
 
 
-def test_the_chosen_checkpoint_is_named(text: str) -> None:
+def test_the_selected_checkpoint_is_named(text: str) -> None:
     learning = section(text, "Learning")
-    assert "The ANN is its checkpoint at 600 agent steps: of 4, the best in 5 games" in learning
+    assert (
+        "The ANN is its checkpoint at 600 agent steps, the best of 4 checkpoints by the" in learning
+    )
+    assert "mean return of 5 episodes without exploration (sticky actions: 0). These" in learning
     assert "1.50 (300), 4.25 (600), 4.25 (900), -3.00 (1,200)" in learning
-    assert "at 90 agent steps: of 2, the best in 20 games without exploration (sticky" in learning
-    assert "0) and 40 games without exploration (sticky actions: 0.25), of other" in learning
+    assert (
+        "at 90 agent steps, the best of 2 checkpoints by the mean return of 20 episodes" in learning
+    )
+    assert "0) and 40 episodes without exploration (sticky actions: 0.25). These" in learning
     assert learning.count("checkpoint at") == 2
 
 
-def test_reward_table_holds_the_metrics(run, text):
+def test_the_reward_table_has_the_metrics(run, text):
     _, rows = table(section(text, "Reward"))
     assert list(rows) == [display(name) for name in ALL]
     for name in ALL:
@@ -206,7 +212,7 @@ def test_wall_clock_is_readable(text):
     assert rows["T1"][2] == "3 h 22 min"
 
 
-def test_headline_sets_t1_beside_its_ann(run, text):
+def test_the_headline_compares_t1_with_its_ann(run, text):
     sentence = text.splitlines()[2]
     assert sentence.startswith("**T1 scores ")
     t1, ann = sentence.split("its ANN")
@@ -252,13 +258,13 @@ def test_energy_table_against_a_naive_count(run, text):
     assert float(rows["ANN, skips zeros"][3]) == pytest.approx(sum(macs) / skipping, abs=6e-3)
 
 
-def test_no_effective_figure_without_the_ann(tmp_path):
+def test_no_effective_ratio_without_the_ann(tmp_path):
     head, rows = table(section(write_report(build_run(tmp_path, ["T2"])).read_text(), "Energy"))
     assert rows["T2"][head.index("× effective") - 1] == "–"
     assert "ANN, skips zeros" not in rows
 
 
-def test_energy_is_left_out_where_the_first_layer_takes_spikes(tmp_path):
+def test_energy_is_left_out_if_the_input_is_spikes(tmp_path):
     build_run(tmp_path, ["ann", "T2", "T1"])
     stored = read_json(tmp_path / "T2" / "settings.json")
     write_json(tmp_path / "T2" / "settings.json", {**stored, "iir.encoding": "poisson"})
@@ -267,7 +273,7 @@ def test_energy_is_left_out_where_the_first_layer_takes_spikes(tmp_path):
     assert "not directly encoded: T2." in energy
 
 
-def test_layer_table_is_what_training_noted(run, text):
+def test_the_layer_table_has_the_notes_of_training(run, text):
     lines = [line for line in section(text, "Layers").splitlines() if line.startswith("| T")]
     expected = []
     for stage in read_stages(run):
@@ -297,7 +303,7 @@ def test_every_return_is_in_the_report_and_in_the_csv(run, text):
     assert len(entries) == 2 * 6 * len(ALL)
 
 
-def test_settings_that_differ_stand_by_stage(text):
+def test_different_settings_are_listed_by_stage(text):
     part = section(text, "Settings")
     assert "\ndqn.lr: 0.25\n" in part
     head, rows = table(part)
@@ -326,7 +332,7 @@ def test_figures_are_pictures(run, text, name):
     assert 0.01 < (pixels < 250).mean() < 0.6
 
 
-def test_matplotlib_is_left_as_it_was(run):
+def test_matplotlib_s_settings_are_not_changed(run):
     before = dict(matplotlib.rcParams.copy())
     write_report(run)
     assert dict(matplotlib.rcParams.copy()) == before
@@ -337,7 +343,7 @@ def test_the_same_run_gives_the_same_report(run, text):
     assert (run / "report.md").read_text() == text
 
 
-def test_stages_stand_in_the_order_of_the_chain(tmp_path):
+def test_stages_are_in_the_order_of_the_chain(tmp_path):
     names = ["T1-direct", "T5", "T100-converted", "T10", "ann", "T2", "T8-converted"]
     build_run(tmp_path, names)
     (tmp_path / "figures").mkdir()
@@ -346,7 +352,7 @@ def test_stages_stand_in_the_order_of_the_chain(tmp_path):
     assert ordered == ["ann", "T10", "T5", "T2", "T1-direct", "T100-converted", "T8-converted"]
 
 
-def test_a_run_that_has_just_begun(tmp_path):
+def test_a_run_that_has_just_started(tmp_path):
     record(tmp_path, "train")
     write_json(tmp_path / "ann" / "settings.json", settings("ann", None))
     text = write_report(tmp_path).read_text()
@@ -355,7 +361,7 @@ def test_a_run_that_has_just_begun(tmp_path):
     assert not (tmp_path / "figures").exists()
 
 
-def test_a_stage_in_training_is_in_the_learning_curve_alone(tmp_path):
+def test_a_stage_in_training_is_only_in_the_learning_curve(tmp_path):
     build_run(tmp_path, ["ann", "T5", "T4"])
     for file in ("network.safetensors", "metrics.json"):
         (tmp_path / "T4" / file).unlink()
@@ -380,7 +386,7 @@ def test_conversion_alone_has_no_learning_curve(tmp_path):
     assert "ANN scores" not in text
 
 
-def test_one_game_has_no_spread(tmp_path):
+def test_one_episode_has_no_spread(tmp_path):
     text = write_report(build_run(tmp_path, ["ann", "T1"], games=1)).read_text()
     assert "± 0.0" in text
     assert "nan" not in text
@@ -393,10 +399,10 @@ def test_finished_videos_are_linked(tmp_path):
     assert "\n\nVideo: [T1](T1/play.mp4).\n\n" in write_report(tmp_path).read_text()
 
 
-def test_no_run_names_the_command_that_makes_one(tmp_path, monkeypatch, capsys):
+def test_a_missing_run_is_rejected_with_the_command_that_trains_it(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["report", "env=CartPole-v1", f"run_dir={tmp_path}"])
     with pytest.raises(SystemExit) as end:
-        run_command(Config, report.main, report.__doc__)
+        run_command(Config, report.main, presets=report.presets)
     assert end.value.code == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
@@ -404,7 +410,7 @@ def test_no_run_names_the_command_that_makes_one(tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command_reports_the_run_it_is_told(run, tmp_path, capsys):
+def test_the_command_reports_the_requested_run(run, tmp_path, capsys):
     shutil.copytree(run, tmp_path / "copy")
     (tmp_path / "copy" / "report.md").unlink()
     report.main(compose(Config, ["env=CartPole-v1", f"run_dir={tmp_path / 'copy'}"]))
@@ -428,13 +434,13 @@ def test_running_mean_against_slices():
         assert math.isclose(mean, sum(window) / len(window))
 
 
-def test_stages_of_a_chain_have_colours_of_their_own():
+def test_the_stages_of_a_chain_have_different_colors():
     names = [*CHAIN, "T100-converted"]
-    assert len({colour(name) for name in names}) == len(names)
-    assert colour("T1-direct") == colour("T1")
+    assert len({color(name) for name in names}) == len(names)
+    assert color("T1-direct") == color("T1")
 
 
-def test_agreement_with_the_ann_stands_beside_the_returns(tmp_path: Path) -> None:
+def test_agreement_with_the_ann_is_in_the_table_of_returns(tmp_path: Path) -> None:
     build_run(tmp_path, names=("ann", "T2", "T1"))
     assert "agreement" not in "".join(reward_section(read_stages(tmp_path)))
     data = metrics(tmp_path, "T1")

@@ -1,4 +1,4 @@
-"""Sweeps: their statistics, their report, and the command line that makes and resumes them."""
+"""Sweeps: statistics, report, and the command line that runs and resumes them."""
 
 import csv
 import os
@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from snn_rl import report
 from snn_rl.chain.records import (
     Evaluation,
     Invocation,
@@ -29,8 +30,7 @@ from snn_rl.configs.schema import Config
 from snn_rl.envs import ATARI_IDS
 from snn_rl.files.atomic import write_json
 from snn_rl.files.checkpoint import load_tensors
-from snn_rl.reports import run_report as report
-from snn_rl.reports.human_scores import SCORES, human_normalised
+from snn_rl.reports.human_scores import SCORES, human_normalized
 from snn_rl.reports.sweeps import interquartile_mean, stratified_interval, write_sweep
 from snn_rl.utils.errors import UserError
 
@@ -38,30 +38,31 @@ PONG, BREAKOUT = "PongNoFrameskip-v4", "BreakoutNoFrameskip-v4"
 
 
 def make_run(folder: Path, seed: int, stages: dict[str, dict[str, float]], **settings: Any) -> None:
-    """A run of made-up mean returns or accuracies."""
+    """Writes a run with made-up mean returns or accuracies."""
     env = settings.pop("env", folder.name)
     directory = folder / f"seed{seed}"
-    write_invocations(directory, [Invocation("", None, "", settings={"env": env, "seed": seed})])
+    invocation = Invocation("a command", None, "2026-01-01", settings={"env": env, "seed": seed})
+    write_invocations(directory, [invocation])
     for stage, scores in stages.items():
         write_json(directory / stage / "settings.json", {"seed": seed, "T": 1, **settings})
         metrics: Score | StageEvaluation
         if "accuracy" in scores:
-            metrics = Score(scores["accuracy"], 1, [])
+            metrics = Score(scores["accuracy"], 100, [])
         else:
-            columns = {name: Evaluation([mean], [1], 1, 0, []) for name, mean in scores.items()}
-            metrics = StageEvaluation(evaluation=Trials(1, 0, 0.0, 0.25), **columns)
+            columns = {name: Evaluation([v], [1], 1, 0, []) for name, v in scores.items()}
+            metrics = StageEvaluation(evaluation=Trials(1, 1_000_000, 0.0, 0.25), **columns)
         metrics.write(directory / stage / "metrics.json")
 
 
 def rows(text: str, title: str) -> list[list[str]]:
-    """The cells of the table below a heading."""
+    """Returns the cells of the table below a heading."""
     part = text.split(f"\n## {title}\n")[1].split("\n## ")[0]
     lines = [line for line in part.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
 @pytest.mark.parametrize("count", range(1, 14))
-def test_the_interquartile_mean_leaves_a_quarter_out_at_either_end(count: int) -> None:
+def test_the_interquartile_mean_leaves_out_a_quarter_at_either_end(count: int) -> None:
     scores = np.random.default_rng(count).normal(size=count)
     remaining = sorted(scores.tolist())
     for _ in range(count // 4):
@@ -70,10 +71,10 @@ def test_the_interquartile_mean_leaves_a_quarter_out_at_either_end(count: int) -
     assert interquartile_mean(scores) == pytest.approx(sum(remaining) / len(remaining))
 
 
-def test_the_interval_is_that_of_all_equally_likely_draws() -> None:
-    # two runs: the mean of two draws is 0, 1 or 2 with probability 1/4, 1/2, 1/4
+def test_the_interval_covers_the_possible_draws() -> None:
+    # the mean of two draws is 0, 1 or 2 with probability 1/4, 1/2, 1/4
     assert stratified_interval([np.array([0.0, 2.0])]) == (0.0, 2.0)
-    # two of the second task are drawn in every case, and are all alike
+    # every draw has two scores of each task, which are equal
     scores = [np.array([0.0, 0.0]), np.array([10.0, 10.0])]
     assert stratified_interval(scores) == (5.0, 5.0)
     low, high = stratified_interval([np.concatenate(scores)])
@@ -94,10 +95,10 @@ def test_the_scores_of_random_players_and_humans() -> None:
     assert len(SCORES) == 56 and set(SCORES) <= games
     assert all(human > random for random, human in SCORES.values())
     random, human = SCORES["Pong"]
-    assert human_normalised(PONG, random) == 0.0
-    assert human_normalised(PONG, (random + human) / 2) == pytest.approx(0.5)
-    assert human_normalised("CartPole-v1", 500.0) is None
-    assert human_normalised("PacmanNoFrameskip-v4", 500.0) is None
+    assert human_normalized(PONG, random) == 0.0
+    assert human_normalized(PONG, (random + human) / 2) == pytest.approx(0.5)
+    assert human_normalized("CartPole-v1", 500.0) is None
+    assert human_normalized("PacmanNoFrameskip-v4", 500.0) is None
 
 
 def test_the_report_of_a_sweep(tmp_path: Path) -> None:
@@ -118,7 +119,7 @@ def test_the_report_of_a_sweep(tmp_path: Path) -> None:
         "75.0 [75.0, 75.0]",
         "50.0 [50.0, 50.0]",
     ]
-    # T1 has one game only; of the ANN's, Breakout's is a human's score
+    # T1 has one game only; the ANN's score on Breakout is a human's
     (games,) = rows(text, "All Atari games")
     assert games[:3] == ["ANN", "2", "6"]
     assert games[3].startswith(f"{100 * (20.5 + 20.7) / (14.6 + 20.7):.1f} [")
@@ -130,7 +131,7 @@ def test_the_report_of_a_sweep(tmp_path: Path) -> None:
     assert sorted(found) == sorted(returns)
 
 
-def test_the_first_of_two_trainings_of_an_ann_has_a_row_of_its_own(tmp_path: Path) -> None:
+def test_an_ann_before_fine_tuning_has_its_own_row(tmp_path: Path) -> None:
     names = ("T1", "ann", "ann-pretrained")
     make_run(tmp_path / PONG, 0, {name: {"greedy": 1.0, "sticky": 0.0} for name in names})
     text = write_sweep(tmp_path).read_text(encoding="utf-8")
@@ -169,7 +170,7 @@ def test_runs_that_differ_in_more_than_their_seed_are_named(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("other", ["these", "those"])
-def test_what_older_runs_did_not_record_is_no_difference(tmp_path: Path, other: str) -> None:
+def test_settings_that_older_runs_lack_are_not_a_difference(tmp_path: Path, other: str) -> None:
     scores = {"ann": {"accuracy": 0.5}}
     make_run(tmp_path / "cifar10-vgg6", 0, scores)
     make_run(tmp_path / "cifar10-vgg6", 1, scores, training_images="these")
@@ -178,7 +179,7 @@ def test_what_older_runs_did_not_record_is_no_difference(tmp_path: Path, other: 
     assert ("differ in more than their seed:** `training_images`" in text) == (other == "those")
 
 
-def test_games_whose_runs_are_of_several_kinds_are_not_put_together(tmp_path: Path) -> None:
+def test_games_with_several_kinds_of_runs_are_not_aggregated(tmp_path: Path) -> None:
     scores = {"ann": {"greedy": 1.0, "sticky": 1.0}}
     for folder, env in (("a", PONG), ("b", BREAKOUT)):
         make_run(tmp_path / folder, 0, scores, env=env)
@@ -195,12 +196,12 @@ def test_runs_of_two_games_side_by_side_are_not_averaged(tmp_path: Path) -> None
     assert rows(text, f"{tmp_path.name}, {BREAKOUT}")[0][1:3] == ["1", "300.0 [300.0, 300.0]"]
 
 
-def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no run lies there"):
+def test_a_folder_without_runs_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no run in this folder"):
         report.main(compose(Config, [f"sweep={tmp_path}"], report.presets))
 
 
-# --- the command line --------------------------------------------------------------------------
+# the command line
 
 SETTINGS = [
     *("env=CartPole-v1", "T=1", "stages=none", "threads=1", "video=false", "episodes=1"),
@@ -213,7 +214,7 @@ SWEEP = ["-m", "seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *
 
 @contextmanager
 def training(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """The command at work in a folder; what is left of it and its workers at the end is killed."""
+    """Runs the command in a folder, and kills it and its workers at the end."""
     process = subprocess.Popen(
         [sys.executable, "-m", "snn_rl.train", *arguments],
         cwd=folder,
@@ -237,14 +238,14 @@ def finish(folder: Path, *arguments: str) -> None:
         assert process.returncode == 0, output
 
 
-def test_a_killed_sweep_goes_on_with_the_same_command(tmp_path: Path) -> None:
+def test_a_killed_sweep_resumes_with_the_same_command(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="extra sweep is missing")
     states = [tmp_path / f"runs/CartPole-v1/seed{k}/ann/state.safetensors" for k in (0, 1)]
     with training(tmp_path, *SWEEP):
         deadline = time.monotonic() + 120
         while not any(path.exists() for path in states) and time.monotonic() < deadline:
             time.sleep(0.02)
-    assert any(path.exists() for path in states)  # killed behind a checkpoint, and not at the end
+    assert any(path.exists() for path in states)  # killed after a checkpoint, before the end
     assert not all((path.parents[1] / "report.md").exists() for path in states)
     finish(tmp_path, *SWEEP)
 

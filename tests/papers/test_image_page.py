@@ -1,4 +1,4 @@
-"""What the figures of image classification have in common, on figure 2 of [ULL]."""
+"""Pages of figures of image classification, by the example of figure 2 of [ULL]."""
 
 import csv
 
@@ -6,16 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from snn_rl.papers.image_figures import write_figure
-from snn_rl.papers.ull import FIGURES
+from snn_rl.papers.page import FIGURE, write_page
 from snn_rl.utils.errors import UserError
 
 CLIP = {"iir.thresholds": "clip"}
 SEARCH = {"iir.thresholds": "alpha_beta"}
 
 
-def figure(folder, number=2):
-    return write_figure("ull", number, FIGURES[number], folder)
+def figure(folder):
+    return write_page(("ull", FIGURE, 2), folder)
 
 
 def rows(text: str, head: str) -> list[str]:
@@ -70,7 +69,7 @@ def test_a_picture_is_drawn(two_seeds, tmp_path):
     assert 0.01 < (pixels < 250).mean() < 0.6
 
 
-def test_what_is_missing_is_named_with_its_command(image_stage, tmp_path):
+def test_missing_runs_are_listed_with_their_commands(image_stage, tmp_path):
     command = (
         "python -m snn_rl.classify -m dataset=cifar10 net=vgg5 preset=ull T=2,3 stages=none "
         "limit=100,500 fit.epochs=6 iir.epochs=3 'iir.milestones=[0.5,0.9]' run_dir=elsewhere "
@@ -81,12 +80,12 @@ def test_what_is_missing_is_named_with_its_command(image_stage, tmp_path):
     image_stage("net/seed3", "T2-converted", command=command, **CLIP)
     _, missing = figure(tmp_path)
     assert missing == [
-        "vgg5 on cifar10: maximum pre-activation, no run; this makes one: python -m "
+        "vgg5 on cifar10: maximum pre-activation, no run; to make one: python -m "
         "snn_rl.classify -m dataset=cifar10 net=vgg5 preset=ull stages=none T=1,2,3,4,5,8,16 "
         "iir.thresholds=percentile iir.percentile=100.0 iir.conversion_timesteps=16 "
         f"ann={tmp_path}/net/seed3/ann/network.safetensors limit=500 iir.epochs=3 "
         f"'iir.milestones=[0.5,0.9]' data=/a,/b seed=3 run_dir={tmp_path}/net-maximum/seed3",
-        "vgg5 on cifar10: alpha-beta search, no run; this makes one: python -m "
+        "vgg5 on cifar10: alpha-beta search, no run; to make one: python -m "
         "snn_rl.classify -m dataset=cifar10 net=vgg5 preset=ull stages=none T=1,2,3,4,5,8,16 "
         "iir.thresholds=alpha_beta "
         f"ann={tmp_path}/net/seed3/ann/network.safetensors limit=500 iir.epochs=3 "
@@ -96,8 +95,8 @@ def test_what_is_missing_is_named_with_its_command(image_stage, tmp_path):
     assert text.endswith("## Left out\n\n" + "".join(f"- {line}\n" for line in missing))
 
 
-def test_new_runs_stay_in_the_folder(image_stage, tmp_path):
-    """Of an ANN whose run lies in the folder itself, and of one in a folder of that."""
+def test_new_runs_are_put_into_the_folder(image_stage, tmp_path):
+    """For an ANN whose run lies in the folder itself, and for one in a subfolder."""
     image_stage("vgg5seed7", "ann")
     image_stage("vgg5seed7", "T2-converted", **CLIP)
     image_stage("deep/again-seed8", "ann", **{"fit.epochs": 6})
@@ -111,12 +110,12 @@ def test_new_runs_stay_in_the_folder(image_stage, tmp_path):
     ]
 
 
-def test_a_directory_with_such_a_stage_of_other_settings_is_left_alone(image_stage, tmp_path):
+def test_a_directory_with_the_same_stage_is_not_used_again(image_stage, tmp_path):
     image_stage("net/seed0", "ann")
     image_stage("net/seed0", "T2-converted", **CLIP)
     for run in ("net-maximum/seed0", "net-maximum-2/seed0"):
         image_stage(run, "T2-converted", **SEARCH)
-    image_stage("net-alpha-beta/seed0", "T2-direct", **SEARCH)  # not refused beside another stage
+    image_stage("net-alpha-beta/seed0", "T2-direct", **SEARCH)  # another stage does not matter
     _, missing = figure(tmp_path)
     assert [line.split("run_dir=")[1] for line in missing] == [
         f"{tmp_path}/net-maximum-3/seed0",
@@ -149,9 +148,9 @@ def test_networks_of_one_name_are_numbered(image_stage, tmp_path):
     assert "| trained clip µ | 2 | [4] | 90 |" in second
 
 
-def test_without_runs_there_is_nothing_to_draw(image_stage, tmp_path):
+def test_without_runs_a_first_run_is_suggested(image_stage, tmp_path):
     image_stage("net/seed0", "ann")
-    with pytest.raises(UserError, match=r"^no run in .* has what figure=2 of paper=ull shows; "):
+    with pytest.raises(UserError, match=r"^no run in .* fits this figure; "):
         figure(tmp_path)
     assert not (tmp_path / "paper").exists()
 

@@ -1,4 +1,4 @@
-"""What is drawn into a panel, read from its axes."""
+"""Panels of figures, read from their axes."""
 
 from itertools import pairwise
 
@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from snn_rl.reports.figures import Bars, colour, grouped_bars, timestep_lines
+from snn_rl.reports.panels import Bars, color, grouped_bars, timestep_lines
 
 GROUPS = ("first", "second")
 
@@ -19,12 +19,12 @@ def axes() -> Axes:
 
 
 def bars_of(axes: Axes) -> dict[float, float]:
-    """Heights by the middle of a bar, in the order of drawing."""
+    """Returns heights by the middle of the bars, in the order of drawing."""
     return {round(b.get_x() + b.get_width() / 2, 6): b.get_height() for b in axes.patches}
 
 
 def points(axes: Axes, label: str) -> list[tuple[float, float]]:
-    """All marks of a label, those that are shown."""
+    """Returns the visible marks of a label."""
     lines = [line for line in axes.lines if line.get_label() == label]
     marks = [(round(float(x), 6), float(y)) for line in lines for x, y in line.get_xydata()]
     return [mark for mark in marks if not np.isnan(mark[1])]
@@ -40,7 +40,7 @@ def test_bars_are_means_over_runs_beside_one_another(axes):
     sides = sorted((bar.get_x(), bar.get_x() + bar.get_width()) for bar in axes.patches)
     assert all(right < left for (_, right), (left, _) in pairwise(sides))
     looks = [(to_hex(b.get_facecolor()).upper(), b.get_hatch()) for b in axes.patches]
-    assert looks == [(colour("ann"), None)] * 2 + [(colour("T5"), "///")] * 2
+    assert looks == [(color("ann"), None)] * 2 + [(color("T5"), "///")] * 2
     assert [text.get_text() for text in axes.get_xticklabels()] == list(GROUPS)
     assert list(axes.get_xticks()) == [0, 1]
     names = axes.get_legend_handles_labels()[1]
@@ -49,13 +49,13 @@ def test_bars_are_means_over_runs_beside_one_another(axes):
     assert axes.get_yscale() == "linear"
 
 
-def test_every_run_has_a_dot_if_there_are_several(axes):
+def test_several_runs_have_dots(axes):
     kinds = [Bars("dense", "ann", [[1.0, 2.0], [3.0, 6.0]]), Bars("spiking", "T5", [[5.0, 7.0]])]
     grouped_bars(axes, GROUPS, kinds, "ms")
     assert points(axes, "ours, one run") == [(-0.2, 1.0), (0.8, 2.0), (-0.2, 3.0), (0.8, 6.0)]
 
 
-def test_a_paper_s_numbers_stand_in_the_middle_of_the_bars(axes):
+def test_published_numbers_are_in_the_middle_of_the_bars(axes):
     kinds = [
         Bars("dense", "ann", [[1.0, 2.0]]),
         Bars("spiking", "T5", [[5.0, 7.0]], [None, 9.0]),
@@ -64,7 +64,7 @@ def test_a_paper_s_numbers_stand_in_the_middle_of_the_bars(axes):
     assert points(axes, "the paper") == [(1.2, 9.0)]
 
 
-def test_bars_of_a_single_group_have_names_below(axes):
+def test_bars_of_a_single_group_have_names(axes):
     kinds = [Bars("T2, ours", "T2", [[3.0]]), Bars("ANN", "ann", [[4.0]])]
     grouped_bars(axes, [""], kinds, "ms")
     assert bars_of(axes) == {-0.2: 3.0, 0.2: 4.0}
@@ -73,7 +73,7 @@ def test_bars_of_a_single_group_have_names_below(axes):
     assert axes.get_legend_handles_labels()[1] == []
 
 
-def test_heights_are_written_above_what_would_cover_them(axes):
+def test_heights_are_written_above_covering_marks(axes):
     kinds = [
         Bars("dense", "ann", [[1.25, 200.4], [1.75, 200.4]]),
         Bars("none", "T5", [[2.0, None]], [2.5, 8.0]),
@@ -89,7 +89,7 @@ def test_heights_are_written_above_what_would_cover_them(axes):
 
 @pytest.mark.parametrize("nothing", [None, float("nan")])
 @pytest.mark.parametrize("log", [False, True])
-def test_what_a_run_lacks_is_left_out(axes, nothing, log):
+def test_missing_numbers_are_left_out(axes, nothing, log):
     kinds = [
         Bars("dense", "ann", [[nothing, 8.0], [1.0, 2.0]], [nothing, 16.0]),
         Bars("spiking", "T5", [[4.0, nothing]]),
@@ -100,10 +100,10 @@ def test_what_a_run_lacks_is_left_out(axes, nothing, log):
     assert points(axes, "the paper") == [(0.8, 16.0)]
     if log:
         assert axes.get_yscale() == "log"
-        assert axes.get_ylim() == (0.5, 32.0)  # room below the least, which has a height then
+        assert axes.get_ylim() == (0.5, 32.0)  # the lowest bar has a height
 
 
-def test_a_line_for_every_label_against_timesteps(axes):
+def test_one_line_per_label(axes):
     lines = {"search": {1: 10.0, 2: 40.0, 8: 60.0}, "clip": {2: 30.0, 16: 50.0}}
     timestep_lines(axes, lines, "accuracy (%)", ("ANN", 70.0))
     for name, values in lines.items():

@@ -1,4 +1,4 @@
-"""A paper's figures, from run directories written with the package's own functions."""
+"""Figures of [IIR], from run directories with made-up numbers."""
 
 import csv
 import shutil
@@ -11,15 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+from snn_rl import report
 from snn_rl.agents import plan
-from snn_rl.chain.records import (
-    AgentNotes,
-    Evaluation,
-    Invocation,
-    StageEvaluation,
-    Trials,
-    write_invocations,
-)
+from snn_rl.chain.records import AgentNotes, Evaluation, read_stages
 from snn_rl.chain.stages import Stage
 from snn_rl.configs.compose import compose, run_command
 from snn_rl.configs.schema import Config
@@ -33,48 +27,55 @@ from snn_rl.core.networks import (
 )
 from snn_rl.files.atomic import read_json, write_json
 from snn_rl.files.checkpoint import save_network, save_tensors
-from snn_rl.papers import agent_figures as paper_figures
-from snn_rl.papers.agent_figures import CARTPOLE, CONVERTED, FIGURES, PONG, PUBLISHED, write_figure
-from snn_rl.reports import run_report as report
+from snn_rl.papers.iir import CARTPOLE, CONVERTED, PONG, PUBLISHED_RETURNS
+from snn_rl.papers.page import FIGURE, write_page
+from snn_rl.papers.runs import read_agents
 from snn_rl.utils.errors import UserError
 
 SPEC = NetworkSpec((1, 9, 9), (Conv(3, 3, 2), Dense(5)), 2)
 CHAIN = ("ann", "T5", "T4", "T3", "T2", "T1")
+STAGES = {
+    3: {CARTPOLE: ("ann", "T1", "T3", "T5"), PONG: ("ann", "T1", "T3", "T5")},
+    5: {CARTPOLE: ("ann", "T1", "T3", "T5")},
+    6: {PONG: ("ann", "T5", "T3", "T1", CONVERTED)},
+}
 COMMAND = "python -m snn_rl.train env={} T=1 seed={} run_dir=elsewhere threads=1 iir.lr=0.5"
 
 
 def build_run(
     folder: Path, env=CARTPOLE, seed=0, names=CHAIN, spec=SPEC, episodes=30, games=4, **kw
 ):
-    """A run in the folder of all runs, with made-up numbers."""
+    """Writes a run with made-up numbers into the folder of all runs."""
     directory = folder / env / f"seed{seed}"
-    versions = {"snn_rl": "0.0.1", "torch": "9.9"}
-    command = COMMAND.format(env, seed)
-    invocation = Invocation(command, "abc123", "2026-01-02T03:04:05+00:00", "abacus", versions)
-    write_invocations(directory, [invocation])
+    invocation = {
+        "time": "2026-01-02T03:04:05+00:00",
+        "command": COMMAND.format(env, seed),
+        "versions": {"snn_rl": "0.0.1", "torch": "9.9"},
+        "revision": "abc123",
+        "machine": "abacus",
+    }
+    write_json(directory / "run.json", [invocation])
     config = compose(Config, [f"env={env}", f"seed={seed}"])
     for k, name in enumerate(names):
         rng = np.random.default_rng([seed, k])
         stage = Stage.parse(name)
-        timesteps = stage.timesteps
         write_json(directory / name / "settings.json", plan.stage_settings(config, stage) | kw)
         torch.manual_seed(k)
-        network = (
-            SpikingNetwork(spec, SpikingOptions(timesteps)) if timesteps else AnalogNetwork(spec)
-        )
-        notes = AgentNotes(env=env, seed=seed, stage=name, steps=900, updates=7, wall_s=1.0)
+        network = AnalogNetwork(spec)
+        if stage.timesteps is not None:
+            network = SpikingNetwork(spec, SpikingOptions(stage.timesteps))
+        notes = AgentNotes(env=env, seed=seed, stage=name, steps=900, updates=1, wall_s=1.0)
         save_network(directory / name / "network.safetensors", network, notes.to_json())
         if stage.trained:
             history = [[10 * i, float(x), 9] for i, x in enumerate(rng.normal(5, 2, episodes))]
             counters = {"counters": {"steps": 900, "episodes": history}}
             save_tensors(directory / name / "state.safetensors", {"x": torch.zeros(1)}, counters)
-        columns = {}
+        metrics = {"evaluation": {"episodes": 4, "epsilon": 0.0, "seed": 1000, "sticky": 0.25}}
         for column in ("greedy", "sticky"):
             returns = [round(float(x), 2) for x in rng.normal(15, 2, games)]
             rates = [float(x) for x in rng.uniform(0.01, 0.5, len(spec.layers))]
-            columns[column] = Evaluation(returns, [7] * games, min(games, 3), 0, rates)
-        metrics = StageEvaluation(evaluation=Trials(4, 1000, 0.0, 0.25), **columns)
-        metrics.write(directory / name / "metrics.json")
+            metrics[column] = Evaluation(returns, [7] * games, min(games, 3), 0, rates).to_json()
+        write_json(directory / name / "metrics.json", metrics)
     return directory
 
 
@@ -107,19 +108,21 @@ def numbers(path: Path) -> dict[tuple[str, str], list[str]]:
     return {(line[0], line[1]): line[2:] for line in lines[2:]}
 
 
+def write_figure(number: int, folder: Path) -> tuple[Path, list[str]]:
+    return write_page(("iir", FIGURE, number), folder)
+
+
 def command(monkeypatch, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", ["report", *arguments])
     run_command(Config, report.main, presets=report.presets)
 
 
 def returns(folder: Path, env: str, seed: int, name: str, column="greedy") -> list[float]:
-    (stage,) = (
-        s for s in paper_figures.read_stages(folder / env / f"seed{seed}") if s.name == name
-    )
+    (stage,) = (s for s in read_stages(folder / env / f"seed{seed}") if s.name == name)
     return stage.evaluation.columns[column].returns
 
 
-def test_the_files_stand_together(folder, written):
+def test_the_files_of_a_figure(folder, written):
     number, path = written
     assert path == folder / "paper" / f"iir-figure{number}" / "README.md"
     assert {file.name for file in path.parent.iterdir()} == {
@@ -134,7 +137,7 @@ def test_the_files_stand_together(folder, written):
     assert 0.01 < (pixels < 250).mean() < 0.6
 
 
-def test_seeds_are_pooled_and_stand_beside_the_papers(folder):
+def test_seeds_are_pooled_and_compared_with_the_paper(folder):
     path, _ = write_figure(3, folder)
     rows = numbers(path)
     names = {"CartPole": CARTPOLE, "Pong": PONG}
@@ -148,8 +151,8 @@ def test_seeds_are_pooled_and_stand_beside_the_papers(folder):
         assert cells[2] == f"{len(pooled)} ({3 * len(seeds)} distinct)"
         means = [f"{s}: {statistics.fmean(v):.1f}" for s, v in zip(seeds, each, strict=True)]
         assert cells[3] == ", ".join(means)
-        printed = PUBLISHED.get((names[game], name))
-        assert cells[0] == (f"{printed.returns[0]} ± {printed.returns[1]}" if printed else "–")
+        printed = PUBLISHED_RETURNS.get((names[game], name))
+        assert cells[0] == (f"{printed[0]} ± {printed[1]}" if printed else "–")
     assert rows["CartPole", "T1"][0] == "38.7 ± 5.4"
     assert rows["Pong", "T1"][5] == "0.08"
     assert rows["Pong", "ANN"][5:7] == ["–", "–"]
@@ -157,7 +160,7 @@ def test_seeds_are_pooled_and_stand_beside_the_papers(folder):
 
 def test_spikes_are_the_mean_over_all_neurons(folder):
     path, _ = write_figure(3, folder)
-    stages = paper_figures.read_stages(folder / PONG / "seed0")
+    stages = read_stages(folder / PONG / "seed0")
     rates = next(stage.rates for stage in stages if stage.name == "T1")
     # 3 channels of 4 x 4, then 5 units
     expected = (48 * rates[0] + 5 * rates[1]) / 53
@@ -167,9 +170,9 @@ def test_spikes_are_the_mean_over_all_neurons(folder):
 def test_every_return_is_in_the_csv(folder, written):
     number, path = written
     listed = entries(path)
-    for env, names in FIGURES[number].stages.items():
+    for env, names in STAGES[number].items():
         for seed in (0, 1, 10) if env == CARTPOLE else (0,):
-            stages = {s.name: s for s in paper_figures.read_stages(folder / env / f"seed{seed}")}
+            stages = {s.name: s for s in read_stages(folder / env / f"seed{seed}")}
             for name in names:
                 own = [
                     e for e in listed if (e["env"], e["run"], e["stage"]) == (env, str(seed), name)
@@ -182,14 +185,14 @@ def test_every_return_is_in_the_csv(folder, written):
                 assert [[float(e["step"]), float(e["return"])] for e in training] == [
                     row[:2] for row in history
                 ]
-    assert {e["stage"] for e in listed} == {n for s in FIGURES[number].stages.values() for n in s}
+    assert {e["stage"] for e in listed} == {n for s in STAGES[number].values() for n in s}
 
 
 def test_training_means(folder):
     path, _ = write_figure(6, folder)
     rows = numbers(path)
     assert [network for _, network in rows] == ["ANN", "T5", "T3", "T1", "T100, converted"]
-    (ann,) = (s for s in paper_figures.read_stages(folder / PONG / "seed0") if s.name == "ann")
+    (ann,) = (s for s in read_stages(folder / PONG / "seed0") if s.name == "ann")
     values = [row[1] for row in ann.counters.episodes]
     last = statistics.fmean(values[-20:])
     assert rows["Pong", "ANN"][-3:] == [
@@ -200,27 +203,27 @@ def test_training_means(folder):
     assert rows["Pong", "T100, converted"][-3:] == ["–"] * 3
 
 
-def test_an_ann_trained_twice_shows_both_trainings(tmp_path):
+def test_a_fine_tuned_ann_shows_both_trainings(tmp_path):
     before = build_run(tmp_path, PONG, 1, ("ann",)) / "ann"
     before.rename(tmp_path / "first")
     directory = build_run(tmp_path, PONG, 0)
     (tmp_path / "first").rename(directory / "ann-pretrained")
-    (run,) = [run for run in paper_figures.read_runs(tmp_path, PONG) if run.seed == 0]
-    (own,) = (s for s in paper_figures.read_stages(directory) if s.name == "ann")
+    (run,) = [run for run in read_agents(tmp_path, PONG) if run.seed == 0]
+    (own,) = (s for s in read_stages(directory) if s.name == "ann")
     whole = run.stages["ann"].counters.episodes
     assert len(whole) == 2 * len(own.counters.episodes)
     assert whole[len(own.counters.episodes)] == [900, *own.counters.episodes[0][1:]]
 
 
-def test_what_differs_from_the_paper_is_read_from_the_runs(folder, tmp_path):
+def test_differences_from_the_paper_are_read_from_the_runs(folder, tmp_path):
     text = write_figure(5, folder)[0].read_text()
     assert "| CartPole | `dqn.n_steps` | 1 | 5 |" in text
     assert "| CartPole | `iir.steps` | 20000 | 8000, 2000 |" in text
-    assert "taught by the ANN" in text
+    assert "distilled from the ANN" in text
     build_run(tmp_path, CARTPOLE, 0, **{"iir.objective": "td", "dqn.n_steps": 1})
     text = write_figure(5, tmp_path)[0].read_text()
     assert "`dqn.n_steps`" not in text
-    assert "taught by the ANN" not in text
+    assert "distilled from the ANN" not in text
 
 
 def test_commands_and_versions_of_every_run(folder):
@@ -238,15 +241,15 @@ def test_panels_keep_the_papers_letters(tmp_path):
     assert "![(a) Pong, ANN | (b) Pong, T5 | (d) Pong, T1](figure.png)" in text
 
 
-def test_missing_parts_are_named_with_the_command_that_makes_them(tmp_path, monkeypatch, capsys):
+def test_missing_parts_are_listed_with_their_commands(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     directory = build_run(Path("runs"), PONG, 2, ("ann", "T5"))
     command(monkeypatch, "paper=iir", "figure=6")
     train = "python -m snn_rl.train env=PongNoFrameskip-v4"
     lines = [
-        f"Pong, seed 2: T3 and T1, not finished; this makes them: {train} T=1 seed=2 threads=1 "
+        f"Pong, seed 2: T3 and T1, not finished; to finish: {train} T=1 seed=2 threads=1 "
         "iir.lr=0.5",
-        f"Pong, seed 2: T100 (conversion only), not finished; this makes it: {train} T=100 "
+        f"Pong, seed 2: T100, converted, not finished; to finish: {train} T=100 "
         "stages=none seed=2 threads=1 iir.lr=0.5",
     ]
     path = Path("runs/paper/iir-figure6/README.md")
@@ -257,11 +260,11 @@ def test_missing_parts_are_named_with_the_command_that_makes_them(tmp_path, monk
     (directory / "T5" / "metrics.json").unlink()
     _, missing = write_figure(3, Path("runs"))
     train = "python -m snn_rl.train env"
-    assert missing[0] == f"CartPole: no run; this makes one: {train}=CartPole-v1 T=1"
+    assert missing[0] == f"CartPole: no run; to make one: {train}=CartPole-v1 T=1"
     assert missing[1].startswith("Pong, seed 2: T1, T3 and T5, not finished")
 
 
-def test_a_folder_of_another_name_is_in_the_commands(tmp_path):
+def test_the_commands_name_another_folder(tmp_path):
     folder = tmp_path / "all my runs"
     build_run(folder, CARTPOLE, 0, ("ann",))
     _, missing = write_figure(3, folder)
@@ -269,7 +272,7 @@ def test_a_folder_of_another_name_is_in_the_commands(tmp_path):
     assert missing[1].endswith(f"T=1 'run_dir={folder}/PongNoFrameskip-v4/seed0'")
 
 
-def test_commands_of_a_sweep_have_the_run_s_own_values(tmp_path):
+def test_swept_settings_have_the_values_of_the_run(tmp_path):
     directory = build_run(tmp_path, CARTPOLE, 0, ("ann",))
     (invocation,) = read_json(directory / "run.json")
     invocation["command"] = (
@@ -285,35 +288,35 @@ def test_commands_of_a_sweep_have_the_run_s_own_values(tmp_path):
     )
 
 
-def test_stages_too_short_for_an_episode_and_imported_anns(tmp_path):
+def test_short_stages_and_anns_from_files(tmp_path):
     directory = build_run(tmp_path, CARTPOLE, 3, episodes=0)
-    with pytest.raises(UserError, match="figure=5 needs"):
+    with pytest.raises(UserError, match="runs of this figure"):
         write_figure(5, tmp_path)
     build_run(tmp_path, CARTPOLE, 4, ("ann",), ann="0123abcd")
     shutil.rmtree(directory / "T1")
     build_run(tmp_path, CARTPOLE, 5, ("T1",))
     _, missing = write_figure(5, tmp_path)
-    assert any("T3 and T5, no episode ended in stages so short" in line for line in missing)
+    assert any("training with T3 and T5, too short for one episode" in line for line in missing)
     (imported,) = (line for line in missing if "imported" in line)
     assert "CartPole, seed 4" in imported
     assert "T=1 seed=6 run_dir" in imported
 
 
-def test_one_seed_and_one_game_have_no_spread(tmp_path):
+def test_one_seed_and_one_episode_have_no_spread(tmp_path):
     directory = build_run(tmp_path, PONG, 0, (*CHAIN, CONVERTED), episodes=1, games=1)
     path, _ = write_figure(6, tmp_path)
     assert "nan" not in path.read_text()
     assert not (directory / "figures").exists()
 
 
-def test_other_directories_are_no_runs(tmp_path):
+def test_other_directories_are_not_runs(tmp_path):
     build_run(tmp_path, CARTPOLE, 0, ("ann",))
     (tmp_path / CARTPOLE / "seed1").mkdir()
     shutil.copytree(tmp_path / CARTPOLE / "seed0", tmp_path / CARTPOLE / "seed0-old")
-    assert [run.seed for run in paper_figures.read_runs(tmp_path, CARTPOLE)] == [0]
+    assert [run.seed for run in read_agents(tmp_path, CARTPOLE)] == [0]
 
 
-def test_networks_that_do_not_fit_together_are_refused(tmp_path):
+def test_networks_with_different_layers_are_rejected(tmp_path):
     build_run(tmp_path, CARTPOLE, 0, ("ann",))
     build_run(tmp_path, CARTPOLE, 1, ("ann",), spec=NetworkSpec((1, 9, 9), (Dense(5),), 2))
     with pytest.raises(UserError, match="different layers"):

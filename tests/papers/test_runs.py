@@ -1,17 +1,19 @@
-"""Which stages of classification runs belong together."""
+"""Selection of recorded runs, and the settings in their commands."""
 
 from dataclasses import replace
 
 import pytest
 
-from snn_rl.chain.records import Score, costs
+from snn_rl.chain.records import costs
 from snn_rl.files.atomic import read_json, write_json
-from snn_rl.papers.image_results import best, networks_of, read_measured
+from snn_rl.papers.runs import best, given_settings, networks_of, read_images
 from snn_rl.utils.errors import UserError
+
+CLASSIFY = "python -m snn_rl.classify"
 
 
 def names(stages):
-    return [(stage.directory.parent.name, stage.stage) for stage in stages]
+    return [(stage.directory.parent.name, stage.name) for stage in stages]
 
 
 def test_stages_belong_to_the_ann_that_they_began_with(image_stage, tmp_path):
@@ -20,70 +22,69 @@ def test_stages_belong_to_the_ann_that_they_began_with(image_stage, tmp_path):
     for run, ann, name in (("a", first, "T2-direct"), ("b", second, "T3-direct")):
         again = image_stage(f"{run}/seed0", "ann", ann=ann, notes={"run": run})
         image_stage(f"{run}/seed0", name)
-    # an ANN that was taken from a run which had taken it itself
+    # an ANN that was imported from a run which had imported it itself
     image_stage("c/seed0", "ann", ann=again)
     image_stage("c/seed0", "T4-direct", limit=100)
-    found = networks_of(read_measured(tmp_path))
+    found = networks_of(read_images(tmp_path))
     assert [(names(network.analogs), names(network.stages)) for network in found] == [
         ([("first", "ann")], [("a", "T2-direct")]),
         ([("second", "ann")], [("b", "T3-direct"), ("c", "T4-direct")]),
     ]
 
 
-def test_an_ann_from_elsewhere_stands_for_itself(image_stage, tmp_path):
+def test_an_imported_ann_without_a_run_is_its_own_network(image_stage, tmp_path):
     image_stage("a/seed0", "ann", ann="0123")
     image_stage("a/seed0", "T2-direct")
-    (network,) = networks_of(read_measured(tmp_path))
+    (network,) = networks_of(read_images(tmp_path))
     assert names(network.analogs) == [("a", "ann")]
 
 
-def test_seeds_are_one_network_and_other_settings_another(image_stage, tmp_path):
+def test_seeds_share_a_network_and_other_settings_do_not(image_stage, tmp_path):
     for seed in (0, 1):
         image_stage(f"a/seed{seed}", "ann", threads=seed, **{"fit.epochs": 6})
     image_stage("b/seed0", "ann", **{"fit.epochs": 7})
-    networks = networks_of(read_measured(tmp_path))
+    networks = networks_of(read_images(tmp_path))
     assert [len(network.analogs) for network in networks] == [2, 1]
 
 
-def test_what_has_no_ann_belongs_to_the_same_layers_and_images(image_stage, tmp_path):
+def test_a_stage_from_scratch_belongs_to_the_same_layers_and_images(image_stage, tmp_path):
     image_stage("a/seed0", "ann")
     image_stage("b/seed0", "ann", pixels="symmetric")
     image_stage("scratch/seed0", "T2-scratch", pixels="symmetric")
     image_stage("more/seed0", "T2-scratch", pixels="symmetric", limit=5000)
-    networks = networks_of(read_measured(tmp_path))
+    networks = networks_of(read_images(tmp_path))
     assert [names(network.stages) for network in networks] == [[], [("scratch", "T2-scratch")]]
 
 
-def test_most_images_come_first(image_stage, tmp_path):
+def test_more_training_images_come_first(image_stage, tmp_path):
     image_stage("a/seed0", "ann", limit=100)
     image_stage("a/seed1", "ann", limit=500)
     image_stage("a/seed2", "ann", limit=500)
-    assert [entry.settings["seed"] for entry in best(read_measured(tmp_path))] == [1, 2]
+    assert [entry.settings["seed"] for entry in best(read_images(tmp_path))] == [1, 2]
     image_stage("a/seed3", "ann", limit=None)
-    assert [entry.settings["seed"] for entry in best(read_measured(tmp_path))] == [3]
+    assert [entry.settings["seed"] for entry in best(read_images(tmp_path))] == [3]
     assert best([]) == []
 
 
-def test_other_settings_are_no_other_seeds_and_the_newest_count(image_stage, tmp_path):
+def test_the_newest_settings_are_selected(image_stage, tmp_path):
     for seed in (0, 1):
         image_stage(f"new/seed{seed}", "T1", time=f"2026-01-0{2 + seed}", **{"iir.lr": 1e-4})
     image_stage("old/seed2", "T1", time="2026-01-01", **{"iir.lr": 1e-3})
-    assert [entry.settings["seed"] for entry in best(read_measured(tmp_path))] == [0, 1]
+    assert [entry.settings["seed"] for entry in best(read_images(tmp_path))] == [0, 1]
 
 
 def test_scores_on_training_images_do_not_count(image_stage, tmp_path):
     image_stage("a/seed0", "ann", metrics={"test_is_train": True})
-    assert read_measured(tmp_path) == []
+    assert read_images(tmp_path) == []
 
 
 def test_costs_are_per_image(image_stage, tmp_path):
     image_stage("a/seed0", "ann", notes={"wall_s": 30.0, "images": 600, "memory": 7})
-    (entry,) = read_measured(tmp_path)
-    took = costs(entry.notes, Score(0.5, 10, [], seconds=0.01, memory=9))
+    (entry,) = read_images(tmp_path)
+    took = costs(entry.notes, replace(entry.score, seconds=0.01, memory=9))
     assert (took.training, took.training_memory) == (pytest.approx(0.05), 7)
     assert (took.inference, took.inference_memory) == (0.01, 9)
-    untrained = replace(entry.notes, images=None, wall_s=None)
-    assert costs(untrained, Score(0.5, 10, [])).training is None
+    assert costs(replace(entry.notes, images=None), entry.score).training is None
 
 
 def test_a_damaged_file_is_named(image_stage, tmp_path):
@@ -92,9 +93,33 @@ def test_a_damaged_file_is_named(image_stage, tmp_path):
     metrics = read_json(path)
     path.write_text("{")
     with pytest.raises(UserError, match=str(path)):
-        read_measured(tmp_path)
+        read_images(tmp_path)
     write_json(path, metrics)
-    (entry,) = read_measured(tmp_path)
+    (entry,) = read_images(tmp_path)
     entry.network.unlink()
     with pytest.raises(UserError, match="no such file"):
         _ = entry.notes
+
+
+@pytest.mark.parametrize(
+    ("words", "given"),
+    [
+        ("net=vgg5 'data=my images'", {"net": "vgg5", "data": "my images"}),
+        ("-m --multirun hydra/launcher=joblib hydra.launcher.n_jobs=2 T=1", {"T": "1"}),
+        ("++iir.lr=0.1 iir.lr=0.2", {"iir.lr": "0.2"}),
+        ("'iir.milestones=[0.5,0.9]'", {"iir.milestones": "[0.5,0.9]"}),
+        ("'iir.milestones=[0.5],[0.9]'", {"iir.milestones": "[0.5, 0.75]"}),
+        ("limit=null,500 'iir.lr=choice(1e-3,1e-4)'", {"limit": "null", "iir.lr": "0.001"}),
+        ("test_limit=100,200", {}),
+        ("data=/a,/b iir.thresholds_from=a,b", {"data": "/a,/b", "iir.thresholds_from": "a,b"}),
+    ],
+)
+def test_swept_settings_have_the_values_of_the_run(words, given):
+    own = {"iir.milestones": [0.5, 0.75], "limit": None, "iir.lr": 1e-3}
+    own |= {"data": "0123", "iir.thresholds_from": "4567"}
+    assert given_settings(f"{CLASSIFY} {words}", own) == given
+
+
+def test_options_of_a_launcher_are_not_settings():
+    command = "torchrun --nnodes 2 --nproc-per-node=4 -m snn_rl.classify net=vgg5"
+    assert given_settings(command, {}) == {"net": "vgg5"}

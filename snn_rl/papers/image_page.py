@@ -1,0 +1,334 @@
+"""Figures of image classification: their parts, the runs that fill them, and their pages.
+
+A figure compares an ANN with spiking networks that start from this ANN. Every network and ANN has
+its own part of the figure.
+"""
+
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, count
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from snn_rl.chain.records import costs
+from snn_rl.configs.schema import Config
+from snn_rl.core.energy import spikes
+from snn_rl.papers import runs
+from snn_rl.papers.page import Page
+from snn_rl.papers.runs import ImageNetwork, ScoredStage
+from snn_rl.reports.markdown import bullets, csv_text, table
+from snn_rl.reports.panels import Bars, Drawing, grouped_bars
+from snn_rl.utils.errors import UserError
+
+DATA = "values.csv"
+ANN_LABEL = "ANN"
+
+# quantities that several figures show
+ACCURACY = "accuracy (%)"
+TRAINING, INFERENCE = "training (ms / image)", "inference (ms / image)"
+TRAINING_MEMORY, INFERENCE_MEMORY = "training (MiB)", "inference (MiB)"
+STAGE_TIME = "training of the stage (min)"
+SPIKES = "spikes / neuron"
+
+TIME_NOTE = (
+    "Times are per image: the time of an epoch divided by its images, including reading them. They "
+    "depend on the machine and on the load of other processes."
+)
+MEMORY_NOTE = (
+    "Memory is the peak memory of the GPU, or on a CPU that of the whole process, including "
+    "libraries and training images."
+)
+
+Values = Mapping[str, float | None]  # by quantity; None if unknown
+Panels = Mapping[str, Drawing | None]  # by title; None if the numbers are missing
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Runs that one line, or one bar of every group, shows.
+
+    Attributes:
+        label: Name in the figure.
+        stage: Pattern of the stages' names.
+        settings: Settings of the stages.
+        words: Settings of the command that makes the stages.
+        folder: Suffix of the folder of the command's run, behind the name of the ANN's folder.
+        like: Stage whose command gives the other words; None for the ANN.
+    """
+
+    label: str
+    stage: str
+    settings: Mapping[str, Any]
+    words: str
+    folder: str
+    like: ScoredStage | None = None
+
+
+Wants = Sequence[tuple[str, Sequence[Wanted]]]  # suffix of a part's name, and the runs to show
+
+
+@dataclass(frozen=True)
+class Part:
+    """Part of a figure about one network, with its runs.
+
+    Attributes:
+        name: Name of the network, and what is shown of it.
+        network: ANNs and stages of the network.
+        wanted: Runs to show beside the ANN.
+        runs: Label, T, stage and values of every run; those of the ANN first.
+    """
+
+    name: str
+    network: ImageNetwork
+    wanted: Sequence[Wanted]
+    runs: Sequence[tuple[str, int, ScoredStage, Values]]
+
+    def of(self, label: str, T: int | None = None) -> list[tuple[ScoredStage, Values]]:
+        """Returns the runs of a label, with any T or with one."""
+        return [(e, v) for name, t, e, v in self.runs if name == label and T in (None, t)]
+
+    def labels(self) -> list[str]:
+        """Returns the labels that have runs."""
+        return list(dict.fromkeys(label for label, *_ in self.runs))
+
+    def mean(self, label: str, quantity: str, T: int | None = None) -> float | None:
+        """Returns the mean over the runs with this quantity; None if no run has it."""
+        each = (values.get(quantity) for _, values in self.of(label, T))
+        known = [value for value in each if value is not None]
+        return mean(known) if known else None
+
+    def ratio(self, quantity: str, over: str, under: str) -> float | None:
+        """Returns the ratio of two labels' means; None if one of them is unknown."""
+        return quotient(self.mean(over, quantity), self.mean(under, quantity))
+
+    def bars(self, quantities: Sequence[str]) -> list[Bars]:
+        """Returns the bars of every label that has one of the quantities."""
+        return [
+            Bars(label, self.of(label)[0][0].name, heights)
+            for label in self.labels()
+            if (heights := [[v.get(q) for q in quantities] for _, v in self.of(label)])
+            if any(height is not None for run in heights for height in run)
+        ]
+
+
+@dataclass(frozen=True)
+class ImageFigure:
+    """Description of a figure.
+
+    Attributes:
+        shows: Content of the figure in the paper.
+        wanted: Function from a network to the parts of the figure about it.
+        values: Function from a stage to its quantities.
+        panels: Function from a part to its panels. Letters are put before their titles.
+        columns: Largest number of panels in a row.
+        printed: Numbers in the paper: name, text in the paper, and function from a part to our
+            number.
+        notes: Explanations of the numbers, and differences from the paper.
+        start: Words of a command that makes a first run.
+    """
+
+    shows: str
+    wanted: Callable[[ImageNetwork], Wants]
+    values: Callable[[ScoredStage], Values]
+    panels: Callable[[Part], Panels]
+    columns: int
+    printed: Sequence[tuple[str, str, Callable[[Part], float | None]]]
+    notes: Sequence[str]
+    start: str
+
+    def __call__(self, folder: Path) -> Page:
+        """Makes the page from the runs in a folder.
+
+        Raises:
+            UserError: There is nothing to draw, or a file of a run is damaged.
+        """
+        scored = runs.read_images(folder)
+        parts = self._parts(scored)
+        if not parts:
+            other = "" if folder == Path(Config.runs) else f" runs={shlex.quote(str(folder))}"
+            raise UserError(
+                f"no run in {folder} fits this figure; to make a first run: "
+                f"python -m snn_rl.classify {self.start}{other}"
+            )
+        drawn: dict[str, Drawing] = {}
+        missing: list[str] = []
+        taken = {(entry.directory, entry.name) for entry in scored}
+        for part in parts:
+            missing += [*_without_run(part, folder, taken), *_unknown_training(part)]
+            panels = self.panels(part)
+            for letter, (title, draw) in zip("abcdef", panels.items(), strict=False):
+                head = f"({letter}) {title}" if len(panels) > 1 else title
+                if draw is not None:
+                    drawn[f"{head}: {part.name}"] = draw
+                else:
+                    missing.append(f"{part.name}: panel {head}, its numbers are missing")
+        used: list[ScoredStage] = []
+        for entry in (entry for part in parts for _, _, entry, _ in part.runs):
+            used += [entry] if entry not in used else []
+        rows = [
+            [name, published, *(_number(ours(part)) for part in parts)]
+            for name, published, ours in self.printed
+        ]
+        sections = [
+            "## Beside the paper",
+            table(["", "paper", *(f"ours, {part.name}" for part in parts)], rows),
+            bullets(self.notes),
+            "## Numbers",
+            *(_number_section(part, used) for part in parts),
+            "Means over the runs in brackets, which refer to the table below. Values of each run: "
+            f"[{DATA}]({DATA}). –: missing or unknown.",
+        ]
+        return Page(
+            self.shows,
+            sections,
+            runs.image_table(used, folder),
+            panels=drawn,
+            columns=self.columns,
+            data=(DATA, _csv(parts, folder)),
+            missing=missing,
+        )
+
+    def _parts(self, scored: Sequence[ScoredStage]) -> list[Part]:
+        """Returns the parts with runs; several parts with the same name are numbered."""
+        parts: list[Part] = []
+        names: list[str] = []
+        for network in runs.networks_of(scored):
+            for suffix, wanted in self.wanted(network):
+                found = [(ANN_LABEL, 0, entry, self.values(entry)) for entry in network.analogs]
+                for each in wanted:
+                    fitting = [
+                        entry
+                        for entry in network.stages
+                        if re.fullmatch(each.stage, entry.name) and entry.has(each.settings)
+                    ]
+                    for T in sorted({entry.timesteps for entry in fitting}):
+                        for entry in runs.best(e for e in fitting if e.timesteps == T):
+                            found.append((each.label, T, entry, self.values(entry)))
+                if len(found) > len(network.analogs):
+                    names.append(network.name + suffix)
+                    number = names.count(names[-1])
+                    name = f"{names[-1]} ({number})" if number > 1 else names[-1]
+                    parts.append(Part(name, network, wanted, found))
+        return parts
+
+
+def quotient(over: float | None, under: float | None) -> float | None:
+    """Returns a quotient; None if one of the numbers is unknown or the divisor is 0."""
+    return None if over is None or not under else over / under
+
+
+# quantities of a stage
+
+
+def scored_values(entry: ScoredStage) -> dict[str, float | None]:
+    """Returns the accuracy and the number of test images."""
+    return {ACCURACY: entry.accuracy, "test images": entry.score.images}
+
+
+def spikes_by_layer(entry: ScoredStage) -> dict[str, float | None]:
+    """Returns the spikes per neuron and image of all hidden layers; None for an ANN."""
+    layers = map(_layer_spikes, entry.spec.names()[:-1])
+    if entry.stage.analog:
+        return dict.fromkeys([SPIKES, *layers])
+    rates = entry.score.spike_rates
+    total, neurons = spikes(entry.spec, rates)
+    return {SPIKES: total / neurons, **dict(zip(layers, rates, strict=True))}
+
+
+def layer_panel(part: Part) -> Drawing:
+    """Returns the function that draws the spikes per neuron of every hidden layer."""
+    layers = part.network.analogs[0].spec.names()[:-1]
+    bars = part.bars([_layer_spikes(layer) for layer in layers])
+    return lambda axes: grouped_bars(axes, layers, bars, "spikes per neuron and image")
+
+
+def _layer_spikes(layer: str) -> str:
+    return f"{layer}: spikes"
+
+
+def resources(entry: ScoredStage) -> dict[str, float | None]:
+    """Returns the time and memory of a stage, and the time of its whole training."""
+    took = costs(entry.notes, entry.score)
+    scaled = {
+        TRAINING: (took.training, 1000),
+        INFERENCE: (took.inference, 1000),
+        TRAINING_MEMORY: (took.training_memory, 2**-20),
+        INFERENCE_MEMORY: (took.inference_memory, 2**-20),
+        STAGE_TIME: (entry.notes.wall_s, 1 / 60),
+    }
+    batch_size = entry.settings.get(f"{'fit' if entry.stage.analog else 'iir'}.batch_size")
+    return {
+        "epochs": entry.epochs or None,
+        "batch size": batch_size,
+        **{key: None if value is None else value * unit for key, (value, unit) in scaled.items()},
+    }
+
+
+# missing runs
+
+
+def _without_run(part: Part, folder: Path, taken: set[tuple[Path, str]]) -> list[str]:
+    """Returns what no run shows in a part, with the commands that make the runs.
+
+    `taken` holds the directories and their stages; the directories of the commands are added.
+    """
+    lines = []
+    analog = part.network.analogs[0]
+    for wanted in part.wanted:
+        if part.of(wanted.label):
+            continue
+        name = f"{analog.directory.relative_to(folder).parts[0]}-{wanted.folder}"
+        names = chain([name], (f"{name}-{number}" for number in count(2)))
+        # a stage that exists there has other settings, so the command would be refused
+        directory = next(
+            path
+            for path in (folder / each / f"seed{analog.settings['seed']}" for each in names)
+            if not any(
+                path == other and (stage == wanted.stage or re.fullmatch(wanted.stage, stage))
+                for other, stage in taken
+            )
+        )
+        taken.add((directory, wanted.stage))
+        command = runs.stage_command(analog, wanted.like or analog, wanted.words, directory)
+        lines.append(f"{part.name}: {wanted.label}, no run; to make one: {command}")
+    return lines
+
+
+def _unknown_training(part: Part) -> list[str]:
+    """Returns the labels whose training costs are shown, but were not recorded."""
+    return [
+        f"{part.name}: training costs of {label}, not recorded (an imported ANN whose own run is "
+        "not here, or a run of an older version); train it again"
+        for label in part.labels()
+        if any(TRAINING in values for _, values in part.of(label))
+        if part.mean(label, TRAINING) is None
+    ]
+
+
+# text
+
+
+def _number_section(part: Part, used: Sequence[ScoredStage]) -> str:
+    quantities = list(dict.fromkeys(key for *_, values in part.runs for key in values))
+    rows = []
+    for label, T in dict.fromkeys((label, T) for label, T, *_ in part.runs):
+        numbers = ", ".join(str(used.index(entry) + 1) for entry, _ in part.of(label, T))
+        means = [_number(part.mean(label, quantity, T)) for quantity in quantities]
+        rows.append([label, str(T or "–"), f"[{numbers}]", *means])
+    return f"### {part.name}\n\n" + table(["", "T", "runs", *quantities], rows)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _csv(parts: Sequence[Part], folder: Path) -> str:
+    rows = []
+    for name, (label, T, entry, values) in ((p.name, run) for p in parts for run in p.runs):
+        run = entry.directory.relative_to(folder).as_posix()
+        start = [name, label, run, entry.name, T or ""]
+        rows += [[*start, key, value] for key, value in values.items() if value is not None]
+    return csv_text(["network", "label", "run", "stage", "T", "quantity", "value"], rows)

@@ -1,0 +1,155 @@
+"""Pages that reproduce a figure or a table of a paper from recorded runs.
+
+A figure or table is a function from the folder of all runs to a `Page`, registered by its paper,
+kind and number:
+
+    @reproduces("iir", FIGURE, 3)
+    def returns_and_spikes(folder: Path) -> Page: ...
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from snn_rl.chain import run_directory
+from snn_rl.configs.schema import Config
+from snn_rl.files.atomic import write_text
+from snn_rl.reports.markdown import bullets, listed, page, table
+from snn_rl.reports.panels import Drawing
+from snn_rl.utils.errors import UserError
+
+FIGURE, TABLE = "figure", "table"
+README, PICTURE = "README.md", "figure.png"
+TITLES = {
+    "iir": "One Timestep is All You Need: Training Spiking Neural Networks with Ultra Low Latency "
+    "(2021)",
+    "stdb": "Enabling Deep Spiking Neural Networks with Hybrid Conversion and Spike Timing "
+    "Dependent Backpropagation (ICLR 2020)",
+    "ull": "Can Deep Neural Networks be Converted to Ultra Low-Latency Spiking Neural Networks? "
+    "(2022)",
+}
+
+Key = tuple[str, str, int]  # paper, kind and number
+RunRow = tuple[str, Path, Sequence[str]]  # name, directory and other cells of a run
+RunTable = tuple[Sequence[str], Sequence[RunRow], str]  # other columns, rows, and a note below
+
+
+@dataclass(frozen=True)
+class Page:
+    """Content of a page.
+
+    Attributes:
+        shows: Content of the figure or table in the paper.
+        sections: Paragraphs with the paper's numbers beside ours.
+        runs: Table of the runs.
+        panels: Functions that draw the panels of the picture, by title.
+        columns: Largest number of panels in a row.
+        data: Name and text of a file with all numbers of the picture.
+        missing: Parts of the figure without a run, each with the command that makes the run.
+    """
+
+    shows: str
+    sections: Sequence[str]
+    runs: RunTable
+    panels: Mapping[str, Drawing] = field(default_factory=dict)
+    columns: int = 1
+    data: tuple[str, str] | None = None
+    missing: Sequence[str] = ()
+
+
+Maker = Callable[[Path], Page]
+MAKERS: dict[Key, Maker] = {}
+
+
+def reproduces(paper: str, kind: str, number: int) -> Callable[[Maker], Maker]:
+    """Registers a function that makes the page of a figure or table.
+
+    Args:
+        paper: Key of `TITLES`.
+        kind: `FIGURE` or `TABLE`.
+        number: Number in the paper.
+    """
+
+    def register(maker: Maker) -> Maker:
+        MAKERS[paper, kind, number] = maker
+        return maker
+
+    return register
+
+
+def requested(config: Config) -> Key | None:
+    """Returns the figure or table that the settings request; None without a paper.
+
+    Raises:
+        UserError: The request is incomplete, ambiguous or unknown.
+    """
+    papers = listed(sorted(TITLES), "or")
+    numbers = {FIGURE: config.figure, TABLE: config.table}
+    asked = {kind: number for kind, number in numbers.items() if number is not None}
+    if config.paper is None:
+        if asked:
+            words = " and ".join(f"{kind}={number}" for kind, number in asked.items())
+            raise UserError(f"{words} needs a paper: use paper={papers}")
+        return None
+    paper = config.paper
+    if paper not in TITLES:
+        raise UserError(f"unknown paper={paper}: must be {papers}")
+    known = {kind: sorted(n for p, k, n in MAKERS if (p, k) == (paper, kind)) for kind in numbers}
+    choices = " or ".join(f"{kind}={listed(of, 'or')}" for kind, of in known.items())
+    if len(asked) != 1:
+        raise UserError(f"paper={paper} needs one figure or one table: use {choices}")
+    ((kind, number),) = asked.items()
+    if number not in known[kind]:
+        raise UserError(f"{kind}={number} of paper={paper} is not reproduced: use {choices}")
+    for name, value in (("env", config.env), ("run_dir", config.run_dir)):
+        if value:
+            raise UserError(
+                f"{name}={value} cannot be combined with paper={paper}, which uses all fitting "
+                "runs of a folder: leave it out, and use runs=PATH for another folder"
+            )
+    return paper, kind, number
+
+
+def write_page(key: Key, folder: Path) -> tuple[Path, Sequence[str]]:
+    """Writes a figure or table into <folder>/paper/<paper>-<kind><number>.
+
+    Args:
+        key: Paper, kind and number.
+        folder: Folder of all runs.
+
+    Returns:
+        Path of the README.md, and the missing parts with the commands that make them.
+
+    Raises:
+        UserError: There are no runs to draw, or a file of a run is damaged.
+    """
+    paper, kind, number = key
+    made = MAKERS[key](folder)
+    target = folder / "paper" / f"{paper}-{kind}{number}"
+    picture = "No panel can be drawn." if kind == FIGURE else ""
+    if made.panels:
+        from snn_rl.reports import figures  # imports matplotlib
+
+        figures.save(figures.grid(made.panels, made.columns), target / PICTURE)
+        picture = f"![{' | '.join(made.panels)}]({PICTURE})"
+    if made.data is not None:
+        name, text = made.data
+        write_text(target / name, text)
+    head, runs, note = made.runs
+    rows = [
+        [f"[{name}]({run_directory.link(directory, target)})", *cells]
+        for name, directory, cells in runs
+    ]
+    reference = f"[{paper.upper()}]"
+    parts = [
+        f"# {kind.capitalize()} {number} of {reference}, from our runs",
+        picture,
+        f"{reference}: *{TITLES[paper]}*. Its {kind} {number}: {made.shows}",
+        *made.sections,
+        "## Runs",
+        table(["run", *head], rows, names=1 + len(head)) if rows else "There are no runs.",
+        note,
+        *(["## Left out", bullets(made.missing)] if made.missing else []),
+    ]
+    write_text(target / README, page(parts))
+    return target / README, made.missing
