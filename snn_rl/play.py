@@ -17,7 +17,7 @@ from snn_rl.agents.loading import WHICH_AGENT, find_stage, load_agent
 from snn_rl.configs.compose import run_command
 from snn_rl.configs.schema import Config
 from snn_rl.reports import video
-from snn_rl.reports.gameplay import Game, pictures, record_video
+from snn_rl.reports.gameplay import Episode, pictures, record_video
 from snn_rl.utils.errors import UserError
 
 _ACCEPTED = (*WHICH_AGENT, "engine", "overlay", "play", "eval.seed", "eval.epsilon")
@@ -36,26 +36,16 @@ def main(config: Config) -> None:
             "play.output=window: no window can be opened here (no display, or OpenCV without "
             "windows, as in opencv-python-headless); take play.output=mp4"
         )
+    agent = load_agent(stage.directory, config.device, config.engine)
+    episode = Episode(agent, config.eval.seed, config.eval.epsilon, play.max_steps)
     if output == "window":
-        agent = load_agent(stage.directory, config.device, config.engine)
-        game = Game(agent, config.eval.seed, config.eval.epsilon, play.max_steps)
-        video.show(pictures(game, overlay), play.fps, f"{config.env} T={config.T}")
+        video.show(pictures(episode, overlay), play.fps, f"{config.env} T={config.T}")
     else:
         path = stage.output / f"play.{output}"
-        game = record_video(
-            stage.directory,
-            path,
-            config.eval.seed,
-            config.eval.epsilon,
-            overlay,
-            play.max_steps,
-            play.fps,
-            config.device,
-            config.engine,
-        )
+        record_video(episode, path, overlay, play.fps)
         print(f"written to {path}")
-    end = "game over" if game.over else "stopped"
-    print(f"{end} after {game.steps} steps, return {game.score:g}")
+    end = "game over" if episode.over else "stopped"
+    print(f"{end} after {episode.steps} steps, return {episode.score:g}")
 
 
 if __name__ == "__main__":

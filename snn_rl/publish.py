@@ -49,7 +49,7 @@ from snn_rl.configs.compose import run_command
 from snn_rl.configs.schema import Config
 from snn_rl.files.atomic import write_json
 from snn_rl.files.checkpoint import load_network, save_network
-from snn_rl.reports.gameplay import Game, record_video
+from snn_rl.reports.gameplay import Episode, record_video
 from snn_rl.reports.model_card import GAME, write_card
 from snn_rl.utils.errors import UserError
 
@@ -168,7 +168,7 @@ def play_game(directory: Path, seed: int, epsilon: float, device: str) -> dict[s
         "seed", "epsilon", "return", "decisions", and "q_values" of the first 20 decisions.
     """
     agent = load_agent(directory, device)
-    game = Game(agent, seed, epsilon, max_steps=agent.cap)
+    game = Episode(agent, seed, epsilon, max_steps=agent.cap)
     q_values: list[list[float]] = []
     for moment in game:
         if len(q_values) < _GAME_Q_VALUES:
@@ -192,11 +192,9 @@ def record_gif(directory: Path, path: Path, seed: int, epsilon: float, device: s
         epsilon: Probability of a random action.
         device: See `load_agent`.
     """
-    decisions = _GIF_DECISIONS
+    agent, decisions = load_agent(directory, device), _GIF_DECISIONS
     while True:
-        record_video(
-            directory, path, seed, epsilon, max_steps=decisions, fps=_GIF_FPS, device=device
-        )
+        record_video(Episode(agent, seed, epsilon, decisions), path, fps=_GIF_FPS)
         if path.stat().st_size <= _GIF_BYTES or decisions == 1:
             return
         decisions //= 2

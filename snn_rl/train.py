@@ -21,12 +21,13 @@ from functools import partial
 from snn_rl.agents import plan
 from snn_rl.agents.chain import AgentChain
 from snn_rl.agents.checks import check_values, import_networks, refuse_settings_of_other_commands
+from snn_rl.agents.loading import load_agent
 from snn_rl.chain import run_directory
 from snn_rl.chain.records import record_invocation
 from snn_rl.chain.runner import run_chain
 from snn_rl.configs.compose import run_command
 from snn_rl.configs.schema import Config
-from snn_rl.reports.gameplay import record_video
+from snn_rl.reports.gameplay import Episode, record_video
 from snn_rl.reports.run_report import write_report
 from snn_rl.utils.process_memory import keep_freed_memory
 from snn_rl.utils.threads import use_threads
@@ -59,14 +60,9 @@ def main(config: Config) -> None:
         last = directory / stages[-1].name
         video = last / f"play.{'gif' if config.play.output == 'gif' else 'mp4'}"
         if config.video and not video.exists():
-            record_video(
-                last,
-                video,
-                config.eval.seed,
-                max_steps=config.play.max_steps,
-                fps=config.play.fps,
-                device=config.device,
-            )
+            agent = load_agent(last, config.device)
+            episode = Episode(agent, config.eval.seed, max_steps=config.play.max_steps)
+            record_video(episode, video, fps=config.play.fps)
         print(f"report: {write_report(directory)}")
 
 

@@ -80,7 +80,7 @@ def test_without_a_screen_the_overlay_goes_to_an_mp4(cartpole, capsys, spelling)
     text = capsys.readouterr().out
     frames, fps = decode(cartpole / "play.mp4")
     agent = load_agent(cartpole)
-    game = play.Game(agent, 1_000_000)
+    game = play.Episode(agent, 1_000_000)
     moments = list(game)
     assert game.over
     assert f"game over after {game.steps} steps, return {game.score:g}" in text
@@ -108,9 +108,8 @@ def test_pong_is_shown_in_colour_for_at_most_max_steps(pong, capsys):
 
 
 def test_a_gif_lasts_as_long_as_the_game(cartpole):
-    game = play.record_video(
-        cartpole, cartpole / "play.gif", seed=3, overlay=False, max_steps=6, fps=20
-    )
+    game = play.Episode(load_agent(cartpole), seed=3, max_steps=6)
+    play.record_video(game, cartpole / "play.gif", overlay=False, fps=20)
     with Image.open(cartpole / "play.gif") as gif:
         # equal pictures are merged, but not what they last
         lasted = 0
@@ -123,7 +122,7 @@ def test_a_gif_lasts_as_long_as_the_game(cartpole):
 
 def test_a_game_is_the_greedy_agents_own(pong):
     agent = load_agent(pong)
-    game = play.Game(agent, seed=5, max_steps=4)
+    game = play.Episode(agent, seed=5, max_steps=4)
     env = agent.make_env(1, 5)
     obs = env.reset()
     for moment in list(game)[:-1]:
@@ -139,14 +138,14 @@ def test_a_game_is_the_greedy_agents_own(pong):
 
 
 def test_the_last_picture_has_the_final_return(cartpole):
-    game = play.Game(load_agent(cartpole), seed=2)
+    game = play.Episode(load_agent(cartpole), seed=2)
     moments = list(game)
     assert game.over
     assert [m.score for m in moments] == list(range(game.steps + 1))  # 1 a step
 
 
 def test_the_chosen_action_is_highlighted(cartpole):
-    game = play.Game(load_agent(cartpole), seed=2, max_steps=1)
+    game = play.Episode(load_agent(cartpole), seed=2, max_steps=1)
     moment = next(iter(game))
     silent = [np.zeros_like(a) for a in moment.activity]
     below_game = video.HEADER + 160 + 32

@@ -115,7 +115,7 @@ def test_the_published_files_were_evaluated(shipped):
 
 def test_the_recorded_episode_is_the_agent_s(shipped):
     record = read_json(shipped / ENV / "T1" / publish.GAME)
-    game = play.Game(load_agent(shipped / ENV / "T1", "cpu"), 3_000_000)
+    game = play.Episode(load_agent(shipped / ENV / "T1", "cpu"), 3_000_000)
     moments = list(game)[:-1]
     assert (record["return"], record["decisions"]) == (game.score, game.steps)
     assert len(record["q_values"]) == len(moments) <= CAP
@@ -220,9 +220,9 @@ def test_absolute_paths_are_reduced_to_their_names(path, name):
 def test_a_gif_that_is_too_large_is_shortened(shipped, tmp_path, monkeypatch):
     tried = []
 
-    def record(directory, path, seed, epsilon, max_steps, **rest):
-        tried.append(max_steps)
-        path.write_bytes(bytes(20_000 * max_steps))
+    def record(episode, path, fps):
+        tried.append(episode.max_steps)
+        path.write_bytes(bytes(20_000 * episode.max_steps))
 
     monkeypatch.setattr(publish, "record_video", record)
     publish.record_gif(shipped / ENV / "T1", tmp_path / "play.gif", 0, 0.0, "cpu")

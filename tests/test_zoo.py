@@ -8,7 +8,7 @@ from snn_rl.agents.loading import load_agent
 from snn_rl.chain.run_directory import METRICS, NETWORK
 from snn_rl.files.atomic import read_json
 from snn_rl.files.checkpoint import load_tensors
-from snn_rl.reports.gameplay import Game
+from snn_rl.reports.gameplay import Episode
 from snn_rl.reports.model_card import GAME
 
 MIB = 2**20
@@ -27,7 +27,7 @@ def test_a_shipped_agent_plays_as_its_card_says(record):
     assert points in card
 
     agent = load_agent(stage, "cpu")
-    game = Game(agent, expected["seed"], expected["epsilon"], max_steps=agent.cap)
+    game = Episode(agent, expected["seed"], expected["epsilon"], max_steps=agent.cap)
     rows = len(expected["q_values"])
     q_values = [moment.q_values for moment in game if moment.step < rows]
     assert game.over

@@ -122,6 +122,7 @@ _COSTS = {
     images.TRAINING_MEMORY: ("memory of training", "GB", 9.36, 1.47),
     images.INFERENCE_MEMORY: ("memory of inference", "GB", 1.37, 1.15),
 }
+_PUBLISHED: list[float | None] = [spiking / analog for *_, spiking, analog in _COSTS.values()]
 _GROUPS = (
     *("training,\nan epoch", "training,\nas run", "training,\npaper's\nepochs"),
     *("inference", "memory,\ntraining", "memory,\ninference"),
@@ -160,7 +161,7 @@ def _cost_panels(part: Part) -> Panels:
     for label in (FROM_SCRATCH, HYBRID):
         epoch, *others = (part.ratio(quantity, label, ANN_LABEL) for quantity in _COSTS)
         heights = [epoch, _as_run(part, label), _by_epochs(label, epoch), *others]
-        epoch, *others = (spiking / analog for _, _, spiking, analog in _COSTS.values())
+        epoch, *others = _PUBLISHED
         published = [epoch, None, _by_epochs(label, epoch), *others]
         if any(height is not None for height in heights):
             shown.append(Bars(label, part.of(label)[0][0].name, [heights], published))

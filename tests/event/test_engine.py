@@ -328,7 +328,7 @@ def test_export_writes_and_runs_a_file(tmp_path, capsys):
 def test_play_shows_the_same_episode_by_events(tmp_path):
     put_on_grid(zoo.ROOT / "CartPole-v1" / "T1", tmp_path / "T1-exact")
     games = [
-        list(play.Game(load_agent(tmp_path / "T1-exact", "cpu", engine), 5, max_steps=20))
+        list(play.Episode(load_agent(tmp_path / "T1-exact", "cpu", engine), 5, max_steps=20))
         for engine in ("dense", "event")
     ]
     for one, other in zip(*games, strict=True):

@@ -109,7 +109,7 @@ def test_numbers_that_were_not_recorded(image_stage, tmp_path):
 
 
 def test_anns_of_other_kinds_are_not_shown(image_stage, tmp_path, whole):
-    image_stage("other/seed0", "ann", clip=False)
-    image_stage("other/seed0", "T5", clip=False, **HYBRID)
+    image_stage("unclipped/seed0", "ann", clip=False)
+    image_stage("unclipped/seed0", "T5", clip=False, **HYBRID)
     text = write_page(("ull", FIGURE, 3), tmp_path)[0].read_text()
-    assert "other" not in text
+    assert "unclipped" not in text
