@@ -1,4 +1,4 @@
-"""The compiled neuron against the plain one: the same spikes, the same gradients."""
+"""The compiled neuron, against the spikes and gradients of the plain neuron."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from snn_rl.core import compiled as fused
+from snn_rl.core import compiled
 from snn_rl.core.compiled import available, fused_lif
 from snn_rl.core.lif import LIF, lif
 from snn_rl.core.networks import IMAGE_NETWORKS, Q_NETWORKS, SpikingNetwork, SpikingOptions
@@ -17,7 +17,7 @@ from snn_rl.core.networks.base import Scale
 from snn_rl.core.surrogate import SURROGATES, Derivative
 
 pytest.importorskip("numba")
-# lengths that fill a block of the kernels, and those that do not
+# sizes that fill a block of the kernels, and sizes that do not
 NAMES = ["boxcar", "exponential", "linear"]
 SHAPES = [(1,), (3, 5), (2, 1024), (5, 700), (3, 4, 6, 7), (2, 8, 16, 16)]
 
@@ -31,10 +31,10 @@ def outcome(
     steps: int,
     weights: Tensor,
 ) -> list[Tensor]:
-    """Spikes, and the gradients of a weighted sum of them."""
+    """Returns spikes, and the gradients of a weighted sum of them."""
     source = current.clone().requires_grad_()
     parameters = [torch.tensor(x, requires_grad=True) for x in (v, leak)]
-    # one entry is expanded, as the first layer's current is
+    # a single timestep is expanded, like the current of the first layer
     given_current = source.expand(steps, *source.shape[1:])
     if neuron == "fused":
         spikes = fused_lif(given_current, parameters[0], parameters[1], surrogate)
@@ -51,7 +51,7 @@ def assert_same(ours: list[Tensor], plain: list[Tensor]) -> None:
     largest, total = float(expected_current.abs().max()), float(expected_current.abs().sum())
     torch.testing.assert_close(current, expected_current, rtol=1e-5, atol=1e-6 * largest)
     for mine, other in zip(scalars, expected_scalars, strict=True):
-        # sums over all neurons, in another order: what cancels in them leaves its rounding
+        # sums over all neurons in another order, where cancellation leaves rounding errors
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6 * total)
 
 
@@ -66,7 +66,7 @@ def assert_same(ours: list[Tensor], plain: list[Tensor]) -> None:
     name=st.sampled_from(NAMES),
     channels_last=st.booleans(),
 )
-def test_it_is_the_plain_neuron(
+def test_equals_plain_neuron(
     seed: int,
     shape: tuple[int, ...],
     steps: int,
@@ -79,7 +79,7 @@ def test_it_is_the_plain_neuron(
     generator = torch.Generator().manual_seed(seed)
     entries = 1 if once else steps
     current = torch.randn(entries * shape[0], *shape[1:], generator=generator) * v
-    # in eighths of the threshold, for membranes that land on it
+    # in eighths of the threshold, so that membranes hit it exactly
     current = torch.where(current.abs() < v, (current * 8 / v).round() * v / 8, current)
     weights = torch.randn(steps, *shape, generator=generator)
     if channels_last and len(shape) == 4:
@@ -93,9 +93,7 @@ def test_it_is_the_plain_neuron(
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("entries", "steps"), [(1, 1), (1, 4), (4, 4)])
-def test_bfloat16_is_rounded_where_it_is_stored_and_nowhere_else(
-    name: str, entries: int, steps: int
-) -> None:
+def test_bfloat16_is_rounded_only_when_stored(name: str, entries: int, steps: int) -> None:
     torch.manual_seed(0)
     current = torch.randn(entries, 5, 700).bfloat16()
     weights = torch.randn(steps, 5, 700).bfloat16()
@@ -113,10 +111,10 @@ def test_bfloat16_is_rounded_where_it_is_stored_and_nowhere_else(
     assert sums == expected_sums
 
 
-def test_gradients_that_are_no_numbers_stay_none_in_bfloat16() -> None:
+def test_nan_gradients_stay_nan_in_bfloat16() -> None:
     source = torch.zeros(1, 3, dtype=torch.bfloat16, requires_grad=True)
     scalars = torch.tensor(1.0), torch.tensor(1.0)
-    # the largest bits of a NaN, of which rounding would make a zero
+    # the largest bits of a NaN, which rounding would turn into zero
     odd = torch.tensor([[-1, 0x7F80, 0x3F80]], dtype=torch.int16).view(torch.bfloat16)
     fused_lif(source, *scalars, SURROGATES["boxcar"]).backward(odd)
     assert source.grad[0].isnan().tolist() == [True, False, False]
@@ -125,7 +123,7 @@ def test_gradients_that_are_no_numbers_stay_none_in_bfloat16() -> None:
 
 @pytest.mark.parametrize("timesteps", [1, 3])
 @pytest.mark.parametrize("name", ["mnih", "resnet8"])
-def test_under_autocast_the_spikes_are_the_plain_neuron_s(
+def test_spikes_equal_plain_neuron_under_autocast(
     name: str, timesteps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
@@ -141,11 +139,11 @@ def test_under_autocast_the_spikes_are_the_plain_neuron_s(
             neuron.leak.fill_(0.9)
         for module in network.modules():
             if isinstance(module, Scale):
-                module.weight.fill_(0.7314)  # no number of bfloat16
+                module.weight.fill_(0.7314)  # not representable in bfloat16
     images = torch.rand(5, 2, 40, 40)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         outputs, layers = network.activity(images)
-        monkeypatch.setattr(fused, "_kernels", lambda: None)
+        monkeypatch.setattr(compiled, "_kernels", lambda: None)
         plain, spikes = network.activity(images)
     assert torch.bfloat16 in {layer.dtype for layer in layers}
     assert {layer.dtype for layer in spikes} == {torch.float32}  # membranes in full precision
@@ -154,7 +152,7 @@ def test_under_autocast_the_spikes_are_the_plain_neuron_s(
     assert outputs.dtype == torch.float32 and torch.equal(outputs, plain)
 
 
-def test_any_memory_layout_will_do() -> None:
+def test_any_memory_layout_is_supported() -> None:
     torch.manual_seed(0)
     steps, shape = 3, (4, 6, 5, 2)
     strange = torch.randn(*reversed(shape), steps).permute(4, 3, 2, 1, 0)
@@ -164,7 +162,7 @@ def test_any_memory_layout_will_do() -> None:
     assert_same(outcome("fused", *arguments), outcome("plain", *arguments))
 
 
-def test_spikes_keep_the_layout_that_convolutions_are_fastest_in() -> None:
+def test_spikes_keep_channels_last() -> None:
     current = torch.randn(3 * 4, 6, 5, 7).contiguous(memory_format=torch.channels_last)
     spikes = LIF()(current.unflatten(0, (3, 4)))[0]
     assert spikes.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
@@ -178,10 +176,10 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def test_the_number_of_threads_changes_no_bit(two_threads: None) -> None:
+def test_number_of_threads_changes_no_bit(two_threads: None) -> None:
     torch.manual_seed(0)
-    shape = (70, 4, 32, 32)  # of several ranges
-    assert torch.Size(shape).numel() > 2 * fused._SUMS
+    shape = (70, 4, 32, 32)  # split into several ranges
+    assert torch.Size(shape).numel() > 2 * compiled._SUMS
     current, weights = torch.randn(2, *shape), torch.randn(2, *shape)
     arguments = (current, 0.5, 0.9, SURROGATES["linear"], 2, weights)
     several = outcome("fused", *arguments)
@@ -190,7 +188,7 @@ def test_the_number_of_threads_changes_no_bit(two_threads: None) -> None:
         assert torch.equal(one, other)
 
 
-def test_a_network_learns_the_same_with_either(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_network_gradients_equal_plain_neuron(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     network = SpikingNetwork(Q_NETWORKS["mnih"]((2, 40, 40), 3), SpikingOptions(timesteps=4))
     with torch.no_grad():
@@ -206,17 +204,17 @@ def test_a_network_learns_the_same_with_either(monkeypatch: pytest.MonkeyPatch) 
         grads = [p.grad for p in network.parameters() if p.grad is not None]
         return [torch.cat([layer.flatten() for layer in layers]), *grads]
 
-    compiled = gradients()
-    assert 0 < compiled[0].mean() < 1
-    monkeypatch.setattr(fused, "_kernels", lambda: None)
+    fast = gradients()
+    assert 0 < fast[0].mean() < 1
+    monkeypatch.setattr(compiled, "_kernels", lambda: None)
     plain = gradients()
-    assert len(plain) == len(compiled) > 8
-    assert torch.equal(compiled[0], plain[0])
-    for mine, other in zip(compiled[1:], plain[1:], strict=True):
+    assert len(plain) == len(fast) > 8
+    assert torch.equal(fast[0], plain[0])
+    for mine, other in zip(fast[1:], plain[1:], strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5 * float(other.abs().max()))
 
 
-def test_what_it_cannot_do_is_left_to_the_plain_neuron(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_inputs_use_plain_neuron(monkeypatch: pytest.MonkeyPatch) -> None:
     current = torch.randn(2, 3)
     assert available(current, SURROGATES["linear"])
     assert available(current.bfloat16(), SURROGATES["linear"])
@@ -228,8 +226,8 @@ def test_what_it_cannot_do_is_left_to_the_plain_neuron(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("steps", [1, 3, 5])
-def test_a_gradient_that_is_the_same_at_every_timestep(steps: int) -> None:
-    """That of a sum is one number, expanded to all timesteps and neurons."""
+def test_gradient_expanded_over_timesteps(steps: int) -> None:
+    """The gradient of a sum is a single number, expanded to all timesteps and neurons."""
     torch.manual_seed(0)
     current = torch.randn(steps, 4, 300)
     weight = torch.ones(())

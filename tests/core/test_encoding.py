@@ -1,4 +1,4 @@
-"""How images become input to a spiking network."""
+"""Encodings, against their statistics."""
 
 import math
 
@@ -9,14 +9,14 @@ from snn_rl.core.encoding import direct, poisson
 
 
 @pytest.mark.parametrize("timesteps", [1, 5])
-def test_direct_is_the_image_once(timesteps):
+def test_direct_is_image_with_one_timestep(timesteps):
     x = torch.linspace(-1, 1, 24).reshape(2, 3, 2, 2)
     encoded = direct(x, timesteps)
     assert encoded.shape == (1, *x.shape)
     assert torch.equal(encoded[0], x)
 
 
-def test_poisson_is_reproducible_and_of_the_right_shape():
+def test_poisson_is_reproducible():
     x = torch.rand(2, 3, 4, 4)
     torch.manual_seed(3)
     first = poisson(x, 5)
@@ -26,13 +26,13 @@ def test_poisson_is_reproducible_and_of_the_right_shape():
     assert not torch.equal(first[0], first[1])
 
 
-def test_poisson_extremes_are_certain():
+def test_poisson_is_deterministic_at_extremes():
     x = torch.tensor([[-3.0, -1.0, 0.0, 1.0, 2.0]])
     spikes = poisson(x, 50)
     assert torch.equal(spikes, torch.tensor([[-1.0, -1.0, 0.0, 1.0, 1.0]]).expand(50, 1, 5))
 
 
-def test_poisson_fires_with_the_pixel_s_probability_and_sign():
+def test_poisson_has_probability_and_sign_of_pixel():
     torch.manual_seed(0)
     draws = 20_000
     x = torch.tensor([[-0.9, -0.3, 0.1, 0.5, 0.8]])

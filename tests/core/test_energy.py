@@ -1,4 +1,4 @@
-"""Energy of a decision, against the papers' figures and sums by hand."""
+"""Energy of a decision, against the numbers of the papers and sums by hand."""
 
 import pytest
 import torch
@@ -14,14 +14,14 @@ STACK = mnih((4, 84, 84), PONG_ACTIONS)
 
 
 @pytest.mark.parametrize("spec", [SINGLE, STACK, cartpole((3, 40, 120), 2)])
-def test_macs_are_what_torch_counts(spec):
-    """Two floating-point operations per multiply-accumulate."""
+def test_macs_equal_flop_counter(spec):
+    """A multiply-accumulate is two floating-point operations."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         AnalogNetwork(spec)(torch.zeros(1, *spec.input_shape))
     assert 2 * sum(macs(spec)) == counter.get_total_flops()
 
 
-def test_macs_of_the_mnih_network_layer_by_layer():
+def test_macs_of_mnih_by_layer():
     hand = [
         20 * 20 * 32 * 64,
         9 * 9 * 64 * 32 * 16,
@@ -36,7 +36,7 @@ def test_macs_of_the_mnih_network_layer_by_layer():
 
 
 @pytest.mark.parametrize("name", sorted(IMAGE_NETWORKS))
-def test_every_weight_is_fetched_at_every_timestep(name):
+def test_weights_are_read_at_every_timestep(name):
     spec = IMAGE_NETWORKS[name]((3, 32, 32), 10)
     weights = sum(p.numel() for p in AnalogNetwork(spec).parameters() if p.dim() > 1)
     assert memory_accesses(spec, 1) == weights
@@ -44,8 +44,8 @@ def test_every_weight_is_fetched_at_every_timestep(name):
     assert between == 3 * sum(torch.Size(shape).numel() for shape in spec.shapes())
 
 
-def test_the_paper_s_memory_accesses_of_vgg16():
-    """[IIR] "Inference Efficiency"."""
+def test_memory_accesses_of_vgg16_equal_paper():
+    """Checks the ratio in [IIR] "Inference Efficiency"."""
     spec = IMAGE_NETWORKS["vgg16"]((3, 32, 32), 10)
     ratio = memory_accesses(spec, 5) / memory_accesses(spec, 1)
     assert ratio == pytest.approx(5.03, abs=5e-3)
@@ -53,8 +53,8 @@ def test_the_paper_s_memory_accesses_of_vgg16():
 
 @pytest.mark.parametrize(("rate", "ratio"), [(0.08, 7.53), (0.42, 5.23), (2.92, 1.61)])
 @pytest.mark.parametrize("own_layer", [False, True])
-def test_the_papers_average_rates(rate, ratio, own_layer):
-    """[IIR] 5.2 and A.6 print 7.55, 5.22 and 1.75 for T1, T5 and T100 on one frame.
+def test_ratio_at_average_rates_equals_papers(rate, ratio, own_layer):
+    """Checks [IIR] 5.2 and A.6: 7.55, 5.22 and 1.75 for T1, T5 and T100 on one frame.
 
     An average rate is the same in every layer, so the indexing makes no difference.
     """
@@ -62,7 +62,7 @@ def test_the_papers_average_rates(rate, ratio, own_layer):
     assert result.ratio == pytest.approx(ratio, abs=5e-3)
 
 
-def test_a_stack_of_four_frames_caps_the_ratio():
+def test_four_frames_limit_the_ratio():
     silent = energy(STACK, [0.0] * 4)
     assert silent.ratio == pytest.approx(sum(macs(STACK)) / macs(STACK)[0])
     assert silent.ratio == pytest.approx(2.85, abs=5e-3)
@@ -79,8 +79,8 @@ def test_energy_by_hand(costs, mac, ac):
     assert result.ratio == pytest.approx(result.analog / result.spiking)
 
 
-def test_own_layer_counts_by_the_layer_s_own_spikes():
-    """Layer l by its own rate; the head fires nothing and keeps the spikes that enter it."""
+def test_own_layer_counts_spikes_of_the_layer():
+    """Layer l counts by its own rate; the head, which does not fire, by the rate before it."""
     rates = [0.5, 0.25, 0.125, 0.75]
     mac, ac = FLOAT32
     counts = macs(SINGLE)
@@ -92,12 +92,12 @@ def test_own_layer_counts_by_the_layer_s_own_spikes():
 
 
 @pytest.mark.parametrize("count", [3, 5])
-def test_one_rate_per_hidden_layer(count):
+def test_wrong_number_of_rates_is_rejected(count):
     with pytest.raises(ValueError, match="spike rates for 4 hidden layers"):
         energy(SINGLE, [0.1] * count)
 
 
-def test_input_spikes_are_accumulations_instead_of_the_analog_first_layer():
+def test_input_spikes_count_as_accumulates():
     rates = [0.1, 0.2, 0.3, 0.4]
     first = macs(SINGLE)[0]
     direct = energy(SINGLE, rates)

@@ -1,4 +1,4 @@
-"""The neuron, against a plain loop over neurons and against a hand-unrolled autograd graph."""
+"""The LIF neuron, against a loop over neurons and against an unrolled autograd graph."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from torch import Tensor
 from snn_rl.core.lif import LIF, MIN_THRESHOLD, NeuronState, lif, timed_lif
 from snn_rl.core.surrogate import SURROGATES, SpikeTime
 
-# Antiderivatives of ds/dz: their slope is what the backward pass must see.
+# Antiderivatives of ds/dz, whose slope is the expected gradient
 SMOOTH: dict[str, Callable[[Tensor], Tensor]] = {
     "linear": lambda z: 0.3 * (z.clamp(-1, 1) - z.clamp(-1, 1) * z.clamp(-1, 1).abs() / 2),
     "exponential": lambda z: 0.3 * z.sign() * (1 - torch.exp(-z.abs())),
@@ -18,14 +18,14 @@ SMOOTH: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def grid(*shape: int, seed: int = 0) -> Tensor:
-    """Currents in eighths from -0.5 to 1.5: sums are exact and often land on the threshold."""
+def eighths(*shape: int, seed: int = 0) -> Tensor:
+    """Returns currents in eighths from -0.5 to 1.5; sums are exact and often at the threshold."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(-4, 13, shape, generator=generator) / 8
 
 
 def loop(current: Tensor, v: float, leak: float, rest: Tensor | None = None) -> tuple[list, list]:
-    """One neuron after the other in plain Python: spikes [T][N] and what is left [N]."""
+    """Simulates neuron by neuron; returns spikes [T][N] and membranes [N] after the reset."""
     steps, neurons = current.shape
     spikes = [[0.0] * neurons for _ in range(steps)]
     left = [0.0] * neurons if rest is None else rest.tolist()
@@ -45,7 +45,7 @@ def unrolled(
     detach_spike: bool = True,
     detach_threshold: bool = False,
 ) -> Tensor:
-    """The same neuron as an ordinary autograd graph, with a straight-through spike."""
+    """Simulates the neuron as an ordinary autograd graph with a straight-through spike."""
     spikes = []
     rest = torch.zeros_like(current[0])
     for entry in current:
@@ -59,22 +59,22 @@ def unrolled(
 
 
 def leaves(steps: int = 4) -> tuple[Tensor, Tensor, Tensor]:
-    """A current, a threshold and a leak to take gradients in, float64."""
-    current = grid(steps, 12).double().requires_grad_()
+    """Returns a current, a threshold and a leak with gradients, in float64."""
+    current = eighths(steps, 12).double().requires_grad_()
     v = torch.tensor(0.6, dtype=torch.float64, requires_grad=True)
     leak = torch.tensor(0.8, dtype=torch.float64, requires_grad=True)
     return current, v, leak
 
 
 def weighted(spikes: Tensor) -> Tensor:
-    """A loss with another weight on every spike."""
+    """Returns a loss with a different weight on every spike."""
     return (spikes * torch.linspace(0.5, 2.0, spikes.numel()).reshape(spikes.shape)).sum()
 
 
 @pytest.mark.parametrize("leak", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("steps", [1, 2, 5])
-def test_spikes_equal_the_plain_loop(steps, leak):
-    current = grid(steps, 60)
+def test_spikes_equal_loop(steps, leak):
+    current = eighths(steps, 60)
     spikes, state = lif(current, torch.tensor(0.75), torch.tensor(leak))
     expected, _ = loop(current, 0.75, leak)
     assert spikes.tolist() == expected
@@ -83,15 +83,15 @@ def test_spikes_equal_the_plain_loop(steps, leak):
 
 
 @pytest.mark.parametrize("leak", [0.0, 0.5, 1.0])
-def test_state_equals_the_plain_loop(leak):
-    current, rest = grid(4, 60), grid(60, seed=1)
+def test_state_equals_loop(leak):
+    current, rest = eighths(4, 60), eighths(60, seed=1)
     spikes, state = lif(current, torch.tensor(0.75), torch.tensor(leak), state=rest)
     expected, left = loop(current, 0.75, leak, rest)
     assert spikes.tolist() == expected
     assert state.tolist() == left
 
 
-def test_a_membrane_on_the_threshold_does_not_fire_and_is_kept():
+def test_membrane_at_threshold_does_not_fire():
     current = torch.tensor([[0.5], [0.5], [0.25]])
     spikes, state = lif(current, torch.tensor(1.0), torch.tensor(1.0), state=torch.zeros(1))
     assert spikes.flatten().tolist() == [0.0, 0.0, 1.0]
@@ -99,17 +99,17 @@ def test_a_membrane_on_the_threshold_does_not_fire_and_is_kept():
 
 
 def test_constant_current_fires_at_its_rate():
-    """Without leak a current of p / q thresholds fires p times in q steps, one step late."""
+    """Without leak, a current of p / q thresholds fires p times in q steps, one step late."""
     steps, v = 64, 2.0
     fractions = torch.arange(0, 9) / 8
     spikes, _ = lif((fractions * v).expand(steps, -1), torch.tensor(v), torch.tensor(1.0))
-    # a strict threshold fires ceil(t * f) - 1 times by step t (never for f = 0)
+    # with a strict threshold, a neuron fires ceil(t * f) - 1 times in t steps, never for f = 0
     expected = (steps * fractions).ceil() - 1
     assert torch.equal(spikes.sum(0), expected.clamp(min=0))
 
 
-def test_one_step_without_state_is_the_general_path_s_first_step():
-    current = grid(3, 40)
+def test_single_step_equals_first_of_several():
+    current = eighths(3, 40)
     v, leak = torch.tensor(0.75), torch.tensor(0.5)
     single, state = lif(current[:1], v, leak)
     assert state is None
@@ -118,21 +118,21 @@ def test_one_step_without_state_is_the_general_path_s_first_step():
 
 
 @pytest.mark.parametrize("cut", [1, 2, 4])
-def test_state_carried_over_split_calls_equals_one_call(cut):
-    current, empty = grid(5, 3, 7), torch.zeros(3, 7)
+def test_split_calls_equal_one_call(cut):
+    current, empty = eighths(5, 3, 7), torch.zeros(3, 7)
     v, leak = torch.tensor(0.75), torch.tensor(0.5)
     whole, end = lif(current, v, leak, state=empty)
     first, between = lif(current[:cut], v, leak, state=empty)
     second, last = lif(current[cut:], v, leak, state=between)
     assert torch.equal(torch.cat([first, second]), whole)
     assert torch.equal(last, end)
-    # the membrane carried over matters: starting the second half empty gives something else
+    # the carried membrane matters: a second half with empty membranes differs
     assert not torch.equal(lif(current[cut:], v, leak, state=empty)[0], second)
 
 
 @pytest.mark.parametrize("leak", [0.5, 1.0])
-def test_an_emptied_membrane_is_a_new_neuron_s(leak):
-    current, rest = grid(6, 3), grid(3, seed=1) / 4
+def test_keep_zero_empties_membrane(leak):
+    current, rest = eighths(6, 3), eighths(3, seed=1) / 4
     keep = torch.ones(6, 3)
     keep[2, 0] = keep[0, 1] = 0
     spikes, left = lif(current, torch.tensor(0.75), torch.tensor(leak), state=rest, keep=keep)
@@ -147,7 +147,7 @@ def test_an_emptied_membrane_is_a_new_neuron_s(leak):
     assert spikes[:2, 0].tolist() == [row[0] for row in before]
 
 
-def test_split_calls_carry_the_gradient():
+def test_gradient_flows_through_split_calls():
     current, v, leak = leaves(5)
     empty = torch.zeros(12, dtype=torch.float64)
     whole = torch.autograd.grad(weighted(lif(current, v, leak, state=empty)[0]), (current, v, leak))
@@ -159,7 +159,7 @@ def test_split_calls_carry_the_gradient():
 
 
 def test_rows_of_a_batch_are_independent():
-    current = grid(4, 6, 5)
+    current = eighths(4, 6, 5)
     v, leak = torch.tensor(0.75), torch.tensor(0.5)
     together, state = lif(current, v, leak, state=torch.zeros(6, 5))
     for row in range(6):
@@ -168,16 +168,16 @@ def test_rows_of_a_batch_are_independent():
         assert torch.equal(rest[0], state[row])
 
 
-def test_inputs_are_left_as_they_are():
-    current, rest = grid(3, 20), grid(20, seed=1)
+def test_inputs_are_unchanged():
+    current, rest = eighths(3, 20), eighths(20, seed=1)
     before = current.clone(), rest.clone()
     lif(current, torch.tensor(0.75), torch.tensor(0.5), state=rest)
     assert torch.equal(current, before[0])
     assert torch.equal(rest, before[1])
 
 
-def test_shape_and_layout_of_images_survive():
-    current = grid(3, 2, 4, 5, 6)
+def test_shape_and_memory_layout_are_kept():
+    current = eighths(3, 2, 4, 5, 6)
     spikes, state = lif(
         current, torch.tensor(0.75), torch.tensor(1.0), state=torch.zeros(2, 4, 5, 6)
     )
@@ -192,7 +192,7 @@ def test_shape_and_layout_of_images_survive():
 
 
 @pytest.mark.parametrize("name", SMOOTH)
-def test_gradients_equal_the_unrolled_graph(name):
+def test_gradients_equal_unrolled_graph(name):
     inputs = leaves()
     spikes, _ = lif(*inputs, SURROGATES[name])
     reference = unrolled(*inputs, SMOOTH[name])
@@ -207,18 +207,18 @@ def test_gradients_equal_the_unrolled_graph(name):
     ("wrong", "differs"),
     [
         ({"detach_spike": False}, (True, True, True)),
-        # detaching the threshold in the reset changes nothing but the threshold's own gradient
+        # detaching the threshold in the reset changes only the gradient of the threshold
         ({"detach_threshold": True}, (False, True, False)),
     ],
 )
-def test_the_reset_detaches_the_spike_and_not_the_threshold(wrong, differs):
+def test_reset_detaches_spike_but_not_threshold(wrong, differs):
     inputs = leaves()
     actual = torch.autograd.grad(weighted(lif(*inputs)[0]), inputs)
     other = torch.autograd.grad(weighted(unrolled(*inputs, SMOOTH["linear"], **wrong)), inputs)
     assert tuple(not torch.allclose(a, b) for a, b in zip(actual, other, strict=True)) == differs
 
 
-def test_threshold_gradient_over_two_steps_in_closed_form():
+def test_threshold_gradient_of_two_steps_in_closed_form():
     """d s_2 / dv = g(z_2) * (du_2/dv / v - u_2 / v^2), and du_2/dv = -leak * s_1."""
     first, second, v, leak, gamma = 0.9, 0.5, 0.6, 0.8, 0.3
     current = torch.tensor([[first], [second]], requires_grad=True)
@@ -235,9 +235,9 @@ def test_threshold_gradient_over_two_steps_in_closed_form():
     assert current.grad.flatten().tolist() == pytest.approx([slope * leak / v, slope / v])
 
 
-def test_module_holds_the_parameters_of_the_function():
+def test_module_equals_function():
     layer = LIF(0.75, 0.5, "boxcar")
-    current, rest = grid(3, 20), grid(20, seed=1)
+    current, rest = eighths(3, 20), eighths(20, seed=1)
     v, leak = torch.tensor(0.75), torch.tensor(0.5)
     for membrane in (None, rest):
         state = None if membrane is None else NeuronState(membrane)
@@ -253,7 +253,7 @@ def test_module_uses_its_surrogate():
     gradients = {}
     for name in SURROGATES:
         layer = LIF(0.75, 0.5, name)
-        layer(grid(3, 20))[0].sum().backward()
+        layer(eighths(3, 20))[0].sum().backward()
         gradients[name] = layer.v_threshold.grad.item()
     assert len(set(gradients.values())) == len(SURROGATES)
 
@@ -262,7 +262,7 @@ def test_module_uses_its_surrogate():
     ("v", "leak", "expected"),
     [(-0.3, -0.1, (MIN_THRESHOLD, 0.0)), (0.4, 0.9, (0.4, 0.9)), (7.0, 1.2, (7.0, 1.0))],
 )
-def test_clamp_projects_the_parameters_into_their_ranges(v, leak, expected):
+def test_clamp_projects_parameters_into_ranges(v, leak, expected):
     layer = LIF(v, leak)
     layer.clamp_()
     assert (layer.v_threshold.item(), layer.leak.item()) == pytest.approx(expected)
@@ -273,7 +273,7 @@ def test_clamp_projects_the_parameters_into_their_ranges(v, leak, expected):
 def stdb_by_hand(
     current: Tensor, weights: Tensor, v: float, leak: float, alpha: float, beta: float
 ) -> tuple[list[list[float]], list[list[float]], float, float]:
-    """[STDB] eq. 2, 3, 10, 11 for the loss sum of weights * o, one neuron after the other.
+    """Evaluates [STDB] eq. 2, 3, 10, 11 for the loss sum(weights * o), neuron by neuron.
 
     Returns:
         Spikes o [T][N], and the gradients of the current [T][N], of the threshold and of the leak.
@@ -291,7 +291,7 @@ def stdb_by_hand(
                 fired[t][n], last_spike = 1.0, t
             slopes.append(alpha * math.exp(-beta * (t - last_spike)))
             rests.append(u - v * fired[t][n])
-        later = 0.0  # the loss's derivative in the membrane one timestep later
+        later = 0.0  # derivative of the loss in the membrane of the next timestep
         for t in reversed(range(steps)):
             direct = float(weights[t, n]) * slopes[t]
             in_u = direct + leak * later
@@ -303,7 +303,7 @@ def stdb_by_hand(
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(0.3, 0.01), (0.5, 0.4)])
-def test_stdb_equals_the_paper_s_equations_neuron_by_neuron(alpha, beta):
+def test_stdb_equals_equations_of_paper(alpha, beta):
     current, v, leak = leaves(9)
     weights = torch.linspace(-1.0, 2.0, current.numel(), dtype=torch.float64).view_as(current)
     spikes, state = timed_lif(current, v, leak, SpikeTime(alpha, beta))
@@ -318,7 +318,7 @@ def test_stdb_equals_the_paper_s_equations_neuron_by_neuron(alpha, beta):
     assert state.membrane.tolist() == loop(current.detach(), v.item(), leak.item())[1]
 
 
-def test_a_neuron_that_never_fires_learns_nothing_by_spike_time():
+def test_spike_time_gradient_is_zero_before_first_spike():
     current = torch.tensor([[0.5, 1.5], [0.0, 0.0]], requires_grad=True)
     timed_lif(current, torch.tensor(1.0), torch.tensor(1.0), SpikeTime())[0].sum().backward()
     assert current.grad[:, 0].tolist() == [0.0, 0.0]
@@ -326,8 +326,8 @@ def test_a_neuron_that_never_fires_learns_nothing_by_spike_time():
 
 
 @pytest.mark.parametrize("name", SURROGATES)
-def test_windows_of_timesteps_equal_the_whole(name):
-    current = grid(7, 3, 20)
+def test_windows_equal_single_call(name):
+    current = eighths(7, 3, 20)
     layer = LIF(0.75, 0.5, name)
     whole = layer(current)[0]
     weights = torch.linspace(-1.0, 2.0, whole.numel()).view_as(whole)

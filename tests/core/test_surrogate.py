@@ -1,14 +1,26 @@
 """The spike function: a hard threshold forward, closed-form derivatives backward."""
 
 import math
+import sys
 
 import pytest
 import torch
 from torch import Tensor
 
-from snn_rl.core.surrogate import NEVER, SURROGATES, SpikeTime, get_surrogate, spike, timed_spike
+from snn_rl.core import surrogate
+from snn_rl.core.surrogate import (
+    NEVER,
+    SURROGATES,
+    SpikeTime,
+    check_surrogate,
+    get_surrogate,
+    register_surrogate,
+    spike,
+    timed_spike,
+)
+from snn_rl.utils.plugins import Registry
 
-# ds/dz of each surrogate, written down a second time with plain floats.
+# Independent definitions of ds/dz, for floats
 CLOSED_FORMS = {
     "linear": lambda z: 0.3 * max(0.0, 1.0 - abs(z)),
     "exponential": lambda z: 0.3 * math.exp(-abs(z)),
@@ -17,15 +29,15 @@ CLOSED_FORMS = {
 
 
 def membranes() -> Tensor:
-    """Membranes on both sides of every kink of the surrogates, and on the threshold itself."""
+    """Returns membranes on both sides of every kink of the surrogates, and at the threshold."""
     return torch.tensor([-3.0, -0.5, 0.0, 0.25, 1.0, 1.9, 2.0, 2.1, 3.5, 4.0, 4.5, 9.0])
 
 
-def test_every_surrogate_has_a_closed_form_here():
+def test_all_surrogates_are_tested():
     assert set(SURROGATES) == {*CLOSED_FORMS, "stdb"}
 
 
-def test_fires_strictly_above_the_threshold():
+def test_fires_strictly_above_threshold():
     v = torch.tensor(0.7)
     u = torch.stack(
         [torch.nextafter(v, torch.tensor(0.0)), v, torch.nextafter(v, torch.tensor(1.0))]
@@ -34,7 +46,7 @@ def test_fires_strictly_above_the_threshold():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_spikes_have_shape_and_dtype_of_the_membrane(dtype):
+def test_spikes_have_shape_and_dtype_of_membrane(dtype):
     u = torch.linspace(-1, 3, 24, dtype=dtype).reshape(2, 3, 4)
     spikes = spike(u, torch.tensor(1.0, dtype=dtype))
     assert spikes.shape == u.shape
@@ -45,7 +57,7 @@ def test_spikes_have_shape_and_dtype_of_the_membrane(dtype):
 @pytest.mark.parametrize("threshold", [0.02, 1.0, 2.0, 30.0])
 @pytest.mark.parametrize("name", CLOSED_FORMS)
 def test_gradients_in_membrane_and_threshold(name, threshold):
-    # a different weight on every spike, so that a gradient landing on the wrong entry shows
+    # a different weight on every spike, to detect permuted gradients
     u = (membranes() * threshold / 2).double().requires_grad_()
     v = torch.tensor(threshold, dtype=torch.float64, requires_grad=True)
     weights = torch.arange(1.0, len(u) + 1, dtype=torch.float64)
@@ -60,8 +72,8 @@ def test_gradients_in_membrane_and_threshold(name, threshold):
 
 
 @pytest.mark.parametrize("name", CLOSED_FORMS)
-def test_slope_is_scale_free(name):
-    """ds/dz is the same whatever unit the membrane is measured in."""
+def test_gradient_is_independent_of_units(name):
+    """ds/dz does not depend on the units of membrane and threshold."""
     slopes = []
     for unit in (1.0, 64.0):
         u = (membranes() / 2 * unit).requires_grad_()
@@ -72,7 +84,7 @@ def test_slope_is_scale_free(name):
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(0.3, 0.01), (0.7, 0.5)])
-def test_the_table_of_the_spike_time_surrogate_is_its_equation(alpha, beta):
+def test_spike_time_table_equals_equation(alpha, beta):
     dt = [0, 1, 2, 75, 2500, NEVER - 1]
     slopes = SpikeTime(alpha, beta).slopes(torch.tensor(dt, dtype=torch.int16), torch.float64)
     assert slopes.tolist() == pytest.approx([alpha * math.exp(-beta * t) for t in dt], abs=0)
@@ -80,7 +92,7 @@ def test_the_table_of_the_spike_time_surrogate_is_its_equation(alpha, beta):
     assert SpikeTime(alpha, beta).slopes(never, torch.float32).tolist() == [0.0]
 
 
-def test_the_time_since_a_spike_counts_up_stops_at_never_and_begins_again():
+def test_time_since_spike_counts_up_to_never():
     u, v = torch.tensor([0.0, 0.0, 0.0, 2.0, 1.0]), torch.tensor(1.0)
     since = torch.tensor([0, NEVER - 1, NEVER, NEVER, 7], dtype=torch.int16)
     spikes, now = timed_spike(u, v, since, SpikeTime())
@@ -88,6 +100,42 @@ def test_the_time_since_a_spike_counts_up_stops_at_never_and_begins_again():
     assert now.tolist() == [1, NEVER, NEVER, 0, 8]
 
 
-def test_every_name_is_a_surrogate_of_its_own():
+def test_names_refer_to_distinct_surrogates():
     assert len({get_surrogate(name) for name in SURROGATES}) == len(SURROGATES)
     assert get_surrogate("stdb") == SpikeTime(alpha=0.3, beta=0.01)
+
+
+def triangle(z: Tensor) -> Tensor:
+    return 0.5 * (1 - z.abs()).clamp(min=0)
+
+
+def test_registered_surrogate_is_used(monkeypatch):
+    monkeypatch.setattr(surrogate, "SURROGATES", Registry("surrogate", dict(SURROGATES)))
+    register_surrogate("triangle", triangle)
+    assert get_surrogate("triangle") is triangle
+    with pytest.raises(ValueError, match="the name is taken"):
+        register_surrogate("linear", triangle)
+
+
+def test_imported_surrogate_is_loaded_with_its_first_gradient(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_surrogate.py").write_text(
+        "def double(z): return 2 * z\ndef scalar(z): return 1"
+    )
+    derivative = get_surrogate("own_surrogate:double")
+    u = torch.tensor([0.5, 3.0], requires_grad=True)
+    spikes = spike(u, torch.tensor(1.0), derivative)
+    assert "own_surrogate" not in sys.modules
+    spikes.sum().backward()
+    assert u.grad.tolist() == [-1.0, 4.0]
+    check_surrogate("own_surrogate:double")
+    for name, message in (("scalar", "must map a tensor"), ("missing", "cannot be imported")):
+        with pytest.raises(ValueError, match=f"surrogate=own_surrogate:{name}: {message}"):
+            check_surrogate(f"own_surrogate:{name}")
+
+
+def test_unknown_surrogate_is_rejected():
+    with pytest.raises(
+        ValueError, match=r"surrogate=liner: must be one of .*; did you mean linear"
+    ):
+        get_surrogate("liner")

@@ -1,4 +1,4 @@
-"""The peak of memory in use, against an allocation of known size."""
+"""Peak memory, against an allocation of known size."""
 
 import sys
 
@@ -9,7 +9,7 @@ from snn_rl.utils.process_memory import PeakMemory
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
-def test_the_peak_is_of_what_came_after_it_began():
+def test_peak_counts_only_later_allocations():
     cpu, size = torch.device("cpu"), 2**27
     before = PeakMemory(cpu)
     low = before.read()
@@ -20,6 +20,6 @@ def test_the_peak_is_of_what_came_after_it_began():
     del block
     after = PeakMemory(cpu).read()
     assert high is not None and after is not None
-    # the rest of the process may have given a few pages back meanwhile
+    # other parts of the process may have freed a few pages meanwhile
     assert 0.9 * size <= high - low < 1.5 * size
     assert high - after > size / 2

@@ -1,4 +1,4 @@
-"""The number of threads, set and taken back."""
+"""Number of threads of a job."""
 
 from collections.abc import Iterator
 
@@ -18,7 +18,7 @@ def threads() -> Iterator[int]:
     torch.set_num_threads(before)
 
 
-def test_zero_is_what_the_process_began_with(threads: int) -> None:
+def test_zero_restores_initial_number(threads: int) -> None:
     use_threads(threads + 1)
     assert torch.get_num_threads() == threads + 1
     use_threads(0)
@@ -26,11 +26,11 @@ def test_zero_is_what_the_process_began_with(threads: int) -> None:
 
 
 @pytest.mark.parametrize("module", [train, evaluate])
-def test_a_job_does_not_compute_with_the_threads_of_the_one_before(
+def test_job_does_not_inherit_threads_of_previous_job(
     module, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def job(*arguments: str) -> int:
-        # a file in the place of the run ends the command once it has its threads
+        # the command sets its threads, then stops because the run directory is a file
         words = [module.__name__, "env=CartPole-v1", "T=1", f"run_dir={__file__}", *arguments]
         monkeypatch.setattr("sys.argv", words)
         with pytest.raises(SystemExit):

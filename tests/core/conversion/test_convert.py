@@ -1,4 +1,4 @@
-"""Conversion: threshold search, the folded scale, refusals and warnings."""
+"""Conversion, against simulations with the weights of the analog network."""
 
 import copy
 import math
@@ -14,16 +14,12 @@ from snn_rl.core.conversion import (
     ConversionError,
     ThresholdSearch,
     convert,
-    format_table,
     fuse_batch_norm,
-    layer_table,
     spike_rates,
 )
 from snn_rl.core.conversion.thresholds import (
     clip_thresholds,
     find_scales,
-    find_threshold,
-    percentile,
     percentiles,
 )
 from snn_rl.core.networks import (
@@ -41,7 +37,7 @@ SPEC = NetworkSpec((2, 20, 20), (Conv(8, 4, 2), Conv(16, 3, 1), Dense(32)), 4, b
 
 
 def network(seed: int = 0, spec: NetworkSpec = SPEC) -> AnalogNetwork:
-    """A network with random weights, as PyTorch initialises them."""
+    """Returns a network with PyTorch's initial weights."""
     torch.manual_seed(seed)
     return AnalogNetwork(spec)
 
@@ -51,48 +47,8 @@ def images(n: int = 32, seed: int = 0) -> Tensor:
     return torch.rand(n, *SPEC.input_shape, generator=generator)
 
 
-@pytest.mark.parametrize("size", [1, 2, 9, 64, 1001])
-@pytest.mark.parametrize("q", [0.5, 12.5, 50.0, 90.0, 99.0, 100.0])
-def test_percentile_is_numpy_s(size, q):
-    values = torch.randn(size, generator=torch.Generator().manual_seed(size))
-    expected = np.percentile(values.numpy(), q, method="inverted_cdf")
-    assert percentile(values, q).item() == expected
-
-
-def test_percentile_takes_any_shape_and_more_than_torch_quantile_does():
-    values = torch.arange(17_000_000, dtype=torch.float32).reshape(1000, -1)
-    with pytest.raises(RuntimeError, match="too large"):
-        torch.quantile(values.flatten(), 0.9)
-    # 24 bits hold every integer up to 16,777,216, far above the 90th percentile
-    assert percentile(values, 90.0).item() == 0.9 * values.numel() - 1
-
-
-@pytest.mark.parametrize("q", [50.0, 90.0, 100.0])
-@pytest.mark.parametrize("over", ["positive", "all"])
-def test_threshold_is_the_largest_of_the_timesteps_percentiles(q, over):
-    current = torch.randn(4, 3, 50, generator=torch.Generator().manual_seed(1)) + 0.2
-    found = []
-    for step in current.numpy():
-        values = step[step > 0] if over == "positive" else step.flatten()
-        found.append(np.percentile(values, q, method="inverted_cdf"))
-    assert find_threshold(current, q, over) == max(found)
-    assert len(set(found)) == 4
-
-
-def test_a_step_without_positive_entries_does_not_spoil_the_others():
-    current = torch.tensor([[[-1.0, -2.0]], [[3.0, -1.0]], [[0.0, 0.0]]])
-    assert find_threshold(current, 90.0) == 3.0
-
-
-@pytest.mark.parametrize("over", ["positive", "all"])
-@pytest.mark.parametrize("value", [-1.0, 0.0])
-def test_no_positive_threshold_is_refused(over, value):
-    with pytest.raises(ConversionError, match="positive"):
-        find_threshold(torch.full((2, 3, 4), value), 90.0, over)
-
-
 def mostly_negative(layer: int) -> AnalogNetwork:
-    """A network one of whose layers has fewer than a tenth of its currents above zero."""
+    """Returns a network in which 3 % of the currents of one layer are positive."""
     analog = network()
     with torch.no_grad():
         current = images()
@@ -104,23 +60,17 @@ def mostly_negative(layer: int) -> AnalogNetwork:
 
 
 @pytest.mark.parametrize(("layer", "name"), [(0, "conv1"), (1, "conv2"), (2, "fc1")])
-def test_a_negative_percentile_over_all_entries_is_refused_and_the_layer_named(layer, name):
+def test_negative_percentile_names_the_layer(layer, name):
     analog = mostly_negative(layer)
     with pytest.raises(ConversionError, match=f"layer {name}: .*90th percentile over all"):
         convert(analog, images(), SpikingOptions(3), ThresholdSearch(over="all"))
     assert convert(analog, images(), SpikingOptions(3)).neurons[layer].v_threshold > 0
 
 
-def test_the_hundredth_percentile_is_threshold_balancing():
-    """[STDB]: the largest input of a batch over all timesteps."""
-    current = torch.randn(6, 5, 40, generator=torch.Generator().manual_seed(2))
-    assert find_threshold(current, 100.0) == current.max().item()
-
-
 @pytest.mark.parametrize("q", [90.0, 100.0])
-@pytest.mark.parametrize("timesteps", [1, 4, 60])  # 60: in windows, from the start for each layer
-def test_thresholds_are_searched_in_order_with_spiking_predecessors(timesteps, q):
-    """A second implementation, step by step, with unit spikes scaled where they arrive."""
+@pytest.mark.parametrize("timesteps", [1, 4, 60])  # 60: in windows
+def test_thresholds_are_found_with_spiking_predecessors(timesteps, q):
+    """The second implementation steps through time and scales unit spikes at the next layer."""
     analog, x = network(), images(8)
     spiking = convert(analog, x, SpikingOptions(timesteps), ThresholdSearch(percentile=q))
 
@@ -137,7 +87,7 @@ def test_thresholds_are_searched_in_order_with_spiking_predecessors(timesteps, q
         )
         assert neuron.v_threshold.item() == pytest.approx(best, rel=1e-5)
         assert neuron.leak.item() == 1.0
-        # go on from the threshold that was stored, so that rounding cannot flip a spike twice
+        # continue with the stored threshold, so that its rounding has no effect on later layers
         scale = neuron.v_threshold.item()
         u = torch.zeros_like(currents[0])
         inputs = []
@@ -147,7 +97,7 @@ def test_thresholds_are_searched_in_order_with_spiking_predecessors(timesteps, q
             u = u - scale * inputs[-1]
 
 
-def test_the_search_can_look_at_other_timesteps_than_t():
+def test_search_timesteps_may_differ_from_t():
     few, many = (
         convert(network(), images(8), SpikingOptions(5)),
         convert(network(), images(8), SpikingOptions(50)),
@@ -161,13 +111,13 @@ def test_the_search_can_look_at_other_timesteps_than_t():
     assert found[2][1:] != pytest.approx(found[1][1:], rel=1e-3)
 
 
-def test_thresholds_behind_the_first_layer_depend_on_the_timesteps():
+def test_thresholds_of_later_layers_depend_on_timesteps():
     one, five = (convert(network(), images(8), SpikingOptions(t)).neurons for t in (1, 5))
     assert one[0].v_threshold == five[0].v_threshold
     assert all(a.v_threshold != b.v_threshold for a, b in zip(one[1:], five[1:], strict=True))
 
 
-def test_scale_is_folded_into_the_next_weights_and_never_into_a_bias():
+def test_thresholds_are_folded_into_next_weights_but_not_biases():
     analog = network()
     spiking = convert(analog, images(), SpikingOptions(3))
     ours, theirs = [*spiking.synapses, spiking.head], [*analog.synapses, analog.head]
@@ -177,7 +127,7 @@ def test_scale_is_folded_into_the_next_weights_and_never_into_a_bias():
         assert torch.equal(mine.bias, other.bias)
 
 
-def test_the_analog_network_is_left_untouched():
+def test_analog_network_is_unchanged():
     analog, x = network(), images()
     before, out = copy.deepcopy(analog.state_dict()), analog(x)
     spiking = convert(analog, x, SpikingOptions(3))
@@ -190,7 +140,7 @@ def test_the_analog_network_is_left_untouched():
 
 
 @pytest.mark.parametrize("timesteps", [1, 3])
-def test_the_result_can_be_trained_and_keeps_what_it_was_asked_for(timesteps):
+def test_result_is_trainable_and_has_the_options(timesteps):
     spiking = convert(
         network(), images(), SpikingOptions(timesteps, surrogate="boxcar", encoding="poisson")
     )
@@ -203,11 +153,11 @@ def test_the_result_can_be_trained_and_keeps_what_it_was_asked_for(timesteps):
 def errors(
     analog: AnalogNetwork, timesteps: int, x: Tensor
 ) -> tuple[list[float], list[float], float]:
-    """How far a conversion decodes from the analog network.
+    """Measures how a conversion differs from the analog network.
 
     Returns:
-        Every layer's mean error of spikes * threshold over its largest activation, its root mean
-        square error over its root mean square activation, and the latter for the Q-values.
+        Mean error of spikes * threshold over the largest activation, by layer; root mean square
+        error over the root mean square activation, by layer; and the same of the Q-values.
     """
     with torch.no_grad():
         q, activations = analog.activity(x)
@@ -222,10 +172,10 @@ def errors(
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_more_timesteps_approach_the_analog_network_layer_by_layer(seed):
-    """With the threshold at the largest activation nothing is clipped, and the error is ~ 1 / T.
+def test_error_decreases_with_timesteps(seed):
+    """With the threshold at the largest activation, the error is proportional to 1 / T.
 
-    Every layer fires up to one spike late, so the error adds up from layer to layer.
+    Every layer fires up to one spike late, so the errors of the layers add up.
     """
     analog, x = network(seed), images()
     _, coarse, coarse_q = errors(analog, 10, x)
@@ -239,8 +189,8 @@ def test_more_timesteps_approach_the_analog_network_layer_by_layer(seed):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_first_layer_s_error_is_below_one_spike(seed):
-    """A constant current fires floor or ceil of its share less one: 0 <= a - v s / T <= v / T."""
+def test_error_of_first_layer_is_below_one_spike(seed):
+    """For a constant current, 0 <= a - v * s / T <= v / T."""
     timesteps, x = 50, images()
     analog = network(seed)
     with torch.no_grad():
@@ -254,8 +204,8 @@ def test_the_first_layer_s_error_is_below_one_spike(seed):
 
 
 @pytest.mark.parametrize("factor", [0.01, 1.0, 100.0])
-def test_q_values_come_out_at_the_analog_network_s_scale(factor):
-    """Whatever the scale of the weights: images, biases and so all currents grow with it."""
+def test_q_values_keep_the_scale_of_the_analog_network(factor):
+    """Scales all weights, with biases that scale all currents alike."""
     analog, x = network(), images()
     with torch.no_grad():
         for layer in [*analog.synapses, analog.head]:
@@ -275,12 +225,12 @@ def test_q_values_come_out_at_the_analog_network_s_scale(factor):
 
 
 @pytest.mark.parametrize("module", [nn.Sequential(nn.Linear(4, 2)), nn.MaxPool2d(2)])
-def test_an_unknown_module_is_refused(module):
+def test_other_modules_are_rejected(module):
     with pytest.raises(ConversionError, match=type(module).__name__):
         convert(module, images(), SpikingOptions(3))
 
 
-def test_an_unknown_layer_inside_the_network_is_refused_by_name():
+def test_unknown_layers_are_rejected_by_name():
     pooled = network()
     pooled.synapses[1] = nn.MaxPool2d(3, 1)
     with pytest.raises(ConversionError, match=r"synapses\.1"):
@@ -291,88 +241,10 @@ def test_an_unknown_layer_inside_the_network_is_refused_by_name():
         convert(extended, images(), SpikingOptions(3))
 
 
-@pytest.mark.parametrize("timesteps", [1, 6])
-def test_table_counts_spikes_by_hand(timesteps):
-    spiking, x = convert(network(), images(), SpikingOptions(timesteps)), images(16, seed=1)
-    with torch.no_grad():
-        _, layers = spiking.activity(x)
-        rows = layer_table(spiking, x, [])
-    assert [row.name for row in rows] == ["conv1", "conv2", "fc1"]
-    for row, neuron, layer in zip(rows, spiking.neurons, layers, strict=True):
-        counts = layer.numpy().sum(0)  # spikes of every image's every neuron
-        assert row.v_threshold == neuron.v_threshold.item()
-        assert row.spike_rate == pytest.approx(counts.sum() / counts.size)
-        assert row.dead == pytest.approx((counts.max(0) == 0).mean())
-    assert spike_rates(layers) == [row.spike_rate for row in rows]
-    text = format_table(rows)
-    assert len(text.splitlines()) == 4
-    assert all(row.name in text and f"{row.v_threshold:.4f}" in text for row in rows)
-
-
-def test_rates_of_the_analog_network_are_its_non_zero_fractions():
-    analog, x = network(), images()
-    with torch.no_grad():
-        _, layers = analog.activity(x)
-    expected = [np.count_nonzero(layer.numpy()) / layer.numel() for layer in layers]
-    assert spike_rates(layers) == pytest.approx(expected)
-
-
-def test_a_layer_that_never_fires_is_a_warning_with_its_name():
-    spiking = convert(network(), images(), SpikingOptions(3))
-    with torch.no_grad():
-        spiking.neurons[1].v_threshold.fill_(1e9)
-        spiking.synapses[2].bias.fill_(1.0)
-        spiking.neurons[2].v_threshold.fill_(0.5)
-    with pytest.warns(UserWarning, match="layer conv2 never fires: .*percentile") as caught:
-        rows = layer_table(spiking, images(), [])
-    assert len(caught) == 1
-    assert [row.dead == 1.0 for row in rows] == [False, True, False]
-    assert rows[1].spike_rate == 0.0
-
-
-@pytest.mark.filterwarnings("error")
-def test_a_lively_network_is_no_warning():
-    assert all(
-        row.dead < 1
-        for row in layer_table(convert(network(), images(), SpikingOptions(3)), images(), [])
-    )
-
-
-DEEP = NetworkSpec(
-    (2, 12, 12),
-    (Conv(4, 3, 1, 1), AvgPool(2), Block(4), Block(6, 2), Dense(8)),
-    3,
-    batch_norm=True,
-)
-
-
-def trained_norms() -> AnalogNetwork:
-    """A network whose batch-norms have seen images, in float64."""
-    torch.manual_seed(3)
-    network = AnalogNetwork(DEEP).double()
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 2.0)
-            nn.init.uniform_(module.bias, -0.5, 0.5)
-    network.train()
-    for _ in range(5):
-        network(torch.rand(16, 2, 12, 12, dtype=torch.float64))
-    return network.eval()
-
-
-def test_batch_norm_fuses_exactly():
-    network, x = trained_norms(), torch.rand(4, 2, 12, 12, dtype=torch.float64)
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    fused = fuse_batch_norm(network)
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
-    torch.testing.assert_close(fused.double()(x), network(x), rtol=1e-6, atol=1e-6)
-    for name, tensor in network.state_dict().items():
-        assert torch.equal(tensor, before[name])
-
-
-def test_a_block_s_shortcuts_carry_what_a_spike_stands_for():
-    """At large T rates times thresholds approach the activations, behind identity and 1x1 alike."""
-    network = trained_norms().float()
+@torch.no_grad()
+def test_thresholds_are_folded_into_shortcuts(batch_norm_network):
+    """At large T, rates times thresholds approach the activations after both kinds of shortcuts."""
+    network = batch_norm_network.float()
     x = torch.rand(6, 2, 12, 12)
     spiking = convert(network, x, SpikingOptions(400), ThresholdSearch(percentile=100.0))
     activations = fuse_batch_norm(network).activity(x)[1]
@@ -386,12 +258,9 @@ def test_a_block_s_shortcuts_carry_what_a_spike_stands_for():
     assert min(activations[layer].max() for layer in (2, 4)) > 0.25
     assert error(2) < 0.02
     assert error(4) < 0.02
-    with torch.no_grad():
-        spiking.synapses[3].weight.fill_(0.5 * spiking.neurons[0].v_threshold)
+    spiking.synapses[3].weight.fill_(0.5 * spiking.neurons[0].v_threshold)
     assert error(2) > 0.05
 
-
-# --- clips, alpha and beta ([ULL]) ---------------------------------------------------------------
 
 CLIPPED = NetworkSpec(
     (2, 12, 12),
@@ -402,7 +271,7 @@ CLIPPED = NetworkSpec(
 
 
 def clipped() -> AnalogNetwork:
-    """Every layer is clipped where a few hundredths of its neurons are."""
+    """Returns a network with each clip at the 95th percentile of the positive activity."""
     torch.manual_seed(5)
     network = AnalogNetwork(CLIPPED)
     with torch.no_grad():
@@ -417,9 +286,9 @@ def seen() -> Tensor:
 
 
 def staircase(x: Tensor, top: float, amplitude: float, timesteps: int) -> Tensor:
-    """Mean over time of what a neuron says: [ULL] eq. 5 with the amplitude of eq. 8.
+    """Returns the mean output of a neuron: [ULL] eq. 5 with the amplitude of eq. 8.
 
-    It fires strictly above its threshold, so that on the edge of a step the lower one holds.
+    A neuron fires strictly above its threshold, so at the edge of a step the lower one counts.
     """
     return amplitude / timesteps * ((x * timesteps / top).ceil() - 1).clamp(0, timesteps)
 
@@ -427,7 +296,7 @@ def staircase(x: Tensor, top: float, amplitude: float, timesteps: int) -> Tensor
 @pytest.mark.parametrize("timesteps", [1, 2, 3])
 @pytest.mark.parametrize("thresholds", ["clip", "alpha_beta"])
 @torch.no_grad()
-def test_one_layer_becomes_the_paper_s_staircase(thresholds, timesteps):
+def test_converted_layer_is_staircase_of_paper(thresholds, timesteps):
     torch.manual_seed(1)
     spec = NetworkSpec((1, 4, 4), (Dense(40),), 3, clip=True)
     analog, x = AnalogNetwork(spec), torch.rand(20, 1, 4, 4)
@@ -445,8 +314,8 @@ def test_one_layer_becomes_the_paper_s_staircase(thresholds, timesteps):
 
 
 @torch.no_grad()
-def test_amplitudes_reach_all_followers_through_max_pooling_and_shortcuts():
-    """The network again with spikes scaled where they arrive, in the analog weights."""
+def test_amplitudes_are_folded_through_pooling_and_shortcuts():
+    """The simulation has the analog weights and spikes with amplitudes."""
     analog, x = clipped(), seen()
     spiking = convert(analog, x, SpikingOptions(2), ThresholdSearch(method="alpha_beta"))
     found = clip_thresholds(analog, x, 2, ThresholdSearch("alpha_beta"))
@@ -476,20 +345,20 @@ def test_amplitudes_reach_all_followers_through_max_pooling_and_shortcuts():
 
 
 @torch.no_grad()
-def test_alpha_and_beta_keep_a_layer_s_mean_that_few_timesteps_lose():
+def test_alpha_beta_keeps_mean_activity_at_few_timesteps():
     analog, x = clipped(), seen()
     mean = float(analog.activity(x)[1][0].mean())
 
-    def said(thresholds: str) -> float:
+    def decoded(thresholds: str) -> float:
         spiking = convert(analog, x, SpikingOptions(2), ThresholdSearch(method=thresholds))
         scaled = clip_thresholds(analog, x, 2, ThresholdSearch(thresholds))
         return float(spiking.activity(x)[1][0].mean()) * scaled[0][1]
 
-    assert said("alpha_beta") == pytest.approx(mean, rel=0.05)
-    assert said("clip") < 0.8 * mean
+    assert decoded("alpha_beta") == pytest.approx(mean, rel=0.05)
+    assert decoded("clip") < 0.8 * mean
 
 
-def test_the_clips_alone_are_thresholds_and_the_percentile_needs_none():
+def test_method_clip_takes_clips_and_percentile_ignores_them():
     analog, x = clipped(), seen()
     spiking = convert(analog, x, SpikingOptions(2), ThresholdSearch(method="clip"))
     assert [n.v_threshold.item() for n in spiking.neurons] == pytest.approx(analog.mu.tolist())
@@ -501,29 +370,18 @@ def test_the_clips_alone_are_thresholds_and_the_percentile_needs_none():
 
 
 @pytest.mark.parametrize("thresholds", ["clip", "alpha_beta"])
-def test_without_clips_there_is_nothing_to_take_thresholds_from(thresholds):
+def test_network_without_clips_is_rejected(thresholds):
     with pytest.raises(ConversionError, match="no clips"):
         convert(network(), images(), SpikingOptions(2), ThresholdSearch(method=thresholds))
 
 
 @pytest.mark.parametrize("over", ["positive", "all"])
-def test_a_layer_without_activity_has_no_scales(over):
+def test_layer_without_positive_current_is_rejected(over):
     analog = clipped()
     with torch.no_grad():
         analog.synapses[0].weight.abs_().neg_()
     with pytest.raises(ConversionError, match=r"layer conv1: no entry .* positive"):
         convert(analog, seen(), SpikingOptions(2), ThresholdSearch(over=over, method="alpha_beta"))
-
-
-def test_clips_survive_the_fusion_of_batch_norm():
-    torch.manual_seed(3)
-    analog = AnalogNetwork(replace(DEEP, clip=True)).eval()
-    analog.mu.data.fill_(0.05)
-    x = torch.rand(4, 2, 12, 12)
-    fused = fuse_batch_norm(analog)
-    assert fused.spec.clip
-    torch.testing.assert_close(fused(x), analog(x), rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(fused(x), AnalogNetwork(replace(DEEP, clip=True)).eval()(x))
 
 
 RESIDUAL = NetworkSpec((2, 8, 8), (Conv(4, 3, 1, 1), AvgPool(2), Block(4), Block(6, 2)), 3)
@@ -532,7 +390,7 @@ RESIDUAL = NetworkSpec((2, 8, 8), (Conv(4, 3, 1, 1), AvgPool(2), Block(4), Block
 def unit_spikes(
     analog: AnalogNetwork, thresholds: list[float], x: Tensor, timesteps: int
 ) -> list[list[Tensor]]:
-    """[STDB]'s network: the analog weights as they are, spikes of 1, its thresholds.
+    """Simulates [STDB]'s network: analog weights, unit spikes, and given thresholds.
 
     Returns:
         Spikes of every hidden layer at every timestep.
@@ -557,7 +415,7 @@ def unit_spikes(
 
 @pytest.mark.parametrize("scale", [1.0, 0.7])
 @torch.no_grad()
-def test_unity_in_blocks_and_scaled_thresholds_fire_as_with_unit_spikes(scale):
+def test_unity_blocks_and_scale_equal_unit_spikes(scale):
     torch.manual_seed(0)
     analog = AnalogNetwork(RESIDUAL).double()
     for layer in analog.synapses:
@@ -577,7 +435,7 @@ def test_unity_in_blocks_and_scaled_thresholds_fire_as_with_unit_spikes(scale):
     layers = spiking.activity(x)[1]
     for layer, train in zip(layers, expected, strict=True):
         assert 0.005 < layer.mean() < 0.995
-        # the folded weights are rounded, so a membrane on the threshold may fall to either side
+        # the folded weights are rounded, so spikes at the threshold may differ
         assert (layer != torch.stack(train)).double().mean() < 2e-3
     searched = convert(
         analog.float(),
@@ -591,7 +449,7 @@ def test_unity_in_blocks_and_scaled_thresholds_fire_as_with_unit_spikes(scale):
     )
 
 
-def test_thresholds_can_be_given():
+def test_given_thresholds_are_used():
     analog, x = network(), images()
     found = convert(analog, x, SpikingOptions(1))
     thresholds = [2.0 * float(neuron.v_threshold) for neuron in found.neurons]

@@ -1,4 +1,4 @@
-"""The integer grid: what it rounds and proves, and that any order of a sum gives its bits."""
+"""The integer grid: rounding, bounds, and equal bits for every order of summation."""
 
 import math
 
@@ -15,7 +15,7 @@ SPEC = NetworkSpec((3, 20, 24), (Conv(16, 5, 2), Conv(32, 3, 1, 1), Dense(64)), 
 
 
 def random_network(spec=SPEC, seed=0, scale=3.0):
-    """Weights large enough that every layer fires, and none of them round."""
+    """Returns a network whose layers all fire, with weights that are not on the grid."""
     torch.manual_seed(seed)
     network = SpikingNetwork(spec, SpikingOptions(1))
     with torch.no_grad():
@@ -32,7 +32,7 @@ def pixels(count, spec=SPEC, seed=0):
 
 
 def in_float64(network, x):
-    """Spikes and outputs in float64, which holds every sum of the grid."""
+    """Returns outputs and spikes, computed in float64, where all sums are exact."""
     layers, x = [], x.double()
     for layer, neuron in zip(network.synapses, network.neurons, strict=True):
         weight = layer.weight.double()
@@ -49,7 +49,7 @@ def in_float64(network, x):
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_weights_are_the_nearest_integers_of_a_power_of_two(bias):
+def test_weights_are_rounded_to_multiples_of_the_unit(bias):
     network = random_network(NetworkSpec(SPEC.input_shape, SPEC.layers, 5, bias))
     exact = quantize(network, first_bits=8)
     before, after = ([*n.synapses, n.head] for n in (network, exact))
@@ -67,7 +67,7 @@ def test_weights_are_the_nearest_integers_of_a_power_of_two(bias):
             assert grid.bias is None
 
 
-def test_every_partial_sum_is_below_2_to_the_24():
+def test_partial_sums_are_below_limit():
     for i, grid in enumerate(integers(quantize(random_network()))):
         most = 1 if i else 255
         for row, bias in zip(grid.weight.tolist(), grid.bias.tolist(), strict=True):
@@ -76,33 +76,33 @@ def test_every_partial_sum_is_below_2_to_the_24():
         assert grid.v_threshold is None or grid.v_threshold < LIMIT
 
 
-def test_a_layer_of_many_inputs_gets_fewer_bits():
+def test_layer_with_many_inputs_gets_fewer_bits():
     spec = NetworkSpec((4, 84, 84), (Dense(3),), 2)
     network = SpikingNetwork(spec, SpikingOptions(1))
     with torch.no_grad():
         network.synapses[0].weight.fill_(0.7)
         network.head.weight[0] = 3.0e4
     first, _ = integers(quantize(network))
-    # 28,224 pixels of 255: 2 is the largest integer below 2^24 / (28,224 * 255) = 2.3
+    # 28,224 pixels of 255 limit the weights to 2^24 / (28,224 * 255) = 2.3, hence to 2 units
     assert first.bound < LIMIT
     assert (first.weight * first.unit - 0.7 / 255).abs().max() <= first.unit / 2
-    # in half of its unit the sums would be too large
+    # with half of the unit the sums would be too large
     assert 28_224 * 255 * round(0.7 / 255 / (first.unit / 2)) >= LIMIT
 
 
-def test_rounding_a_threshold_down_changes_no_spike():
+def test_thresholds_are_rounded_down():
     network = random_network()
     exact = quantize(network)
     for grid, old in zip(integers(exact), network.neurons, strict=False):
         assert grid.v_threshold <= old.v_threshold.item() / grid.unit < grid.v_threshold + 1
-    # a threshold that no sum reaches
+    # no sum reaches this threshold
     network.neurons[1].v_threshold.data.fill_(1e9)
     assert integers(quantize(network))[1].v_threshold == LIMIT - 1
 
 
 @pytest.mark.parametrize("batch", [1, 7, 32])
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
-def test_batches_and_layouts_give_the_same_bits_as_exact_arithmetic(batch, layout):
+def test_batches_and_layouts_equal_exact_arithmetic(batch, layout):
     exact = quantize(random_network()).to(memory_format=layout)
     frames = pixels(64)
     expected, spikes = in_float64(exact, frames)
@@ -117,19 +117,19 @@ def test_batches_and_layouts_give_the_same_bits_as_exact_arithmetic(batch, layou
             assert torch.equal(mine[0].double(), right[rows])
 
 
-def test_it_is_near_the_network_that_it_rounds():
+def test_quantized_network_is_close_to_original():
     network = random_network()
     exact, frames = quantize(network, first_bits=8), pixels(32)
     ours, theirs = exact.activity(exact.images(frames)), network.activity(network.images(frames))
     assert torch.equal(exact.images(frames), frames.float())
-    # of 8 bits; what it flips flips more behind it
+    # first layer with 8 bits; later layers differ more
     assert (ours[1][0] != theirs[1][0]).float().mean() < 0.01
     finer = quantize(network)
     error = (finer(finer.images(frames)) - theirs[0]).abs().mean()
     assert error < (ours[0] - theirs[0]).abs().mean()
 
 
-def test_a_file_keeps_the_bits_also_where_weights_are_float16(tmp_path):
+def test_file_with_float16_weights_keeps_bits(tmp_path):
     exact, frames = quantize(random_network()), pixels(8)
     for dtype in (None, torch.float16):
         save_network(tmp_path / "net.safetensors", exact, dtype=dtype)
@@ -140,7 +140,7 @@ def test_a_file_keeps_the_bits_also_where_weights_are_float16(tmp_path):
     assert size < 2.2 * sum(parameter.numel() for parameter in exact.parameters())
 
 
-def test_a_file_that_is_not_on_the_grid_is_refused(tmp_path):
+def test_file_off_the_grid_is_rejected(tmp_path):
     exact = quantize(random_network())
     with torch.no_grad():
         exact.synapses[1].weight[0, 0, 0, 0] = math.pi
@@ -161,12 +161,12 @@ def test_a_file_that_is_not_on_the_grid_is_refused(tmp_path):
     ],
     ids=["T2", "poisson", "carried", "pooling"],
 )
-def test_what_is_not_one_stateless_timestep_is_refused(network):
+def test_unsuitable_networks_are_rejected(network):
     with pytest.raises(ValueError, match="exact requires"):
         quantize(network)
 
 
-def test_what_has_no_integers_is_refused():
+def test_invalid_values_are_rejected():
     network = random_network()
     with pytest.raises(ValueError, match="not on the grid"):
         integers(network)

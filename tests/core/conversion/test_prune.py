@@ -1,4 +1,4 @@
-"""Pruning, against a sort of each layer's weights."""
+"""Pruning, against sorted weights."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from snn_rl.core.networks import Block, Conv, Dense, NetworkSpec, SpikingNetwork
 SPEC = NetworkSpec((2, 8, 8), (Conv(4, 3, 1, 1), Block(6, 2), Dense(10)), 3, bias=True)
 
 
-def test_the_smallest_of_each_layer_go():
+def test_smallest_weights_of_each_layer_are_removed():
     torch.manual_seed(0)
     network = SpikingNetwork(SPEC, SpikingOptions(1))
     before = {name: p.clone() for name, p in network.named_parameters()}
@@ -28,12 +28,12 @@ def test_the_smallest_of_each_layer_go():
         assert torch.equal(kept, before[name][parameter != 0])
 
 
-def test_nothing_goes_at_nothing():
+def test_fraction_zero_removes_nothing():
     masks = magnitude_masks(SpikingNetwork(SPEC, SpikingOptions(1)), 0.0)
     assert all(bool((mask == 1).all()) for mask in masks.values())
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, float("nan")])
-def test_impossible_fractions_are_refused(fraction):
+def test_invalid_fractions_are_rejected(fraction):
     with pytest.raises(ValueError, match="fraction"):
         magnitude_masks(SpikingNetwork(SPEC, SpikingOptions(1)), fraction)

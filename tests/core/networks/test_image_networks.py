@@ -1,4 +1,4 @@
-"""Pooling, dropout, blocks and the papers' networks, against a simulation with time outermost."""
+"""Image networks and their layers, against a simulation timestep by timestep."""
 
 import math
 from typing import Any
@@ -20,6 +20,7 @@ from snn_rl.core.networks import (
     NetworkSpec,
     SpikingNetwork,
     SpikingOptions,
+    image_network,
 )
 
 LAYERS = (
@@ -36,7 +37,7 @@ SPEC = NetworkSpec((2, 12, 12), LAYERS, 3, bias=True)
 
 
 def on_grid_(network: torch.nn.Module) -> None:
-    """Weights in 64ths, biases in 32nds: every sum is exact in whatever order it is taken."""
+    """Sets weights in 64ths and biases in 32nds, whose sums are exact in every order."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
@@ -53,7 +54,7 @@ def spiking(timesteps: int) -> SpikingNetwork:
         for i, neuron in enumerate(network.neurons):
             neuron.v_threshold.fill_(0.25 + 0.25 * (i % 3))
             neuron.leak.fill_(1.0 - 0.5 * (i % 2))
-        network.synapses[3].weight.fill_(0.5)  # the identity around the first block
+        network.synapses[3].weight.fill_(0.5)  # identity shortcut of the first block
     return network
 
 
@@ -63,7 +64,7 @@ def images(count: int = 3) -> Tensor:
 
 
 class Simulation:
-    """`spiking`'s network written out layer by layer, one timestep at a time."""
+    """The network of `spiking`, one timestep at a time."""
 
     def __init__(self, network: SpikingNetwork):
         self.p = {name: tensor.detach() for name, tensor in network.state_dict().items()}
@@ -96,7 +97,7 @@ class Simulation:
 
 
 @pytest.mark.parametrize("timesteps", [1, 4])
-def test_folded_time_equals_the_simulation(timesteps):
+def test_activity_equals_simulation(timesteps):
     network, x = spiking(timesteps), images()
     simulation = Simulation(network)
     expected = sum(simulation.step(x) for _ in range(timesteps)) / timesteps
@@ -108,20 +109,13 @@ def test_folded_time_equals_the_simulation(timesteps):
     ]
 
 
-def test_connections_say_what_enters_what():
-    found = [(c.source, c.target) for c in SPEC.connections()]
-    first_block = [(0, 1), (1, 2), (0, 2)]
-    second_block = [(2, 3), (3, 4), (2, 4)]
-    assert found == [(None, 0), *first_block, *second_block, (4, 5), (5, 6)]
-    assert SPEC.names() == [
-        *("conv1", "block1.1", "block1.2", "block2.1", "block2.2", "fc1", "head")
-    ]
+def test_followers_of_residual_blocks():
     network = SpikingNetwork(SPEC, SpikingOptions(1))
     assert network.followers(0) == [network.synapses[1], network.synapses[3]]
     assert network.followers(5) == [network.head]
 
 
-def test_one_dropout_mask_for_all_timesteps_and_none_in_use():
+def test_dropout_mask_is_shared_by_timesteps():
     network = SpikingNetwork(
         NetworkSpec((1, 6, 6), (Conv(4, 3), Dropout(), Dense(50)), 2), SpikingOptions(5)
     )
@@ -143,63 +137,61 @@ def test_one_dropout_mask_for_all_timesteps_and_none_in_use():
     assert seen.pop().unique().tolist() == [1.0]
 
 
-def test_description_survives_plain_types():
-    assert NetworkSpec.from_dict(SPEC.to_dict()) == SPEC
-    with_norm = IMAGE_NETWORKS["resnet8"]((3, 32, 32), 10)
-    assert with_norm.batch_norm
-    assert NetworkSpec.from_dict(with_norm.to_dict()) == with_norm
-
-
-def test_batch_norm_has_no_place_in_a_spiking_network():
-    with pytest.raises(ValueError, match="fuse it first"):
-        SpikingNetwork(IMAGE_NETWORKS["vgg5"]((3, 32, 32), 10), SpikingOptions(1))
-
-
-@pytest.mark.parametrize(
-    ("layers", "message"),
-    [
-        ((Conv(4, 3, padding=-1),), "layer 0"),
-        ((AvgPool(13),), "13x13 pooling"),
-        ((Dense(4), AvgPool(2)), "layer 1: a AvgPool cannot follow a dense layer"),
-        ((Dense(4), Block(4)), "layer 1: a Block cannot follow a dense layer"),
-    ],
-)
-def test_impossible_stacks_are_refused(layers, message):
-    with pytest.raises(ValueError, match=message):
-        AnalogNetwork(NetworkSpec(SPEC.input_shape, layers, 2))
-
-
 @pytest.mark.parametrize("name", IMAGE_NETWORKS)
-def test_a_network_has_as_many_weight_layers_as_its_name_says(name):
-    """Without the 1x1 shortcuts, and of resnet34 with three layers in the place of the first."""
+def test_number_of_weight_layers_equals_name(name):
+    """The 1x1 shortcuts do not count, and resnet34 has three layers in place of the first."""
     for size, classes in ((32, 10), (224, 1000)):
         spec = IMAGE_NETWORKS[name]((3, size, size), classes)
         extra = 2 if name == "resnet34" else 0
         assert len(spec.names()) == int(name.removeprefix("vgg").removeprefix("resnet")) + extra
 
 
-def test_vgg16_has_the_papers_weights_and_neurons():
-    """[IIR] section 5.2: 39.9 M weights and 0.285 M membranes on CIFAR."""
+def test_vgg16_has_weights_and_neurons_of_paper():
+    """Checks [IIR] section 5.2: 39.9 M weights and 0.285 M membranes on CIFAR."""
     spec = IMAGE_NETWORKS["vgg16"]((3, 32, 32), 10, batch_norm=False)
     weights = sum(parameter.numel() for parameter in AnalogNetwork(spec).parameters())
     assert weights / 1e6 == pytest.approx(39.9, abs=0.05)
     assert sum(math.prod(shape) for shape in spec.shapes()) / 1e6 == pytest.approx(0.285, abs=5e-4)
 
 
-def test_vgg16_pools_224_pixels_five_times_to_7():
+def test_vgg16_pools_224_pixels_to_7():
     spec = IMAGE_NETWORKS["vgg16"]((3, 224, 224), 1000)
     dense = next(c for c in spec.connections() if isinstance(c.layer, Dense))
     assert dense.input_shape == (512, 7, 7)
     assert sum(isinstance(layer, AvgPool) for layer in spec.layers) == 5
 
 
-def test_the_resnets_end_in_one_value_per_channel_on_large_images():
+def test_resnets_pool_large_images_completely():
     for name in ("resnet20", "resnet34"):
         spec = IMAGE_NETWORKS[name]((3, 224, 224), 1000)
         assert spec.connections()[-1].input_shape == (512, 1, 1)
 
 
-def test_max_pooling_takes_the_place_of_average_pooling():
+def test_max_pooling_replaces_average_pooling():
     spec = IMAGE_NETWORKS["vgg6"]((3, 32, 32), 10, pooling=MaxPool)
     assert MaxPool(2) in spec.layers
     assert AvgPool(2) not in spec.layers
+
+
+def small(input_shape, classes, batch_norm, pooling):
+    return NetworkSpec(input_shape, (Conv(4, 3), pooling(2)), classes, batch_norm=batch_norm)
+
+
+def test_registered_and_imported_networks_are_built(monkeypatch):
+    monkeypatch.setattr(IMAGE_NETWORKS, "find", {"small": small, "mine:small": small}.get)
+    for name in ("small", "mine:small"):
+        spec = image_network(name, (3, 8, 8), 5, False, MaxPool)
+        assert spec == NetworkSpec((3, 8, 8), (Conv(4, 3), MaxPool(2)), 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("vgg7", "net=vgg7: must be one of vgg5, .*; did you mean vgg"),
+        ("no_such_module:net", "net=no_such_module:net: cannot be imported"),
+        ("vgg16", "net=vgg16: images of .* are too small"),
+    ],
+)
+def test_invalid_networks_are_rejected(name, message):
+    with pytest.raises(ValueError, match=message):
+        image_network(name, (3, 8, 8), 5)
