@@ -35,7 +35,7 @@ from snn_rl.agents.loading import WHICH_AGENT, find_stage, load_agent
 from snn_rl.configs.compose import run_command
 from snn_rl.configs.schema import Config
 from snn_rl.core.networks import SpikingNetwork
-from snn_rl.formats import get_format
+from snn_rl.formats import FORMATS
 from snn_rl.formats.agreement import check
 from snn_rl.utils.errors import UserError
 
@@ -48,16 +48,20 @@ _ACCEPTED = (
 def main(config: Config) -> None:
     """Exports an agent and checks the file."""
     prepare(config, "snn_rl.export", _ACCEPTED)
-    chosen = get_format(config.format)
+    try:
+        export = FORMATS.find(config.format)
+    except ValueError as error:
+        raise UserError(str(error)) from None
     stage = find_stage(config)
     agent = load_agent(stage.directory, "cpu")
     network = agent.q_net.network
     assert isinstance(network, SpikingNetwork)
-    path = Path(config.output or stage.output / f"network.{chosen.suffix}")
+    suffix = "pt2" if config.format == "torch" else config.format.rpartition(":")[2]
+    path = Path(config.output or stage.output / f"network.{suffix}")
     if path.is_dir():
         raise UserError(f"output={path} is a directory: add a file name")
     notes = {"env": agent.env, "stage": agent.stage, "snn_rl": __version__}
-    engines = chosen.export(network, path, notes)
+    engines = export(network, path, notes)
     print(f"written to {path}, {path.stat().st_size:,} bytes", flush=True)
     if not engines:
         print("the file was not checked: no engine that runs this format is installed")

@@ -99,6 +99,7 @@ def test_shipped_agent_is_exported_and_checked(words, least, tmp_path, capsys):
     ("arguments", "words"),
     [
         (["format=tflite"], ["format=tflite", "onnx, nir, torch"]),
+        (["format=nowhere:csv"], ["format=nowhere:csv", "cannot be imported"]),
         (["check_frames=0"], ["check_frames=0"]),
         (["T=5", "format=nir"], ["5 timesteps", "reset by subtraction"]),
         (["dqn.lr=1"], ["snn_rl.export does not take dqn.lr"]),

@@ -5,11 +5,11 @@ file. Packages that a format needs are imported when the format is used.
 """
 
 from snn_rl.formats import event, onnx, program, simulators
-from snn_rl.formats.registry import FORMATS, Engine, Format, get_format, optional, register_format
+from snn_rl.formats.registry import FORMATS, Engine, optional, register_format
 
-__all__ = ["FORMATS", "Engine", "Format", "get_format", "optional", "register_format"]
+__all__ = ["FORMATS", "Engine", "optional", "register_format"]
 
 register_format("onnx", onnx.export)
 register_format("nir", simulators.export)
-register_format("torch", program.export, "pt2")
+register_format("torch", program.export)
 register_format("event", event.export)

@@ -2,7 +2,6 @@
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -10,68 +9,31 @@ from torch import Tensor
 
 from snn_rl.core.networks import Network, SpikingNetwork
 from snn_rl.utils.errors import UserError
-from snn_rl.utils.plugins import is_reference, load_object
+from snn_rl.utils.plugins import Registry
 
 # A function from pixels, uint8 [N, channels, height, width], to Q-values [N, actions] and the
 # spikes [T, N, ...] of each hidden layer. The list is empty if the engine does not show spikes.
 Engine = Callable[[Tensor], tuple[Tensor, list[Tensor]]]
 
 # A function (network, path, notes) that writes a network on the CPU to a file, with the notes if
-# the format has room for them, and returns the installed engines that run the file, by name.
+# the format has room for them, and returns the installed engines that run the file, by name. The
+# function raises a UserError if the format cannot represent the network.
 Exporter = Callable[[SpikingNetwork, Path, Mapping[str, str]], Mapping[str, Engine]]
 
-
-@dataclass(frozen=True)
-class Format:
-    """An export format.
-
-    Attributes:
-        export: Function that writes a file and returns engines that run the file.
-        suffix: Suffix of the file name, without a dot.
-    """
-
-    export: Exporter
-    suffix: str
+FORMATS: Registry[Exporter] = Registry("format", {})
 
 
-FORMATS: dict[str, Format] = {}
-
-
-def register_format(name: str, export: Exporter, suffix: str | None = None) -> None:
+def register_format(name: str, export: Exporter) -> None:
     """Adds a format for `python -m snn_rl.export format=<name>`.
 
     Args:
-        name: Name of the format, without a colon.
-        export: Function that writes a file and returns engines that run the file. It raises a
-            UserError if the format cannot represent the network.
-        suffix: Suffix of the file name, without a dot; None: the name.
+        name: Name of the format and suffix of its files, without a colon.
+        export: Function that writes a file and returns engines that run the file.
 
     Raises:
         ValueError: The name contains a colon or belongs to another format.
     """
-    added = Format(export, suffix or name)
-    if is_reference(name) or FORMATS.get(name, added) != added:
-        raise ValueError(f"format {name!r}: the name is taken or contains a colon")
-    FORMATS[name] = added
-
-
-def get_format(name: str) -> Format:
-    """Returns the format of this name.
-
-    Args:
-        name: Key of `FORMATS`, or `module:function` of an exporter.
-
-    Raises:
-        UserError: No format has this name, or the function cannot be imported.
-    """
-    if is_reference(name):
-        try:
-            return Format(load_object(name), name.rpartition(":")[2])
-        except ValueError as error:
-            raise UserError(f"format={name}: {error}") from None
-    if name not in FORMATS:
-        raise UserError(f"format={name}: must be one of {', '.join(FORMATS)}, or module:function")
-    return FORMATS[name]
+    FORMATS.register(name, export)
 
 
 def optional(name: str, extra: str) -> ModuleType:
