@@ -114,7 +114,6 @@ def overlay(moment: Moment, labels: Labels) -> Picture:
     draw = ImageDraw.Draw(canvas)
     frame = enlarge(moment.picture, *((480, 630) if tall else (600, 160)))
     canvas.paste(Image.fromarray(frame), (MARGIN, HEADER))
-    right = MARGIN + frame.shape[1] + 32
     if tall:
         q_left, q_top, q_width = canvas.width - MARGIN - 256, HEADER, 256
         layers_right = q_left - 32
@@ -122,7 +121,7 @@ def overlay(moment: Moment, labels: Labels) -> Picture:
         q_left, q_top, q_width = MARGIN, HEADER + frame.shape[0] + 32, frame.shape[1]
         layers_right = canvas.width - MARGIN
     _draw_header(draw, moment, labels, canvas.width)
-    _draw_layers(canvas, draw, moment, labels, (right, layers_right))
+    _draw_layers(canvas, moment, labels, (MARGIN + frame.shape[1] + 32, layers_right))
     _draw_q_values(draw, moment, labels, (q_left, q_top, q_width, canvas.height - MARGIN - q_top))
     return np.asarray(canvas)
 
@@ -137,35 +136,27 @@ def _draw_header(draw: ImageDraw.ImageDraw, moment: Moment, labels: Labels, widt
 
 
 def _draw_layers(
-    canvas: Image.Image,
-    draw: ImageDraw.ImageDraw,
-    moment: Moment,
-    labels: Labels,
-    columns: tuple[int, int],
+    canvas: Image.Image, moment: Moment, labels: Labels, columns: tuple[int, int]
 ) -> None:
-    left, right = columns
-    tables = tuple(activity.shape for activity in moment.activity)
-    room = canvas.height - HEADER - MARGIN
-    plans = arrange(tables, right - left, room - len(tables) * _LABEL)
-    spare = room - sum(plan.height for plan in plans) - len(tables) * _LABEL
+    draw, (left, right) = ImageDraw.Draw(canvas), columns
+    shapes = tuple(activity.shape for activity in moment.activity)
+    room = canvas.height - HEADER - MARGIN - len(shapes) * _LABEL
+    plans = arrange(shapes, right - left, room)
+    gap = (room - sum(plan.height for plan in plans)) / max(1, len(shapes) - 1)
     top = float(HEADER)
     rows = zip(labels.layers, moment.activity, moment.spike_rates, plans, strict=True)
     for name, activity, rate, plan in rows:
+        size = f"{len(activity)} neurons"
+        if activity.ndim == 3:
+            size = f"{len(activity)} maps of {activity.shape[2]}x{activity.shape[1]}"
         amount = f"{100 * rate:.1f} % fire"
         if labels.timesteps > 1:
             amount = f"{rate:.2f} spikes per neuron"
         _text(draw, (left, top + 10), name, _NUMBER)
-        _text(draw, (left + 64, top + 10), _describe(activity), _SMALL, MUTED)
+        _text(draw, (left + 64, top + 10), size, _SMALL, MUTED)
         _text(draw, (right, top + 10), amount, _NUMBER, SPIKE, "rm")
         canvas.paste(Image.fromarray(tile(activity, plan)), (left, round(top) + 26))
-        top += plan.height + _LABEL + spare / max(1, len(tables) - 1)
-
-
-def _describe(activity: NDArray[np.float32]) -> str:
-    if activity.ndim == 1:
-        return f"{activity.size} neurons"
-    channels, height, width = activity.shape
-    return f"{channels} maps of {width}x{height}"
+        top += plan.height + _LABEL + gap
 
 
 def _draw_q_values(
@@ -176,32 +167,25 @@ def _draw_q_values(
     row = min(48, (height - 32) // len(labels.actions))
     low, high = float(moment.q_values.min()), float(moment.q_values.max())
     label, number = min(int(width * 0.45), 120), 64
-    room = width - label - number
     for i, (name, q) in enumerate(zip(labels.actions, moment.q_values, strict=True)):
         y = top + 32 + i * row
-        chosen = i == moment.action
-        color = SPIKE if chosen else BAR
+        bar_color, text_color = (SPIKE, TEXT) if i == moment.action else (BAR, MUTED)
         # Bars show differences: the worst action has a short bar, the best a full one.
         share = 0.06 + 0.94 * ((float(q) - low) / (high - low) if high > low else 1.0)
-        bar = (left + label, y + 4, left + label + round(room * share), y + row - 6)
-        draw.rounded_rectangle(bar, 3, fill=color)
-        middle = y + row // 2 - 1
-        size = _SMALL if row > 20 else 12
-        _text(draw, (left, middle), name, size, TEXT if chosen else MUTED)
-        _text(draw, (left + width, middle), f"{q:.3f}", size, TEXT if chosen else MUTED, "rm")
-    _draw_legend(draw, labels, (left, top + height))
-
-
-def _draw_legend(draw: ImageDraw.ImageDraw, labels: Labels, corner: tuple[int, int]) -> None:
-    left, bottom = corner
-    if len(labels.actions) > 9:  # the Q-values leave no room
+        end = left + label + round((width - label - number) * share)
+        draw.rounded_rectangle((left + label, y + 4, end, y + row - 6), 3, fill=bar_color)
+        middle, size = y + row // 2 - 1, _SMALL if row > 20 else 12
+        _text(draw, (left, middle), name, size, text_color)
+        _text(draw, (left + width, middle), f"{q:.3f}", size, text_color, "rm")
+    if len(labels.actions) > 9:  # no room for the legend
         return
-    how = "" if labels.timesteps == 1 else " (bright: often)"
-    for line, color, text in ((2, SPIKE, f"neuron that fires{how}"), (1, CELL, "silent neuron")):
-        y = bottom - 8 - 22 * line
+    bottom = top + height - 8
+    often = "" if labels.timesteps == 1 else " (bright: often)"
+    for line, color, text in ((2, SPIKE, f"neuron that fires{often}"), (1, CELL, "silent neuron")):
+        y = bottom - 22 * line
         draw.rectangle((left, y - 5, left + 10, y + 5), fill=color)
         _text(draw, (left + 20, y), text, _SMALL, MUTED)
-    _text(draw, (left, bottom - 8), "gold bar: the action played", _SMALL, MUTED)
+    _text(draw, (left, bottom), "gold bar: the action played", _SMALL, MUTED)
 
 
 @dataclass(frozen=True)
