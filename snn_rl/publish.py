@@ -57,16 +57,14 @@ GIF = "play.gif"
 _GIF_BYTES, _GIF_DECISIONS, _GIF_FPS = 1_500_000, 200, 15
 _GAME_Q_VALUES = 20
 _ACCEPTED = (*WHICH_AGENT, "zoo", "episodes", "eval")
-_PATHS = ("run_dir", "ann", "init", "teacher", "zoo")  # settings that name a file or a folder
+_PATHS = ("run_dir", "ann", "init", "teacher", "zoo")  # settings with a file or a folder
 
 
 def stages_to_ship(config: Config, run: Path) -> list[Stage]:
-    """The ANN, the first spiking stage if the run has it, and those with T timesteps.
-
-    An agent whose membranes live on goes out with the one of T = 1 that it came from.
+    """Returns the ANN, the first spiking stage if the run has it, and all stages with T timesteps.
 
     Args:
-        config: The settings.
+        config: Resolved settings.
         run: Directory of the run.
     """
     ann, first, *others = (stage for stage in plan.chain(config) if stage.name != PRETRAINED)
@@ -77,10 +75,10 @@ def stages_to_ship(config: Config, run: Path) -> list[Stage]:
 
 
 def refuse_played_seeds(run: Path, trials: Trials) -> None:
-    """Refuses the games that the run was last evaluated with: it may have been chosen for them.
+    """Refuses episodes of the run's evaluations, because they may have selected the run.
 
     Raises:
-        UserError: It names the seeds.
+        UserError: The episodes overlap; the message names the seeds.
     """
     end = trials.seed + trials.episodes
     files = (run_directory.METRICS, run_directory.EVALUATION)
@@ -89,22 +87,22 @@ def refuse_played_seeds(run: Path, trials: Trials) -> None:
         first, last = played.seed, played.seed + played.episodes - 1
         if first < end and trials.seed <= last:
             raise UserError(
-                f"eval.seed={trials.seed}: the run has played the games of the seeds {first} to "
-                f"{last} ({path}), and may have been chosen for them; take others, for example "
+                f"eval.seed={trials.seed}: the run was evaluated on the seeds {first} to {last} "
+                f"({path}), which may have selected it; use other seeds, for example "
                 "eval.seed=3000000"
             )
 
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """A new folder to fill, which then takes the target's place as a whole.
+    """Yields a new folder that replaces the target when the block ends without an error.
 
     Raises:
-        UserError: No folder can be made there.
+        UserError: The folder cannot be created.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in target.parent.glob(f".{target.name}.*.tmp"):  # of a killed command
+        for leftover in target.parent.glob(f".{target.name}.*.tmp"):  # left by killed commands
             shutil.rmtree(leftover)
         name = tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
     except OSError as error:
@@ -128,7 +126,7 @@ def replacing(target: Path) -> Iterator[Path]:
 
 
 def store_stage(source: Path, target: Path) -> None:
-    """Copies a finished stage: its settings, and its network with its notes, as float16.
+    """Copies a finished stage: its settings, and its network with notes as float16.
 
     Args:
         source: Directory of the stage.
@@ -156,11 +154,11 @@ def portable(invocation: Invocation) -> Invocation:
 
 
 def play_game(directory: Path, seed: int, epsilon: float, device: str) -> dict[str, Any]:
-    """Plays one whole game, alone, with the spiking agent of a finished stage.
+    """Plays one episode with the spiking agent of a finished stage.
 
     Args:
-        directory: Of the stage.
-        seed: Of the game.
+        directory: Directory of the stage.
+        seed: Seed of the episode.
         epsilon: Probability of a random action.
         device: See `load_agent`.
 
@@ -178,17 +176,17 @@ def play_game(directory: Path, seed: int, epsilon: float, device: str) -> dict[s
         "epsilon": epsilon,
         "return": game.score,
         "decisions": game.steps,
-        "q_values": q_values[: game.steps],  # the last moment decides nothing
+        "q_values": q_values[: game.steps],  # the last moment has no decision
     }
 
 
 def record_gif(directory: Path, path: Path, seed: int, epsilon: float, device: str) -> None:
-    """Records the beginning of a game as a gif that is small enough to ship.
+    """Records the beginning of an episode as a gif that is small enough to ship.
 
     Args:
-        directory: Of a spiking stage.
-        path: The gif.
-        seed: Of the game.
+        directory: Directory of a spiking stage.
+        path: File of the gif.
+        seed: Seed of the episode.
         epsilon: Probability of a random action.
         device: See `load_agent`.
     """
@@ -201,7 +199,7 @@ def record_gif(directory: Path, path: Path, seed: int, epsilon: float, device: s
 
 
 def main(config: Config) -> None:
-    """Publishes the agents of one run."""
+    """Publishes the agents of a run."""
     prepare(config, "snn_rl.publish", _ACCEPTED)
     source = stage_directory(config)
     run, last = source.parent, source.name

@@ -287,7 +287,7 @@ def test_a_named_run_is_not_replaced_by_a_shipped_agent(capsys, arguments):
     ("arguments", "words"),
     [
         ((), ["eval.seed=1000000", "1000000 to 1000000", "T1/metrics.json"]),
-        (("eval.seed=999999",), ["eval.seed=999999", "take others"]),
+        (("eval.seed=999999",), ["eval.seed=999999", "use other seeds"]),
         (("eval.seed=2000000",), ["eval.seed=2000000", "choose among checkpoints"]),
         ((FRESH, "T=2", "direct=true"), ["no finished T2-direct", "snn_rl.train env=CartPole-v1"]),
         ((FRESH, "dqn.steps=7"), ["snn_rl.publish does not take dqn.steps"]),
