@@ -24,7 +24,7 @@ _ACCEPTED = (*WHICH_AGENT, "engine", "overlay", "play", "eval.seed", "eval.epsil
 
 
 def main(config: Config) -> None:
-    """Plays one game."""
+    """Plays one episode."""
     prepare(config, "snn_rl.play", _ACCEPTED)
     stage = find_stage(config)
     play, overlay = config.play, config.overlay or config.play.overlay
@@ -33,8 +33,8 @@ def main(config: Config) -> None:
         output = "window" if video.has_display() else "mp4"
     elif output == "window" and not video.has_display():
         raise UserError(
-            "play.output=window: no window can be opened here (no display, or OpenCV without "
-            "windows, as in opencv-python-headless); take play.output=mp4"
+            "play.output=window: no window can be opened (no display, or an OpenCV without "
+            "windows, such as opencv-python-headless); use play.output=mp4"
         )
     agent = load_agent(stage.directory, config.device, config.engine)
     episode = Episode(agent, config.eval.seed, config.eval.epsilon, play.max_steps)

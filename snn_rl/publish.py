@@ -26,12 +26,7 @@ from snn_rl import zoo
 from snn_rl.agents import plan
 from snn_rl.agents.checks import prepare
 from snn_rl.agents.evaluation import evaluate_stage
-from snn_rl.agents.loading import (
-    WHICH_AGENT,
-    agent_command,
-    load_agent,
-    stage_directory,
-)
+from snn_rl.agents.loading import WHICH_AGENT, Agent, agent_command, load_agent, stage_directory
 from snn_rl.chain import run_directory
 from snn_rl.chain.records import (
     AgentNotes,
@@ -153,46 +148,29 @@ def portable(invocation: Invocation) -> Invocation:
     return replace(invocation, command=" ".join(words), settings=settings | names)
 
 
-def play_game(directory: Path, seed: int, epsilon: float, device: str) -> dict[str, Any]:
-    """Plays one episode with the spiking agent of a finished stage.
-
-    Args:
-        directory: Directory of the stage.
-        seed: Seed of the episode.
-        epsilon: Probability of a random action.
-        device: See `load_agent`.
+def record_game(agent: Agent, trials: Trials) -> dict[str, Any]:
+    """Plays the first evaluation episode alone.
 
     Returns:
         "seed", "epsilon", "return", "decisions", and "q_values" of the first 20 decisions.
     """
-    agent = load_agent(directory, device)
-    game = Episode(agent, seed, epsilon, max_steps=agent.cap)
-    q_values: list[list[float]] = []
-    for moment in game:
-        if len(q_values) < _GAME_Q_VALUES:
-            q_values.append([float(q) for q in moment.q_values])
+    episode = Episode(agent, trials.seed, trials.epsilon, agent.cap)
+    # the last moment has no decision
+    q_values = [[float(q) for q in moment.q_values] for moment in episode][:-1]
     return {
-        "seed": seed,
-        "epsilon": epsilon,
-        "return": game.score,
-        "decisions": game.steps,
-        "q_values": q_values[: game.steps],  # the last moment has no decision
+        "seed": trials.seed,
+        "epsilon": trials.epsilon,
+        "return": episode.score,
+        "decisions": episode.steps,
+        "q_values": q_values[:_GAME_Q_VALUES],
     }
 
 
-def record_gif(directory: Path, path: Path, seed: int, epsilon: float, device: str) -> None:
-    """Records the beginning of an episode as a gif that is small enough to ship.
-
-    Args:
-        directory: Directory of a spiking stage.
-        path: File of the gif.
-        seed: Seed of the episode.
-        epsilon: Probability of a random action.
-        device: See `load_agent`.
-    """
-    agent, decisions = load_agent(directory, device), _GIF_DECISIONS
+def record_gif(agent: Agent, path: Path, trials: Trials) -> None:
+    """Records the beginning of the first evaluation episode as a gif of at most 1.5 MB."""
+    decisions = _GIF_DECISIONS
     while True:
-        record_video(Episode(agent, seed, epsilon, decisions), path, fps=_GIF_FPS)
+        record_video(Episode(agent, trials.seed, trials.epsilon, decisions), path, fps=_GIF_FPS)
         if path.stat().st_size <= _GIF_BYTES or decisions == 1:
             return
         decisions //= 2
@@ -201,9 +179,7 @@ def record_gif(directory: Path, path: Path, seed: int, epsilon: float, device: s
 def main(config: Config) -> None:
     """Publishes the agents of a run."""
     prepare(config, "snn_rl.publish", _ACCEPTED)
-    source = stage_directory(config)
-    run, last = source.parent, source.name
-    trials, device = plan.trials(config), config.device
+    run, trials = stage_directory(config).parent, plan.trials(config)
     refuse_played_seeds(run, trials)
     commands = [*read_invocations(run), Invocation.current(config)]
     target = (Path(config.zoo) if config.zoo else zoo.ROOT) / config.env
@@ -211,12 +187,12 @@ def main(config: Config) -> None:
         for stage in stages_to_ship(config, run):
             directory = folder / stage.name
             store_stage(run / stage.name, directory)
-            evaluate_stage(directory, trials, device)
+            evaluate_stage(directory, trials, config.device)
             if stage.timesteps == config.T:
-                game = play_game(directory, trials.seed, trials.epsilon, device)
-                write_json(directory / GAME, game)
+                agent = load_agent(directory, config.device)
+                write_json(directory / GAME, record_game(agent, trials))
         write_invocations(folder, map(portable, commands))
-        record_gif(folder / last, folder / GIF, trials.seed, trials.epsilon, device)
+        record_gif(agent, folder / GIF, trials)  # the last agent
         usage = [
             f"{agent_command('play', config)} overlay=true",
             agent_command("evaluate", config),

@@ -225,7 +225,8 @@ def test_a_gif_that_is_too_large_is_shortened(shipped, tmp_path, monkeypatch):
         path.write_bytes(bytes(20_000 * episode.max_steps))
 
     monkeypatch.setattr(publish, "record_video", record)
-    publish.record_gif(shipped / ENV / "T1", tmp_path / "play.gif", 0, 0.0, "cpu")
+    agent = load_agent(shipped / ENV / "T1", "cpu")
+    publish.record_gif(agent, tmp_path / "play.gif", Trials(2, 0, 0.0, 0.25))
     assert tried == [200, 100, 50]
 
 
@@ -288,7 +289,7 @@ def test_a_named_run_is_not_replaced_by_a_shipped_agent(capsys, arguments):
     [
         ((), ["eval.seed=1000000", "1000000 to 1000000", "T1/metrics.json"]),
         (("eval.seed=999999",), ["eval.seed=999999", "use other seeds"]),
-        (("eval.seed=2000000",), ["eval.seed=2000000", "choose among checkpoints"]),
+        (("eval.seed=2000000",), ["eval.seed=2000000", "selection of checkpoints"]),
         ((FRESH, "T=2", "direct=true"), ["no finished T2-direct", "snn_rl.train env=CartPole-v1"]),
         ((FRESH, "dqn.steps=7"), ["snn_rl.publish does not take dqn.steps"]),
         ((FRESH, "episodes=0"), ["episodes=0"]),

@@ -1,7 +1,7 @@
 """Finds the finished stage that the settings name, and loads its agent."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from snn_rl import zoo
 from snn_rl.agents import plan
-from snn_rl.agents.policies import SpikingQNetwork, network_spec
+from snn_rl.agents.policies import SpikingQNetwork, network_kwargs, network_spec
 from snn_rl.chain import run_directory
 from snn_rl.chain.records import AgentNotes, is_done, mark_done, read_settings, section
 from snn_rl.configs.schema import Config, RolloutConfig
@@ -117,15 +117,10 @@ def load_agent(directory: Path, device: str = "auto", engine: str = "dense") -> 
             f"{needed.input_shape} and {needed.outputs} are needed, with the layers of "
             f"network={settings['network']}"
         )
-    spiking: dict[str, Any] = {}
-    if isinstance(network, SpikingNetwork):
-        spiking = asdict(network.options)
     q_net = SpikingQNetwork(
         env.observation_space,
         env.action_space,  # type: ignore[arg-type]
-        settings["network"],
-        bias=settings["bias"],
-        **spiking,
+        **network_kwargs(network),
     )
     env.close()
     q_net.network.load_state_dict(network.state_dict())

@@ -425,30 +425,10 @@ class ImageNotes(Record):
     images: int | None = None
     layers: list[LayerReport] | None = None
 
-
-@dataclass(frozen=True)
-class Costs:
-    """Time and memory of a classifier's stage, as far as they are known.
-
-    Attributes:
-        training: Seconds per image and epoch.
-        training_memory: Peak memory in bytes, see `PeakMemory`.
-        inference: Seconds per image.
-        inference_memory: Peak memory in bytes.
-    """
-
-    training: float | None
-    training_memory: int | None
-    inference: float | None
-    inference_memory: int | None
-
-
-def costs(notes: ImageNotes, score: Score) -> Costs:
-    """Returns the time and memory that training and scoring a stage took."""
-    training = None
-    if notes.wall_s is not None and notes.images:
-        training = notes.wall_s / notes.images
-    return Costs(training, notes.memory, score.seconds, score.memory)
+    @property
+    def seconds(self) -> float | None:
+        """Seconds of training per image and epoch, if known."""
+        return self.wall_s / self.images if self.wall_s is not None and self.images else None
 
 
 # settings and commands

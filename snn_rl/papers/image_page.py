@@ -13,7 +13,6 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from snn_rl.chain.records import costs
 from snn_rl.configs.schema import Config
 from snn_rl.core.energy import spikes
 from snn_rl.papers import runs
@@ -251,12 +250,11 @@ def _layer_spikes(layer: str) -> str:
 
 def resources(entry: ScoredStage) -> dict[str, float | None]:
     """Returns the time and memory of a stage, and the time of its whole training."""
-    took = costs(entry.notes, entry.score)
     scaled = {
-        TRAINING: (took.training, 1000),
-        INFERENCE: (took.inference, 1000),
-        TRAINING_MEMORY: (took.training_memory, 2**-20),
-        INFERENCE_MEMORY: (took.inference_memory, 2**-20),
+        TRAINING: (entry.notes.seconds, 1000),
+        INFERENCE: (entry.score.seconds, 1000),
+        TRAINING_MEMORY: (entry.notes.memory, 2**-20),
+        INFERENCE_MEMORY: (entry.score.memory, 2**-20),
         STAGE_TIME: (entry.notes.wall_s, 1 / 60),
     }
     batch_size = entry.settings.get(f"{'fit' if entry.stage.analog else 'iir'}.batch_size")

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 from snn_rl.chain import run_directory
-from snn_rl.chain.records import ImageNotes, Score, costs, read_invocations, stages_in
+from snn_rl.chain.records import ImageNotes, Score, read_invocations, stages_in
 from snn_rl.chain.stages import Stage
 from snn_rl.core.energy import FLOAT32, energy, memory_accesses, spikes
 from snn_rl.core.networks import Network, SpikingNetwork
@@ -72,15 +72,14 @@ class _Scored:
         total, _ = self.spikes
         T = self.timesteps
         spiking = [str(T), f"{total:.0f}", f"{total * T:.3g}"]
-        took = costs(self.notes, self.score)
         return [
             self.stage.label,
             *(["-"] * 3 if self.stage.analog else spiking),
             _number(memory_accesses(self.network.spec, T), 1e6),
-            _number(took.training, 1e-3),
-            _number(took.training_memory, 2**20),
-            _number(took.inference, 1e-3),
-            _number(took.inference_memory, 2**20),
+            _number(self.notes.seconds, 1e-3),
+            _number(self.notes.memory, 2**20),
+            _number(self.score.seconds, 1e-3),
+            _number(self.score.memory, 2**20),
         ]
 
 
