@@ -20,10 +20,6 @@ from snn_rl.core.lif import NeuronState
 from snn_rl.core.networks import (
     WINDOW,
     AnalogNetwork,
-    Block,
-    Conv,
-    Dense,
-    NetworkSpec,
     SpikingNetwork,
     SpikingOptions,
 )
@@ -68,13 +64,13 @@ def convert(
     analog = fuse_batch_norm(analog)
     spiking = _with_weights_of(analog, options).to(images.device)
     fixed = _fixed_thresholds(analog, images, options.timesteps, search)
-    unity = _inside_blocks(spiking.spec) if search.blocks == UNITY else set()
+    names = spiking.spec.names()
     timesteps = search.timesteps or options.timesteps
 
     def set_threshold(index: int, current: Iterable[Tensor]) -> None:
         if fixed is not None:
             v_threshold, amplitude = fixed[index]
-        elif index in unity:
+        elif search.blocks == UNITY and names[index].startswith("block"):
             # the neurons of a block fire at the amplitude of the spikes that enter the block
             before = spiking.neurons[index - 1].v_threshold if index else 1.0
             v_threshold = amplitude = float(before)
@@ -82,7 +78,7 @@ def convert(
             try:
                 v_threshold = amplitude = find_threshold(current, search.percentile, search.over)
             except ConversionError as error:
-                raise ConversionError(f"layer {spiking.spec.names()[index]}: {error}") from None
+                raise ConversionError(f"layer {names[index]}: {error}") from None
         spiking.neurons[index].v_threshold.fill_(v_threshold)
         for follower in spiking.followers(index):
             follower.weight.mul_(amplitude)  # type: ignore[operator]
@@ -126,17 +122,6 @@ def _fixed_thresholds(
     if search.method == PERCENTILE:
         return None
     return clip_thresholds(analog, images, timesteps, search)
-
-
-def _inside_blocks(spec: NetworkSpec) -> set[int]:
-    """Returns the indices of the hidden layers that belong to residual blocks."""
-    found: set[int] = set()
-    neurons = 0
-    for layer in spec.layers:
-        if isinstance(layer, Block):
-            found |= {neurons, neurons + 1}
-        neurons += 2 if isinstance(layer, Block) else isinstance(layer, Conv | Dense)
-    return found
 
 
 class _Reached(Exception):

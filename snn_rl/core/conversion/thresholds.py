@@ -42,6 +42,9 @@ class ThresholdSearch:
             spikes that enter the block ([STDB] section 4.2).
         given: Thresholds of all hidden layers, which replace the search, for example those of
             another trained network ([IIR] section 5.3).
+
+    Raises:
+        ValueError: An option is invalid.
     """
 
     method: str = PERCENTILE
@@ -51,6 +54,16 @@ class ThresholdSearch:
     scale: float = 1.0
     blocks: str = SEARCH
     given: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        choices = {"method": METHODS, "over": PERCENTILES_OVER, "blocks": BLOCK_THRESHOLDS}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name}={getattr(self, name)}: must be one of {', '.join(allowed)}"
+                )
+        if not 0 < self.percentile <= 100:
+            raise ValueError(f"percentile={self.percentile}: must be above 0 and at most 100")
 
 
 def percentile(values: Tensor, q: float) -> Tensor:

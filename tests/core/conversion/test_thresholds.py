@@ -7,6 +7,7 @@ from torch import Tensor
 
 from snn_rl.core.conversion.thresholds import (
     ConversionError,
+    ThresholdSearch,
     find_scales,
     find_threshold,
     percentile,
@@ -132,3 +133,12 @@ def test_hundredth_percentile_is_threshold_balancing():
     """Threshold balancing ([STDB]) takes the largest input over all timesteps."""
     current = torch.randn(6, 5, 40, generator=torch.Generator().manual_seed(2))
     assert find_threshold(current, 100.0) == current.max().item()
+
+
+@pytest.mark.parametrize(
+    "options", [{"method": "clips"}, {"over": "some"}, {"blocks": "one"}, {"percentile": 101.0}]
+)
+def test_invalid_options_are_rejected(options):
+    ((name, value),) = options.items()
+    with pytest.raises(ValueError, match=f"{name}={value}: must be"):
+        ThresholdSearch(**options)
