@@ -1,4 +1,4 @@
-"""The play command, its pictures and its files."""
+"""The play command and the files that it writes."""
 
 import sys
 
@@ -24,14 +24,14 @@ from snn_rl.reports import video
 
 
 def command(*arguments):
-    """Runs the command as its command line would, in this process."""
+    """Runs the command in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["play", *arguments])
         run_command(Config, play.main, play.__doc__)
 
 
 def finished_stage(run_dir, env):
-    """Writes what a finished T1 stage leaves, with an untrained network."""
+    """Writes the files of a finished T1 stage with an untrained network."""
     config = compose(Config, [f"env={env}", "T=1", "T_start=1"])
     stage = plan.chain(config)[-1]
     venv = make_env(env, frame_stack=config.rollout.frame_stack)
@@ -75,7 +75,7 @@ def decode(path):
 
 @pytest.mark.usefixtures("no_display")
 @pytest.mark.parametrize("spelling", ["overlay=true", "play.overlay=true"])
-def test_without_a_screen_the_overlay_goes_to_an_mp4(cartpole, capsys, spelling):
+def test_overlay_goes_to_an_mp4_without_a_display(cartpole, capsys, spelling):
     command("env=CartPole-v1", f"run_dir={cartpole.parent}", spelling, "play.fps=25", "threads=1")
     text = capsys.readouterr().out
     frames, fps = decode(cartpole / "play.mp4")
@@ -88,13 +88,13 @@ def test_without_a_screen_the_overlay_goes_to_an_mp4(cartpole, capsys, spelling)
     assert fps == 25
     for frame in frames:
         assert frame.shape == (*video.WIDE[::-1], 3)
-    # lossy, but recognizably what was drawn
+    # The codec is lossy, but the picture is closer to the drawn one than to a shifted copy.
     drawn = video.overlay(moments[3], game.labels).astype(float)
     assert np.abs(frames[3] - drawn).mean() < 4 < np.abs(np.roll(drawn, 90, 1) - drawn).mean()
 
 
 @pytest.mark.usefixtures("no_display")
-def test_pong_is_shown_in_colour_for_at_most_max_steps(pong, capsys):
+def test_pong_is_in_color_and_ends_at_max_steps(pong, capsys):
     command(
         *("env=PongNoFrameskip-v4", f"run_dir={pong.parent}", "play.max_steps=5", "threads=1"),
         "device=cpu",
@@ -104,14 +104,14 @@ def test_pong_is_shown_in_colour_for_at_most_max_steps(pong, capsys):
     assert len(frames) == 6
     assert frames[0].shape == (3 * 210, 3 * 160, 3)
     red, _, blue = frames[0][300, 240].astype(int)
-    assert red > blue + 50  # Pong's ground is brown
+    assert red > blue + 50  # Pong's background is brown
 
 
-def test_a_gif_lasts_as_long_as_the_game(cartpole):
+def test_gif_has_the_duration_of_the_episode(cartpole):
     game = play.Episode(load_agent(cartpole), seed=3, max_steps=6)
     play.record_video(game, cartpole / "play.gif", overlay=False, fps=20)
     with Image.open(cartpole / "play.gif") as gif:
-        # equal pictures are merged, but not what they last
+        # Pillow merges equal pictures and adds their durations.
         lasted = 0
         for i in range(gif.n_frames):
             gif.seek(i)
@@ -120,7 +120,7 @@ def test_a_gif_lasts_as_long_as_the_game(cartpole):
         assert gif.width <= 640
 
 
-def test_a_game_is_the_greedy_agents_own(pong):
+def test_moments_are_the_greedy_decisions_of_the_agent(pong):
     agent = load_agent(pong)
     game = play.Episode(agent, seed=5, max_steps=4)
     env = agent.make_env(1, 5)
@@ -137,14 +137,14 @@ def test_a_game_is_the_greedy_agents_own(pong):
     assert game.labels.actions == ["noop", "fire", "right", "left", "right fire", "left fire"]
 
 
-def test_the_last_picture_has_the_final_return(cartpole):
+def test_last_moment_has_the_final_return(cartpole):
     game = play.Episode(load_agent(cartpole), seed=2)
     moments = list(game)
     assert game.over
     assert [m.score for m in moments] == list(range(game.steps + 1))  # 1 a step
 
 
-def test_the_chosen_action_is_highlighted(cartpole):
+def test_chosen_action_is_highlighted(cartpole):
     game = play.Episode(load_agent(cartpole), seed=2, max_steps=1)
     moment = next(iter(game))
     silent = [np.zeros_like(a) for a in moment.activity]
@@ -171,7 +171,7 @@ def test_the_chosen_action_is_highlighted(cartpole):
         (["T=2"], ["no finished T2", "python -m snn_rl.train env=CartPole-v1 T=2"]),
     ],
 )
-def test_what_cannot_be_played_is_one_line(cartpole, capsys, arguments, words):
+def test_invalid_settings_give_one_line_errors(cartpole, capsys, arguments, words):
     with pytest.raises(SystemExit) as stop:
         command("env=CartPole-v1", f"run_dir={cartpole.parent}", *arguments)
     assert stop.value.code == 2

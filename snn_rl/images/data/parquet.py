@@ -2,6 +2,9 @@
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +39,8 @@ class Parquet:
         self._groups: list[tuple[Path, Any, int]] = []
         for path in files:
             file = _open(path)
-            try:
+            with _damage(path):
                 column = file.read(columns=["label"]).column("label").to_numpy()
-            except (OSError, ValueError) as error:  # bases of all pyarrow errors
-                raise UserError(f"{path} is damaged: {_line(error)}") from None
             if column.dtype.kind not in "iu":
                 raise UserError(f"{path}: label must be an integer for every image")
             labels.append(torch.tensor(column, dtype=torch.int64))
@@ -56,10 +57,9 @@ class Parquet:
 
     def keep(self, positions: Tensor) -> "Parquet":
         """Returns only the images at these positions, in this order."""
-        kept = object.__new__(Parquet)
-        kept.labels, kept._groups = self.labels[positions], self._groups
+        kept = copy(self)
+        kept.labels = self.labels[positions]
         kept._group, kept._row = self._group[positions], self._row[positions]
-        kept._cache, kept._lock = OrderedDict(), threading.Lock()
         return kept
 
     def order(self, generator: Generator) -> Tensor:
@@ -89,10 +89,8 @@ class Parquet:
         with self._lock:
             if number not in self._cache:
                 path, file, group = self._groups[number]
-                try:
+                with _damage(path):
                     table = file.read_row_group(group, columns=["image.bytes"])
-                except (OSError, ValueError) as error:
-                    raise UserError(f"{path} is damaged: {_line(error)}") from None
                 self._cache[number] = table.column("image").combine_chunks().field("bytes")
                 if len(self._cache) > 2 * WINDOW:
                     self._cache.popitem(last=False)
@@ -108,10 +106,8 @@ def _open(path: Path) -> Any:
         raise UserError(
             f"reading {path} needs the package pyarrow: pip install 'snn_rl[parquet]'"
         ) from None
-    try:
+    with _damage(path):
         file = parquet.ParquetFile(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is damaged or not a parquet file: {_line(error)}") from None
     columns = {column.path for column in map(file.schema.column, range(len(file.schema)))}
     for column in ("image.bytes", "label"):
         if column not in columns:
@@ -121,6 +117,11 @@ def _open(path: Path) -> Any:
     return file
 
 
-def _line(error: Exception) -> str:
-    """Returns the message of an error in one line."""
-    return " ".join(str(error).split())
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Raises a one-line UserError for errors of pyarrow, which are OSErrors or ValueErrors."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} is damaged or not a parquet file: {reason}") from None
