@@ -35,6 +35,7 @@ from snn_rl.agents.loading import WHICH_AGENT, find_stage, load_agent
 from snn_rl.configs.compose import run_command
 from snn_rl.configs.schema import Config
 from snn_rl.core.networks import SpikingNetwork
+from snn_rl.files.atomic import disk_errors
 from snn_rl.formats import FORMATS
 from snn_rl.formats.agreement import check
 from snn_rl.utils.errors import UserError
@@ -60,6 +61,8 @@ def main(config: Config) -> None:
     path = Path(config.output or stage.output / f"network.{suffix}")
     if path.is_dir():
         raise UserError(f"output={path} is a directory: add a file name")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     notes = {"env": agent.env, "stage": agent.stage, "snn_rl": __version__}
     engines = export(network, path, notes)
     print(f"written to {path}, {path.stat().st_size:,} bytes", flush=True)
