@@ -110,7 +110,7 @@ class AgentChain:
         """Returns the replay journal of a stage and the number of rows from earlier stages.
 
         A stage continues with the replay rows of the stages before it. Fine-tuning starts with an
-        empty replay buffer because its sticky actions differ, see docs/results/pong.md.
+        empty replay buffer because its sticky actions differ, see docs/results/ablations.md.
         """
         lineage = [stage]
         while not lineage[0].finetuned and lineage[0].source is not None:

@@ -275,8 +275,8 @@ def _selection(stage: StageResult) -> str:
     )
     listed = ", ".join(f"{score:.2f} ({step:,})" for step, score in scores)
     return (
-        f"The {stage.label} is its checkpoint at {step:,} agent steps, the best of {len(scores)} "
-        f"checkpoints by the mean return of {played}. These episodes have other seeds than the "
+        f"{stage.label}: the selected checkpoint is at {step:,} agent steps, the best of "
+        f"{len(scores)} by the mean return of {played}. These episodes have other seeds than the "
         f"episodes of the tables and are cut off at {plan.SELECTION_CAP:,} agent steps. "
         f"Mean returns (agent steps): {listed}."
     )

@@ -172,16 +172,12 @@ def naive_counts() -> tuple[list[int], list[int]]:
 
 def test_the_selected_checkpoint_is_named(text: str) -> None:
     learning = section(text, "Learning")
-    assert (
-        "The ANN is its checkpoint at 600 agent steps, the best of 4 checkpoints by the" in learning
-    )
+    assert "ANN: the selected checkpoint is at 600 agent steps, the best of 4 by the" in learning
     assert "mean return of 5 episodes without exploration (sticky actions: 0). These" in learning
     assert "1.50 (300), 4.25 (600), 4.25 (900), -3.00 (1,200)" in learning
-    assert (
-        "at 90 agent steps, the best of 2 checkpoints by the mean return of 20 episodes" in learning
-    )
+    assert "at 90 agent steps, the best of 2 by the mean return of 20 episodes" in learning
     assert "0) and 40 episodes without exploration (sticky actions: 0.25). These" in learning
-    assert learning.count("checkpoint at") == 2
+    assert learning.count("checkpoint is at") == 2
 
 
 def test_the_reward_table_has_the_metrics(run, text):
