@@ -140,7 +140,9 @@ def import_networks(config: Config) -> tuple[Config, dict[str, AnalogNetwork]]:
             try:
                 layers = layers_name(network.spec.layers)
             except ValueError as error:
-                raise UserError(f"{key}={file} is not supported: {error}") from None
+                if network.spec != needed:
+                    raise UserError(f"{key}={file} is not supported: {error}") from None
+                layers = config.network
             config = replace(config, network=layers, bias=network.spec.bias)
         networks[key] = network
     return config, networks

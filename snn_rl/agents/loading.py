@@ -21,6 +21,7 @@ from snn_rl.files.atomic import write_json
 from snn_rl.files.checkpoint import load_network, save_network
 from snn_rl.formats.event import EventDriven
 from snn_rl.utils.errors import UserError
+from snn_rl.utils.plugins import is_reference
 
 # Settings that tell the stages of a run from each other
 KIND_OF_CHAIN = ("direct", "stages", "carry_state", "exact", "T_start", "T_step")
@@ -107,9 +108,10 @@ def load_agent(directory: Path, device: str = "auto", engine: str = "dense") -> 
     path = directory / run_directory.NETWORK
     network, _ = load_network(path)
     env = evaluation_env(settings["env"], section(settings, "rollout", RolloutConfig), 1, 0)
-    needed = network_spec(
-        settings["network"], env.observation_space, env.action_space, settings["bias"]
-    )
+    # the file has the layers of module:function, which may not be importable here
+    named = not is_reference(settings["network"])
+    layers = settings["network"] if named else network.spec.to_dict()
+    needed = network_spec(layers, env.observation_space, env.action_space, settings["bias"])
     if network.spec != needed:
         raise UserError(
             f"{path} does not fit env={settings['env']}: it takes images "

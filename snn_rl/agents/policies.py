@@ -1,6 +1,7 @@
 """Q-network and policy of `SpikingDQN`."""
 
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,7 +33,7 @@ FRESH_THRESHOLD = 0.1
 
 
 def network_spec(
-    network: str,
+    network: str | Mapping[str, Any],
     observation_space: spaces.Space[Any],
     action_space: spaces.Space[Any],
     bias: bool,
@@ -41,7 +42,8 @@ def network_spec(
     """Returns the description of a Q-network for an environment's spaces.
 
     Args:
-        network: Name or layers of the network, see `snn_rl.core.networks.q_network`.
+        network: Name or layers of the network, see `snn_rl.core.networks.q_network`, or a
+            `NetworkSpec.to_dict` with layers that no name can express.
         observation_space: Images [channels, height, width].
         action_space: Discrete actions.
         bias: Whether the layers have biases.
@@ -53,14 +55,24 @@ def network_spec(
     assert isinstance(observation_space, spaces.Box) and len(observation_space.shape) == 3
     assert isinstance(action_space, spaces.Discrete)
     channels, height, width = observation_space.shape
-    return q_network(network, (frames or channels, height, width), int(action_space.n), bias)
+    shape, actions = (frames or channels, height, width), int(action_space.n)
+    if isinstance(network, str):
+        return q_network(network, shape, actions, bias)
+    spec = replace(NetworkSpec.from_dict(network), input_shape=shape, outputs=actions, bias=bias)
+    spec.connections()
+    return spec
 
 
 def network_kwargs(network: AnalogNetwork | SpikingNetwork) -> dict[str, Any]:
     """Returns the policy_kwargs of a policy that this network can be loaded into."""
     spec = network.spec
+    layers: str | dict[str, Any]
+    try:
+        layers = layers_name(spec.layers)
+    except ValueError:
+        layers = spec.to_dict()
     return {
-        "network": layers_name(spec.layers),
+        "network": layers,
         "bias": spec.bias,
         "frames": spec.input_shape[0],
         **(asdict(network.options) if isinstance(network, SpikingNetwork) else {}),
@@ -91,7 +103,7 @@ class SpikingQNetwork(BasePolicy):
     Args:
         observation_space: Images [channels, height, width], uint8.
         action_space: Discrete actions.
-        network: Name or layers of the network, see `snn_rl.core.networks.q_network`.
+        network: Name or layers of the network, see `network_spec`.
         timesteps: T of a spiking network, or None for an analog network.
         bias: Whether the layers have biases.
         frames: Number of newest frames that the network sees; None for all frames.
@@ -106,7 +118,7 @@ class SpikingQNetwork(BasePolicy):
         self,
         observation_space: spaces.Space[Any],
         action_space: spaces.Discrete,
-        network: str = "mnih",
+        network: str | Mapping[str, Any] = "mnih",
         timesteps: int | None = None,
         bias: bool = False,
         frames: int | None = None,

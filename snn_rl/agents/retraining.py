@@ -19,8 +19,8 @@ from torch import Tensor
 
 from snn_rl.agents.dqn import SpikingDQN
 from snn_rl.agents.objectives import DISTILL
-from snn_rl.agents.policies import SpikingDQNPolicy
-from snn_rl.core.networks import AnalogNetwork, SpikingNetwork, layers_name
+from snn_rl.agents.policies import SpikingDQNPolicy, network_kwargs
+from snn_rl.core.networks import AnalogNetwork, SpikingNetwork
 
 
 def cosine(start: float) -> Schedule:
@@ -121,9 +121,9 @@ def iir(
             exploration_final_eps=epsilon,
             buffer_size=buffer_size,
             policy_kwargs={
-                "network": layers_name(teacher.spec.layers),
+                **network_kwargs(teacher),
+                "frames": None,
                 "timesteps": timesteps,
-                "bias": teacher.spec.bias,
                 "surrogate": student.options.surrogate,
                 "encoding": student.options.encoding,
             },

@@ -1,5 +1,6 @@
 """Q-networks and policies."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,18 @@ import torch
 from gymnasium import spaces
 
 from snn_rl.agents import SpikingDQNPolicy, SpikingQNetwork
-from snn_rl.agents.policies import network_spec
-from snn_rl.core.networks import Q_NETWORKS, AnalogNetwork, SpikingNetwork
+from snn_rl.agents.policies import network_kwargs, network_spec
+from snn_rl.core.networks import (
+    Q_NETWORKS,
+    AnalogNetwork,
+    AvgPool,
+    Conv,
+    Dense,
+    NetworkSpec,
+    SpikingNetwork,
+    SpikingOptions,
+)
+from snn_rl.core.networks.spec import Layer
 
 IMAGES = spaces.Box(0, 255, (3, 40, 120), np.uint8)
 ACTIONS = spaces.Discrete(4)
@@ -147,3 +158,17 @@ def test_images_too_small_for_the_network_are_rejected() -> None:
     small = spaces.Box(0, 255, (3, 20, 20), np.uint8)
     with pytest.raises(ValueError, match=r"\(3, 20, 20\) are too small"):
         SpikingQNetwork(small, ACTIONS, network="cartpole")
+
+
+@pytest.mark.parametrize("layers", [(Conv(4, 5, 2), Dense(6)), (Conv(4, 5, 2), AvgPool(2))])
+@pytest.mark.parametrize("options", [None, SpikingOptions(2, "boxcar", "poisson")])
+def test_network_kwargs_describe_any_network(
+    layers: tuple[Layer, ...], options: SpikingOptions | None
+) -> None:
+    spec = NetworkSpec((3, 40, 120), layers, 4, bias=True)
+    network = AnalogNetwork(spec) if options is None else SpikingNetwork(spec, options)
+    kwargs = network_kwargs(network)
+    json.dumps(kwargs)  # `SpikingDQN.save` writes them as JSON
+    built = SpikingQNetwork(IMAGES, ACTIONS, **kwargs).network
+    assert built.spec == spec
+    assert options is None or built.options == options  # type: ignore[union-attr]
