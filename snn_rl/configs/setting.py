@@ -1,12 +1,13 @@
 """Settings as dataclass fields that carry their description, choices and range."""
 
 import math
+import operator
 from collections.abc import Collection, Iterator, Mapping
 from copy import copy
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
 from inspect import getdoc
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar, Unpack
 
 from snn_rl.utils.errors import UserError, did_you_mean
 from snn_rl.utils.plugins import is_reference
@@ -16,15 +17,25 @@ T = TypeVar("T")
 CUSTOM = "module:function"  # among the choices: any importable function, written in this form
 
 
+class Bounds(TypedDict, total=False):
+    """Bounds of a number: `minimum` and `maximum` are allowed values, `above` and `below` not."""
+
+    minimum: float
+    above: float
+    maximum: float
+    below: float
+
+
+_COMPARE = {
+    "minimum": (operator.ge, "at least"),
+    "above": (operator.gt, "above"),
+    "maximum": (operator.le, "at most"),
+    "below": (operator.lt, "below"),
+}
+
+
 def setting(
-    default: T,
-    description: str,
-    *,
-    choices: tuple[str, ...] = (),
-    minimum: float | None = None,
-    maximum: float | None = None,
-    above: float | None = None,
-    below: float | None = None,
+    default: T, description: str, *, choices: tuple[str, ...] = (), **bounds: Unpack[Bounds]
 ) -> T:
     """Declares a dataclass field that is a setting.
 
@@ -32,19 +43,9 @@ def setting(
         default: Value without presets.
         description: Meaning and unit, in one or two sentences.
         choices: Allowed values, all of them if empty.
-        minimum: Smallest allowed value.
-        maximum: Largest allowed value.
-        above: Lower bound that is not allowed itself.
-        below: Upper bound that is not allowed itself.
+        bounds: See `Bounds`.
     """
-    metadata = {
-        "description": description,
-        "choices": choices,
-        "minimum": minimum,
-        "maximum": maximum,
-        "above": above,
-        "below": below,
-    }
+    metadata = {"description": description, "choices": choices, "bounds": bounds}
     if isinstance(default, list):
         return field(default_factory=partial(copy, default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -65,26 +66,22 @@ class Setting:
     default: Any
     description: str
     choices: tuple[str, ...]
-    minimum: float | None
-    maximum: float | None
-    above: float | None
-    below: float | None
+    bounds: Mapping[str, float]
 
     @property
     def allowed(self) -> str:
-        """Allowed values in words, for example "1 or more"; empty without choices and range."""
+        """Allowed values in words, for example "1 or more"; empty without choices and bounds."""
         if self.choices:
             return f"one of {', '.join(self.choices)}"
-        low, high = self.minimum, self.maximum
-        if low is not None and high is not None:
-            return f"between {low} and {high}"
-        if low is not None and self.below is None:
-            return f"{low} or more"
-        bounds = {"at least": low, "above": self.above, "at most": high, "below": self.below}
-        return " and ".join(f"{word} {n}" for word, n in bounds.items() if n is not None)
+        match dict(self.bounds):
+            case {"minimum": low, "maximum": high}:
+                return f"between {low} and {high}"
+            case {"minimum": low, **others} if not others:
+                return f"{low} or more"
+        return " and ".join(f"{_COMPARE[name][1]} {bound}" for name, bound in self.bounds.items())
 
     def check(self, value: Any, registered: Collection[str] = ()) -> None:
-        """Checks a value against the choices and the range.
+        """Checks a value against the choices and the bounds.
 
         Args:
             value: Value of the setting's type; None is always allowed.
@@ -93,21 +90,16 @@ class Setting:
         Raises:
             UserError: The value is not allowed.
         """
-        if value is None or not self.allowed:
+        known = [*self.choices, *registered] if self.choices else []
+        if value is None:
             return
-        if self.choices:
-            known = [*self.choices, *registered]
+        if known:
             valid = value in known or (CUSTOM in known and is_reference(value))
-            hint = did_you_mean(str(value), known)
         else:
-            valid = -math.inf < value < math.inf and not (
-                (self.minimum is not None and value < self.minimum)
-                or (self.maximum is not None and value > self.maximum)
-                or (self.above is not None and value <= self.above)
-                or (self.below is not None and value >= self.below)
-            )
-            hint = ""
+            valid = not self.bounds or value < math.inf
+            valid &= all(_COMPARE[name][0](value, bound) for name, bound in self.bounds.items())
         if not valid:
+            hint = did_you_mean(str(value), known)
             raise UserError(f"{self.name}={value}: must be {self.allowed}{hint}")
 
 
@@ -128,24 +120,19 @@ class Section:
 
 def sections(schema: type[Any], prefix: str = "") -> Iterator[Section]:
     """Yields the sections of a schema, the top level first."""
-    nested: list[tuple[str, type[Any]]] = []
-    settings = []
+    nested: dict[str, type[Any]] = {}
+    settings, defaults = [], schema()
     for entry in fields(schema):
         name = f"{prefix}{entry.name}"
         if isinstance(entry.type, type) and is_dataclass(entry.type):
-            nested.append((name, entry.type))
+            nested[name] = entry.type
         else:
-            settings.append(_described(name, entry))
+            kind = entry.type.__name__ if type(entry.type) is type else str(entry.type)
+            default = getattr(defaults, entry.name)
+            settings.append(Setting(name, kind, default, **entry.metadata))
     yield Section(prefix.rstrip("."), getdoc(schema) or "", settings)
-    for name, section in nested:
+    for name, section in nested.items():
         yield from sections(section, f"{name}.")
-
-
-def _described(name: str, entry: Field[Any]) -> Setting:
-    kind = entry.type.__name__ if type(entry.type) is type else str(entry.type)
-    factory = entry.default_factory
-    default = entry.default if factory is MISSING else factory()
-    return Setting(name, kind, default, **entry.metadata)
 
 
 def settings_of(schema: type[Any]) -> dict[str, Setting]:
@@ -155,9 +142,7 @@ def settings_of(schema: type[Any]) -> dict[str, Setting]:
 
 def value_of(config: Any, name: str) -> Any:
     """Returns a setting's value by its full name."""
-    for part in name.split("."):
-        config = getattr(config, part)
-    return config
+    return operator.attrgetter(name)(config)
 
 
 def belongs(name: str, names: Collection[str]) -> bool:
