@@ -532,8 +532,12 @@ def test_a_teacher_that_does_not_fit_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for network, extra, words in (
-        (AnalogNetwork(cartpole((2, 40, 120), 2)), [], ["(2, 40, 120)", "or from more frames"]),
-        (AnalogNetwork(cartpole((3, 40, 120), 4)), [], ["4 Q-values", "needed are 2"]),
+        (AnalogNetwork(cartpole((2, 40, 120), 2)), [], ["(2, 40, 120)", "or more frames"]),
+        (
+            AnalogNetwork(cartpole((3, 40, 120), 4)),
+            [],
+            ["4 Q-values", "requires (3, 40, 120), or more frames to 2"],
+        ),
         (SpikingNetwork(cartpole((3, 40, 120), 2), SpikingOptions(2)), [], ["spiking", "an ANN"]),
         (AnalogNetwork(cartpole((3, 40, 120), 2)), ["rollout.frames=difference"], ["frames=stack"]),
     ):

@@ -114,10 +114,9 @@ def load_agent(directory: Path, device: str = "auto", engine: str = "dense") -> 
     needed = network_spec(layers, env.observation_space, env.action_space, settings["bias"])
     if network.spec != needed:
         raise UserError(
-            f"{path} does not fit env={settings['env']}: it takes images "
-            f"{network.spec.input_shape} and gives {network.spec.outputs} Q-values, but "
-            f"{needed.input_shape} and {needed.outputs} are needed, with the layers of "
-            f"network={settings['network']}"
+            f"{path} does not fit env={settings['env']}: it maps {network.spec.input_shape} to "
+            f"{network.spec.outputs} Q-values, but {needed.input_shape} to {needed.outputs} is "
+            f"required, with the layers of network={settings['network']}"
         )
     q_net = SpikingQNetwork(
         env.observation_space,
