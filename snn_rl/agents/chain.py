@@ -120,15 +120,13 @@ class AgentChain:
         journal = Journal([directory / "replay" for directory in directories])
         return journal, before.rows if before else 0
 
-    # --- the agent of a stage ------------------------------------------------------------------
-
     def _agent(self, stage: Stage) -> SpikingDQN:
         """Builds the agent of a stage, with untrained weights."""
         if stage.analog:
             return self._imported(stage) if self.config.ann else self._analog(stage)
-        if stage.carry_state:
-            return self._carried(stage)
-        return self._spiking(stage) if stage.trained else self._untrained(stage)
+        if not stage.trained:  # converted or exact
+            return self._build(stage)
+        return self._carried(stage) if stage.carry_state else self._spiking(stage)
 
     def _analog(self, stage: Stage) -> SpikingDQN:
         """Builds an ANN that learns by Q-learning, or from an imported teacher."""
@@ -152,58 +150,45 @@ class AgentChain:
 
     def _imported(self, stage: Stage) -> SpikingDQN:
         """Builds an imported ANN, which only fills the replay buffer."""
-        return self._build(stage, **self._retraining(), gradient_steps=0)
+        return self._build(stage, **self._acting(), gradient_steps=0)
 
-    def _spiking(self, stage: Stage) -> SpikingDQN:
-        """Builds a spiking agent that is retrained, by default from the ANN's Q-values."""
-        steps = self.config.iir.gradient_steps
-        return self._build(stage, **self._retraining(), **self._objective(), gradient_steps=steps)
+    def _spiking(self, stage: Stage, **more: Any) -> SpikingDQN:
+        """Builds a spiking agent that learns from the ANN, by Q-learning, or both."""
+        iir, teacher = self.config.iir, None
+        if iir.objective != TD:
+            teacher = self.teacher or _channels_last(load_stage(self.directory, ANN))
+        return self._build(
+            stage,
+            **self._acting(),
+            learning_rate=cosine(iir.lr) if iir.cosine else iir.lr,
+            batch_size=iir.batch_size,
+            gradient_steps=iir.gradient_steps,
+            objective=iir.objective,
+            sharpness=iir.sharpness,
+            teacher=teacher,
+            **more,
+        )
 
     def _carried(self, stage: Stage) -> SpikingDQN:
         """Builds a spiking agent that learns from sequences of frames."""
-        return self._build(
-            stage,
-            CarriedDQN,
-            **self._retraining(),
-            **self._objective(),
-            gradient_steps=self.config.iir.gradient_steps,
-            burn_in=self.config.carry.burn_in,
-            window=self.config.carry.window,
-            n_steps=1,
-        )
+        carry = self.config.carry
+        lengths = {"burn_in": carry.burn_in, "window": carry.window}
+        return self._spiking(stage, algorithm=CarriedDQN, n_steps=1, **lengths)
 
-    def _untrained(self, stage: Stage) -> SpikingDQN:
-        """Builds the agent of a converted or exact stage, which is not trained."""
-        return self._build(stage)
-
-    def _retraining(self) -> dict[str, Any]:
+    def _acting(self) -> dict[str, Any]:
+        """Returns how an agent that has learned acts during training."""
         iir = self.config.iir
         return {
-            "learning_rate": cosine(iir.lr) if iir.cosine else iir.lr,
-            "batch_size": iir.batch_size,
             "learning_starts": 0,
             "train_freq": iir.train_freq,
             "exploration_initial_eps": iir.epsilon,
             "exploration_final_eps": iir.epsilon,
         }
 
-    def _objective(self) -> dict[str, Any]:
-        iir = self.config.iir
-        teacher = None
-        if iir.objective != TD:
-            teacher = self.teacher or _channels_last(load_stage(self.directory, ANN))
-        return {"objective": iir.objective, "sharpness": iir.sharpness, "teacher": teacher}
-
     def _build(
         self, stage: Stage, algorithm: type[SpikingDQN] = SpikingDQN, **learning: Any
     ) -> SpikingDQN:
-        """Builds an agent with the settings that all stages share.
-
-        Args:
-            stage: The stage.
-            algorithm: Class of the agent.
-            **learning: Other arguments of the algorithm.
-        """
+        """Builds an agent from the settings of all stages and the settings of its learning."""
         config, dqn = self.config, plan.dqn_settings(self.config, stage)
         optimizer = dqn.optimizer if stage.analog else config.iir.optimizer
         policy = {
@@ -266,8 +251,6 @@ class AgentChain:
         # no checkpoint is compared before the exploration has fallen, except the last one
         dqn = config.dqn
         return Selection(score, min(dqn.epsilon_steps, dqn.steps), dqn.target_return)
-
-    # --- the network of a stage ----------------------------------------------------------------
 
     def _initial_network(
         self, stage: Stage, agent: SpikingDQN

@@ -119,19 +119,12 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Trials(Record):
-    """Episodes of an evaluation.
+    """Episodes of an evaluation; episode i has the seed `seed` + i."""
 
-    Attributes:
-        episodes: Number of episodes of each column.
-        seed: Seed of the first episode; episode i has seed + i.
-        epsilon: Probability of a random action.
-        sticky: Sticky-action probability of the sticky column; 0 in the greedy column.
-    """
-
-    episodes: int
+    episodes: int  # number of episodes of each column
     seed: int
-    epsilon: float
-    sticky: float
+    epsilon: float  # probability of a random action
+    sticky: float  # sticky-action probability of the sticky column; 0 in the greedy column
 
 
 @dataclass(frozen=True)
@@ -205,77 +198,48 @@ class Columns(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class StageEvaluation(Columns):
-    """Evaluation of an agent's stage: metrics.json, or evaluation.json of an ANN.
-
-    Attributes:
-        evaluation: Episodes that were played.
-        steps: Agent steps of the stage's training.
-        updates: Gradient steps of the stage's training.
-        wall_s: Seconds of the stage's training.
-        network: SHA-256 of the network's file, in evaluation.json.
-    """
+    """Evaluation of an agent's stage: metrics.json, or evaluation.json of an ANN."""
 
     OPTIONAL: ClassVar[tuple[str, ...]] = ("steps", "updates", "wall_s", "network")
 
     evaluation: Trials
-    steps: int | None = None
-    updates: int | None = None
-    wall_s: float | None = None
-    network: str | None = None
+    steps: int | None = None  # agent steps of the training
+    updates: int | None = None  # gradient steps of the training
+    wall_s: float | None = None  # seconds of the training
+    network: str | None = None  # SHA-256 of the network's file, in evaluation.json
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison(StageEvaluation):
-    """Evaluation of a spiking agent beside its ANN: evaluation.json.
-
-    Attributes:
-        env: Id of the environment.
-        run: Directory of the run.
-        stage: Name of the stage.
-        cap: Agent steps at which an episode is cut off.
-        layers: Names of the hidden layers.
-        ann: Results of the ANN.
-        energy: Energy of the ANN's decision over the agent's, by arithmetic; None if the input is
-            not directly encoded.
-        work: Operations of a decision by the event-driven engine.
-    """
+    """Evaluation of a spiking agent beside its ANN: evaluation.json."""
 
     OPTIONAL = (*StageEvaluation.OPTIONAL, "work")
 
     env: str
-    run: str
+    run: str  # directory of the run
     stage: str
-    cap: int
-    layers: list[str]
+    cap: int  # agent steps at which an episode is cut off
+    layers: list[str]  # names of the hidden layers
     ann: Columns
-    energy: dict[str, float] | None
-    work: dict[str, float] | None = None
+    energy: dict[str, float] | None  # ANN / agent by arithmetic; None without direct encoding
+    work: dict[str, float] | None = None  # operations of the event-driven engine per decision
 
 
 @dataclass(frozen=True)
 class Score(Record):
     """Accuracy of an image classifier: metrics.json.
 
-    Attributes:
-        accuracy: Fraction of correctly classified images (top-1).
-        images: Number of images.
-        spike_rates: Spikes per neuron and image of every hidden layer. For an ANN, the fraction of
-            non-zero activations.
-        input_rate: Expected input spikes per pixel value and image; None for an analog input.
-        seconds: Seconds per image, including reading it.
-        memory: Peak memory in bytes, see `PeakMemory`; None if unknown.
-        test_is_train: True if these were training images, see `Dataset.test_is_train`.
-        test_images: Fingerprint of the images; None in files of older versions.
+    The spike rates of an ANN are its fractions of non-zero activations.
     """
 
-    accuracy: float
+    accuracy: float  # fraction of correctly classified images (top-1)
     images: int
-    spike_rates: list[float]
-    input_rate: float | None = None
-    seconds: float | None = None
-    memory: int | None = None
-    test_is_train: bool = False
-    test_images: str | None = None
+    spike_rates: list[float]  # spikes per neuron and image of every hidden layer
+    input_rate: float | None = None  # expected input spikes per pixel value and image (Poisson)
+    seconds: float | None = None  # per image, including reading it
+    memory: int | None = None  # peak in bytes, see `PeakMemory`
+    test_is_train: bool = False  # the images are training images, see `Dataset.test_is_train`
+    test_images: str | None = None  # fingerprint of the images; None in files of older versions
 
 
 def read_trials(path: Path) -> Trials:
@@ -307,27 +271,16 @@ def read_metrics(directory: Path) -> StageEvaluation | Score | None:
 
 @dataclass
 class Counters(Record):
-    """Progress of an agent's stage, stored with its checkpoint.
+    """Progress of an agent's stage, stored with its checkpoint."""
 
-    Attributes:
-        segment: Number of finished segments.
-        steps: Agent steps.
-        updates: Gradient steps.
-        rows: Replay rows since the beginning of the chain.
-        calls: Steps of the vectorized environment, which time the target network's updates.
-        wall_s: Seconds of the finished segments.
-        episodes: [step, return, length] of every finished episode.
-        scores: [step, mean return] of every checkpoint that was evaluated for the selection.
-    """
-
-    segment: int = 0
-    steps: int = 0
-    updates: int = 0
-    rows: int = 0
-    calls: int = 0
-    wall_s: float = 0.0
-    episodes: list[list[float]] = field(default_factory=list)
-    scores: list[list[float]] = field(default_factory=list)
+    segment: int = 0  # finished segments
+    steps: int = 0  # agent steps
+    updates: int = 0  # gradient steps
+    rows: int = 0  # replay rows since the beginning of the chain
+    calls: int = 0  # steps of the vectorized environment, which time the target's updates
+    wall_s: float = 0.0  # seconds of the finished segments
+    episodes: list[list[float]] = field(default_factory=list)  # [step, return, length]
+    scores: list[list[float]] = field(default_factory=list)  # [step, mean return] of checkpoints
 
 
 def read_counters(directory: Path) -> Counters | None:
@@ -344,44 +297,27 @@ def read_counters(directory: Path) -> Counters | None:
 
 @dataclass(frozen=True)
 class SelectionGames(Record):
-    """Episodes of one kind that select among a stage's checkpoints.
+    """Episodes of one kind that select among a stage's checkpoints."""
 
-    Attributes:
-        games: Number of episodes.
-        sticky: Sticky-action probability.
-    """
-
-    games: int
-    sticky: float
+    games: int  # number of episodes
+    sticky: float  # sticky-action probability
 
 
 @dataclass(frozen=True, kw_only=True)
 class AgentNotes(Record):
-    """Notes on an agent's training, in the file of its network.
-
-    Attributes:
-        env: Id of the environment.
-        seed: Seed of the run.
-        stage: Name of the stage.
-        layers: Layers at the end of the stage; None for an ANN.
-        steps: Agent steps.
-        updates: Gradient steps.
-        wall_s: Seconds of training.
-        scores: See `Counters`.
-        selection: Episodes that gave the scores.
-    """
+    """Notes on an agent's training, in the file of its network."""
 
     OPTIONAL = ("layers", "selection")
 
     env: str
     seed: int
     stage: str
-    layers: list[LayerReport] | None = None
+    layers: list[LayerReport] | None = None  # at the end of the stage; None for an ANN
     steps: int
     updates: int
     wall_s: float
-    scores: list[list[float]] = field(default_factory=list)
-    selection: list[SelectionGames] | None = None
+    scores: list[list[float]] = field(default_factory=list)  # see `Counters`
+    selection: list[SelectionGames] | None = None  # episodes that gave the scores
 
 
 def read_notes(path: Path) -> AgentNotes:
@@ -397,18 +333,7 @@ def read_notes(path: Path) -> AgentNotes:
 class ImageNotes(Record):
     """Notes on a classifier's training, in the file of its network.
 
-    Attributes:
-        dataset: Name of the dataset.
-        net: Name of the network.
-        stage: Name of the stage.
-        seed: Seed of the run.
-        epochs: Passes over the training images.
-        updates: Gradient steps; None, like the following, if the stage was not trained.
-        wall_s: Seconds of training.
-        history: Results of every epoch.
-        memory: Peak memory in bytes, see `PeakMemory`.
-        images: Number of images, counted in every epoch.
-        layers: Layers at the end of the stage; None for an ANN.
+    Without training, all values after `epochs` are None, except for the layers.
     """
 
     OPTIONAL = ("updates", "wall_s", "history", "memory", "images", "layers")
@@ -420,10 +345,10 @@ class ImageNotes(Record):
     epochs: int
     updates: int | None = None
     wall_s: float | None = None
-    history: list[dict[str, float]] | None = None
-    memory: int | None = None
-    images: int | None = None
-    layers: list[LayerReport] | None = None
+    history: list[dict[str, float]] | None = None  # results of every epoch
+    memory: int | None = None  # peak in bytes, see `PeakMemory`
+    images: int | None = None  # number of images, counted in every epoch
+    layers: list[LayerReport] | None = None  # at the end of the stage; None for an ANN
 
     @property
     def seconds(self) -> float | None:
@@ -470,23 +395,14 @@ def mark_done(directory: Path) -> None:
 
 @dataclass(frozen=True)
 class Invocation(Record):
-    """Command that worked on a run: an entry of run.json.
-
-    Attributes:
-        command: Command line.
-        revision: Git revision of the code, if known.
-        time: UTC time of the start, in ISO 8601.
-        machine: Architecture and number of threads.
-        versions: Versions of Python and of the main packages.
-        settings: All resolved settings, nested by section.
-    """
+    """Command that worked on a run: an entry of run.json."""
 
     command: str
-    revision: str | None
-    time: str
-    machine: str = ""
-    versions: dict[str, str] = field(default_factory=dict)
-    settings: dict[str, Any] = field(default_factory=dict)
+    revision: str | None  # Git revision of the code
+    time: str  # start in UTC, ISO 8601
+    machine: str = ""  # architecture and number of threads
+    versions: dict[str, str] = field(default_factory=dict)  # Python and the main packages
+    settings: dict[str, Any] = field(default_factory=dict)  # resolved, nested by section
 
     @classmethod
     def current(cls, config: Any, launcher: str = "python -m") -> "Invocation":
@@ -556,22 +472,13 @@ def _revision() -> str | None:
 
 @dataclass(frozen=True)
 class StageResult:
-    """Files of a stage of an agent's run.
-
-    Attributes:
-        stage: Stage.
-        settings: Settings that the stage's result depends on, by their full names.
-        counters: Progress of the training; None if the stage was not trained.
-        metrics: Evaluation; None before it.
-        notes: Notes on the training; None before its end.
-        network: Description of the network; None before the end of the training.
-    """
+    """Files of a stage of an agent's run."""
 
     stage: Stage
-    settings: dict[str, Any]
-    counters: Counters | None
-    metrics: StageEvaluation | None
-    notes: AgentNotes | None
+    settings: dict[str, Any]  # settings that the result depends on, by their full names
+    counters: Counters | None  # None if the stage was not trained
+    metrics: StageEvaluation | None  # None before the evaluation
+    notes: AgentNotes | None  # None before the end of the training, like the network
     network: NetworkSpec | None
 
     @property

@@ -19,19 +19,12 @@ _KINDS = (
 
 @dataclass(frozen=True)
 class Stage:
-    """Stage of a chain.
+    """Stage of a chain."""
 
-    Attributes:
-        name: Name of the stage's directory: ann-pretrained, ann, T5, T1-direct, T1-exact, ...
-        timesteps: T, or None for an analog network.
-        kind: Words behind T in the name: "direct", "direct-carried", ..., or "".
-        source: Name of the stage whose network this stage starts from, if known.
-    """
-
-    name: str
-    timesteps: int | None
-    kind: str = ""
-    source: str | None = None
+    name: str  # name of the stage's directory: ann-pretrained, ann, T5, T1-direct, T1-exact, ...
+    timesteps: int | None  # T; None for an ANN
+    kind: str = ""  # words behind T in the name: "direct", "direct-carried", ...
+    source: str | None = None  # name of the stage whose network this stage starts from, if known
 
     @classmethod
     def parse(cls, name: str, source: str | None = None) -> "Stage":
@@ -111,29 +104,17 @@ class Stage:
 
 @dataclass(frozen=True)
 class ChainOptions:
-    """Options of a chain, under the names of their settings.
+    """Options of a chain, under the names of their settings."""
 
-    Attributes:
-        T: Timesteps of the last stage.
-        T_start: Timesteps of the first spiking stage.
-        T_step: Difference of T between two stages. 2 is the skipping variant of [IIR].
-        direct: Retrains at T directly after the conversion, [IIR]'s "_d" variant.
-        stages: "iir", or "none" for a conversion without retraining (any T).
-        carry_state: Adds an agent after T=1 whose membranes are kept from image to image.
-        prune: Adds a network without its smallest weights ([IIR] section 5.3).
-        exact: Adds the T=1 network on the integer grid.
-        finetune: Trains the ANN in two stages.
-    """
-
-    T: int
-    T_start: int = 5
-    T_step: int = 1
-    direct: bool = False
-    stages: str = "iir"
-    carry_state: bool = False
-    prune: bool = False
-    exact: bool = False
-    finetune: bool = False
+    T: int  # timesteps of the last stage
+    T_start: int = 5  # timesteps of the first spiking stage
+    T_step: int = 1  # decrease of T from stage to stage; 2 is the skipping variant of [IIR]
+    direct: bool = False  # retrains at T directly after the conversion, [IIR]'s "_d" variant
+    stages: str = "iir"  # "none" converts without retraining, to any T
+    carry_state: bool = False  # adds a stage whose membranes are kept from image to image
+    prune: bool = False  # adds a stage without its smallest weights ([IIR] section 5.3)
+    exact: bool = False  # adds the T=1 network on the integer grid
+    finetune: bool = False  # trains the ANN in two stages
 
 
 def schedule(options: ChainOptions) -> list[Stage]:
