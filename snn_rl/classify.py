@@ -47,7 +47,7 @@ _MAIN_SETTINGS = (
 
 
 def main(config: ClassifyConfig) -> None:
-    """Runs the chain, scores every stage, writes the report."""
+    """Runs the chain, scores every stage and writes the report."""
     check_values(config)
     use_threads(config.threads)
     keep_freed_memory()
@@ -67,9 +67,7 @@ def main(config: ClassifyConfig) -> None:
         for stage in stages:
             score = trainer.score(stage)
             if first:
-                kind = (
-                    "TRAINING images, for want of others" if score.test_is_train else "test images"
-                )
+                kind = "TRAINING images (no test set)" if score.test_is_train else "test images"
                 print(f"{stage.name}: {score.accuracy:.2%} of {score.images} {kind}")
             trainer.score_at_one(stage)
         if first:
