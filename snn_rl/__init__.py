@@ -1,3 +1,75 @@
-"""snn_rl: spiking reinforcement-learning agents that decide in one timestep."""
+"""Spiking deep Q-networks that decide in one timestep.
+
+Trained agents are loaded by the id of their environment if they ship with the package, and from
+run directories and files otherwise:
+
+    import snn_rl
+
+    agent = snn_rl.load("PongNoFrameskip-v4", T=1)
+    agent.evaluate(episodes=20)               # prints mean ± std of the returns
+    actions, state = agent.predict(images)    # images [N, 4, 84, 84], uint8
+
+A DQN of Stable-Baselines3 becomes a spiking agent by conversion and retraining:
+
+    dqn = stable_baselines3.DQN.load("dqn_pong")
+    agent = snn_rl.iir(dqn, "PongNoFrameskip-v4", T=1)
+    agent.save("pong_T1.safetensors")
+
+`SpikingDQN` is Stable-Baselines3's DQN with an analog or spiking Q-network:
+
+    env = snn_rl.make_env("CartPole-v1", n_envs=8, frame_stack=3)
+    network = {"network": "cartpole", "timesteps": 1}
+    model = snn_rl.SpikingDQN("SpikingCnnPolicy", env, policy_kwargs=network)
+    model.learn(10_000)
+
+Functions `register_...` add surrogate gradients, networks, environment families and export formats
+from the user's own modules. The command `snn-rl` lists the commands: train, evaluate, play, ...
+
+The packages are, from the bottom up:
+
+    envs      environments with image observations
+    configs   settings, presets and the command line
+    core      LIF neurons, networks, conversion, energy (torch only)
+    files     checkpoints and imported networks, read without pickles
+    chain     stages of a run and the records in its directory
+    event     event-driven engine without torch
+    formats   ONNX, NIR, torch.export and event files
+    agents    SpikingDQN, its training, evaluation and loading
+    images    the same chain for image classification
+    reports   reports, figures, videos and model cards
+    papers    figures and tables of the papers
+    zoo       trained agents that ship with the package
+"""
+
+import importlib
+from typing import Any
 
 __version__ = "0.1.0"
+
+# Public names by their modules, which are imported on first use
+_EXPORTS = {
+    "Agent": "agents.loading",
+    "SpikingDQN": "agents.dqn",
+    "convert": "agents.retraining",
+    "iir": "agents.retraining",
+    "load": "agents.loading",
+    "make_env": "envs",
+    "register_env_family": "envs",
+    "register_format": "formats",
+    "register_image_network": "core.networks",
+    "register_network": "core.networks",
+    "register_surrogate": "core.surrogate",
+}
+__all__ = ["__version__", *_EXPORTS]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_EXPORTS})

@@ -1,5 +1,6 @@
 """Callbacks of a stage's training: progress bar and record of the episodes."""
 
+import math
 import time
 from collections.abc import Callable
 
@@ -23,7 +24,7 @@ class Episodes(BaseCallback):
         stop: Number of steps at which the rollout stops.
     """
 
-    def __init__(self, history: list[list[float]], stop: int):
+    def __init__(self, history: list[list[float]], stop: float = math.inf):
         super().__init__()
         self.history = history
         self.stop = stop

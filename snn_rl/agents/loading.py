@@ -1,24 +1,41 @@
-"""Finds the finished stage that the settings name, and loads its agent."""
+"""Loading of trained agents: from files, directories and the zoo, or as the settings name them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from gymnasium import spaces
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecEnv
 
 from snn_rl import zoo
 from snn_rl.agents import plan
-from snn_rl.agents.policies import SpikingQNetwork, network_kwargs, network_spec
+from snn_rl.agents.episodes import evaluate, progress_bar, summary
+from snn_rl.agents.policies import SpikingQNetwork, network_spec
 from snn_rl.chain import run_directory
-from snn_rl.chain.records import AgentNotes, is_done, mark_done, read_settings, section
+from snn_rl.chain.records import (
+    GREEDY,
+    STICKY,
+    AgentNotes,
+    Evaluation,
+    flat,
+    is_done,
+    mark_done,
+    read_settings,
+    section,
+    stages_in,
+)
+from snn_rl.chain.stages import ANN
 from snn_rl.configs.schema import Config, RolloutConfig
 from snn_rl.core.conversion import quantize
-from snn_rl.core.networks import SpikingNetwork
+from snn_rl.core.networks import AnalogNetwork, SpikingNetwork
 from snn_rl.envs import make_env
 from snn_rl.files.atomic import write_json
-from snn_rl.files.checkpoint import load_network, save_network
+from snn_rl.files.checkpoint import load_network, load_tensors, save_network
+from snn_rl.files.importing import load_any
 from snn_rl.formats.event import EventDriven
 from snn_rl.utils.errors import UserError
 from snn_rl.utils.plugins import is_reference
@@ -31,7 +48,7 @@ WHICH_AGENT = ("env", "T", "seed", "run_dir", "runs", *KIND_OF_CHAIN, "device", 
 
 @dataclass(frozen=True)
 class Agent:
-    """Network of a finished stage, with the settings of its environment.
+    """A trained network with the settings of its environment.
 
     Attributes:
         stage: Name of the stage.
@@ -43,9 +60,32 @@ class Agent:
     q_net: SpikingQNetwork
     settings: dict[str, Any]
 
+    @classmethod
+    def of_network(
+        cls, network: AnalogNetwork | SpikingNetwork, env: str | None = None, device: str = "auto"
+    ) -> "Agent":
+        """Returns an agent that sees stacked frames.
+
+        Args:
+            network: Q-network.
+            env: Id of the environment; `evaluate` requires it.
+            device: "auto", "cpu", "cuda", ...
+        """
+        rollout = RolloutConfig(frame_stack=network.spec.input_shape[0])
+        stage = f"T{network.timesteps}" if isinstance(network, SpikingNetwork) else ANN
+        q_net = _q_network(network).to(get_device(device))
+        return cls(stage, q_net, {"env": env, **flat("rollout", rollout)})
+
+    @property
+    def network(self) -> AnalogNetwork | SpikingNetwork:
+        """The Q-network's layers."""
+        return self.q_net.network
+
     @property
     def env(self) -> str:
         """Id of the environment."""
+        if self.settings["env"] is None:
+            raise UserError("the environment of this agent is not known: pass its id as env=")
         return str(self.settings["env"])
 
     @property
@@ -61,6 +101,109 @@ class Agent:
     def make_env(self, n_envs: int, seed: int, sticky: float = 0.0) -> VecEnv:
         """Makes environments for evaluation, see `evaluation_env`."""
         return evaluation_env(self.env, self.rollout, n_envs, seed, sticky)
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns greedy actions and the network's state, see `SpikingQNetwork.predict`."""
+        return self.q_net.predict(*args, **kwargs)
+
+    def evaluate(
+        self,
+        episodes: int = 20,
+        seed: int = 1_000_000,
+        sticky: float = 0.0,
+        epsilon: float = 0.0,
+        ann: "Agent | None" = None,
+    ) -> Evaluation:
+        """Plays full episodes with unclipped rewards, and prints the mean return ± std.
+
+        Args:
+            episodes: Number of episodes.
+            seed: Seed of the first episode, followed by seed + 1.
+            sticky: Sticky-action probability; 0.25 is usual. Without sticky actions, episodes of
+                Atari games are nearly deterministic.
+            epsilon: Probability of a random action.
+            ann: Agent whose actions are compared with this agent's, see `Evaluation.agreement`.
+
+        Raises:
+            UserError: The environment of the agent is not known.
+        """
+        title = f"{self.stage} {STICKY if sticky else GREEDY}"
+        with progress_bar(title, episodes, partial(self.make_env, sticky=sticky)) as make_env:
+            teacher = ann.q_net if ann else None
+            results = evaluate(self.q_net, make_env, episodes, seed, epsilon, teacher=teacher)
+        print(f"{title}: {summary(results)}", flush=True)
+        return results
+
+    def save(self, path: str | Path) -> None:
+        """Writes the network to a safetensors file, which `load` and `SpikingDQN.load` read."""
+        save_network(Path(path), self.network, {"env": self.settings["env"]})
+
+
+def _q_network(network: AnalogNetwork | SpikingNetwork) -> SpikingQNetwork:
+    images = spaces.Box(0, 255, network.spec.input_shape, np.uint8)
+    q_net = SpikingQNetwork(images, spaces.Discrete(network.spec.outputs), network)
+    q_net.set_training_mode(False)
+    return q_net
+
+
+def load(
+    source: str | Path,
+    T: int | None = None,
+    env: str | None = None,
+    device: str = "auto",
+    **options: Any,
+) -> Agent:
+    """Loads an agent that ships with the package, from a run directory or from a file.
+
+    Args:
+        source: One of
+
+            - the environment id of an agent that ships with the package;
+            - the directory of a run or of one of its stages;
+            - a file: network.safetensors, a zip of Stable-Baselines3's DQN with CnnPolicy, or a
+              PyTorch state dict.
+        T: Timesteps of the agent in a run or of an environment; None for the fewest.
+        env: Environment id of an agent in a file, for `Agent.evaluate`.
+        device: "auto", "cpu", "cuda", ...
+        **options: Options of `snn_rl.files.importing.load_any` for files of other libraries.
+
+    Raises:
+        UserError: There is no such agent, or its files are damaged.
+    """
+    path = Path(source)
+    if path.name == run_directory.NETWORK and (path.parent / run_directory.SETTINGS).exists():
+        path = path.parent
+    if path.is_file():
+        network = load_any(path, **options)
+        return Agent.of_network(network, env or _noted_env(path), device)
+    if not (path / run_directory.SETTINGS).exists():
+        path = _stage_of(path if path.is_dir() else zoo.ROOT / source, str(source), T)
+    return load_agent(path, device)
+
+
+def _stage_of(run: Path, name: str, T: int | None) -> Path:
+    """Returns the directory of a run's finished agent with T timesteps, or with the fewest."""
+    done = stages_in(run, run_directory.DONE)
+    spiking = [each for each in done if each.timesteps and T in (None, each.timesteps)]
+    if spiking:
+        return run / min(spiking, key=lambda each: (each.timesteps, each.order)).name
+    if done:
+        names = ", ".join(each.name for each in done)
+        raise UserError(f"{name} has no finished agent with T={T}, only the stages {names}")
+    included = ", ".join(sorted(each.name for each in zoo.ROOT.iterdir() if each.is_dir()))
+    raise UserError(
+        f"no agent {name}: it must be a file, the directory of a run or of a stage, or the "
+        f"environment of an included agent ({included})"
+    )
+
+
+def _noted_env(path: Path) -> str | None:
+    """Returns the environment that a network's file names, if there is one."""
+    try:
+        env = load_tensors(path)[1].get("env")
+    except UserError:
+        return None
+    return None if env is None else str(env)
 
 
 def evaluation_env(
@@ -118,19 +261,11 @@ def load_agent(directory: Path, device: str = "auto", engine: str = "dense") -> 
             f"{network.spec.outputs} Q-values, but {needed.input_shape} to {needed.outputs} is "
             f"required, with the layers of network={settings['network']}"
         )
-    q_net = SpikingQNetwork(
-        env.observation_space,
-        env.action_space,  # type: ignore[arg-type]
-        **network_kwargs(network),
-    )
     env.close()
-    q_net.network.load_state_dict(network.state_dict())
-    q_net.set_training_mode(False)
     if engine == "event":
         assert isinstance(network, SpikingNetwork)
-        q_net.network = EventDriven(network)
-        device = "cpu"
-    return Agent(directory.name, q_net.to(get_device(device)), settings)
+        network, device = EventDriven(network), "cpu"
+    return Agent(directory.name, _q_network(network).to(get_device(device)), settings)
 
 
 @dataclass(frozen=True)

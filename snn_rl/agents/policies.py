@@ -103,7 +103,8 @@ class SpikingQNetwork(BasePolicy):
     Args:
         observation_space: Images [channels, height, width], uint8.
         action_space: Discrete actions.
-        network: Name or layers of the network, see `network_spec`.
+        network: Name or layers of the network, see `network_spec`, or an existing network, for
+            which the following arguments have no effect.
         timesteps: T of a spiking network, or None for an analog network.
         bias: Whether the layers have biases.
         frames: Number of newest frames that the network sees; None for all frames.
@@ -118,7 +119,7 @@ class SpikingQNetwork(BasePolicy):
         self,
         observation_space: spaces.Space[Any],
         action_space: spaces.Discrete,
-        network: str | Mapping[str, Any] = "mnih",
+        network: str | Mapping[str, Any] | AnalogNetwork | SpikingNetwork = "mnih",
         timesteps: int | None = None,
         bias: bool = False,
         frames: int | None = None,
@@ -127,15 +128,10 @@ class SpikingQNetwork(BasePolicy):
         super().__init__(
             observation_space, action_space, features_extractor=FlattenExtractor(observation_space)
         )
-        spec = network_spec(network, observation_space, action_space, bias, frames)
-        spiking = SpikingOptions(timesteps or 1, **options)
-        self.network: AnalogNetwork | SpikingNetwork
-        if timesteps is None:
-            self.network = AnalogNetwork(spec)
-        else:
-            self.network = SpikingNetwork(spec, spiking)
-            for neuron in self.network.neurons:
-                neuron.v_threshold.data.fill_(FRESH_THRESHOLD)
+        if not isinstance(network, AnalogNetwork | SpikingNetwork):
+            spec = network_spec(network, observation_space, action_space, bias, frames)
+            network = _untrained(spec, timesteps, **options)
+        self.network = network
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def images(self, obs: Tensor) -> Tensor:
@@ -196,6 +192,18 @@ class SpikingQNetwork(BasePolicy):
 
     def _predict(self, observation: Any, deterministic: bool = True) -> Tensor:
         return torch.as_tensor(self.decide(observation).actions)
+
+
+def _untrained(
+    spec: NetworkSpec, timesteps: int | None, **options: Any
+) -> AnalogNetwork | SpikingNetwork:
+    chosen = SpikingOptions(timesteps or 1, **options)  # checks the names of the options
+    if timesteps is None:
+        return AnalogNetwork(spec)
+    network = SpikingNetwork(spec, chosen)
+    for neuron in network.neurons:
+        neuron.v_threshold.data.fill_(FRESH_THRESHOLD)
+    return network
 
 
 class SpikingDQNPolicy(DQNPolicy):

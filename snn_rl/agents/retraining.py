@@ -1,30 +1,44 @@
-"""The chain for those who hold a network and an environment: `observe`, convert, `iir`.
+"""Conversion and retraining of a DQN in Python.
 
-    teacher = load_any(Path("dqn_pong.zip"))               # snn_rl.files.importing
-    student = convert(teacher, observe(teacher, env), SpikingOptions(5))   # snn_rl.core
-    agent = iir(student, teacher, env)                     # decides in one timestep
+    agent = snn_rl.iir("dqn_pong.zip", "PongNoFrameskip-v4", T=1)
+    agent.evaluate(episodes=20)
 
-The command (`python -m snn_rl.train ann=...`) does the same and more: it survives interruption,
-chooses among checkpoints, evaluates and reports.
+The command `python -m snn_rl.train env=... ann=...` does the same, and also resumes, selects the
+best checkpoint and writes a report.
 """
 
 import math
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from stable_baselines3 import DQN
+from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
+from tqdm import trange
 
+from snn_rl.agents.callbacks import Episodes, Progress
 from snn_rl.agents.dqn import SpikingDQN
+from snn_rl.agents.loading import Agent
 from snn_rl.agents.objectives import DISTILL
 from snn_rl.agents.policies import SpikingDQNPolicy, network_kwargs
-from snn_rl.core.networks import AnalogNetwork, SpikingNetwork
+from snn_rl.chain.stages import ANN
+from snn_rl.core import conversion
+from snn_rl.core.conversion import ThresholdSearch
+from snn_rl.core.networks import AnalogNetwork, SpikingNetwork, SpikingOptions
+from snn_rl.envs import make_env
+from snn_rl.files.importing import load_any
+from snn_rl.utils.errors import UserError
+
+_DEFAULT_SEARCH = ThresholdSearch()
 
 
 def cosine(start: float) -> Schedule:
-    """Half a cosine from start to 0, over the remaining progress from 1 to 0."""
+    """Returns a learning-rate schedule that falls from `start` to 0 in half a cosine."""
     return lambda remaining: start * (1 - math.cos(math.pi * remaining)) / 2
 
 
@@ -37,100 +51,153 @@ def observe(
     epsilon: float = 0.05,
     seed: int = 0,
 ) -> Tensor:
-    """Images that a network sees when it plays, drawn evenly: what `convert` takes.
+    """Returns inputs that a network sees while it acts, sampled uniformly.
 
     Args:
-        network: It plays greedily but for random actions.
-        env: uint8 images, channels first, as many channels as the network takes.
-        count: Images.
-        steps: Of the vectorized environment.
+        network: Network that acts greedily except for random actions.
+        env: Environment with as many channels as the network's input.
+        count: Number of inputs.
+        steps: Number of steps of the vectorized environment.
         epsilon: Probability of a random action.
-        seed: Of the random actions and of the draw.
+        seed: Seed of the random actions and of the sample.
 
     Returns:
-        [count, channels, height, width], float in [0, 1].
+        Inputs [count, channels, height, width], float in [0, 1].
     """
     rng = np.random.default_rng(seed)
     kept = np.sort(rng.integers(steps * env.num_envs, size=count))
     chosen = []
     obs = np.asarray(env.reset())
-    for step in range(steps):
+    for step in trange(steps, desc="observations", unit="step", dynamic_ncols=True):
         first, last = np.searchsorted(kept, [step * env.num_envs, (step + 1) * env.num_envs])
         chosen.append(obs[kept[first:last] - step * env.num_envs])
         actions = network(network.images(torch.as_tensor(obs))).argmax(1).numpy()
-        strays = rng.random(env.num_envs) < epsilon
-        actions[strays] = rng.integers(network.spec.outputs, size=strays.sum())
+        explores = rng.random(env.num_envs) < epsilon
+        actions[explores] = rng.integers(network.spec.outputs, size=explores.sum())
         obs = np.asarray(env.step(actions)[0])
     return network.images(torch.as_tensor(np.concatenate(chosen)))
 
 
-def iir(
-    student: SpikingNetwork,
-    teacher: AnalogNetwork,
-    env: VecEnv,
-    T: int = 1,
-    steps: int = 20_000,
-    lr: float = 5e-4,
-    batch_size: int = 128,
-    states: int = 10_000,
-    epsilon: float = 0.02,
-    buffer_size: int = 50_000,
-    **settings: Any,
-) -> SpikingDQN:
-    """Retrains a converted network stage by stage with fewer timesteps, taught by its ANN.
-
-    In every stage the spiking network plays, and learns the teacher's advantages in what it sees
-    ([IIR] algorithm 1, with distillation in place of Q-learning).
+def convert(
+    source: AnalogNetwork | DQN | str | Path,
+    env: str | VecEnv,
+    T: int,
+    search: ThresholdSearch = _DEFAULT_SEARCH,
+    **options: Any,
+) -> Agent:
+    """Converts a DQN into a spiking agent with T timesteps, without retraining.
 
     Args:
-        student: From `convert`, with the timesteps of the first stage; it is left as it is.
-        teacher: The network that it was converted from.
-        env: uint8 images, channels first.
-        T: Timesteps of the last stage.
-        steps: Agent steps of each stage.
-        lr: Learning rate; it falls to 0 in each stage, as a cosine does.
-        batch_size: Of an update; there is one per step of the vectorized environment.
-        states: Agent steps that the teacher plays first, to fill the replay buffer.
-        epsilon: Probability of a random action.
-        buffer_size: Of the replay buffer, which the stages hand on.
-        **settings: More arguments of `SpikingDQN`.
-
-    Returns:
-        The last stage's agent; its network is `agent.network`.
+        source: Analog network, Stable-Baselines3 DQN with CnnPolicy, or file that `load` reads.
+        env: Environment id, or vectorized environment with image observations. The thresholds are
+            found on its observations.
+        T: Timesteps.
+        search: Options of the threshold search.
+        **options: Other fields of `SpikingOptions`: surrogate, encoding.
 
     Raises:
-        ValueError: T is not between 1 and the student's timesteps.
-        UserError: A network does not fit the environment.
+        UserError: The source cannot be read, or is not an analog network.
+        ConversionError: The network cannot be converted.
     """
-    if not 1 <= T <= student.timesteps:
-        raise ValueError(f"T={T} must be between 1 and the student's {student.timesteps}")
-    source: AnalogNetwork | SpikingNetwork = teacher
+    teacher = _analog(source)
+    images = observe(teacher, _environment(env, teacher))
+    student = conversion.convert(teacher, images, SpikingOptions(T, **options), search)
+    return Agent.of_network(student, env if isinstance(env, str) else None)
+
+
+def iir(
+    source: AnalogNetwork | DQN | str | Path,
+    env: str | VecEnv,
+    T: int = 1,
+    T_start: int = 2,
+    steps: int = 20_000,
+    teacher_steps: int = 10_000,
+    surrogate: str = "linear",
+    **settings: Any,
+) -> Agent:
+    """Converts a DQN and retrains it stage by stage with fewer timesteps.
+
+    In each stage the spiking network acts, and learns the advantages of the analog network in the
+    states that it visits ([IIR] algorithm 1, with distillation instead of Q-learning).
+
+    Args:
+        source: See `convert`.
+        env: See `convert`.
+        T: Timesteps of the last stage.
+        T_start: Timesteps of the first stage.
+        steps: Agent steps of each stage.
+        teacher_steps: Agent steps in which the analog network fills the replay buffer.
+        surrogate: Surrogate gradient, see `SpikingOptions`.
+        **settings: Arguments of `SpikingDQN` that replace the defaults of this function.
+
+    Returns:
+        Agent of the last stage.
+
+    Raises:
+        ValueError: T is not between 1 and T_start.
+        UserError: See `convert`.
+        ConversionError: See `convert`.
+    """
+    if not 1 <= T <= T_start:
+        raise ValueError(f"T={T} must be between 1 and T_start={T_start}")
+    teacher = _analog(source)
+    venv = _environment(env, teacher)
+    student = convert(teacher, venv, T_start, surrogate=surrogate).network
+    policy_kwargs = {**network_kwargs(teacher), "surrogate": surrogate}
+    settings = {
+        "learning_rate": cosine(5e-4),
+        "batch_size": 128,
+        "learning_starts": 0,
+        "train_freq": 1,
+        "exploration_initial_eps": 0.02,
+        "exploration_final_eps": 0.02,
+        "buffer_size": 50_000,
+        **settings,
+    }
+
+    network: AnalogNetwork | SpikingNetwork = teacher
     buffer = None
-    for timesteps in (None, *range(student.timesteps, T - 1, -1)):
-        agent = SpikingDQN(
+    for timesteps in (None, *range(T_start, T - 1, -1)):
+        stage = ANN if timesteps is None else f"T{timesteps}"
+        length = teacher_steps if timesteps is None else steps
+        model = SpikingDQN(
             SpikingDQNPolicy,
-            env,
-            learning_rate=cosine(lr),
+            venv,
             objective=DISTILL,
             teacher=teacher,
-            batch_size=batch_size,
-            learning_starts=0,
-            train_freq=1,
-            gradient_steps=0 if timesteps is None else 1,
-            exploration_initial_eps=epsilon,
-            exploration_final_eps=epsilon,
-            buffer_size=buffer_size,
-            policy_kwargs={
-                **network_kwargs(teacher),
-                "frames": None,
-                "timesteps": timesteps,
-                "surrogate": student.options.surrogate,
-                "encoding": student.options.encoding,
-            },
+            policy_kwargs={**policy_kwargs, "timesteps": timesteps},
             **settings,
         )
-        agent.load_network(source)
-        agent.replay_buffer = buffer or agent.replay_buffer
-        agent.learn(states if timesteps is None else steps)
-        source, buffer = student if timesteps is None else agent.network, agent.replay_buffer
-    return agent
+        if timesteps is None:
+            model.gradient_steps = 0
+        model.load_network(network)
+        model.replay_buffer = buffer or model.replay_buffer
+        episodes: list[list[float]] = []
+        progress = Progress(stage, length, episodes)
+        model.learn(length, callback=CallbackList([Episodes(episodes), progress]))
+        progress.close()
+        network = student if timesteps is None else model.network
+        buffer = model.replay_buffer
+    return Agent.of_network(network, env if isinstance(env, str) else None)
+
+
+def _analog(source: AnalogNetwork | DQN | str | Path) -> AnalogNetwork:
+    """Returns the analog network of a DQN or a file."""
+    if isinstance(source, SpikingDQN):
+        network: Any = source.network
+    elif isinstance(source, DQN):
+        # The reader of files checks preprocessing, layers and activation functions.
+        with tempfile.TemporaryDirectory() as folder:
+            source.save(Path(folder, "dqn.zip"))
+            network = load_any(Path(folder, "dqn.zip"))
+    else:
+        network = load_any(Path(source)) if isinstance(source, str | Path) else source
+    if not isinstance(network, AnalogNetwork):
+        raise UserError(f"an analog network is required, not a {type(network).__name__}")
+    return network
+
+
+def _environment(env: str | VecEnv, network: AnalogNetwork) -> VecEnv:
+    if isinstance(env, str):
+        return make_env(env, n_envs=8, frame_stack=network.spec.input_shape[0])
+    return env

@@ -1,0 +1,133 @@
+"""Evaluation episodes of a Q-network: full episodes, each with its own seed."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+from tqdm import tqdm
+
+from snn_rl.agents.policies import SpikingQNetwork
+from snn_rl.chain.records import Evaluation
+from snn_rl.core.conversion import spike_rates
+from snn_rl.core.networks import clear
+
+# Builds n environments with unclipped rewards from the first seed
+MakeEnv = Callable[[int, int], VecEnv]
+_RATE_EVERY = 10  # steps between two samples of the spike rates
+
+
+@torch.random.fork_rng()  # keeps the random numbers of training
+def evaluate(
+    q_net: SpikingQNetwork,
+    make_evaluation_env: MakeEnv,
+    episodes: int,
+    seed: int,
+    epsilon: float = 0.0,
+    side_by_side: int = 10,
+    teacher: SpikingQNetwork | None = None,
+) -> Evaluation:
+    """Plays whole episodes and returns the results of all of them.
+
+    Each episode has its own environment, with the seeds `seed`, `seed + 1`, ..., so that short
+    episodes are not favored.
+
+    Args:
+        q_net: Q-network of the agent.
+        make_evaluation_env: Makes n environments from a first seed, with unclipped rewards.
+        episodes: Number of episodes.
+        seed: Seed of the first episode. Training must not use these seeds.
+        epsilon: Probability of a random action.
+        side_by_side: Number of episodes that are played in parallel.
+        teacher: Q-network whose greedy actions are compared with the agent's.
+    """
+    returns: list[float] = []
+    lengths: list[int] = []
+    distinct: set[str] = set()
+    capped = 0
+    rates: list[list[float]] = []
+    weights: list[int] = []
+    agreed = 0
+    for first in range(0, episodes, side_by_side):
+        count = min(side_by_side, episodes - first)
+        env = make_evaluation_env(count, seed + first)
+        torch.manual_seed(seed + first)
+        rng = [np.random.default_rng([seed + first + i, 1]) for i in range(count)]
+        played = [hashlib.sha256() for _ in range(count)]  # actions of each episode
+        ends: dict[int, dict[str, Any]] = {}
+        obs, state, step = np.asarray(env.reset()), None, 0
+        while len(ends) < count:
+            running = [i for i in range(count) if i not in ends]
+            actions, _, layers, state = q_net.decide(obs, state)
+            if step % _RATE_EVERY == 0:
+                rates.append(spike_rates([layer[:, running] for layer in layers]))
+                weights.append(len(running))
+                if teacher is not None:
+                    agreed += int((actions == teacher.decide(obs).actions)[running].sum())
+            for i in range(count):
+                if epsilon > 0 and rng[i].random() < epsilon:
+                    actions[i] = rng[i].integers(q_net.action_space.n)  # type: ignore[attr-defined]
+            stepped, _, dones, infos = env.step(actions)
+            obs = np.asarray(stepped)
+            state = clear(state, torch.as_tensor(dones, device=q_net.device))
+            step += 1
+            for i in running:
+                played[i].update(bytes([int(actions[i])]))
+                if dones[i] and "episode" in infos[i]:  # a lost life is not the end
+                    ends[i] = infos[i]
+        env.close()
+        for i, info in sorted(ends.items()):
+            returns.append(float(info["episode"]["r"]))
+            lengths.append(int(info["episode"]["l"]))
+            capped += bool(info.get("TimeLimit.truncated", False))
+            distinct.add(played[i].hexdigest())
+    mean_rates = [float(r) for r in np.average(rates, axis=0, weights=weights)]
+    agreement = None if teacher is None else agreed / sum(weights)
+    return Evaluation(returns, lengths, len(distinct), capped, mean_rates, agreement)
+
+
+def summary(results: Evaluation) -> str:
+    """Returns one line on the results of a column."""
+    text = (
+        f"{results.mean:.2f} ± {results.std:.2f} over {results.episodes} episodes, "
+        f"{results.distinct} of them distinct"
+    )
+    if results.agreement is not None:
+        text += f"; {results.agreement:.1%} of the actions equal the ANN's"
+    return text
+
+
+@contextmanager
+def progress_bar(title: str, episodes: int, make_evaluation_env: MakeEnv) -> Iterator[MakeEnv]:
+    """Shows a progress bar for the episodes in the environments of the function that it yields."""
+    with tqdm(total=episodes, desc=title, unit="episode", dynamic_ncols=True) as bar:
+        yield lambda n_envs, seed: _Watched(make_evaluation_env(n_envs, seed), bar)
+
+
+class _Watched(VecEnvWrapper):
+    """Vectorized environment that advances a progress bar at the end of each first episode."""
+
+    def __init__(self, venv: VecEnv, bar: "tqdm[Any]"):
+        super().__init__(venv)
+        self.bar = bar
+        self.steps = 0
+        self.playing = set(range(venv.num_envs))
+
+    def reset(self) -> Any:
+        """Resets all environments."""
+        return self.venv.reset()
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Waits for the step and counts the episodes that it ended."""
+        result = self.venv.step_wait()
+        self.steps += 1
+        ended = {i for i in self.playing if "episode" in result[3][i]}
+        self.playing -= ended
+        self.bar.update(len(ended))
+        if self.steps % 50 == 0:
+            self.bar.set_postfix_str(f"{self.steps} steps into {self.num_envs} episodes")
+        return result
