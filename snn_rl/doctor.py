@@ -29,19 +29,9 @@ from snn_rl.utils.errors import UserError
 
 # Packages that training imports, and the module of each
 REQUIRED = {
-    "torch": "torch",
-    "numpy": "numpy",
-    "stable-baselines3": "stable_baselines3",
-    "gymnasium": "gymnasium",
-    "ale-py": "ale_py",
-    "av": "av",
-    "opencv-python": "cv2",
-    "hydra-core": "hydra",
-    "omegaconf": "omegaconf",
-    "matplotlib": "matplotlib",
-    "pillow": "PIL",
-    "safetensors": "safetensors",
-    "tqdm": "tqdm",
+    **{name: name for name in ("torch", "numpy", "gymnasium", "av", "omegaconf", "matplotlib")},
+    **{"stable-baselines3": "stable_baselines3", "ale-py": "ale_py", "opencv-python": "cv2"},
+    **{"hydra-core": "hydra", "pillow": "PIL", "safetensors": "safetensors", "tqdm": "tqdm"},
 }
 # Modules of each extra, and the consequence of their absence
 EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
@@ -90,12 +80,6 @@ class Finding:
         mark = "FAIL" if self.fatal else "ok" if self.trouble is None else "note"
         line = f"{mark:<5} {self.name:<14} {self.found}"
         return line if self.trouble is None else f"{line}\n{'':<21}-> {self.trouble}"
-
-
-def python() -> Finding:
-    """Reports the versions of Python, of this package and of the system."""
-    found = f"{platform.python_version()}, snn_rl {__version__}, {platform.platform()}"
-    return Finding("Python", found)
 
 
 def packages() -> Iterator[Finding]:
@@ -155,11 +139,8 @@ def bfloat16() -> Finding:
 
     if uses_bf16("auto", "auto"):
         return Finding("bfloat16", "used in training (precision=auto)")
-    return Finding(
-        "bfloat16",
-        "not used",
-        "training uses float32, which is slower: the CPU has no AVX512-BF16; nothing to do",
-    )
+    advice = "training uses float32, which is slower: the CPU has no AVX512-BF16; nothing to do"
+    return Finding("bfloat16", "not used", advice)
 
 
 def roms() -> Finding:
@@ -187,11 +168,8 @@ def renderer() -> Finding:
     found = f"renders {picture.shape[1]}x{picture.shape[0]} images"
     if has_display():
         return Finding("renderer", f"{found} and opens windows")
-    return Finding(
-        "renderer",
-        f"{found}, no window",
-        "snn_rl.play writes play.mp4 instead of opening a window; play.output=gif writes a gif",
-    )
+    advice = "snn_rl.play writes a video instead of opening a window"
+    return Finding("renderer", f"{found}, no window", advice)
 
 
 def extras() -> Iterator[Finding]:
@@ -248,18 +226,13 @@ def _attempt(check: Callable[[], Finding], name: str) -> Finding:
 
 
 def examine(folder: Path) -> Iterator[Finding]:
-    """Yields the findings of all checks.
-
-    Args:
-        folder: Folder of the runs, which need not exist.
-    """
-    yield python()
+    """Yields the findings of all checks; the folder of the runs need not exist."""
+    system = f"{platform.python_version()}, snn_rl {__version__}, {platform.platform()}"
+    yield Finding("Python", system)
     yield from packages()
-    yield _attempt(cpu, "CPU")
-    yield _attempt(gpu, "GPU")
-    yield _attempt(bfloat16, "bfloat16")
-    yield _attempt(roms, "Atari ROMs")
-    yield _attempt(renderer, "renderer")
+    checks = {"CPU": cpu, "GPU": gpu, "bfloat16": bfloat16, "Atari ROMs": roms}
+    for name, check in (checks | {"renderer": renderer}).items():
+        yield _attempt(check, name)
     yield from extras()
     yield disk(folder)
     yield run_folder(folder)
@@ -277,10 +250,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for finding in examine(parser.parse_args(arguments).runs):
         print(finding)
         fatal += finding.fatal
-    if fatal:
-        print(f"\n{fatal} problem{'s' * (fatal > 1)} to fix before agents can be trained")
-    else:
-        print("\nagents can be trained here")
+    problems = f"{fatal} problem{'s' * (fatal > 1)} to fix before agents can be trained"
+    print(f"\n{problems if fatal else 'agents can be trained here'}")
     return 1 if fatal else 0
 
 

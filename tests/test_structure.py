@@ -1,5 +1,6 @@
-"""The structure of the package: imports and entries at its top level."""
+"""The structure of the package: imports, entries at its top level, and numbers of parameters."""
 
+import ast
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -11,6 +12,13 @@ import pytest
 from snn_rl.__main__ import COMMANDS
 
 PACKAGE = Path(__file__).parents[1] / "snn_rl"
+# Stable-Baselines3 prescribes the parameters of the two constructors.
+MANY_PARAMETERS = {
+    "agents.dqn.SpikingDQN.__init__",
+    "agents.replay.buffer.FrameReplayBuffer.__init__",
+    "agents.retraining.iir",
+    "images.fitting.fit",
+}
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +68,22 @@ def test_the_package_has_few_entries_at_its_top_level() -> None:
     entries = {path.stem for path in PACKAGE.iterdir() if path.name != "__pycache__"}
     assert set(COMMANDS) < entries
     assert len(entries - {*COMMANDS, "__init__", "__main__"}) <= 15
+
+
+def parameters(function: ast.FunctionDef) -> int:
+    """Returns the number of named parameters without self and cls."""
+    named = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+    return len([each for each in named if each.arg not in ("self", "cls")])
+
+
+def test_no_function_has_more_than_seven_parameters() -> None:
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        module = path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", ".")
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for scope in ast.walk(tree):
+            prefix = f"{scope.name}." if isinstance(scope, ast.ClassDef) else ""
+            for node in ast.iter_child_nodes(scope):
+                if isinstance(node, ast.FunctionDef) and parameters(node) > 7:
+                    found.add(f"{module}.{prefix}{node.name}")
+    assert found <= MANY_PARAMETERS

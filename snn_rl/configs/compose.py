@@ -64,11 +64,7 @@ def compose(
 
 
 def agent_presets(config: Config) -> list[str]:
-    """Returns the presets of an environment.
-
-    Raises:
-        UserError: The environment is missing or unknown, or the preset is unknown.
-    """
+    """Returns the presets of an environment."""
     if not config.env:
         raise UserError("env is missing: set, for example, env=CartPole-v1")
     try:
@@ -78,11 +74,7 @@ def agent_presets(config: Config) -> list[str]:
 
 
 def image_presets(config: ClassifyConfig) -> list[str]:
-    """Returns the presets of a dataset and a network.
-
-    Raises:
-        UserError: The preset is unknown.
-    """
+    """Returns the presets of a dataset and a network."""
     family = "imagenet" if config.dataset == "imagenet" else "cifar"
     # Names without presets of their own, misspelled ones among them, select nothing.
     names = [name for name in (config.dataset, config.net) if name in (*DATASETS, *NETWORKS)]
@@ -95,9 +87,6 @@ def _preset_names(names: Sequence[str], preset: str) -> list[str]:
     Args:
         names: Family of the task, which names its presets, followed by more specific names.
         preset: A preset of the family, or "default".
-
-    Raises:
-        UserError: The family has no such preset.
     """
     folder = resources.files("snn_rl.configs") / "settings"
     known = [entry.name.removesuffix(".yaml") for entry in folder.iterdir()]

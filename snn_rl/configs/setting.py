@@ -53,13 +53,7 @@ def setting(
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting of a schema.
-
-    Attributes:
-        name: Full name, for example "iir.lr".
-        type: Type as it is written in Python.
-        default: See `setting`, like the remaining attributes.
-    """
+    """One setting of a schema, with its full name ("iir.lr") and its type as written in Python."""
 
     name: str
     type: str
@@ -105,13 +99,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Section:
-    """Settings with a common prefix.
-
-    Attributes:
-        name: The prefix; empty for the top level.
-        description: What the settings have in common.
-        settings: The settings, in order.
-    """
+    """Settings with a common prefix, which is empty for the top level."""
 
     name: str
     description: str
@@ -151,11 +139,7 @@ def belongs(name: str, names: Collection[str]) -> bool:
 
 
 def check_settings(config: Any, registered: Mapping[str, Collection[str]] | None = None) -> None:
-    """Checks every setting against the choices and the range of the schema.
-
-    Args:
-        config: Instance of a schema.
-        registered: Choices of settings besides those of the schema.
+    """Checks every setting of a schema's instance, see `Setting.check`.
 
     Raises:
         UserError: A value is not allowed.
