@@ -96,13 +96,13 @@ def test_shipped_agent_is_exported_and_checked(words, least, tmp_path, capsys):
 
 
 def test_own_format_is_exported(tmp_path, monkeypatch, capsys):
-    (tmp_path / "own_formats.py").write_text(
+    (tmp_path / "exported_names.py").write_text(
         "def names(network, path, notes):\n"
         "    path.write_text(notes['stage'] + ' ' + ' '.join(network.spec.names()))\n"
         "    return {}\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    words = ("T=1", "format=own_formats:names", "check_frames=2", "threads=1")
+    words = ("T=1", "format=exported_names:names", "check_frames=2", "threads=1")
     command("env=CartPole-v1", *words, f"runs={tmp_path}")
     path = tmp_path / "CartPole-v1" / "zoo" / "T1" / "network.names"
     assert path.read_text().startswith("T1 conv1 ")
