@@ -146,11 +146,10 @@ def test_the_card_agrees_with_the_files(shipped, monkeypatch):
     assert "python -m snn_rl.play env=CartPole-v1 T=1 T_start=3 overlay=true" in card
     assert "(play.gif)" in card
     program = card.split("```python")[1].split("```")[0]
-    observations = torch.zeros(3, 2, 40, 120, dtype=torch.uint8)
-    names = {"observations": observations}
+    names = {}
     monkeypatch.setattr(zoo, "ROOT", shipped)
     exec(program, names)
-    assert names["q_values"].shape == (3, 2)
+    assert names["decision"].q_values.shape == (1, 2)
     with Image.open(folder / "play.gif") as gif:
         assert gif.width <= 640
 

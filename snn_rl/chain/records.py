@@ -569,3 +569,62 @@ def _read_stage(stage: Stage, directory: Path) -> StageResult:
     return StageResult(
         stage, read_settings(directory), read_counters(directory), metrics, notes, spec
     )
+
+
+# a classifier's run
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """Files of a scored stage of a classification run.
+
+    Attributes:
+        directory: Directory of the stage.
+        stage: Stage.
+        settings: Settings that the stage's result depends on, by their full names.
+        score: Score on the test images.
+    """
+
+    directory: Path
+    stage: Stage
+    settings: dict[str, Any]
+    score: Score
+
+    @property
+    def network(self) -> Path:
+        """File of the network."""
+        return self.directory / run_directory.NETWORK
+
+    @cached_property
+    def _meta(self) -> dict[str, Any]:
+        return load_tensors(self.network)[1]
+
+    @property
+    def notes(self) -> ImageNotes:
+        """Notes on the training; raises UserError if the network's file is missing or malformed."""
+        return ImageNotes.from_json(self._meta, self.network)
+
+    @property
+    def spec(self) -> NetworkSpec:
+        """Description of the network; raises UserError like `notes`."""
+        return NetworkSpec.from_dict(self._meta["network"]["spec"])
+
+    @property
+    def spikes(self) -> tuple[float, int]:
+        """Spikes of all hidden neurons per image, and number of these neurons."""
+        return spikes(self.spec, self.score.spike_rates)
+
+
+def read_image_stages(directory: Path) -> list[ImageResult]:
+    """Reads the scored stages of a classification run, sorted by `Stage.order`.
+
+    Raises:
+        UserError: A file of the run is malformed.
+    """
+    found = []
+    for stage in stages_in(directory):
+        path = directory / stage.name
+        score = read_metrics(path)
+        if isinstance(score, Score):
+            found.append(ImageResult(path, stage, read_settings(path), score))
+    return found

@@ -117,7 +117,7 @@ class AgentFigure:
         if not known:
             commands = [train_command(self.folder, env, 0) for env in self.stages]
             raise UserError(
-                f"no finished run of {listed([*self.stages], 'or')} in {self.folder}; to make the "
+                f"no finished run of {listed([*self.stages], 'or')} in {self.folder}. To make the "
                 f"runs of this figure: {' and '.join(commands)}"
             )
         rows: list[RunRow] = []
@@ -188,7 +188,7 @@ class AgentFigure:
         game, runs = _GAMES[env], self.runs[env]
         command = partial(train_command, self.folder, env)
         if not runs:
-            return [f"{game}: no run; to make one: {command(0)}"]
+            return [f"{game}: there is no run. Command: {command(0)}"]
         unused = max(run.seed for run in runs) + 1
         lines = []
         for run in runs:
@@ -196,15 +196,13 @@ class AgentFigure:
             absent = [name for name in self.stages[env] if name not in run.stages]
             trained = [_label(name) for name in absent if name != CONVERTED]
             if trained:
-                names = listed(trained, "and")
-                lines.append(f"{start}: {names}, not finished; to finish: {command(*given)}")
+                names, verb = listed(trained, "and"), "is" if len(trained) == 1 else "are"
+                lines.append(f"{start}: {names} {verb} not finished. Command: {command(*given)}")
             if CONVERTED in absent:
                 converts = command(*given, "T=100", "stages=none")
-                lines.append(f"{start}: {_label(CONVERTED)}, not finished; to finish: {converts}")
+                lines.append(f"{start}: {CONVERTED} is not finished. Command: {converts}")
             if self.training and ANN in run.stages and _imported(run.stages[ANN]):
-                lines.append(
-                    f"{start}: training of the imported ANN; to train one: {command(unused)}"
-                )
+                lines.append(f"{start}: the ANN was imported. To train one: {command(unused)}")
         short = [
             name
             for other, name, stages in self.shown
@@ -213,10 +211,8 @@ class AgentFigure:
         ]
         if short:
             longer = command(unused, (), "T=1", "iir.steps=20000", "iir.t1_steps=0")
-            lines.append(
-                f"{game}: training with {listed(short, 'and')}, too short for one episode; to make "
-                f"longer stages: {longer}"
-            )
+            names = listed(short, "and")
+            lines.append(f"{game}: {names} trained for less than an episode. Command: {longer}")
         return lines
 
     def _numbers(self) -> list[str]:
@@ -302,8 +298,8 @@ class AgentFigure:
             ),
         }
         settings = [
-            "Settings that differ from the paper's, which are those of `preset=paper` (the preset "
-            "names the source of each setting that the paper leaves open):",
+            "Settings that differ from the paper's, as set by `preset=paper` (the preset names the "
+            "source of each setting that the paper leaves open):",
             table(["game", "setting", "paper", "ours"], rows, names=4),
         ]
         shown = bullets(note for note, applies in notes.items() if applies)

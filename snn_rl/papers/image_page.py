@@ -14,7 +14,6 @@ from statistics import mean
 from typing import Any
 
 from snn_rl.configs.schema import Config
-from snn_rl.core.energy import spikes
 from snn_rl.papers import runs
 from snn_rl.papers.page import Page
 from snn_rl.papers.runs import ImageNetwork, ScoredStage
@@ -149,12 +148,12 @@ class ImageFigure:
         if not parts:
             other = "" if folder == Path(Config.runs) else f" runs={shlex.quote(str(folder))}"
             raise UserError(
-                f"no run in {folder} fits this figure; to make a first run: "
+                f"no run in {folder} fits this figure. To make a first run: "
                 f"python -m snn_rl.classify {self.start}{other}"
             )
         drawn: dict[str, Drawing] = {}
         missing: list[str] = []
-        taken = {(entry.directory, entry.name) for entry in scored}
+        taken = {(entry.run, entry.name) for entry in scored}
         for part in parts:
             missing += [*_without_run(part, folder, taken), *_unknown_training(part)]
             panels = self.panels(part)
@@ -163,7 +162,7 @@ class ImageFigure:
                 if draw is not None:
                     drawn[f"{head}: {part.name}"] = draw
                 else:
-                    missing.append(f"{part.name}: panel {head}, its numbers are missing")
+                    missing.append(f"{part.name}: the numbers of panel {head} are missing")
         used: list[ScoredStage] = []
         for entry in (entry for part in parts for _, _, entry, _ in part.runs):
             used += [entry] if entry not in used else []
@@ -233,7 +232,7 @@ def spikes_by_layer(entry: ScoredStage) -> dict[str, float | None]:
     if entry.stage.analog:
         return dict.fromkeys([SPIKES, *layers])
     rates = entry.score.spike_rates
-    total, neurons = spikes(entry.spec, rates)
+    total, neurons = entry.spikes
     return {SPIKES: total / neurons, **dict(zip(layers, rates, strict=True))}
 
 
@@ -278,7 +277,7 @@ def _without_run(part: Part, folder: Path, taken: set[tuple[Path, str]]) -> list
     for wanted in part.wanted:
         if part.of(wanted.label):
             continue
-        name = f"{analog.directory.relative_to(folder).parts[0]}-{wanted.folder}"
+        name = f"{analog.run.relative_to(folder).parts[0]}-{wanted.folder}"
         names = chain([name], (f"{name}-{number}" for number in count(2)))
         # a stage that exists there has other settings, so the command would be refused
         directory = next(
@@ -291,15 +290,15 @@ def _without_run(part: Part, folder: Path, taken: set[tuple[Path, str]]) -> list
         )
         taken.add((directory, wanted.stage))
         command = runs.stage_command(analog, wanted.like or analog, wanted.words, directory)
-        lines.append(f"{part.name}: {wanted.label}, no run; to make one: {command}")
+        lines.append(f'{part.name}: no run for "{wanted.label}". Command: {command}')
     return lines
 
 
 def _unknown_training(part: Part) -> list[str]:
     """Returns the labels whose training costs are shown, but were not recorded."""
     return [
-        f"{part.name}: training costs of {label}, not recorded (an imported ANN whose own run is "
-        "not here, or a run of an older version); train it again"
+        f"{part.name}: the training costs of {label} are unknown, because its run is in another "
+        "folder or from an older version"
         for label in part.labels()
         if any(TRAINING in values for _, values in part.of(label))
         if part.mean(label, TRAINING) is None
@@ -326,7 +325,7 @@ def _number(value: float | None) -> str:
 def _csv(parts: Sequence[Part], folder: Path) -> str:
     rows = []
     for name, (label, T, entry, values) in ((p.name, run) for p in parts for run in p.runs):
-        run = entry.directory.relative_to(folder).as_posix()
+        run = entry.run.relative_to(folder).as_posix()
         start = [name, label, run, entry.name, T or ""]
         rows += [[*start, key, value] for key, value in values.items() if value is not None]
     return csv_text(["network", "label", "run", "stage", "T", "quantity", "value"], rows)

@@ -62,13 +62,7 @@ MAKERS: dict[Key, Maker] = {}
 
 
 def reproduces(paper: str, kind: str, number: int) -> Callable[[Maker], Maker]:
-    """Registers a function that makes the page of a figure or table.
-
-    Args:
-        paper: Key of `TITLES`.
-        kind: `FIGURE` or `TABLE`.
-        number: Number in the paper.
-    """
+    """Registers a function that makes the page of a figure or table of a paper in `TITLES`."""
 
     def register(maker: Maker) -> Maker:
         MAKERS[paper, kind, number] = maker
@@ -101,21 +95,17 @@ def requested(config: Config) -> Key | None:
     ((kind, number),) = asked.items()
     if number not in known[kind]:
         raise UserError(f"{kind}={number} of paper={paper} is not reproduced: use {choices}")
-    for name, value in (("env", config.env), ("run_dir", config.run_dir)):
-        if value:
-            raise UserError(
-                f"{name}={value} cannot be combined with paper={paper}, which uses all fitting "
-                "runs of a folder: leave it out, and use runs=PATH for another folder"
-            )
+    if config.env or config.run_dir:
+        unused = f"env={config.env}" if config.env else f"run_dir={config.run_dir}"
+        raise UserError(
+            f"{unused} cannot be combined with paper={paper}, which uses all fitting runs of a "
+            "folder: leave it out, and use runs=PATH for another folder"
+        )
     return paper, kind, number
 
 
 def write_page(key: Key, folder: Path) -> tuple[Path, Sequence[str]]:
-    """Writes a figure or table into <folder>/paper/<paper>-<kind><number>.
-
-    Args:
-        key: Paper, kind and number.
-        folder: Folder of all runs.
+    """Makes a page from the runs in a folder, in <folder>/paper/<paper>-<kind><number>.
 
     Returns:
         Path of the README.md, and the missing parts with the commands that make them.
@@ -144,7 +134,7 @@ def write_page(key: Key, folder: Path) -> tuple[Path, Sequence[str]]:
     parts = [
         f"# {kind.capitalize()} {number} of {reference}, from our runs",
         picture,
-        f"{reference}: *{TITLES[paper]}*. Its {kind} {number}: {made.shows}",
+        f"{reference}: *{TITLES[paper]}*. {kind.capitalize()} {number}: {made.shows}",
         *made.sections,
         "## Runs",
         table(["run", *head], rows, names=1 + len(head)) if rows else "There are no runs.",

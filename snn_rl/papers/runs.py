@@ -3,17 +3,14 @@
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from snn_rl.chain import records, run_directory
-from snn_rl.chain.records import Invocation, Score, StageResult
-from snn_rl.chain.stages import ANN, PRETRAINED, SCRATCH, ChainOptions, Stage, schedule
+from snn_rl.chain.records import ImageResult, Invocation, StageResult
+from snn_rl.chain.stages import ANN, PRETRAINED, SCRATCH, ChainOptions, schedule
 from snn_rl.configs.compose import is_sweep
 from snn_rl.configs.schema import Config
-from snn_rl.core.networks import NetworkSpec
-from snn_rl.files.checkpoint import load_tensors
 from snn_rl.papers.page import RunRow, RunTable
 from snn_rl.reports.markdown import code, plain
 from snn_rl.utils.errors import UserError
@@ -23,14 +20,9 @@ from snn_rl.utils.errors import UserError
 
 @dataclass(frozen=True)
 class AgentRun:
-    """Run of an agent.
+    """Run of an agent with its finished stages, by name.
 
-    Attributes:
-        seed: Seed, from the name of the directory.
-        directory: Directory of the run.
-        invocations: Commands of the run.
-        stages: Finished stages by name. The training episodes of a fine-tuned ANN start with
-            those before fine-tuning.
+    The training episodes of a fine-tuned ANN start with those before fine-tuning.
     """
 
     seed: int
@@ -83,24 +75,21 @@ _BUILT = ("dataset", "net", "batch_norm", "pooling", "clip", "pixels", "image_si
 
 
 @dataclass(frozen=True)
-class ScoredStage:
-    """Scored stage of a classification run.
+class ScoredStage(ImageResult):
+    """Scored stage of a classification run. Its settings include those of the run's ANN.
 
     Attributes:
-        directory: Directory of the run.
-        stage: Stage.
-        settings: Settings of the run's ANN, updated by those of the stage.
         lineage: Names of the stages that led to this stage, first one first.
-        score: Score on the test images.
         invocations: Commands of the run.
     """
 
-    directory: Path
-    stage: Stage
-    settings: dict[str, Any]
     lineage: tuple[str, ...]
-    score: Score
     invocations: list[Invocation]
+
+    @property
+    def run(self) -> Path:
+        """Directory of the run."""
+        return self.directory.parent
 
     @property
     def name(self) -> str:
@@ -126,25 +115,6 @@ class ScoredStage:
     def epochs(self) -> int:
         """Training epochs of the stage."""
         return int(self.settings.get("fit.epochs" if self.stage.analog else "iir.epochs", 0))
-
-    @property
-    def network(self) -> Path:
-        """File of the network."""
-        return self.directory / self.name / run_directory.NETWORK
-
-    @cached_property
-    def _meta(self) -> dict[str, Any]:
-        return load_tensors(self.network)[1]
-
-    @property
-    def notes(self) -> records.ImageNotes:
-        """Notes on the training; raises UserError if the network's file is missing or damaged."""
-        return records.ImageNotes.from_json(self._meta, self.network)
-
-    @property
-    def spec(self) -> NetworkSpec:
-        """Description of the network; raises UserError like `notes`."""
-        return NetworkSpec.from_dict(self._meta["network"]["spec"])
 
     def has(self, wanted: Mapping[str, Any]) -> bool:
         """Returns True if the stage was made with these settings."""
@@ -188,15 +158,16 @@ def read_images(folder: Path) -> list[ScoredStage]:
     runs = (
         path.parent for depth in _DEPTHS for path in folder.glob(f"{depth}/{run_directory.RUN}")
     )
-    for directory in sorted(runs):
-        invocations = records.read_invocations(directory)
-        for stage in records.stages_in(directory, run_directory.METRICS):
-            path = directory / stage.name
-            score, own = records.read_metrics(path), _settings(path)
-            if isinstance(score, Score) and not score.test_is_train and own:
-                settings = {**_settings(directory / ANN), **own}
-                lineage = _lineage(path)
-                found.append(ScoredStage(directory, stage, settings, lineage, score, invocations))
+    for run in sorted(runs):
+        invocations = records.read_invocations(run)
+        for result in records.read_image_stages(run):
+            stage, score = result.stage, result.score
+            if not score.test_is_train:
+                settings = {**_settings(run / ANN), **result.settings}
+                lineage = _lineage(result.directory)
+                found.append(
+                    ScoredStage(result.directory, stage, settings, score, lineage, invocations)
+                )
     return found
 
 
@@ -238,13 +209,13 @@ def networks_of(scored: Sequence[ScoredStage]) -> list[ImageNetwork]:
     Args:
         scored: Stages, from `read_images`.
     """
-    own = {entry.directory: entry for entry in scored if entry.name == ANN}
+    own = {entry.run: entry for entry in scored if entry.name == ANN}
     files = [entry for entry in own.values() if entry.network.exists()]
     by_file = {run_directory.file_hash(entry.network): entry for entry in files}
     scratch = [entry for entry in scored if entry.stage.kind == SCRATCH]
     groups: dict[str, tuple[list[ScoredStage], list[ScoredStage]]] = {}
     for entry in scored:
-        analog = None if entry in scratch else own.get(entry.directory)
+        analog = None if entry in scratch else own.get(entry.run)
         while analog is not None and analog.settings.get("ann") in by_file:
             analog = by_file[analog.settings["ann"]]
         if analog is not None:
@@ -274,7 +245,7 @@ def image_table(entries: Sequence[ScoredStage], folder: Path) -> RunTable:
         cells = [entry.name, ", ".join(entry.lineage) or "-", f"{entry.accuracy:.2f}"]
         cells += [str(entry.epochs), str(limit), str(images), "<br>".join(commands)]
         cells.append(entry.invocations[-1].revision or "unknown")
-        rows.append((f"{number}: seed {entry.settings['seed']}", entry.directory, cells))
+        rows.append((f"{number}: seed {entry.settings['seed']}", entry.run, cells))
     depths = " and ".join(code(f"{folder}/{depth}") for depth in _DEPTHS)
     return [*head, "revision"], rows, f"Runs are searched in {depths}."
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, NamedTuple
 
 from snn_rl.chain.stages import ANN
 from snn_rl.papers import runs
@@ -14,15 +14,8 @@ from snn_rl.reports.markdown import table
 _OWN_CHAIN = "†"
 
 
-@dataclass(frozen=True)
-class Cell:
-    """Accuracy in a table.
-
-    Attributes:
-        published: Accuracy in the paper, in percent; None if the paper has none.
-        stage: Name of the stage with our accuracy.
-        settings: Settings of the stage, or of the ANN before it.
-    """
+class Cell(NamedTuple):
+    """Accuracy in a table: the paper's in percent, and the name and settings of our stage."""
 
     published: float | None
     stage: str

@@ -45,31 +45,18 @@ _CONVERSIONS = (
     ),
     _conversion(SEARCHED, "alpha-beta", _SEARCH),
 )
+_TRAINED = {**_DIRECT, **_SEARCH}
 _T2, _T3 = (
-    Wanted(
-        label,
-        f"T{T}-direct",
-        {**_DIRECT, **_SEARCH},
-        f"preset=ull direct=true T={T}",
-        "alpha-beta",
-    )
+    Wanted(label, f"T{T}-direct", _TRAINED, f"preset=ull direct=true T={T}", "alpha-beta")
     for T, label in ((2, T2), (3, T3))
 )
+_PERCENTILES = f"iir.thresholds={PERCENTILE} iir.percentile=90 iir.percentile_over=positive"
+_TOGETHER = {**_DIRECT, **_PERCENTILE, "iir.train_threshold": True, "source": ANN}
 _T5 = Wanted(
-    HYBRID,
-    "T5(-direct)?",
-    {**_DIRECT, **_PERCENTILE, "iir.train_threshold": True, "source": ANN},
-    f"preset=ull direct=true T=5 iir.thresholds={PERCENTILE} iir.percentile=90 "
-    "iir.percentile_over=positive",
-    "hybrid",
+    HYBRID, "T5(-direct)?", _TOGETHER, f"preset=ull direct=true T=5 {_PERCENTILES}", "hybrid"
 )
-_T16 = Wanted(
-    OPTIMAL,
-    "T16-converted",
-    {**_CONVERTED, **_CLIPS},
-    f"preset=ull stages=none T=16 iir.thresholds={CLIP}",
-    "clip",
-)
+_AT_16 = f"preset=ull stages=none T=16 iir.thresholds={CLIP}"
+_T16 = Wanted(OPTIMAL, "T16-converted", {**_CONVERTED, **_CLIPS}, _AT_16, "clip")
 
 
 def _clipped(wanted: Sequence[Wanted], network: ImageNetwork) -> Wants:
@@ -108,15 +95,12 @@ reproduces("ull", FIGURE, 2)(
                 "90.76 and 91.10 (VGG11), 93.26 (VGG16), 93.07 (ResNet20)",
                 lambda part: part.mean(ANN_LABEL, images.ACCURACY),
             ),
-            (
-                f"accuracy, T2 by the {SEARCHED} (%)",
-                "65.82 (VGG11), 69.58 (VGG16), 61.96 (ResNet20)",
-                partial(_searched, T=2),
-            ),
-            (
-                f"accuracy, T3 by the {SEARCHED} (%)",
-                "78.76 (VGG11), 85.06 (VGG16), 73.57 (ResNet20)",
-                partial(_searched, T=3),
+            *(
+                (f"accuracy, T{T} by the {SEARCHED} (%)", published, partial(_searched, T=T))
+                for T, published in (
+                    (2, "65.82 (VGG11), 69.58 (VGG16), 61.96 (ResNet20)"),
+                    (3, "78.76 (VGG11), 85.06 (VGG16), 73.57 (ResNet20)"),
+                )
             ),
         ],
         notes=[

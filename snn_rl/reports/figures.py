@@ -19,6 +19,7 @@ from snn_rl.chain.stages import ANN, CONVERTED, DIRECT, Stage
 from snn_rl.files.atomic import write_atomic
 from snn_rl.reports.panels import (
     ANN_COLOR,
+    AT_ONE_PREFIX,
     DASHED,
     RUNNING,
     STAGE_COLORS,
@@ -32,8 +33,7 @@ from snn_rl.reports.panels import (
     timestep_lines,
 )
 
-SKIPPING = "ANN skips zeros"  # bar of an ANN that skips its zeros, in `energies`
-AT_ONE = "T1 of "  # prefix of a stage whose weights are run at T = 1, in `rates_by_layer`
+SKIPPING = "ANN, skips zeros"  # bar of an ANN that skips its zeros, in `energies`
 _FIRST_LAYER = "#BBBBBB"
 
 
@@ -165,12 +165,12 @@ def rates_by_layer(layers: Sequence[str], rates: Mapping[str, Sequence[float]]) 
 
     Args:
         layers: Names of the layers, from the input on.
-        rates: Spikes per neuron in each layer, by stage. The prefix `AT_ONE` marks the weights of
-            a stage at T = 1.
+        rates: Spikes per neuron in each layer, by stage. `AT_ONE_PREFIX` marks the weights of a
+            stage at T = 1.
     """
     figure, axes = _single(min(11.0, 4.0 + 0.6 * len(layers)))
     for name, values in rates.items():
-        stage = name.removeprefix(AT_ONE)
+        stage = name.removeprefix(AT_ONE_PREFIX)
         shown = [value if value > 0 else np.nan for value in values]  # zero has no logarithm
         direct = Stage.parse(stage).kind == DIRECT
         line = "--" if name != stage else ":" if direct else "-"
@@ -231,7 +231,7 @@ def energies(bars: Mapping[str, Mapping[str, tuple[float, float]]]) -> Figure:
         Patch(facecolor=_FIRST_LAYER, label="first layer (MAC)"),
         Patch(facecolor=ANN_COLOR, label="ANN's other layers (MAC)"),
         Patch(facecolor=STAGE_COLORS[0], label="spiking layers, by stage (AC)"),
-        Line2D([], [], label="dense ANN's energy / this one's", **ratio),
+        Line2D([], [], label="reduction from the dense ANN", **ratio),
     ]
     figure.legend(handles=keys, loc="outside upper center", ncols=4, frameon=False, fontsize=11)
     return figure

@@ -44,8 +44,7 @@ def write_card(folder: Path, commands: Sequence[str], picture: str) -> Path:
         table(["", ""], _facts(stages), names=2),
         "## Use",
         "\n".join(f"    {command}" for command in commands),
-        "In Python, for a batch of observations (uint8 tensors from environments made by the "
-        "agent's `make_env`). Only the state of a carried stage matters:",
+        "In Python:",
         block("python", _program(env, last.name)),
         *reward_section(stages),
         "## Returns",
@@ -112,13 +111,13 @@ def _training(stage: StageResult) -> str:
         amount += ", distilled from another ANN"
     if settings.get("source") == PRETRAINED:
         sticky = settings["rollout.sticky"]
-        amount += f" (fine-tuned with sticky actions {sticky:g}, after those of {PRETRAINED})"
-    if stage.name == ANN:
-        return (
-            f"{amount}, epsilon {settings['dqn.epsilon_start']:g} to "
-            f"{settings['dqn.epsilon_end']:g} over {settings['dqn.epsilon_steps']:,} steps"
-        )
-    return f"{amount}, {settings['iir.objective']}, epsilon {settings['iir.epsilon']:g}"
+        amount += f", fine-tuned from {PRETRAINED} with sticky actions {sticky:g}"
+    if stage.name != ANN:
+        return f"{amount}, {settings['iir.objective']}, epsilon {settings['iir.epsilon']:g}"
+    first, last = settings["dqn.epsilon_start"], settings["dqn.epsilon_end"]
+    if first == last:
+        return f"{amount}, epsilon {last:g}"
+    return f"{amount}, epsilon {first:g} to {last:g} over {settings['dqn.epsilon_steps']:,} steps"
 
 
 def _episode(stage: StageResult, path: Path) -> str:
@@ -133,12 +132,10 @@ def _episode(stage: StageResult, path: Path) -> str:
 
 
 def _program(env: str, stage: str) -> str:
-    return f"""import torch
-
-from snn_rl import zoo
+    return f"""from snn_rl import zoo
 from snn_rl.agents.loading import load_agent
 
-q_net = load_agent(zoo.ROOT / "{env}" / "{stage}").q_net
-state = q_net.network.initial_state(len(observations))
-with torch.no_grad():
-    q_values, _, state = q_net.network.step(q_net.images(observations), state)"""
+agent = load_agent(zoo.ROOT / "{env}" / "{stage}")
+env = agent.make_env(1, seed=0)
+decision = agent.q_net.decide(env.reset())
+print(decision.actions, decision.q_values)"""

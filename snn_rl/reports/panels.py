@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # matplotlib is imported when a figure is drawn
 Drawing = Callable[["Axes"], None]  # draws one panel
 
 RUNNING = 20  # episodes
+AT_ONE_PREFIX = "T1 of "  # name of a stage whose weights are run at T = 1
 DASHED = (0, (4, 3))
 
 ANN_COLOR, _CONVERTED_COLOR = "#555555", "#CC79A7"

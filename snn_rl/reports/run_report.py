@@ -47,7 +47,7 @@ def write_report(directory: Path) -> Path:
     """
     if not (directory / run_directory.RUN).is_file():
         raise UserError(
-            f"{directory} is not a run directory, it has no {run_directory.RUN}; to train a run: "
+            f"{directory} is not a run directory, it has no {run_directory.RUN}. To train a run: "
             f"python -m snn_rl.train env=ID T=1 run_dir={directory}"
         )
     invocations = read_invocations(directory)

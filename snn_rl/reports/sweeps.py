@@ -109,7 +109,7 @@ def write_sweep(folder: Path) -> Path:
     found = [_read_run(path.parent) for path in sorted(folder.rglob(run_directory.RUN))]
     if not found:
         raise UserError(
-            f"sweep={folder}: there is no run in this folder; to train some: "
+            f"sweep={folder}: there is no run in this folder. To train some: "
             f"python -m snn_rl.train -m env=CartPole-v1 T=1 seed=0,1,2 runs={folder}"
         )
     groups: dict[tuple[str, str], list[Run]] = {}

@@ -247,9 +247,9 @@ def test_missing_parts_are_listed_with_their_commands(tmp_path, monkeypatch, cap
     command(monkeypatch, "paper=iir", "figure=6")
     train = "python -m snn_rl.train env=PongNoFrameskip-v4"
     lines = [
-        f"Pong, seed 2: T3 and T1, not finished; to finish: {train} T=1 seed=2 threads=1 "
+        f"Pong, seed 2: T3 and T1 are not finished. Command: {train} T=1 seed=2 threads=1 "
         "iir.lr=0.5",
-        f"Pong, seed 2: T100, converted, not finished; to finish: {train} T=100 "
+        f"Pong, seed 2: T100-converted is not finished. Command: {train} T=100 "
         "stages=none seed=2 threads=1 iir.lr=0.5",
     ]
     path = Path("runs/paper/iir-figure6/README.md")
@@ -260,8 +260,8 @@ def test_missing_parts_are_listed_with_their_commands(tmp_path, monkeypatch, cap
     (directory / "T5" / "metrics.json").unlink()
     _, missing = write_figure(3, Path("runs"))
     train = "python -m snn_rl.train env"
-    assert missing[0] == f"CartPole: no run; to make one: {train}=CartPole-v1 T=1"
-    assert missing[1].startswith("Pong, seed 2: T1, T3 and T5, not finished")
+    assert missing[0] == f"CartPole: there is no run. Command: {train}=CartPole-v1 T=1"
+    assert missing[1].startswith("Pong, seed 2: T1, T3 and T5 are not finished")
 
 
 def test_the_commands_name_another_folder(tmp_path):
@@ -296,7 +296,7 @@ def test_short_stages_and_anns_from_files(tmp_path):
     shutil.rmtree(directory / "T1")
     build_run(tmp_path, CARTPOLE, 5, ("T1",))
     _, missing = write_figure(5, tmp_path)
-    assert any("training with T3 and T5, too short for one episode" in line for line in missing)
+    assert any("T3 and T5 trained for less than an episode" in line for line in missing)
     (imported,) = (line for line in missing if "imported" in line)
     assert "CartPole, seed 4" in imported
     assert "T=1 seed=6 run_dir" in imported

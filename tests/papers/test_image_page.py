@@ -80,12 +80,12 @@ def test_missing_runs_are_listed_with_their_commands(image_stage, tmp_path):
     image_stage("net/seed3", "T2-converted", command=command, **CLIP)
     _, missing = figure(tmp_path)
     assert missing == [
-        "vgg5 on cifar10: maximum pre-activation, no run; to make one: python -m "
+        'vgg5 on cifar10: no run for "maximum pre-activation". Command: python -m '
         "snn_rl.classify -m dataset=cifar10 net=vgg5 preset=ull stages=none T=1,2,3,4,5,8,16 "
         "iir.thresholds=percentile iir.percentile=100.0 iir.conversion_timesteps=16 "
         f"ann={tmp_path}/net/seed3/ann/network.safetensors limit=500 iir.epochs=3 "
         f"'iir.milestones=[0.5,0.9]' data=/a,/b seed=3 run_dir={tmp_path}/net-maximum/seed3",
-        "vgg5 on cifar10: alpha-beta search, no run; to make one: python -m "
+        'vgg5 on cifar10: no run for "alpha-beta search". Command: python -m '
         "snn_rl.classify -m dataset=cifar10 net=vgg5 preset=ull stages=none T=1,2,3,4,5,8,16 "
         "iir.thresholds=alpha_beta "
         f"ann={tmp_path}/net/seed3/ann/network.safetensors limit=500 iir.epochs=3 "
@@ -150,7 +150,7 @@ def test_networks_of_one_name_are_numbered(image_stage, tmp_path):
 
 def test_without_runs_a_first_run_is_suggested(image_stage, tmp_path):
     image_stage("net/seed0", "ann")
-    with pytest.raises(UserError, match=r"^no run in .* fits this figure; "):
+    with pytest.raises(UserError, match=r"^no run in .* fits this figure. "):
         figure(tmp_path)
     assert not (tmp_path / "paper").exists()
 

@@ -23,7 +23,7 @@ def command(monkeypatch, *arguments: str) -> None:
     ("arguments", "message"),
     [
         (["paper=iir", "figure=3"], "no finished run of CartPole-v1 or PongNoFrameskip-v4 in "),
-        (["paper=ull", "figure=4"], "no run in runs fits this figure; to make a first run: "),
+        (["paper=ull", "figure=4"], "no run in runs fits this figure. To make a first run: "),
         (["paper=iri", "figure=3"], f"unknown paper=iri: must be {PAPERS}"),
         (["paper=none", "table=1"], f"unknown paper=none: must be {PAPERS}"),
         (["paper=iir"], f"paper=iir needs one figure or one table: use {OF_IIR}"),
@@ -93,7 +93,7 @@ def test_a_registered_function_makes_a_page(tmp_path, monkeypatch):
     assert text.startswith(
         "# Figure 9 of [IIR], from our runs\n\nNo panel can be drawn.\n\n[IIR]: "
     )
-    assert "Its figure 9: Everything.\n\n## Numbers\n\n## Runs" in text
+    assert "*. Figure 9: Everything.\n\n## Numbers\n\n## Runs" in text
     assert "| [seed 0](../../CartPole-v1/seed0) | a command |\n\nA note.\n\n" in text
     assert text.endswith("## Left out\n\n- All.\n")
 

@@ -12,7 +12,7 @@ CLASSIFY = "python -m snn_rl.classify"
 
 
 def names(stages):
-    return [(stage.directory.parent.name, stage.name) for stage in stages]
+    return [(stage.run.parent.name, stage.name) for stage in stages]
 
 
 def test_stages_belong_to_the_ann_that_they_began_with(image_stage, tmp_path):

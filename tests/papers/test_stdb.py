@@ -56,12 +56,12 @@ def test_a_pair_has_one_conversion(whole, image_stage, tmp_path):
     path, missing = write_page(("stdb", FIGURE, 3), tmp_path)
     name = "vgg5 on cifar10, T = 7 (2)"
     analog = f"{tmp_path}/net/seed0/ann/network.safetensors"
-    assert missing[0].startswith(f"{name}: converted, no run; to make one: ")
+    assert missing[0].startswith(f'{name}: no run for "converted". Command: ')
     assert "preset=stdb T=7 stages=none" in missing[0]
     assert missing[0].endswith(
         f"ann={analog} iir.threshold_scale=0.4 run_dir={tmp_path}/net-converted/seed0"
     )
-    assert missing[1:] == [f"{name}: panel spikes, its numbers are missing"]
+    assert missing[1:] == [f"{name}: the numbers of panel spikes are missing"]
     assert f"### {name}" in path.read_text()
 
 
@@ -72,7 +72,7 @@ def test_commands_of_two_conversions_have_directories_of_their_own(whole, image_
     lower = {**POISSON, "iir.threshold_scale": 0.4}
     image_stage("scaled/seed0", "T7-direct", command=command, **lower)
     _, missing = write_page(("stdb", FIGURE, 3), tmp_path)
-    commands = [line.split("to make one: ")[1] for line in missing if "no run" in line]
+    commands = [line.split("Command: ")[1] for line in missing if "no run" in line]
     assert ["iir.threshold_scale=0.4" in command for command in commands] == [False, True]
     assert [command.split("run_dir=")[1] for command in commands] == [
         f"{tmp_path}/net-converted/seed0",
@@ -93,14 +93,14 @@ def test_commands_of_two_conversions_have_directories_of_their_own(whole, image_
 def test_thresholds_of_other_currents_are_another_conversion(whole, image_stage, tmp_path, other):
     image_stage("net/seed0", "T7-converted", **{**POISSON, **other})
     _, missing = write_page(("stdb", FIGURE, 3), tmp_path)
-    assert missing[0].startswith("vgg5 on cifar10, T = 7: converted, no run; ")
+    assert missing[0].startswith('vgg5 on cifar10, T = 7: no run for "converted"')
 
 
 @pytest.mark.parametrize("number", [3, 5])
 def test_a_hybrid_has_the_thresholds_of_the_conversion(whole, image_stage, tmp_path, number):
     image_stage("net/seed0", "T7-direct", **{**POISSON, "iir.train_threshold": True})
     _, missing = write_page(("stdb", FIGURE, number), tmp_path)
-    assert missing[0].startswith("vgg5 on cifar10, T = 7: converted and trained, no run; ")
+    assert missing[0].startswith('vgg5 on cifar10, T = 7: no run for "converted and trained"')
 
 
 def test_other_surrogates_and_encodings_do_not_count(whole, image_stage, tmp_path):
@@ -108,7 +108,7 @@ def test_other_surrogates_and_encodings_do_not_count(whole, image_stage, tmp_pat
     image_stage("net/seed0", "T9-direct", **ANALOG)
     _, missing = write_page(("stdb", FIGURE, 3), tmp_path)
     assert len(missing) == 2
-    assert "T = 7: converted and trained, no run" in missing[0]
+    assert 'T = 7: no run for "converted and trained"' in missing[0]
 
 
 def test_resources_divided_by_the_ann_s(whole, tmp_path):
@@ -142,7 +142,7 @@ def test_a_missing_run_has_the_settings_of_its_counterpart(whole, image_stage, t
     image_stage("net/seed0", "T7-direct", command=command, **costs(250, 30, (400, 60)), **POISSON)
     path, missing = write_page(("stdb", FIGURE, 5), tmp_path)
     assert missing == [
-        "vgg5 on cifar10, T = 7: from scratch, no run; to make one: python -m snn_rl.classify "
+        'vgg5 on cifar10, T = 7: no run for "from scratch". Command: python -m snn_rl.classify '
         "dataset=cifar10 net=vgg5 preset=stdb T=7 scratch=true iir.distill=0 iir.window=5 "
         f"run_dir={tmp_path}/net-scratch/seed0"
     ]

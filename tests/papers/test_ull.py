@@ -80,7 +80,7 @@ def test_commands_of_missing_runs(whole, tmp_path):
     path, missing = write_page(("ull", FIGURE, 4), tmp_path)
     begin = "python -m snn_rl.classify dataset=cifar10 net=vgg5 preset=ull"
     ann = f"ann={tmp_path}/net/seed0/ann/network.safetensors limit=500"
-    assert [line.split("to make one: ")[1] for line in missing] == [
+    assert [line.split("Command: ")[1] for line in missing] == [
         f"{begin} direct=true T=3 {ann} run_dir={tmp_path}/net-alpha-beta/seed0",
         f"{begin} direct=true T=5 iir.thresholds=percentile iir.percentile=90 "
         f"iir.percentile_over=positive {ann} run_dir={tmp_path}/net-hybrid/seed0",
@@ -103,9 +103,9 @@ def test_numbers_that_were_not_recorded(image_stage, tmp_path):
     image_stage("net/seed0", "T2-direct", metrics={"seconds": 0.2}, **SEARCH)
     path, missing = write_page(("ull", FIGURE, 3), tmp_path)
     assert "![(a) time: vgg5 on cifar10](figure.png)" in path.read_text()
-    assert "vgg5 on cifar10: panel (b) memory, its numbers are missing" in missing
+    assert "vgg5 on cifar10: the numbers of panel (b) memory are missing" in missing
     for label in ("ANN", "T2, [ULL]"):
-        assert any(f"training costs of {label}, not recorded" in line for line in missing)
+        assert any(f"training costs of {label} are unknown" in line for line in missing)
 
 
 def test_anns_of_other_kinds_are_not_shown(image_stage, tmp_path, whole):
