@@ -39,7 +39,7 @@ def memory_accesses(spec: NetworkSpec, timesteps: int) -> int:
     """Returns the memory accesses of one decision.
 
     All weights are read at every timestep, and all membranes between timesteps. With one timestep
-    no membrane is kept and the number is that of the ANN. As in the paper, the first layer's
+    no membrane is kept, and the number equals the ANN's. As in the paper, the first layer's
     weights count at every timestep.
 
     Source: [IIR] "Inference Efficiency": 5.03 times fewer for VGG16 at T = 1 than at T = 5.

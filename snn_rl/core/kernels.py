@@ -94,7 +94,7 @@ def backward(
     grad: Array,
     part: tuple[int, int],
 ) -> tuple[float, float]:
-    """Fills the current's gradient [T, M], and returns those of the threshold and the leak.
+    """Fills the current's gradient [T, M]; returns the gradients of the threshold and the leak.
 
     The spikes' gradient and the current have T rows, or one row for all timesteps. Membranes are
     recomputed, which is faster than reading them. Sums are kept per position in a block, so that

@@ -35,7 +35,7 @@ def lif(
     The state is passed and returned, never stored. The spike is detached in the reset, the
     threshold is not ([IIR] eq. 14).
 
-    Source: [IIR] algorithm 2, eq. 13 to 15. The leak applies after the reset, as in that algorithm
+    Source: [IIR] algorithm 2, eq. 13 to 15. The leak applies after the reset, as in the algorithm
     and in the authors' code. [IIR] eq. 2 as printed does not leak the reset.
 
     Args:

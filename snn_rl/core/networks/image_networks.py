@@ -1,4 +1,4 @@
-"""Image classification networks of [IIR] A.2.1 and [STDB] section 4, and registered ones.
+"""Image classification networks: [IIR] A.2.1, [STDB] section 4, and registered networks.
 
 All convolutions are 3x3 with padding 1. Pooling is average pooling in [IIR] and [STDB] and
 max-pooling in [ULL].

@@ -1,4 +1,4 @@
-"""Q-networks: those of [IIR] A.5, registered ones, and layers spelled out in the name."""
+"""Q-networks of [IIR] A.5, registered networks, and layers spelled out in the name."""
 
 import re
 from collections.abc import Callable, Sequence
