@@ -8,13 +8,8 @@ for agents. Scores every stage on the test images. Writes the results to
 runs/<dataset>-<net>/seed<seed>/report.md. The same command resumes an
 interrupted run.
 
-Several GPUs or machines (docs/imagenet.md):
-  torchrun --nproc-per-node 8 -m snn_rl.classify ...
-Sweeps (Hydra): one run after the other, several in parallel
-(pip install 'snn_rl[sweep]'), or on a SLURM cluster (snn_rl[slurm]):
-  -m seed=0,1,2
-  -m seed=0,1,2 hydra/launcher=joblib hydra.launcher.n_jobs=2 threads=1
-  -m seed=0,1,2 hydra/launcher=submitit_slurm hydra.launcher.gpus_per_node=1
+-m seed=0,1,2 runs a sweep (docs/sweeps.md). Several GPUs or machines
+(docs/imagenet.md): torchrun --nproc-per-node 8 -m snn_rl.classify ...
 
 Presets in snn_rl/configs/settings override the defaults below for a dataset, a
 network or a paper. --help all lists all settings.

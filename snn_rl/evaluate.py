@@ -4,13 +4,9 @@
     python -m snn_rl.evaluate env=PongNoFrameskip-v4 T=1 episodes=40
 
 Evaluates the spiking agent of a finished stage and its ANN on the same seeds,
-each with greedy actions and with sticky actions. A greedy agent in a
-deterministic game repeats few distinct episodes; sticky actions show the
-performance beyond them.
-
-Prints all returns, their mean, standard deviation and 95 % confidence interval,
-the number of distinct episodes, the number of episodes that reached a time
-limit, the spike rate of every layer, and the energy per decision. Writes the
+each with greedy actions and with sticky actions. Prints all returns, their
+mean, standard deviation and 95 % confidence interval, the number of distinct
+episodes, the spike rate of every layer, and the energy per decision. Writes the
 same numbers to evaluation.json in the stage's directory.
 
 T, seed, run_dir, direct, stages, carry_state and exact select the agent, as in
