@@ -28,6 +28,7 @@ from snn_rl.core.networks import (
 from snn_rl.files.checkpoint import load_network
 from snn_rl.images import distributed
 from snn_rl.images.data.datasets import Dataset
+from snn_rl.images.data.splits import MemorySplit
 from snn_rl.images.fitting import SCHEDULES, Recipe, fit
 from snn_rl.images.scoring import score
 from snn_rl.utils.device import uses_bf16
@@ -134,6 +135,9 @@ class ImageChain:
         self.directory = directory
         self.device = distributed.own_device(get_device(config.device))
         self.bf16 = uses_bf16(config.precision, config.device)
+        for split in (dataset.train, dataset.test):
+            if isinstance(split, MemorySplit):
+                split.to(self.device)
 
     def fit(self, stage: Stage) -> None:
         """Trains a stage, or resumes it, and saves its network."""

@@ -42,8 +42,9 @@ def score(
         disable=not distributed.is_first(),
     )
     for images, labels in batches:
-        outputs, counts = network.count(images.to(device))
-        correct += float((outputs.argmax(1).cpu() == labels).sum())
+        images, labels = images.to(device), labels.to(device)
+        outputs, counts = network.count(images)
+        correct += float((outputs.argmax(1) == labels).sum())
         means = [float(count.mean(dtype=torch.float64)) for count in counts]
         rates += torch.tensor(means, dtype=torch.float64) * len(labels)
         intensity += float(images.abs().clamp(max=1).mean()) * len(labels)

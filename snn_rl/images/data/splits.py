@@ -23,17 +23,19 @@ class Split(ABC):
         std: Standard deviation of each channel, [3].
 
     Attributes:
-        labels: Labels in the order of the images, int64 [N].
+        labels: Labels in the order of the images, int64 [N], on the CPU.
+        device: Device of the batches.
     """
 
     def __init__(self, labels: Tensor, mean: Tensor, std: Tensor) -> None:
         self.labels = labels
+        self.device = torch.device("cpu")
         self.normalize_by(mean, std)
 
     def normalize_by(self, mean: Tensor, std: Tensor) -> None:
         """Sets the mean and standard deviation of the channels, [3] each."""
-        self._scale = 1 / (255 * std)
-        self._shift = -mean / std
+        self._scale = (1 / (255 * std)).to(self.device)
+        self._shift = (-mean / std).to(self.device)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -79,7 +81,7 @@ class Split(ABC):
 
         Yields:
             Normalized images, float32 [B, 3, H, W] in channels_last memory format, and labels,
-            int64 [B].
+            int64 [B], both on `device`.
 
         Raises:
             UserError: `drop_last` would drop all images; or, during iteration, an image is damaged.
@@ -98,8 +100,11 @@ class Split(ABC):
         order = first_balanced(self.labels, limit) if generator is None else self._order(generator)
         draws = self._draw(generator) if augment and generator is not None else None
         kept = len(order) // batch_size * batch_size if drop_last else len(order)
-        rows = _parts(order[:kept], batch_size, shard)
-        return self._read(rows, None if draws is None else _parts(draws[:kept], batch_size, shard))
+        # to the device in one copy: a copy for each batch would wait for the step before it
+        rows = _parts(order[:kept].to(self.device), batch_size, shard)
+        if draws is None:
+            return self._read(rows, None)
+        return self._read(rows, _parts(draws[:kept].to(self.device), batch_size, shard))
 
     def _order(self, generator: Generator) -> Tensor:
         """Draws a random order of all images, int64 [N]."""
@@ -136,7 +141,7 @@ def _parts(values: Tensor, batch_size: int, shard: tuple[int, int]) -> list[Tens
 
 
 class MemorySplit(Split):
-    """A split whose images are in memory.
+    """A split whose images are in memory, on the CPU or on a GPU.
 
     Args:
         images: Images, uint8 [N, H, W, 3].
@@ -148,9 +153,20 @@ class MemorySplit(Split):
     def __init__(self, images: Tensor, labels: Tensor, mean: Tensor, std: Tensor) -> None:
         super().__init__(labels, mean, std)
         self.images = images
+        self._labels = labels
+
+    def to(self, device: torch.device) -> None:
+        """Moves images and labels to a device, where batches are cropped and normalized.
+
+        Random numbers still come from CPU generators, so the crops do not depend on the device.
+        """
+        self.device = device
+        self.images = self.images.to(device)
+        self._labels = self.labels.to(device)
+        self._scale, self._shift = self._scale.to(device), self._shift.to(device)
 
     def _stored(self, position: int) -> bytes:
-        return self.images[position].numpy().tobytes()
+        return self.images[position].cpu().numpy().tobytes()
 
     def _draw(self, generator: Generator) -> Tensor:
         """Draws top and left of the crop in the padded image, and 1 for a flip, [N, 3]."""
@@ -188,10 +204,10 @@ def crop_and_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor) -> Te
     padded[:, PAD:-PAD, PAD:-PAD] = images
     # A view of all possible crops, [B, top, left, row, pixels of the row]
     crops = padded.flatten(2).unfold(1, height, 1).unfold(2, width * channels, channels)
-    chosen = crops[torch.arange(batch), top, left].view(batch, height, width, channels)
-    mirrored = flip.nonzero().squeeze(1)
-    chosen[mirrored] = chosen[mirrored].flip(2)
-    return chosen
+    rows = torch.arange(batch, device=images.device)
+    chosen = crops[rows, top, left].view(batch, height, width, channels)
+    # not by the indices of the mirrored images: a GPU would have to wait for their number
+    return chosen.flip(2).where(flip.bool().view(-1, 1, 1, 1), chosen)
 
 
 @dataclass(frozen=True)
