@@ -100,7 +100,7 @@ def measure_steps(spec: NetworkSpec, split: Split, part: str, batch: int, steps:
             clock = Clock()
         optimizer.zero_grad(set_to_none=True)
         loss, _, rates = backward(network, network.activity, images, labels, recipe, None)
-        assert math.isfinite(loss)
+        assert math.isfinite(float(loss))
         optimizer.step()
         network.clamp_()
         seen += len(images) if step else 0
@@ -108,7 +108,7 @@ def measure_steps(spec: NetworkSpec, split: Split, part: str, batch: int, steps:
         "images": seen,
         "parameters": sum(p.numel() for p in network.parameters()),
         "bf16": recipe.bf16,
-        "active": [round(rate, 4) for rate in rates],
+        "active": [round(rate, 4) for rate in rates.tolist()],
     }
 
 

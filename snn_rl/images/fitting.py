@@ -1,9 +1,10 @@
 """Fits one network to labelled images; it survives kill -9 and ends bit-identical.
 
-After every epoch the weights and the optimizer's state are written. An epoch draws all its random
-numbers (order, augmentation, dropout, Poisson spikes) from a generator seeded by (seed, stage,
-epoch), so an interrupted epoch is simply begun again. With several workers (`distributed`) each has
-its share of every batch, and dropout and Poisson spikes of its own.
+The weights and the optimizer's state are written after every epoch, unless writing takes more than
+a tenth of the time. An epoch draws all its random numbers (order, augmentation, dropout, Poisson
+spikes) from a generator seeded by (seed, stage, epoch), so interrupted epochs are simply begun
+again. With several workers (`distributed`) each has its share of every batch, and dropout and
+Poisson spikes of its own.
 """
 
 import math
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from snn_rl.core.conversion import apply_masks_, spike_rates
+from snn_rl.core.conversion import activity_rates, apply_masks_
 from snn_rl.core.networks import Network, SpikingNetwork
 from snn_rl.files.atomic import remove_temporaries
 from snn_rl.files.checkpoint import load_tensors, save_tensors
@@ -28,6 +29,7 @@ from snn_rl.utils.errors import UserError
 from snn_rl.utils.seeding import derive_seed, seed_everything
 
 STATE = "state.safetensors"
+_CHEAP_S = 0.5  # a state that is written faster is written after every epoch
 _NETWORK = "network."
 
 
@@ -158,6 +160,8 @@ def fit(
     if per_epoch < 1:
         raise UserError(f"batches of {recipe.batch_size} from {len(split)} images: too few images")
     total = recipe.epochs * per_epoch
+    device = network.head.weight.device
+    saving = _Saving()
     activity = distributed.replicated(network)
     with tqdm(
         total=total,
@@ -172,7 +176,9 @@ def fit(
             seed_everything(derive_seed(*seed, counters.epoch, 2 * distributed.rank()))
             generator = torch.Generator().manual_seed(derive_seed(*seed, counters.epoch, 1))
             network.train()
-            loss_sum, correct, seen, rate = 0.0, 0.0, 0.0, 0.0
+            # stay on the device, so that a GPU computes while the next step is prepared
+            sums = torch.zeros(2, dtype=torch.float64, device=device)  # of losses, of hits
+            seen, rates = 0, torch.zeros(1)
             batches = split.batches(
                 recipe.batch_size,
                 generator=generator,
@@ -181,10 +187,7 @@ def fit(
                 shard=(distributed.rank(), distributed.size()),
             )
             for images, labels in batches:
-                images, labels = (
-                    images.to(network.head.weight),
-                    labels.to(network.head.weight.device),
-                )
+                images, labels = images.to(network.head.weight), labels.to(device)
                 lr = recipe.rate(counters.updates / total)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
@@ -195,33 +198,37 @@ def fit(
                 apply_masks_(network, masks)
                 counters.updates += 1
                 seen += len(labels)
-                loss_sum += loss * len(labels)
-                correct += int((logits.argmax(1) == labels).sum())
-                rate = sum(rates) / len(rates)
+                hits = (logits.argmax(1) == labels).sum()
+                sums += torch.stack([loss.double() * len(labels), hits.double()])
                 if counters.updates % 10 == 0:
+                    loss_sum, correct = sums.tolist()
                     progress.set_postfix(
                         loss=f"{loss_sum / seen:.3f}",
                         accuracy=f"{correct / seen:.1%}",
                         lr=f"{lr:.1e}",
-                        spikes=f"{rate:.3f}",
+                        spikes=f"{_mean(rates):.3f}",
                     )
                 progress.update()
+            loss_sum, correct = sums.tolist()  # waits for the epoch's last step
             counters.epoch += 1
             seconds = time.monotonic() - started
             counters.wall_s += seconds
-            loss_sum, correct, seen, rate = distributed.total([loss_sum, correct, seen, rate])
+            loss_sum, correct, images_seen, rate = distributed.total(
+                [loss_sum, correct, seen, _mean(rates)]
+            )
             counters.history.append(
                 {
-                    "loss": loss_sum / seen,
-                    "accuracy": correct / seen,
+                    "loss": loss_sum / images_seen,
+                    "accuracy": correct / images_seen,
                     "seconds": seconds,
                     "spike_rate": rate / distributed.size(),
                 }
             )
-            if distributed.is_first():
-                save_tensors(
-                    directory / STATE, _state(network, optimizer), {"counters": vars(counters)}
-                )
+            if distributed.is_first() and (counters.epoch == recipe.epochs or saving.is_due()):
+                with saving:
+                    save_tensors(
+                        directory / STATE, _state(network, optimizer), {"counters": vars(counters)}
+                    )
     network.eval()
     return counters
 
@@ -233,7 +240,7 @@ def backward(
     labels: Tensor,
     recipe: Recipe,
     teacher: Network | None,
-) -> tuple[float, Tensor, list[float]]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Adds the gradients of one batch to the network's parameters.
 
     With a window, there is a loss at the end of every window, of the outputs by the timesteps so
@@ -249,12 +256,13 @@ def backward(
         teacher: Needed where `recipe.distill` is not 0.
 
     Returns:
-        The loss at the end, the outputs [N, classes], and every hidden layer's spike rate.
+        The loss at the end, the outputs [N, classes], and the spike rates [hidden layers], all on
+        the device: nothing here waits for a GPU.
     """
     count = 1
     if isinstance(network, SpikingNetwork) and 0 < recipe.window < network.timesteps:
         count = -(-network.timesteps // recipe.window)
-    totals = [0.0] * len(network.spec.shapes())
+    rates = torch.zeros((), dtype=torch.float64, device=images.device)
     with torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.bf16):
         targets = None
         if recipe.distill > 0.0:
@@ -270,8 +278,32 @@ def backward(
             logits, loss = outputs, _loss(outputs, labels, targets, recipe)
             with torch.autocast(images.device.type, enabled=False):
                 (loss / count).backward()
-            totals = [a + b for a, b in zip(totals, spike_rates(layers), strict=True)]
-    return float(loss.detach()), logits.detach(), totals
+            rates = rates + activity_rates(layers)
+    return loss.detach(), logits.detach(), rates
+
+
+class _Saving:
+    """Decides whether a state is written, from how long the last one took."""
+
+    def __init__(self) -> None:
+        self._seconds, self._ended = 0.0, 0.0
+
+    def is_due(self) -> bool:
+        """Whether writing takes at most a tenth of the time, or next to none."""
+        since = time.monotonic() - self._ended
+        return self._seconds < _CHEAP_S or since >= 10 * self._seconds
+
+    def __enter__(self) -> None:
+        self._started = time.monotonic()
+
+    def __exit__(self, *error: object) -> None:
+        self._ended = time.monotonic()
+        self._seconds = self._ended - self._started
+
+
+def _mean(rates: Tensor) -> float:
+    values = rates.tolist()
+    return sum(values) / len(values)
 
 
 def _loss(logits: Tensor, labels: Tensor, targets: Tensor | None, recipe: Recipe) -> Tensor:

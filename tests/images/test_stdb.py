@@ -62,7 +62,7 @@ def gradients(network: SpikingNetwork, window: int) -> tuple[float, dict[str, Te
     images, labels = next(split(20).batches(20))
     loss, _, rates = backward(network, network.activity, images, labels, recipe(window), None)
     found = {n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None}
-    return loss, found, rates
+    return float(loss), found, rates.tolist()
 
 
 @pytest.mark.parametrize("surrogate", ["linear", "stdb"])

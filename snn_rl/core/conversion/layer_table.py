@@ -27,6 +27,11 @@ class LayerReport:
     dead: float
 
 
+def activity_rates(layers: Sequence[Tensor]) -> Tensor:
+    """Returns `spike_rates` as a tensor, float64 [layers], without waiting for the device."""
+    return torch.stack([layer.count_nonzero().double() / layer[0].numel() for layer in layers])
+
+
 def spike_rates(layers: Sequence[Tensor]) -> list[float]:
     """Returns the spikes per neuron and decision of every hidden layer.
 
@@ -36,7 +41,8 @@ def spike_rates(layers: Sequence[Tensor]) -> list[float]:
     Args:
         layers: Activity of every hidden layer, each [T, N, ...], from `Network.activity`.
     """
-    return [int(layer.count_nonzero()) / layer[0].numel() for layer in layers]
+    rates: list[float] = activity_rates(layers).tolist()
+    return rates
 
 
 @torch.no_grad()
