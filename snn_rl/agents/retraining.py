@@ -62,20 +62,22 @@ def observe(
         seed: Seed of the random actions and of the sample.
 
     Returns:
-        Inputs [count, channels, height, width], float in [0, 1].
+        Inputs [count, channels, height, width], float in [0, 1], on the network's device.
     """
     rng = np.random.default_rng(seed)
+    device = network.head.weight.device
     kept = np.sort(rng.integers(steps * env.num_envs, size=count))
     chosen = []
     obs = np.asarray(env.reset())
     for step in trange(steps, desc="observations", unit="step", dynamic_ncols=True):
         first, last = np.searchsorted(kept, [step * env.num_envs, (step + 1) * env.num_envs])
         chosen.append(obs[kept[first:last] - step * env.num_envs])
-        actions = network(network.images(torch.as_tensor(obs))).argmax(1).numpy()
+        seen = network.images(torch.as_tensor(obs, device=device))
+        actions = network(seen).argmax(1).cpu().numpy()
         explores = rng.random(env.num_envs) < epsilon
         actions[explores] = rng.integers(network.spec.outputs, size=explores.sum())
         obs = np.asarray(env.step(actions)[0])
-    return network.images(torch.as_tensor(np.concatenate(chosen)))
+    return network.images(torch.as_tensor(np.concatenate(chosen), device=device))
 
 
 def convert(
