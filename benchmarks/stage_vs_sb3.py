@@ -1,6 +1,6 @@
 """Compares the ANN stage with Stable-Baselines3's DQN on the same game and settings.
 
-    python benchmarks/stage_vs_sb3.py [--env PongNoFrameskip-v4] [--threads 1] [--json FILE]
+    python benchmarks/stage_vs_sb3.py [--env PongNoFrameskip-v4] [--device cpu] [--json FILE]
 
 Both perform the same number of decisions and updates in every round, with the number of
 environments, batch size, n-step returns, updates per step, and buffer size of the game's settings.
@@ -27,10 +27,12 @@ from snn_rl.configs.schema import Config
 from snn_rl.envs import make_env
 from snn_rl.utils.device import uses_bf16
 
+UPDATES = 10  # per turn
+
 
 def agents(options: argparse.Namespace) -> dict[str, DQN]:
     """Returns the agents by name, each with its own environments."""
-    config = compose(Config, [f"env={options.env}"])
+    config = compose(Config, [f"env={options.env}", f"device={options.device}"])
     dqn, rollout = config.dqn, config.rollout
     shared = {
         "learning_rate": dqn.lr,
@@ -44,7 +46,7 @@ def agents(options: argparse.Namespace) -> dict[str, DQN]:
         "target_update_interval": dqn.target_update_interval,
         "exploration_initial_eps": dqn.epsilon_end,
         "exploration_final_eps": dqn.epsilon_end,
-        "device": "cpu",
+        "device": options.device,
         "seed": 0,
     }
     policy = {"network": "mnih", "bias": True, "optimizer_kwargs": {"fused": True}}
@@ -64,6 +66,17 @@ def agents(options: argparse.Namespace) -> dict[str, DQN]:
     return result
 
 
+def timed(call: Callable[[], object], agent: DQN) -> Callable[[], object]:
+    """Returns the call followed by a wait for the GPU."""
+
+    def finished() -> None:
+        call()
+        if agent.device.type == "cuda":
+            torch.cuda.synchronize(agent.device)
+
+    return finished
+
+
 def playing(agent: DQN) -> Callable[[], object]:
     """Returns a call that steps the agent's environments with random actions."""
     env = agent.get_env()
@@ -78,6 +91,7 @@ def main() -> None:
     """Runs the benchmark and prints the results."""
     parser = arguments(__doc__, rounds=12)
     parser.add_argument("--env", default="PongNoFrameskip-v4")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--batch", type=int, help="batch size; default: the setting of the game")
     parser.add_argument(
         "--buffer", type=int, default=10_000, help="replay buffer size of each agent"
@@ -91,13 +105,16 @@ def main() -> None:
     batch, envs = first.batch_size, first.n_envs
 
     def learning(agent: DQN) -> Callable[[], object]:
-        return lambda: agent.learn(options.steps, reset_num_timesteps=False, log_interval=10**9)
+        return timed(
+            lambda: agent.learn(options.steps, reset_num_timesteps=False, log_interval=10**9), agent
+        )
+
+    def updating(agent: DQN) -> Callable[[], object]:
+        return timed(lambda: agent.train(UPDATES, batch), agent)
 
     whole = alternate({name: learning(agent) for name, agent in made.items()}, options.rounds)
     updates = alternate(
-        {name: lambda a=agent: a.train(1, batch) for name, agent in made.items()},
-        options.rounds,
-        calls=10,
+        {name: updating(agent) for name, agent in made.items()}, options.rounds, warm_up=2
     )
     steps = alternate(
         {name: playing(agent) for name, agent in made.items()}, options.rounds, calls=20
@@ -110,7 +127,7 @@ def main() -> None:
     figures = {}
     for name in made:
         fast = spread(whole["SB3"] / whole[name])
-        update, step = spread(updates[name] * 1e3), spread(steps[name] * 1e3)
+        update, step = spread(updates[name] / UPDATES * 1e3), spread(steps[name] * 1e3)
         update_fast = spread(updates["SB3"] / updates[name])
         step_fast = spread(steps["SB3"] / steps[name])
         decisions = spread(options.steps / whole[name])
@@ -129,6 +146,7 @@ def main() -> None:
             f"{step['median']:>8.2f}  {step_fast['median']:>6.2f}"
         )
     setting = {"env": options.env, "batch": batch, "envs": envs, "steps": options.steps}
+    setting["device"] = options.device
     write(options.json, options.threads, options.rounds, setting | {"agents": figures})
 
 

@@ -1,0 +1,109 @@
+"""Gradient steps of the image networks, in images a second.
+
+    python benchmarks/gpu/speed.py OUT [device=cuda] [profile=full] [batches=128,512]
+
+Times `snn_rl.classify`'s training steps of VGG16 on CIFAR-sized random images: the ANN, and the
+spiking network with T = 1 and 5 taught by that ANN. `from CPU` is the same step with images that
+are cropped and normalized on the CPU and copied for every batch. Writes OUT/speed_images.json
+after every line. `benchmarks/stage_vs_sb3.py` times the agents.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import settings, write_json
+
+from snn_rl.classify.chain import initialize
+from snn_rl.classify.fitting import Recipe, backward
+from snn_rl.classify.splits import MemorySplit
+from snn_rl.convert import convert, fuse_batch_norm
+from snn_rl.networks import IMAGE_NETWORKS, AnalogNetwork, Network, SpikingNetwork
+
+WARM_UP = 5
+
+
+def random_images(count: int) -> MemorySplit:
+    """Random images of CIFAR's size."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (count, 32, 32, 3), generator=generator, dtype=torch.uint8)
+    return MemorySplit(images, torch.arange(count) % 10, torch.full((3,), 0.5), torch.ones(3) / 4)
+
+
+def wait(device: torch.device) -> None:
+    """Waits until the device has nothing left to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def images_per_second(
+    network: Network, split: MemorySplit, batch: int, steps: int, teacher: Network | None
+) -> float:
+    """Speed of training steps as `snn_rl.classify.fitting.fit` makes them."""
+    device = network.head.weight.device
+    trained = [p for p in network.parameters() if p.requires_grad]
+    optimizer: torch.optim.Optimizer = torch.optim.SGD(trained, 1e-3, momentum=0.9, fused=True)
+    if teacher is not None:
+        optimizer = torch.optim.Adam(trained, 1e-5, fused=True)
+    network.train()
+    network.dropout = 0.2 if teacher is None else 0.0
+    recipe = Recipe(1, float, batch, distill=float(teacher is not None), bf16=device.type == "cuda")
+    generator = torch.Generator().manual_seed(0)
+    batches = split.batches(batch, generator=generator, augment=True, drop_last=True)
+    started = 0.0
+    for step, (images, labels) in zip(range(WARM_UP + steps), batches, strict=False):
+        if step == WARM_UP:
+            wait(device)
+            started = time.perf_counter()
+        images, labels = images.to(device), labels.to(device)
+        optimizer.zero_grad(set_to_none=True)
+        backward(network, network.activity, images, labels, recipe, teacher)
+        optimizer.step()
+        network.clamp_()
+    wait(device)
+    return batch * steps / (time.perf_counter() - started)
+
+
+def main() -> None:
+    """Measures and prints."""
+    out = Path(sys.argv[1])
+    options = settings(
+        sys.argv[2:], {"device": "cuda", "profile": "full", "batches": "128,256,512"}
+    )
+    device = torch.device(options["device"])
+    tiny = options["profile"] == "tiny"
+    net, steps = ("vgg5", 1) if tiny else ("vgg16", 40)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    spec = IMAGE_NETWORKS[net]((3, 32, 32), 10)
+    analog = AnalogNetwork(spec)
+    initialize(analog)
+    analog.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    rows: list[dict[str, Any]] = []
+    for batch in [8] if tiny else [int(size) for size in options["batches"].split(",")]:
+        split = random_images(batch * (WARM_UP + steps))
+        images = next(split.batches(32))[0].to(device)
+        networks: dict[str, Network] = {"ANN, from CPU": analog, "ANN": analog}
+        for timesteps in (1, 5):
+            spiking = convert(analog.eval(), timesteps, images, 70.0, surrogate="boxcar")
+            spiking.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            networks[f"T={timesteps}"] = spiking
+        teacher = fuse_batch_norm(analog).eval()
+        teacher.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for name, network in networks.items():
+            split.to(torch.device("cpu") if name.endswith("CPU") else device)
+            taught = teacher if isinstance(network, SpikingNetwork) else None
+            speed = images_per_second(network, split, batch, steps, taught)
+            rows.append({"net": net, "network": name, "batch": batch, "images_per_s": speed})
+            print(f"{net} {name:<14} batch {batch:>4}: {speed:>8.0f} images/s", flush=True)
+            write_json(out / "speed_images.json", rows)
+    if device.type == "cuda":
+        memory = torch.cuda.max_memory_allocated() / 2**30
+        print(json.dumps({"gpu": torch.cuda.get_device_name(), "peak_gib": round(memory, 2)}))
+
+
+if __name__ == "__main__":
+    main()
