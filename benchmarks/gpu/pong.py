@@ -42,7 +42,8 @@ def ann_steps(out: Path, seconds: float) -> int:
     path = out / "stage_vs_sb3_64.json"
     rate = 800.0
     if path.exists():
-        rate = json.loads(path.read_text())["agents"]["ours"]["decisions_per_s"]["median"]
+        ours = next(iter(json.loads(path.read_text())["agents"].values()))
+        rate = ours["decisions_per_s"]["median"]
     # whole checkpoints, so that no part of the training is lost when the time is up
     return max(80_000, int(rate * SLOWER * SHARE * seconds) // 40_000 * 40_000)
 
