@@ -1,9 +1,10 @@
 """Every command once, shrunken, on one device.
 
-    python benchmarks/gpu/smoke.py OUT [device=cuda] [profile=full] [jobs=8]
+    python benchmarks/gpu/smoke.py OUT [device=cuda] [profile=full] [jobs=8] [limit=150]
 
-Writes OUT/smoke.json (exit code, seconds, and end of output of each step) and OUT/smoke.log after
-every step. Chains of steps run side by side, and a step that fails does not stop the others.
+Writes OUT/smoke.json (exit code, seconds, and end of output of each step) and OUT/logs after
+every step. `limit` is the longest a step may take, in seconds. Chains of steps run side by side,
+and a step that fails does not stop the others.
 """
 
 import sys
@@ -14,8 +15,6 @@ from typing import Any
 
 import numpy as np
 from common import run_module, settings, write_json
-
-LIMIT = 150.0  # seconds of one step
 
 AGENT = [
     *("threads=1", "video=false", "episodes=2", "checkpoint_steps=200", "T_start=2"),
@@ -111,7 +110,9 @@ def chains(work: Path, device: str, profile: str) -> dict[str, list[Step]]:
 def main() -> None:
     """Runs the chains and reports after every step."""
     out = Path(sys.argv[1])
-    options = settings(sys.argv[2:], {"device": "cuda", "profile": "full", "jobs": "8"})
+    options = settings(
+        sys.argv[2:], {"device": "cuda", "profile": "full", "jobs": "8", "limit": "150"}
+    )
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -122,7 +123,7 @@ def main() -> None:
         def run_chain(name: str) -> str:
             for number, (module, arguments) in enumerate(planned[name]):
                 log = out / "logs" / f"{name}{number}.log"
-                result = run_module(log, LIMIT, module, *arguments)
+                result = run_module(log, float(options["limit"]), module, *arguments)
                 results.append({"chain": name, **result})
                 write_json(out / "smoke.json", results)
                 print(f"smoke {name} {module}: exit {result['code']}, {result['seconds']} s")

@@ -302,7 +302,7 @@ class _Saving:
 
 
 def _mean(rates: Tensor) -> float:
-    values = rates.tolist()
+    values: list[float] = rates.tolist()
     return sum(values) / len(values)
 
 
