@@ -43,19 +43,19 @@ if torch.cuda.is_available(): print(torch.cuda.get_device_name())'
 
 if has smoke; then
     stamp smoke
-    timeout -k 5 200 python3 $here/smoke.py "$out" device="$device" profile="$profile"
+    timeout -k 5 150 python3 $here/smoke.py "$out" device="$device" profile="$profile"
 fi
 if has speed; then
     stamp speed
-    rounds=(--rounds 5 --steps 640)
+    rounds=(--rounds 5 --steps 320)
     [[ $profile == tiny ]] && rounds=(--rounds 1 --steps 16 --buffer 400)
     for batch in 64 512; do
         [[ $profile == tiny && $batch == 512 ]] && continue
         name=$out/stage_vs_sb3_$batch
-        timeout -k 5 100 python3 benchmarks/stage_vs_sb3.py --device "$device" --batch $batch \
+        timeout -k 5 80 python3 benchmarks/stage_vs_sb3.py --device "$device" --batch $batch \
             "${rounds[@]}" --json "$name.json" 2>"$name.log" || tail -5 "$name.log"
     done
-    timeout -k 5 120 python3 $here/speed.py "$out" device="$device" profile="$profile"
+    timeout -k 5 70 python3 $here/speed.py "$out" device="$device" profile="$profile"
 fi
 background=()
 if has pong; then

@@ -1,6 +1,6 @@
 """Every command once, shrunken, on one device.
 
-    python benchmarks/gpu/smoke.py OUT [device=cuda] [profile=full] [jobs=8] [limit=150]
+    python benchmarks/gpu/smoke.py OUT [device=cuda] [profile=full] [jobs=8] [limit=120]
 
 Writes OUT/smoke.json (exit code, seconds, and end of output of each step) and OUT/logs after
 every step. `limit` is the longest a step may take, in seconds. Chains of steps run side by side,
@@ -111,7 +111,7 @@ def main() -> None:
     """Runs the chains and reports after every step."""
     out = Path(sys.argv[1])
     options = settings(
-        sys.argv[2:], {"device": "cuda", "profile": "full", "jobs": "8", "limit": "150"}
+        sys.argv[2:], {"device": "cuda", "profile": "full", "jobs": "8", "limit": "120"}
     )
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
