@@ -95,7 +95,11 @@ def chains(work: Path, device: str, profile: str) -> dict[str, list[Step]]:
     ]
     found["presets"] = [
         images("ull", "net=vgg5", "preset=ull", "T=2"),
-        images("stdb", "net=vgg5", "preset=stdb", "T=4", "iir.window=2", "limit=320"),
+        images(
+            "poisson",
+            *("net=vgg5", "pixels=symmetric", "T_start=4", "T_step=3", "iir.encoding=poisson"),
+            *("iir.surrogate=stdb", "iir.window=2"),
+        ),
     ]
     found["tests"] = [
         ("snn_rl.doctor", []),
