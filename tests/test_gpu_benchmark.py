@@ -9,11 +9,11 @@ from types import ModuleType
 
 import pytest
 
-from snn_rl import checks, runs
-from snn_rl.classify import checks as image_checks
-from snn_rl.classify.__main__ import presets
-from snn_rl.classify.config import ClassifyConfig
-from snn_rl.config import compose, compose_as
+from snn_rl.agents import checks
+from snn_rl.configs.compose import compose
+from snn_rl.configs.image_schema import ClassifyConfig
+from snn_rl.configs.schema import Config
+from snn_rl.images import checks as image_checks
 
 FOLDER = Path(__file__).parents[1] / "benchmarks" / "gpu"
 
@@ -37,10 +37,9 @@ def modules() -> Iterator[dict[str, ModuleType]]:
 def accept(module: str, arguments: list[str]) -> None:
     """Reads settings as the command does, up to the point at which it begins to work."""
     if module == "snn_rl.classify":
-        config = compose_as(ClassifyConfig, "classify", arguments, presets)
-        image_checks.check_values(config)
+        image_checks.check_values(compose(ClassifyConfig, arguments))
     else:
-        checks.check_values(compose(arguments, runs.presets))
+        checks.check_values(compose(Config, arguments))
 
 
 def test_all_steps_of_the_smoke_test_are_accepted(modules, tmp_path):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from common import run_module, settings, write_json
 
-from snn_rl.checkpoint import load_tensors
+from snn_rl.files.checkpoint import load_tensors
 
 SETTINGS = [
     *("env=PongNoFrameskip-v4", "T=1", "direct=true", "threads=1", "video=false", "episodes=10"),

@@ -101,12 +101,10 @@ def chains(work: Path, device: str, profile: str) -> dict[str, list[Step]]:
             *("iir.surrogate=stdb", "iir.window=2"),
         ),
     ]
+    tests = ["tests/images/test_cuda.py", "tests/agents/test_cuda.py"]
     found["tests"] = [
         ("snn_rl.doctor", []),
-        (
-            "pytest",
-            ["-q", "-p", "no:cacheprovider", "tests/test_cuda.py", "tests/agents/test_cuda.py"],
-        ),
+        ("pytest", ["-q", "-p", "no:cacheprovider", *tests]),
     ]
     return found
 

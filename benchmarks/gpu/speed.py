@@ -17,11 +17,17 @@ from typing import Any
 import torch
 from common import settings, write_json
 
-from snn_rl.classify.chain import initialize
-from snn_rl.classify.fitting import Recipe, backward
-from snn_rl.classify.splits import MemorySplit
-from snn_rl.convert import convert, fuse_batch_norm
-from snn_rl.networks import IMAGE_NETWORKS, AnalogNetwork, Network, SpikingNetwork
+from snn_rl.core.conversion import ThresholdSearch, convert, fuse_batch_norm
+from snn_rl.core.networks import (
+    IMAGE_NETWORKS,
+    AnalogNetwork,
+    Network,
+    SpikingNetwork,
+    SpikingOptions,
+)
+from snn_rl.images.chain import initialize
+from snn_rl.images.data.splits import MemorySplit
+from snn_rl.images.fitting import Recipe, backward
 
 WARM_UP = 5
 
@@ -88,7 +94,12 @@ def main() -> None:
         images = next(split.batches(32))[0].to(device)
         networks: dict[str, Network] = {"ANN, from CPU": analog, "ANN": analog}
         for timesteps in (1, 5):
-            spiking = convert(analog.eval(), timesteps, images, 70.0, surrogate="boxcar")
+            spiking = convert(
+                analog.eval(),
+                images,
+                SpikingOptions(timesteps, "boxcar"),
+                ThresholdSearch(percentile=70.0),
+            )
             spiking.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             networks[f"T={timesteps}"] = spiking
         teacher = fuse_batch_norm(analog).eval()

@@ -15,7 +15,7 @@ from typing import Any
 
 from common import run_module, settings, write_json
 
-from snn_rl.checkpoint import load_tensors
+from snn_rl.files.checkpoint import load_tensors
 
 SETTINGS = [
     *("dataset=cifar10", "net=vgg16", "T=1", "T_start=3", "threads=1", "precision=auto"),

@@ -10,9 +10,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from snn_rl.agents import CarriedDQN, SpikingDQN, evaluate
 from snn_rl.agents.retraining import iir, observe
-from snn_rl.convert import convert
-from snn_rl.exact import quantize
-from snn_rl.networks import AnalogNetwork, SpikingNetwork
+from snn_rl.core.conversion import convert, quantize
+from snn_rl.core.networks import AnalogNetwork, SpikingNetwork, SpikingOptions
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
@@ -76,7 +75,7 @@ def test_the_chain_in_python(make_catch: Callable[..., VecEnv]) -> None:
     assert isinstance(teacher, AnalogNetwork)
     images = observe(teacher, env, count=32, steps=30)
     assert images.device.type == "cuda"
-    student = convert(teacher, 2, images)
+    student = convert(teacher, images, SpikingOptions(2))
     last = iir(student, teacher, env, steps=40, batch_size=8, states=40, buffer_size=200)
     assert isinstance(last.network, SpikingNetwork) and last.network.timesteps == 1
     assert quantize(last.network).head.weight.device.type == "cuda"
@@ -85,5 +84,5 @@ def test_the_chain_in_python(make_catch: Callable[..., VecEnv]) -> None:
         return make_catch(count, seed)
 
     # as with the event-driven engine, which runs on the CPU whatever its teacher is on
-    result = evaluate(last.q_net.to("cpu"), games, 4, 0, teacher=teacher)
+    result = evaluate(last.q_net.to("cpu"), games, 4, 0, teacher=agent.q_net)
     assert result.agreement is not None

@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from snn_rl.checkpoint import load_network, save_network
-from snn_rl.classify.chain import initialize
-from snn_rl.classify.fitting import Recipe, fit
-from snn_rl.classify.scoring import score
-from snn_rl.classify.splits import MemorySplit
-from snn_rl.convert import convert, fuse_batch_norm
-from snn_rl.lif import LIF
-from snn_rl.networks import IMAGE_NETWORKS, AnalogNetwork
-from snn_rl.surrogate import NAMES
+from snn_rl.core.conversion import convert, fuse_batch_norm
+from snn_rl.core.lif import LIF
+from snn_rl.core.networks import IMAGE_NETWORKS, AnalogNetwork, SpikingOptions
+from snn_rl.core.surrogate import SURROGATES
+from snn_rl.files.checkpoint import load_network, save_network
+from snn_rl.images.chain import initialize
+from snn_rl.images.data.splits import MemorySplit
+from snn_rl.images.fitting import Recipe, fit
+from snn_rl.images.scoring import score
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
@@ -54,13 +54,13 @@ def test_batches_are_those_of_the_cpu(augment: bool) -> None:
     assert len(in_order) == 30
 
 
-@pytest.mark.parametrize("surrogate", NAMES)
+@pytest.mark.parametrize("surrogate", list(SURROGATES))
 def test_neurons_spike_as_on_the_cpu(surrogate: str) -> None:
     current = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0))
 
     def run(device: torch.device) -> tuple[Tensor, ...]:
         neuron = LIF(0.5, 0.9, surrogate).to(device)
-        x = current.to(device).requires_grad_()
+        x = current.detach().to(device).requires_grad_()
         spikes = neuron(x)[0]
         (spikes * torch.arange(5.0, device=device)).sum().backward()
         assert x.grad is not None and neuron.v_threshold.grad is not None
@@ -81,7 +81,8 @@ def test_a_chain_of_images(tmp_path: Path, encoding: str, bf16: bool) -> None:
     sgd = torch.optim.SGD(analog.parameters(), 0.01, momentum=0.9, fused=True)
     fit(analog, sgd, split, recipe, tmp_path / "ann", (0, 0), "ann")
     images = next(split.batches(32))[0]
-    spiking = convert(analog.eval(), 2, images, encoding=encoding)
+    options = SpikingOptions(2, encoding=encoding)
+    spiking = convert(analog.eval(), images, options)
     spiking.to(GPU, memory_format=torch.channels_last)
     teacher = fuse_batch_norm(analog).to(GPU).eval()
     taught = Recipe(2, lambda progress: 1e-4, 16, distill=0.5, bf16=bf16, window=1)
@@ -89,7 +90,7 @@ def test_a_chain_of_images(tmp_path: Path, encoding: str, bf16: bool) -> None:
     counters = fit(spiking, adam, split, taught, tmp_path / "T2", (0, 2), "T2", teacher)
     assert counters.updates == 8 and np.isfinite(counters.history[-1]["loss"])
     # a second process goes on from the state
-    again = convert(analog, 2, images, encoding=encoding).to(GPU)
+    again = convert(analog, images, options).to(GPU)
     adam = torch.optim.Adam([p for p in again.parameters() if p.requires_grad], 1e-4, fused=True)
     longer = Recipe(3, lambda progress: 1e-4, 16, distill=0.5, bf16=bf16)
     assert fit(again, adam, split, longer, tmp_path / "T2", (0, 2), "T2", teacher).epoch == 3
@@ -103,7 +104,7 @@ def test_a_chain_of_images(tmp_path: Path, encoding: str, bf16: bool) -> None:
 
 def test_conversion_finds_the_thresholds_of_the_cpu() -> None:
     images = next(random_split().batches(32))[0]
-    here = convert(small_network(CPU).eval(), 1, images)
-    there = convert(small_network(GPU).eval(), 1, images.to(GPU))
+    here = convert(small_network(CPU).eval(), images, SpikingOptions())
+    there = convert(small_network(GPU).eval(), images.to(GPU), SpikingOptions())
     for ours, theirs in zip(here.neurons, there.neurons, strict=True):
         assert theirs.v_threshold.item() == pytest.approx(ours.v_threshold.item(), rel=1e-2)
