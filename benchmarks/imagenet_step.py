@@ -99,7 +99,7 @@ def measure_steps(spec: NetworkSpec, split: Split, part: str, batch: int, steps:
         if step == 1:
             clock = Clock()
         optimizer.zero_grad(set_to_none=True)
-        loss, _, rates = backward(network, network.activity, images, labels, recipe, None)
+        loss, _, rates = backward(network, network.activity, images, labels, recipe)
         assert math.isfinite(float(loss))
         optimizer.step()
         network.clamp_()

@@ -1,4 +1,4 @@
-"""Helpers of the GPU benchmark: commands with a time limit, and their results as JSON."""
+"""Helpers of the GPU benchmark: commands with a time limit and results as JSON."""
 
 import json
 import os
@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-TAIL = 1_500  # characters of a command's output that are kept in the JSON
+TAIL = 1_500  # last characters of a command's output in the JSON file
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Writes JSON, creating the folder."""
+    """Writes a JSON file and creates its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 
@@ -23,20 +23,20 @@ def run_module(log: Path, limit: float, module: str, *arguments: str) -> dict[st
     """Runs `python -m module` and appends its output to a log file.
 
     Args:
-        log: The log file.
+        log: Log file.
         limit: Seconds after which the command is killed.
-        module: The module.
-        arguments: Its arguments.
+        module: Name of the module.
+        arguments: Command-line arguments.
 
     Returns:
-        The command, its exit code (None if it was killed), its seconds, and the end of its output.
+        The command, its exit code (None if killed), its seconds, and the end of its output.
     """
     command = [sys.executable, "-m", module, *arguments]
     log.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     with log.open("ab") as file:
         begin = file.tell()
-        # a session of its own, so that a kill reaches everything the command has started
+        # in its own session, so that a kill also ends the child processes
         process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
         try:
             code: int | None = process.wait(limit)

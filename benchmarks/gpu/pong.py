@@ -1,11 +1,11 @@
-"""The Pong chain in a time box: an ANN by Q-learning, converted, and retrained at T = 1.
+"""Trains Pong within a time limit: an ANN by Q-learning, converted and retrained at T=1.
 
     python benchmarks/gpu/pong.py OUT [device=cuda] [profile=full] [seconds=480] [steps=0]
 
-The settings are those of the preset but for: 16 environments, batches of 256, no fine-tuning, no
-games that choose a checkpoint, T = 1 directly, and as many steps as the time allows. `steps` is
-the number of steps of the ANN; 0 takes it from the speed in OUT/stage_vs_sb3_64.json. Writes
-OUT/pong.json: mean return by agent steps for both stages, and the final games.
+Differs from the preset in 16 environments, batches of 256, no fine-tuning, no checkpoint selection,
+direct retraining at T=1, and the number of steps. `steps` is the number of steps of the ANN; 0
+derives it from the speed in OUT/stage_vs_sb3_64.json. Writes OUT/pong.json: mean return by agent
+steps of both stages, and the evaluation.
 """
 
 import json
@@ -32,24 +32,24 @@ TINY = [
     *("iir.batch_size=8", "iir.conversion_samples=16"),
 ]
 T1_STEPS = 48_000
-SHARE = 0.6  # of the time for the ANN; the rest is for T = 1, the games and the start
-SLOWER = 0.7  # beside another process on the same GPU
-BIN = 20_000  # steps between two points of a learning curve
+SHARE = 0.6  # fraction of the time for the ANN
+SLOWER = 0.7  # relative speed beside another process on the same GPU
+BIN = 20_000  # steps between two points of the learning curve
 
 
 def ann_steps(out: Path, seconds: float) -> int:
-    """Steps of the ANN that fit, by the measured speed of the preset."""
+    """Returns the number of the ANN's steps for a time, from the measured speed."""
     path = out / "stage_vs_sb3_64.json"
     rate = 800.0
     if path.exists():
         ours = next(iter(json.loads(path.read_text())["agents"].values()))
         rate = ours["decisions_per_s"]["median"]
-    # whole checkpoints, so that no part of the training is lost when the time is up
+    # a multiple of the steps between checkpoints
     return max(80_000, int(rate * SLOWER * SHARE * seconds) // 40_000 * 40_000)
 
 
 def curve(state: Path) -> list[dict[str, float]]:
-    """Mean return of the episodes that ended in each bin of steps."""
+    """Returns the mean return of the episodes that ended in each bin of steps."""
     if not state.exists():
         return []
     episodes = np.array(load_tensors(state)[1]["counters"]["episodes"]).reshape(-1, 3)
@@ -65,7 +65,7 @@ def curve(state: Path) -> list[dict[str, float]]:
 
 
 def main() -> None:
-    """Trains, and reports what was reached."""
+    """Trains the agent and prints the results."""
     out = Path(sys.argv[1])
     options = settings(
         sys.argv[2:], {"device": "cuda", "profile": "full", "seconds": "480", "steps": "0"}
@@ -75,7 +75,7 @@ def main() -> None:
     arguments = [*SETTINGS, f"dqn.steps={steps}", f"iir.t1_steps={T1_STEPS}"]
     if options["profile"] == "tiny":
         arguments = [*SETTINGS, *TINY, "dqn.steps=200", "iir.t1_steps=100"]
-    # Hydra takes a setting once
+    # Hydra rejects repeated settings
     unique = {argument.partition("=")[0]: argument for argument in arguments}
     result: dict[str, Any] = run_module(
         out / "logs" / "pong.log",

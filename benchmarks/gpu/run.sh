@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Runs the package on a GPU: a smoke test of every command, speeds, Pong, and VGG16 on CIFAR-10.
+# Runs the package on a GPU: a smoke test of every command, speed, Pong, and VGG16 on CIFAR-10.
 #
 #   benchmarks/gpu/run.sh OUT [parts=smoke,speed,pong,vgg16] [device=cuda] [profile=full]
 #                             [data=FOLDER] [seconds=390]
 #
-# Results and logs go to OUT as they come. smoke and speed run alone and one after the other (about
-# two and a half minutes); pong and vgg16 run side by side, each within `seconds`. data is CIFAR-10
-# for vgg16. profile=tiny device=cpu rehearses everything in minutes.
+# Writes results and logs to OUT as they are measured. smoke and speed run one after the other
+# (about three minutes); pong and vgg16 run in parallel, each within `seconds`. data is the folder of
+# CIFAR-10 for vgg16. profile=tiny device=cpu tests the benchmark without a GPU.
 set -uo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 

@@ -1,10 +1,10 @@
-"""Every command once, shrunken, on one device.
+"""Runs every command once with small settings on one device.
 
     python benchmarks/gpu/smoke.py OUT [device=cuda] [profile=full] [jobs=8] [limit=120]
 
-Writes OUT/smoke.json (exit code, seconds, and end of output of each step) and OUT/logs after
-every step. `limit` is the longest a step may take, in seconds. Chains of steps run side by side,
-and a step that fails does not stop the others.
+Writes OUT/smoke.json (exit code, seconds, and end of the output of each step) and OUT/logs after
+every step. `limit` is the time limit of a step in seconds. Chains of steps run in parallel, and the
+other steps continue after a failure.
 """
 
 import sys
@@ -33,7 +33,7 @@ Step = tuple[str, list[str]]  # a module and its arguments
 
 
 def synthetic_cifar(folder: Path) -> None:
-    """Writes random images with a color for each class, in CIFAR-10's binary layout."""
+    """Writes random images in CIFAR-10's binary format, each class in its own color."""
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(0)
     colors = random.integers(0, 200, (10, 3), np.uint8)
@@ -46,12 +46,12 @@ def synthetic_cifar(folder: Path) -> None:
 
 
 def chains(work: Path, device: str, profile: str) -> dict[str, list[Step]]:
-    """The steps, by chain; the steps of a chain depend on each other.
+    """Returns the steps of each chain; a step may depend on earlier steps of its chain.
 
     Args:
         work: Folder of the runs.
-        device: cpu or cuda.
-        profile: "full", or "tiny" for the shortest chain alone.
+        device: "cpu" or "cuda".
+        profile: "full", or "tiny" for only the shortest chain.
     """
     at = f"device={device}"
 
@@ -110,7 +110,7 @@ def chains(work: Path, device: str, profile: str) -> dict[str, list[Step]]:
 
 
 def main() -> None:
-    """Runs the chains and reports after every step."""
+    """Runs the chains and prints the result of every step."""
     out = Path(sys.argv[1])
     options = settings(
         sys.argv[2:], {"device": "cuda", "profile": "full", "jobs": "8", "limit": "120"}

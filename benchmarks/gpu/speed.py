@@ -1,11 +1,11 @@
-"""Gradient steps of the image networks, in images a second.
+"""Measures the speed of the image networks' training steps, in images per second.
 
     python benchmarks/gpu/speed.py OUT [device=cuda] [profile=full] [batches=128,512]
 
-Times `snn_rl.classify`'s training steps of VGG16 on CIFAR-sized random images: the ANN, and the
-spiking network with T = 1 and 5 taught by that ANN. `from CPU` is the same step with images that
-are cropped and normalized on the CPU and copied for every batch. Writes OUT/speed_images.json
-after every line. `benchmarks/stage_vs_sb3.py` times the agents.
+Times the training steps of VGG16 on random images of CIFAR's size: the ANN, and the spiking network
+with T=1 and T=5, distilled from that ANN. For `from CPU`, every batch is cropped and normalized on
+the CPU and copied to the device. Writes OUT/speed_images.json after every line.
+`benchmarks/stage_vs_sb3.py` measures agents.
 """
 
 import json
@@ -33,14 +33,14 @@ WARM_UP = 5
 
 
 def random_images(count: int) -> MemorySplit:
-    """Random images of CIFAR's size."""
+    """Returns random images of CIFAR's size."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, 32, 32, 3), generator=generator, dtype=torch.uint8)
     return MemorySplit(images, torch.arange(count) % 10, torch.full((3,), 0.5), torch.ones(3) / 4)
 
 
 def wait(device: torch.device) -> None:
-    """Waits until the device has nothing left to do."""
+    """Waits for a GPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -48,7 +48,7 @@ def wait(device: torch.device) -> None:
 def images_per_second(
     network: Network, split: MemorySplit, batch: int, steps: int, teacher: Network | None
 ) -> float:
-    """Speed of training steps as `snn_rl.classify.fitting.fit` makes them."""
+    """Returns the speed of the training steps of `snn_rl.images.fitting.fit`."""
     device = network.head.weight.device
     trained = [p for p in network.parameters() if p.requires_grad]
     optimizer: torch.optim.Optimizer = torch.optim.SGD(trained, 1e-3, momentum=0.9, fused=True)
@@ -56,7 +56,14 @@ def images_per_second(
         optimizer = torch.optim.Adam(trained, 1e-5, fused=True)
     network.train()
     network.dropout = 0.2 if teacher is None else 0.0
-    recipe = Recipe(1, float, batch, distill=float(teacher is not None), bf16=device.type == "cuda")
+    recipe = Recipe(
+        1,
+        float,
+        batch,
+        distill=float(teacher is not None),
+        bf16=device.type == "cuda",
+        teacher=teacher,
+    )
     generator = torch.Generator().manual_seed(0)
     batches = split.batches(batch, generator=generator, augment=True, drop_last=True)
     started = 0.0
@@ -66,7 +73,7 @@ def images_per_second(
             started = time.perf_counter()
         images, labels = images.to(device), labels.to(device)
         optimizer.zero_grad(set_to_none=True)
-        backward(network, network.activity, images, labels, recipe, teacher)
+        backward(network, network.activity, images, labels, recipe)
         optimizer.step()
         network.clamp_()
     wait(device)
@@ -74,7 +81,7 @@ def images_per_second(
 
 
 def main() -> None:
-    """Measures and prints."""
+    """Runs the benchmark and prints the results."""
     out = Path(sys.argv[1])
     options = settings(
         sys.argv[2:], {"device": "cuda", "profile": "full", "batches": "128,256,512"}

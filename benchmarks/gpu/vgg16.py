@@ -1,9 +1,9 @@
-"""VGG16 on CIFAR-10 in a time box: the ANN, a few epochs at T = 3 and 2, then T = 1.
+"""Trains VGG16 on CIFAR-10 within a time limit: the ANN, a few epochs at T=3 and T=2, then T=1.
 
     python benchmarks/gpu/vgg16.py OUT data=FOLDER [device=cuda] [profile=full] [seconds=420]
 
-A short run measures the epochs of each stage; their numbers then follow from the time that is
-left. Writes OUT/vgg16.json: every command, the history and the test accuracy of every stage.
+A short trial measures the seconds per epoch of each stage, from which the numbers of epochs are
+derived. Writes OUT/vgg16.json: the commands, and the history and test accuracy of every stage.
 """
 
 import json
@@ -26,16 +26,16 @@ TINY = [
     *("net=vgg5", "limit=64", "test_limit=20", "fit.batch_size=16", "iir.batch_size=16"),
     "iir.conversion_samples=16",
 ]
-ANN_SHARE = 0.38  # of the training time
-RESERVE = 45.0  # seconds for starts, scores and reports
-GUESS = 4.0  # seconds of an epoch that was not measured
+ANN_SHARE = 0.38  # fraction of the training time
+RESERVE = 45.0  # seconds for startup, scoring and reports
+GUESS = 4.0  # seconds per epoch if the trial failed
 STAGES = ("ann", "T3", "T2", "T1")
 CONVERTED = "T1-converted"  # the ANN at T = 1 without retraining
-MOST = {"full": 250, "tiny": 2}  # epochs of a stage, by profile
+MOST = {"full": 250, "tiny": 2}  # maximum epochs of a stage by profile
 
 
 def history(run: Path, stage: str) -> list[dict[str, float]]:
-    """Loss, training accuracy and seconds of every epoch."""
+    """Returns the loss, training accuracy, and seconds of every epoch."""
     state = run / stage / "state.safetensors"
     if not state.exists():
         return []
@@ -44,12 +44,12 @@ def history(run: Path, stage: str) -> list[dict[str, float]]:
 
 
 def epoch_seconds(run: Path, stage: str) -> float:
-    """Seconds of an epoch, the fastest of those measured: the first one starts the GPU."""
+    """Returns the seconds of the fastest epoch; the first epoch includes the GPU's startup."""
     return min((epoch["seconds"] for epoch in history(run, stage)), default=GUESS)
 
 
 def results(run: Path) -> dict[str, Any]:
-    """History and scores of every stage there is."""
+    """Returns the history and score of every stage."""
     found = {}
     for stage in (*STAGES, CONVERTED):
         metrics = run / stage / "metrics.json"
@@ -61,7 +61,7 @@ def results(run: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measures, trains, and reports."""
+    """Measures the epochs, trains the network, and prints the results."""
     started = time.monotonic()
     out = Path(sys.argv[1])
     options = settings(
@@ -87,7 +87,7 @@ def main() -> None:
         print(f"vgg16 {name}: exit {record[name]['code']}, {record[name]['seconds']} s", flush=True)
         return bool(record[name]["code"] == 0)
 
-    # two epochs of each, scored: what fails at the end fails here
+    # the trial runs every stage and the scoring, which reveals failures early
     short = ["fit.epochs=2", "fit.lr=0.01", "iir.epochs=1", "iir.t1_epochs=2"]
     if not train("trial", trial, *short):
         print(record["trial"]["tail"])
@@ -98,7 +98,7 @@ def main() -> None:
     ann = min(most, max(2, int(ANN_SHARE * left / seconds["ann"])))
     record["epoch_seconds"], record["ann_epochs"] = seconds, ann
     print(f"vgg16: epochs of {seconds} s, {ann} of the ANN", flush=True)
-    # the ANN and its conversion at T = 1 without retraining; the chain below begins with that ANN
+    # the ANN and its conversion at T=1 without retraining; the chain below starts from this ANN
     train("ann", run, f"fit.epochs={ann}", "stages=none")
     left = deadline - time.monotonic() - RESERVE
     left -= 2 * 1.1 * (seconds["T3"] + seconds["T2"])

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Downloads what a machine with PyTorch for CUDA may lack, as wheels for Python 3.12 on Linux x86-64.
+# Downloads the packages that a machine with PyTorch for CUDA may lack, as wheels for Python 3.12 on
+# Linux x86-64.
 #
 #   benchmarks/gpu/wheels.sh [FOLDER]      default: .whl
 #
-# There, without a network:
+# To install them on that machine without a network:
 #   python3 -m pip install --no-index --no-deps --target /tmp/site FOLDER/*.whl
 #   export PYTHONPATH=/tmp/site
 set -euo pipefail

@@ -12,7 +12,7 @@ from snn_rl.chain import run_directory
 from snn_rl.chain.records import ImageNotes, Score, flat
 from snn_rl.chain.runner import converted, load_stage, save_stage
 from snn_rl.chain.stages import ANN, SCRATCH, ChainOptions, Stage, schedule
-from snn_rl.configs.image_schema import ClassifyConfig, FitConfig
+from snn_rl.configs.image_schema import ClassifyConfig
 from snn_rl.core.conversion import ThresholdSearch, fuse_batch_norm, magnitude_masks
 from snn_rl.core.networks import (
     AnalogNetwork,
@@ -155,7 +155,6 @@ class ImageChain:
             seed=config.seed,
             epochs=epochs,
         )
-        masks = magnitude_masks(network, config.prune) if stage.pruned else {}
         if epochs:
             peak = PeakMemory(self.device)
             settings = config.fit if stage.analog else config.iir
@@ -163,12 +162,9 @@ class ImageChain:
                 network,
                 self._optimizer(stage, network),
                 self.dataset.train,
-                self._recipe(stage, settings),
+                self._recipe(stage, network),
                 directory,
                 seed,
-                stage.name,
-                self._teacher(stage),
-                masks,
             )
             notes = replace(
                 notes,
@@ -282,8 +278,9 @@ class ImageChain:
         teacher.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return teacher.eval()
 
-    def _recipe(self, stage: Stage, settings: FitConfig) -> Recipe:
+    def _recipe(self, stage: Stage, network: Network) -> Recipe:
         iir = self.config.iir
+        settings = self.config.fit if stage.analog else iir
         shape = SCHEDULES[settings.schedule]
         return Recipe(
             epochs=stage_epochs(self.config, stage),
@@ -297,6 +294,8 @@ class ImageChain:
             temperature=iir.temperature,
             bf16=self.bf16,
             window=iir.window,
+            teacher=self._teacher(stage),
+            masks=magnitude_masks(network, self.config.prune) if stage.pruned else {},
         )
 
     def _optimizer(self, stage: Stage, network: Network) -> torch.optim.Optimizer:

@@ -1,12 +1,11 @@
-"""Training by several processes (workers) together: one per GPU, on one machine or on several.
+"""Training by several processes (workers), one per GPU, on one machine or several.
 
     torchrun --nproc-per-node 8 -m snn_rl.classify dataset=imagenet net=vgg16 T=1
 
-torchrun starts the workers and tells each who it is through the environment. All run the same
-program; each takes its share of every batch, and the gradients are averaged. The first worker
-(rank 0) alone writes files and shows progress; the others read what it has written, so run_dir has
-to lie where all machines see it. Without torchrun there is one worker, and nothing here does
-anything.
+torchrun starts the workers, which run the same program on different parts of every batch and
+average their gradients. Only the first worker (rank 0) writes files and shows progress; the other
+workers read its files, so run_dir must be on a file system that all machines share. Without
+torchrun there is one worker, and the functions of this module have no effect.
 """
 
 import os
@@ -26,19 +25,19 @@ from snn_rl.core.networks import Network
 from snn_rl.images.sync_batch_norm import synchronize_batch_norm
 from snn_rl.utils.errors import UserError
 
-# Images [N, channels, height, width] to outputs and the layers' activity: `Network.activity`
+# Function like `Network.activity`: images to outputs and the activity of the hidden layers
 Activity = Callable[[Tensor], tuple[Tensor, list[Tensor]]]
 
-_ENDED = "snn_rl/ended"  # how many workers have ended by an error, in the store that all share
+_FAILED = "snn_rl/ended"  # number of failed workers, a key in the workers' shared store
 _store: Any = None  # a dist.Store
 
 
 @contextmanager
 def workers() -> Iterator[None]:
-    """Joins the workers that torchrun has started, if it has, and ends the process behind them.
+    """Joins the workers that torchrun has started, if any, and ends the process afterwards.
 
-    An error of one ends all. Only the first to fail says why: the others fail because it is gone,
-    or for the very same reason.
+    An error of one worker ends all workers. Only the first worker that fails prints the error, as
+    the others fail for the same reason or because the first is gone.
     """
     global _store
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
@@ -55,51 +54,51 @@ def workers() -> Iterator[None]:
     except SystemExit as end:
         code = end.code
     except Exception:
-        if _first_to_end():
+        if _first_to_fail():
             traceback.print_exc()
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    # at once: the interpreter's own end may wait for the threads of the backend
+    # a regular exit may wait for the threads of the backend
     os._exit(code if isinstance(code, int) else 1)
 
 
 def complain(error: UserError) -> None:
-    """Prints the line of an error, unless another worker has already ended by one."""
-    if _first_to_end():
+    """Prints an error, unless another worker has already failed."""
+    if _first_to_fail():
         print(f"error: {error}", file=sys.stderr, flush=True)
 
 
-def _first_to_end() -> bool:
+def _first_to_fail() -> bool:
     if _store is None:
         return True
     try:
-        return bool(_store.add(_ENDED, 1) == 1)
-    except dist.DistError:  # whoever kept the store is gone
+        return bool(_store.add(_FAILED, 1) == 1)
+    except dist.DistError:  # the worker that keeps the store is gone
         return False
 
 
 def rank() -> int:
-    """The number of this worker, from 0."""
-    return dist.get_rank() if _together() else 0
+    """Returns the number of this worker, from 0."""
+    return dist.get_rank() if _initialized() else 0
 
 
 def size() -> int:
-    """How many workers there are."""
-    return dist.get_world_size() if _together() else 1
+    """Returns the number of workers."""
+    return dist.get_world_size() if _initialized() else 1
 
 
 def is_first() -> bool:
-    """Whether this worker writes the files and shows the progress."""
+    """Returns whether this worker writes the files and shows the progress."""
     return rank() == 0
 
 
-def _together() -> bool:
+def _initialized() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
 def launcher() -> str:
-    """What stands in front of the module's name on the command line of this run."""
+    """Returns the part of this run's command line before the module's name."""
     if size() == 1:
         return "python -m"
     local = int(os.environ.get("LOCAL_WORLD_SIZE", size()))
@@ -107,25 +106,25 @@ def launcher() -> str:
 
 
 def own_device(device: torch.device) -> torch.device:
-    """The device of this worker: on a machine with several GPUs each takes one of its own.
+    """Returns the device of this worker; each worker on a machine has its own GPU.
 
     Raises:
-        UserError: There are more workers on this machine than GPUs.
+        UserError: This machine has more workers than GPUs.
     """
     if size() == 1 or device.type != "cuda":
         return device
     local = int(os.environ.get("LOCAL_RANK", rank()))
     if local >= torch.cuda.device_count():
         raise UserError(
-            f"worker {local + 1} of this machine finds {torch.cuda.device_count()} GPUs: start one "
-            "worker for each (torchrun --nproc-per-node), or say device=cpu"
+            f"worker {local + 1} of this machine has no GPU: there are {torch.cuda.device_count()}."
+            " Start one worker per GPU (torchrun --nproc-per-node), or use device=cpu"
         )
     torch.cuda.set_device(local)
     return torch.device("cuda", local)
 
 
 def total(values: Sequence[float]) -> list[float]:
-    """The sums of these numbers over all workers; every worker waits for the others here."""
+    """Returns the sums of some numbers over all workers; waits for all workers."""
     if size() == 1:
         return list(values)
     sums = torch.tensor(values, dtype=torch.float64)
@@ -134,18 +133,15 @@ def total(values: Sequence[float]) -> list[float]:
 
 
 def barrier() -> None:
-    """Waits until all workers are here.
-
-    What the first worker wrote before it, all can read behind it.
-    """
+    """Waits for all workers, after which they can read the files of the first worker."""
     total([0.0])
 
 
 def replicated(network: Network) -> Activity:
-    """`network.activity` for training, whose gradients are averaged over the workers.
+    """Returns `network.activity` for training, with gradients averaged over the workers.
 
-    Every worker starts from the first one's parameters. Batch-norm, where the network has it, takes
-    its statistics from the whole batch.
+    All workers start from the parameters of the first worker. Batch normalization uses the
+    statistics of the whole batch.
     """
     if size() == 1:
         return network.activity
@@ -154,12 +150,12 @@ def replicated(network: Network) -> Activity:
     return DistributedDataParallel(
         _Activity(network),
         device_ids=[device] if device.type == "cuda" else None,
-        forward_sync_buffers=False,  # batch-norm's are the same everywhere
+        forward_sync_buffers=False,  # the running statistics are equal
     )
 
 
 class _Activity(nn.Module):
-    """A network called for its activity: DistributedDataParallel calls `forward` alone."""
+    """Module whose `forward`, the only method of DistributedDataParallel, is `activity`."""
 
     def __init__(self, network: Network):
         super().__init__()

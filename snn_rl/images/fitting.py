@@ -1,15 +1,14 @@
-"""Fits one network to labelled images; it survives kill -9 and ends bit-identical.
+"""Training of a network on labeled images, resumed to the same bits after an interruption.
 
-The weights and the optimizer's state are written after every epoch, unless writing takes more than
-a tenth of the time. An epoch draws all its random numbers (order, augmentation, dropout, Poisson
-spikes) from a generator seeded by (seed, stage, epoch), so interrupted epochs are simply begun
-again. With several workers (`distributed`) each has its share of every batch, and dropout and
-Poisson spikes of its own.
+All random numbers of an epoch (order, augmentation, dropout, Poisson spikes) come from generators
+seeded by (seed, stage, epoch), and the weights and the optimizer's state are saved between epochs.
+An interrupted run therefore repeats the unsaved epochs. With several workers (`distributed`), each
+worker processes a part of every batch, with its own dropout and Poisson spikes.
 """
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,30 +28,30 @@ from snn_rl.utils.errors import UserError
 from snn_rl.utils.seeding import derive_seed, seed_everything
 
 STATE = "state.safetensors"
-_CHEAP_S = 0.5  # a state that is written faster is written after every epoch
+_FAST_S = 0.5  # a state that takes less time to save is saved after every epoch
 _NETWORK = "network."
 
 
 def steps(progress: float, milestones: Sequence[float], decay: float = 0.2) -> float:
-    """Times `decay` after each milestone: 1/5 in [IIR] A.2.2, 1/10 in [ULL] IV-A."""
+    """Multiplies by `decay` at each milestone: by 1/5 in [IIR] A.2.2, by 1/10 in [ULL] IV-A."""
     return float(decay ** sum(progress >= milestone for milestone in milestones))
 
 
 def cosine(progress: float, milestones: Sequence[float], decay: float = 0.2) -> float:
-    """Half a cosine from 1 to 0."""
+    """Falls from 1 to 0 along half a cosine."""
     return (1 + math.cos(math.pi * progress)) / 2
 
 
 def onecycle(
     progress: float, milestones: Sequence[float], decay: float = 0.2, rise: float = 0.25
 ) -> float:
-    """Up in a line from 0 to 1, then down a cosine to 0 (Smith and Topin, 2019)."""
+    """Rises linearly from 0 to 1, then falls to 0 along a cosine (Smith and Topin, 2019)."""
     if progress < rise:
         return progress / rise
     return cosine((progress - rise) / (1 - rise), milestones, decay)
 
 
-# Fraction of the learning rate, by the fraction of the training that is done
+# Functions from the progress in [0, 1] to the fraction of the learning rate
 SCHEDULES: dict[str, Callable[[float, Sequence[float], float], float]] = {
     "steps": steps,
     "cosine": cosine,
@@ -62,18 +61,20 @@ SCHEDULES: dict[str, Callable[[float, Sequence[float], float], float]] = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to fit.
+    """Hyperparameters of a training.
 
     Attributes:
         epochs: Passes over the training images.
-        rate: Learning rate, by the fraction of the training that is done.
-        batch_size: Images of a gradient step, of all workers together.
-        dropout: See `Network.dropout`.
-        label_smoothing: Of the cross-entropy.
-        distill: Weight of the teacher's outputs against the labels, in [0, 1].
-        temperature: Of the distillation.
-        bf16: Whether to compute in bfloat16 where it is accurate enough (autocast).
-        window: Timesteps that gradients reach back at most (truncated BPTT); 0: all of them.
+        rate: Function from the progress in [0, 1] to the learning rate.
+        batch_size: Images per gradient step, over all workers.
+        dropout: Dropout probability, see `Network.dropout`.
+        label_smoothing: Label smoothing of the cross-entropy.
+        distill: Weight of the distillation loss in [0, 1]; the cross-entropy has the rest.
+        temperature: Temperature of the distillation.
+        bf16: Whether autocast computes in bfloat16.
+        window: Timesteps of truncated backpropagation through time; 0 for all timesteps.
+        teacher: Network to distill from; required if `distill` is above 0.
+        masks: Masks of the weights that are kept, from `magnitude_masks`; empty for all weights.
     """
 
     epochs: int
@@ -85,18 +86,20 @@ class Recipe:
     temperature: float = 1.0
     bf16: bool = False
     window: int = 0
+    teacher: Network | None = None
+    masks: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass
 class Counters:
-    """Where a stage stands.
+    """Progress of a stage, stored with its state.
 
     Attributes:
-        epoch: Epochs finished.
-        updates: Gradient steps made.
-        wall_s: Seconds spent in finished epochs.
-        history: Of every epoch: mean loss, accuracy on the (augmented) training images, seconds,
-            and the mean spike rate of its last batch.
+        epoch: Number of finished epochs.
+        updates: Number of gradient steps.
+        wall_s: Seconds of the finished epochs.
+        history: Mean loss, accuracy on the augmented training images, seconds, and mean spike rate
+            of the last batch, for every epoch.
     """
 
     epoch: int = 0
@@ -106,13 +109,15 @@ class Counters:
 
 
 def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Kullback-Leibler divergence from the teacher's softened classes (Hinton et al., 2015).
+    """Returns the Kullback-Leibler divergence from the teacher's to the student's classes.
+
+    Source: Hinton et al. (2015).
 
     Args:
         student: Logits [N, classes].
         teacher: Logits [N, classes].
-        temperature: Of both; the result is multiplied by its square, so that gradients keep their
-            size.
+        temperature: Temperature of both. The result is multiplied by its square, which keeps the
+            size of the gradients.
     """
     return temperature**2 * F.kl_div(
         F.log_softmax(student / temperature, 1),
@@ -129,108 +134,117 @@ def fit(
     recipe: Recipe,
     directory: Path,
     seed: tuple[int, ...],
-    name: str,
-    teacher: Network | None = None,
-    masks: Mapping[str, Tensor] | None = None,
 ) -> Counters:
-    """Trains a network, or goes on with what `directory` holds of it.
+    """Trains a network in place, resuming from the state in `directory`, if any.
+
+    The state is saved after every epoch, unless saving takes more than a tenth of the time.
 
     Args:
-        network: Where training starts; it is trained in place.
-        optimizer: Over its parameters.
-        split: The training images.
-        recipe: How.
-        directory: Where the state is kept.
-        seed: Of the run and the stage.
-        name: For the progress bar.
-        teacher: Needed where `recipe.distill` is not 0.
-        masks: Of the weights that stay, see `snn_rl.core.conversion.prune`; None: all.
+        network: Network.
+        optimizer: Optimizer of the network's parameters.
+        split: Training images.
+        recipe: Hyperparameters.
+        directory: Directory of the stage.
+        seed: Seeds of the run and the stage.
 
     Raises:
-        UserError: The state in `directory` is damaged.
+        UserError: The state in `directory` is damaged, or a batch cannot be filled.
     """
-    if distributed.is_first():
+    first = distributed.is_first()
+    if first:
         directory.mkdir(parents=True, exist_ok=True)
         remove_temporaries(directory)
     network.dropout = recipe.dropout
-    masks = masks or {}
-    apply_masks_(network, masks)
+    apply_masks_(network, recipe.masks)
     counters = _resume(network, optimizer, directory / STATE)
     per_epoch = len(split) // recipe.batch_size
     if per_epoch < 1:
-        raise UserError(f"batches of {recipe.batch_size} from {len(split)} images: too few images")
-    total = recipe.epochs * per_epoch
-    device = network.head.weight.device
-    saving = _Saving()
+        raise UserError(
+            f"a batch of {recipe.batch_size} images cannot be filled with {len(split)} images"
+        )
     activity = distributed.replicated(network)
+    saved, cost = 0.0, 0.0  # time of the last save, and its seconds
     with tqdm(
-        total=total,
+        total=recipe.epochs * per_epoch,
         initial=counters.updates,
-        desc=name,
+        desc=directory.name,
         unit="batch",
-        disable=not distributed.is_first(),
-    ) as progress:
+        disable=not first,
+    ) as bar:
         while counters.epoch < recipe.epochs:
-            started = time.monotonic()
-            # 1 behind the epoch is the images' order; the first worker's 0 does not count
+            # the seed with 1 after the epoch is the images' order: workers have even numbers
             seed_everything(derive_seed(*seed, counters.epoch, 2 * distributed.rank()))
-            generator = torch.Generator().manual_seed(derive_seed(*seed, counters.epoch, 1))
-            network.train()
-            # stay on the device, so that a GPU computes while the next step is prepared
-            sums = torch.zeros(2, dtype=torch.float64, device=device)  # of losses, of hits
-            seen, rates = 0, torch.zeros(1)
             batches = split.batches(
                 recipe.batch_size,
-                generator=generator,
+                generator=torch.Generator().manual_seed(derive_seed(*seed, counters.epoch, 1)),
                 augment=True,
                 drop_last=True,
                 shard=(distributed.rank(), distributed.size()),
             )
-            for images, labels in batches:
-                images, labels = images.to(network.head.weight), labels.to(device)
-                lr = recipe.rate(counters.updates / total)
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
-                optimizer.zero_grad(set_to_none=True)
-                loss, logits, rates = backward(network, activity, images, labels, recipe, teacher)
-                optimizer.step()
-                network.clamp_()
-                apply_masks_(network, masks)
-                counters.updates += 1
-                seen += len(labels)
-                hits = (logits.argmax(1) == labels).sum()
-                sums += torch.stack([loss.double() * len(labels), hits.double()])
-                if counters.updates % 10 == 0:
-                    loss_sum, correct = sums.tolist()
-                    progress.set_postfix(
-                        loss=f"{loss_sum / seen:.3f}",
-                        accuracy=f"{correct / seen:.1%}",
-                        lr=f"{lr:.1e}",
-                        spikes=f"{_mean(rates):.3f}",
-                    )
-                progress.update()
-            loss_sum, correct = sums.tolist()  # waits for the epoch's last step
-            counters.epoch += 1
-            seconds = time.monotonic() - started
-            counters.wall_s += seconds
-            loss_sum, correct, images_seen, rate = distributed.total(
-                [loss_sum, correct, seen, _mean(rates)]
-            )
-            counters.history.append(
-                {
-                    "loss": loss_sum / images_seen,
-                    "accuracy": correct / images_seen,
-                    "seconds": seconds,
-                    "spike_rate": rate / distributed.size(),
-                }
-            )
-            if distributed.is_first() and (counters.epoch == recipe.epochs or saving.is_due()):
-                with saving:
-                    save_tensors(
-                        directory / STATE, _state(network, optimizer), {"counters": vars(counters)}
-                    )
+            _epoch(network, activity, optimizer, batches, recipe, counters, bar)
+            started = time.monotonic()
+            due = cost < _FAST_S or started - saved >= 10 * cost
+            if first and (due or counters.epoch == recipe.epochs):
+                meta = {"counters": vars(counters)}
+                save_tensors(directory / STATE, _state(network, optimizer), meta)
+                saved = time.monotonic()
+                cost = saved - started
     network.eval()
     return counters
+
+
+def _epoch(
+    network: Network,
+    activity: distributed.Activity,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    recipe: Recipe,
+    counters: Counters,
+    bar: "tqdm[None]",
+) -> None:
+    """Trains a network for one epoch and updates the counters."""
+    started = time.monotonic()
+    network.train()
+    weight = network.head.weight
+    # sums of losses and hits stay on the device: reading them in every step would wait for the GPU
+    sums = torch.zeros(2, dtype=torch.float64, device=weight.device)
+    seen, rates = 0, torch.zeros(1)
+    for images, labels in batches:
+        images, labels = images.to(weight), labels.to(weight.device)
+        lr = recipe.rate(counters.updates / bar.total)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.zero_grad(set_to_none=True)
+        loss, logits, rates = backward(network, activity, images, labels, recipe)
+        optimizer.step()
+        network.clamp_()
+        apply_masks_(network, recipe.masks)
+        counters.updates += 1
+        seen += len(labels)
+        hits = (logits.argmax(1) == labels).sum()
+        sums += torch.stack([loss.double() * len(labels), hits.double()])
+        if counters.updates % 10 == 0:
+            losses, correct = sums.tolist()
+            bar.set_postfix(
+                loss=f"{losses / seen:.3f}",
+                accuracy=f"{correct / seen:.1%}",
+                lr=f"{lr:.1e}",
+                spikes=f"{_mean(rates):.3f}",
+            )
+        bar.update()
+    losses, correct = sums.tolist()  # waits for the last step
+    seconds = time.monotonic() - started
+    counters.epoch += 1
+    counters.wall_s += seconds
+    losses, correct, images_seen, rate = distributed.total([losses, correct, seen, _mean(rates)])
+    counters.history.append(
+        {
+            "loss": losses / images_seen,
+            "accuracy": correct / images_seen,
+            "seconds": seconds,
+            "spike_rate": rate / distributed.size(),
+        }
+    )
 
 
 def backward(
@@ -239,25 +253,22 @@ def backward(
     images: Tensor,
     labels: Tensor,
     recipe: Recipe,
-    teacher: Network | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Adds the gradients of one batch to the network's parameters.
+    """Adds the gradients of one batch to the network's parameters, without waiting for a GPU.
 
-    With a window, there is a loss at the end of every window, of the outputs by the timesteps so
-    far, and the gradients are those of its mean over the windows ([STDB] section 2.2 adds them up:
-    a constant apart, which Adam does not see).
+    With a window, the loss is the mean over the windows of the loss at the end of each window,
+    computed on the outputs so far. [STDB] section 2.2 sums these losses; the constant factor has no
+    effect on Adam.
 
     Args:
-        network: In training mode.
-        activity: Calls it, see `distributed.replicated`; windows are for one worker only.
-        images: [N, channels, height, width].
-        labels: [N].
-        recipe: What the loss is.
-        teacher: Needed where `recipe.distill` is not 0.
+        network: Network in training mode.
+        activity: Function from `distributed.replicated`, not used with windows.
+        images: Images [N, channels, height, width].
+        labels: Labels [N].
+        recipe: Hyperparameters of the loss.
 
     Returns:
-        The loss at the end, the outputs [N, classes], and the spike rates [hidden layers], all on
-        the device: nothing here waits for a GPU.
+        Loss of the last window, outputs [N, classes], and spike rates [hidden layers].
     """
     count = 1
     if isinstance(network, SpikingNetwork) and 0 < recipe.window < network.timesteps:
@@ -266,9 +277,9 @@ def backward(
     with torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.bf16):
         targets = None
         if recipe.distill > 0.0:
-            assert teacher is not None
+            assert recipe.teacher is not None
             with torch.no_grad():
-                targets = teacher(images)
+                targets = recipe.teacher(images)
         if count > 1:
             assert isinstance(network, SpikingNetwork)
             parts = network.windows(images, recipe.window)
@@ -282,25 +293,6 @@ def backward(
     return loss.detach(), logits.detach(), rates
 
 
-class _Saving:
-    """Decides whether a state is written, from how long the last one took."""
-
-    def __init__(self) -> None:
-        self._seconds, self._ended = 0.0, 0.0
-
-    def is_due(self) -> bool:
-        """Whether writing takes at most a tenth of the time, or next to none."""
-        since = time.monotonic() - self._ended
-        return self._seconds < _CHEAP_S or since >= 10 * self._seconds
-
-    def __enter__(self) -> None:
-        self._started = time.monotonic()
-
-    def __exit__(self, *error: object) -> None:
-        self._ended = time.monotonic()
-        self._seconds = self._ended - self._started
-
-
 def _mean(rates: Tensor) -> float:
     values: list[float] = rates.tolist()
     return sum(values) / len(values)
@@ -309,8 +301,8 @@ def _mean(rates: Tensor) -> float:
 def _loss(logits: Tensor, labels: Tensor, targets: Tensor | None, recipe: Recipe) -> Tensor:
     loss = torch.zeros((), device=logits.device)
     if recipe.distill < 1.0:
-        labelled = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-        loss = loss + (1 - recipe.distill) * labelled
+        labeled = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+        loss = loss + (1 - recipe.distill) * labeled
     if targets is not None:
         loss = loss + recipe.distill * distillation(logits, targets, recipe.temperature)
     return loss

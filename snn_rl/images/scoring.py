@@ -1,4 +1,4 @@
-"""What a finished network is worth on the test images."""
+"""Accuracy and spike rates of a trained network on test images."""
 
 import time
 
@@ -16,26 +16,23 @@ from snn_rl.utils.process_memory import PeakMemory
 def score(
     network: Network, split: Split, batch_size: int, name: str, limit: int | None = None
 ) -> Score:
-    """Classifies every image of a split, in float32; several workers share the work.
-
-    Memory holds a few timesteps at a time.
+    """Classifies the images of a split in float32, divided among the workers.
 
     Args:
-        network: Analog or spiking.
-        split: The images, taken in order and without augmentation.
-        batch_size: Images at a time.
-        name: For the progress bar.
-        limit: Only as many images, of all classes alike.
+        network: Analog or spiking network.
+        split: Images, classified in order and without augmentation.
+        batch_size: Number of images in a batch.
+        name: Name in the progress bar.
+        limit: Number of images, balanced over the classes; None: all images.
     """
     network.eval()
     device = network.head.weight.device
     total = limit or len(split)
     peak, started = PeakMemory(device), time.monotonic()
-    correct, rates = 0.0, torch.zeros(len(network.spec.shapes()), dtype=torch.float64)
-    intensity = 0.0
-    shard = (distributed.rank(), distributed.size())
+    correct, intensity = 0.0, 0.0
+    rates = torch.zeros(len(network.spec.shapes()), dtype=torch.float64)
     batches = tqdm(
-        split.batches(batch_size, limit=limit, shard=shard),
+        split.batches(batch_size, limit=limit, shard=(distributed.rank(), distributed.size())),
         total=-(-total // batch_size),
         desc=f"{name} test",
         unit="batch",
@@ -50,7 +47,7 @@ def score(
         intensity += float(images.abs().clamp(max=1).mean()) * len(labels)
     correct, intensity, *sums = distributed.total([correct, intensity, *rates.tolist()])
     input_rate = None
-    if isinstance(network, SpikingNetwork) and network.options.encoding == "poisson":
+    if isinstance(network, SpikingNetwork) and network.encoding == "poisson":
         input_rate = network.timesteps * intensity / total
     return Score(
         correct / total,

@@ -79,21 +79,22 @@ def test_a_chain_of_images(tmp_path: Path, encoding: str, bf16: bool) -> None:
     recipe = Recipe(2, lambda progress: 0.01, 16, dropout=0.1, bf16=bf16)
     analog = small_network(GPU)
     sgd = torch.optim.SGD(analog.parameters(), 0.01, momentum=0.9, fused=True)
-    fit(analog, sgd, split, recipe, tmp_path / "ann", (0, 0), "ann")
+    fit(analog, sgd, split, recipe, tmp_path / "ann", (0, 0))
     images = next(split.batches(32))[0]
     options = SpikingOptions(2, encoding=encoding)
     spiking = convert(analog.eval(), images, options)
     spiking.to(GPU, memory_format=torch.channels_last)
     teacher = fuse_batch_norm(analog).to(GPU).eval()
-    taught = Recipe(2, lambda progress: 1e-4, 16, distill=0.5, bf16=bf16, window=1)
+    shared = {"distill": 0.5, "bf16": bf16, "teacher": teacher}
+    taught = Recipe(2, lambda progress: 1e-4, 16, window=1, **shared)
     adam = torch.optim.Adam([p for p in spiking.parameters() if p.requires_grad], 1e-4, fused=True)
-    counters = fit(spiking, adam, split, taught, tmp_path / "T2", (0, 2), "T2", teacher)
+    counters = fit(spiking, adam, split, taught, tmp_path / "T2", (0, 2))
     assert counters.updates == 8 and np.isfinite(counters.history[-1]["loss"])
     # a second process goes on from the state
     again = convert(analog, images, options).to(GPU)
     adam = torch.optim.Adam([p for p in again.parameters() if p.requires_grad], 1e-4, fused=True)
-    longer = Recipe(3, lambda progress: 1e-4, 16, distill=0.5, bf16=bf16)
-    assert fit(again, adam, split, longer, tmp_path / "T2", (0, 2), "T2", teacher).epoch == 3
+    longer = Recipe(3, lambda progress: 1e-4, 16, **shared)
+    assert fit(again, adam, split, longer, tmp_path / "T2", (0, 2)).epoch == 3
     result = score(again, split, 16, "T2")
     assert result.images == 64 and all(0 <= rate <= 2 for rate in result.spike_rates)
     save_network(tmp_path / "network.safetensors", again)

@@ -79,18 +79,18 @@ def train(directory: Path, spiking: bool, split: MemorySplit, dropout: float = 0
     initialize(analog)
     network: Any = analog.double()
     recipe = Recipe(3, lambda progress: 0.05, BATCH, dropout, label_smoothing=0.1)
-    teacher = None
     if spiking:
         images = next(Pictures().batches(48))[0]
         teacher = fuse_batch_norm(analog).eval()
         network = convert(analog.float(), images, SpikingOptions(2)).double()
         teacher = teacher.double()
-        recipe = Recipe(3, lambda progress: 0.002, BATCH, dropout, distill=0.5, temperature=2.0)
+        taught = {"distill": 0.5, "temperature": 2.0, "teacher": teacher}
+        recipe = Recipe(3, lambda progress: 0.002, BATCH, dropout, **taught)
     trained = [p for p in network.parameters() if p.requires_grad]
     optimizer: torch.optim.Optimizer = torch.optim.SGD(trained, 0.1, momentum=0.9)
     if spiking:
         optimizer = torch.optim.Adam(trained, 0.1)
-    fit(network, optimizer, split, recipe, directory, (0,), "test", teacher)
+    fit(network, optimizer, split, recipe, directory, (0,))
 
 
 def normalized(layer: nn.Module, x: Tensor) -> dict[str, Tensor]:
@@ -276,7 +276,7 @@ def test_every_worker_needs_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert distributed.own_device(torch.device("cpu")) == torch.device("cpu")
-    with pytest.raises(UserError, match="worker 2 of this machine finds 1 GPUs"):
+    with pytest.raises(UserError, match="worker 2 of this machine has no GPU: there are 1"):
         distributed.own_device(torch.device("cuda"))
 
 

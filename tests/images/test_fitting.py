@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -60,8 +61,8 @@ def unpadded(count: int = 64) -> MemorySplit:
     return Unpadded(split.images, split.labels, torch.full((3,), 0.2), torch.full((3,), 0.2))
 
 
-def recipe(epochs: int = 3, **changes: float) -> Recipe:
-    return Recipe(epochs, lambda progress: 0.05 * cosine(progress, ()), 16, **changes)  # type: ignore[arg-type]
+def recipe(epochs: int = 3, **changes: Any) -> Recipe:
+    return Recipe(epochs, lambda progress: 0.05 * cosine(progress, ()), 16, **changes)
 
 
 def analog() -> AnalogNetwork:
@@ -105,7 +106,7 @@ def accuracy(network: torch.nn.Module, split: MemorySplit) -> float:
 
 def test_it_learns_and_one_timestep_learns_from_it(tmp_path):
     split, network = unpadded(), analog()
-    counters = fit(network, sgd(network), split, recipe(12), tmp_path / "ann", (0, 0), "ann")
+    counters = fit(network, sgd(network), split, recipe(12), tmp_path / "ann", (0, 0))
     assert counters.updates == 12 * 4
     losses = [epoch["loss"] for epoch in counters.history]
     assert losses[-1] < losses[0] / 2
@@ -113,17 +114,9 @@ def test_it_learns_and_one_timestep_learns_from_it(tmp_path):
     images, _ = next(split.batches(64))
     spiking = convert(network, images, SpikingOptions(1))
     adam = torch.optim.Adam([p for p in spiking.parameters() if p.requires_grad], 0.05)
-    student = recipe(12, distill=1.0, temperature=2.0)
-    fit(
-        spiking,
-        adam,
-        split,
-        student,
-        tmp_path / "T1",
-        (0, 1),
-        "T1",
-        fuse_batch_norm(network).eval(),
-    )
+    teacher = fuse_batch_norm(network).eval()
+    student = recipe(12, distill=1.0, temperature=2.0, teacher=teacher)
+    fit(spiking, adam, split, student, tmp_path / "T1", (0, 1))
     assert accuracy(spiking, split) > 0.9
 
 
@@ -142,7 +135,7 @@ def test_a_killed_fit_ends_in_the_same_bits(tmp_path, monkeypatch, spiking):
         else:
             network = analog()
             optimizer = sgd(network)
-        fit(network, optimizer, stripes(), recipe(3, dropout=0.3), directory, (5, 1), "x")
+        fit(network, optimizer, stripes(), recipe(3, dropout=0.3), directory, (5, 1))
         return dict(network.state_dict())
 
     expected = run(tmp_path / "whole")
@@ -167,7 +160,7 @@ def test_a_killed_fit_ends_in_the_same_bits(tmp_path, monkeypatch, spiking):
 def test_removed_weights_stay_gone(tmp_path):
     network = analog()
     masks = magnitude_masks(network, 0.8)
-    fit(network, sgd(network), stripes(), recipe(2), tmp_path, (0,), "pruned", masks=masks)
+    fit(network, sgd(network), stripes(), recipe(2, masks=masks), tmp_path, (0,))
     parameters = dict(network.named_parameters())
     for name, mask in masks.items():
         assert float(mask.mean()) == pytest.approx(0.2, abs=0.01)
@@ -176,16 +169,16 @@ def test_removed_weights_stay_gone(tmp_path):
 
 def test_too_few_images_for_a_batch(tmp_path):
     network = analog()
-    with pytest.raises(UserError, match="batches of 16 from 8 images"):
-        fit(network, sgd(network), stripes(8), recipe(), tmp_path, (0,), "ann")
+    with pytest.raises(UserError, match="a batch of 16 images cannot be filled with 8 images"):
+        fit(network, sgd(network), stripes(8), recipe(), tmp_path, (0,))
 
 
 def test_another_network_s_state_is_refused(tmp_path):
     network = analog()
-    fit(network, sgd(network), stripes(), recipe(1), tmp_path, (0,), "ann")
+    fit(network, sgd(network), stripes(), recipe(1), tmp_path, (0,))
     other = AnalogNetwork(NetworkSpec((3, 8, 8), (Dense(5),), 4))
     with pytest.raises(UserError, match="is not the state of this stage"):
-        fit(other, sgd(other), stripes(), recipe(2), tmp_path, (0,), "ann")
+        fit(other, sgd(other), stripes(), recipe(2), tmp_path, (0,))
 
 
 @pytest.mark.parametrize("net", ["vgg16", "resnet34"])

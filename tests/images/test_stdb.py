@@ -60,7 +60,7 @@ def recipe(window: int) -> Recipe:
 def gradients(network: SpikingNetwork, window: int) -> tuple[float, dict[str, Tensor], list[float]]:
     network.zero_grad()
     images, labels = next(split(20).batches(20))
-    loss, _, rates = backward(network, network.activity, images, labels, recipe(window), None)
+    loss, _, rates = backward(network, network.activity, images, labels, recipe(window))
     found = {n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None}
     return float(loss), found, rates.tolist()
 
