@@ -1,4 +1,4 @@
-"""The GPU benchmark's commands are ones that the package takes; run.sh itself needs minutes."""
+"""Tests that the package accepts the settings of the GPU benchmark."""
 
 import importlib.util
 import subprocess
@@ -35,7 +35,7 @@ def modules() -> Iterator[dict[str, ModuleType]]:
 
 
 def accept(module: str, arguments: list[str]) -> None:
-    """Reads settings as the command does, up to the point at which it begins to work."""
+    """Checks the settings of a command without running the command."""
     if module == "snn_rl.classify":
         image_checks.check_values(compose(ClassifyConfig, arguments))
     else:
@@ -52,14 +52,14 @@ def test_all_steps_of_the_smoke_test_are_accepted(modules, tmp_path):
     assert modules["smoke"].chains(tmp_path, "cpu", "tiny").keys() < chains.keys()
 
 
-def test_the_long_runs_are_accepted(modules):
+def test_the_trainings_are_accepted(modules):
     pong, vgg16 = modules["pong"], modules["vgg16"]
     accept("snn_rl.train", [*pong.SETTINGS, "dqn.steps=80000"])
     accept("snn_rl.classify", [*vgg16.SETTINGS, "fit.epochs=2"])
     assert pong.ann_steps(Path("nowhere"), 500.0) % 40_000 == 0
 
 
-def test_a_command_leaves_its_code_its_output_and_its_time(modules, tmp_path):
+def test_a_command_is_logged_and_stopped_at_its_time_limit(modules, tmp_path):
     log = tmp_path / "logs" / "log"
     done = modules["common"].run_module(log, 60.0, "snn_rl.train", "--help")
     assert done["code"] == 0 and "Train an agent" in log.read_text()
@@ -67,7 +67,7 @@ def test_a_command_leaves_its_code_its_output_and_its_time(modules, tmp_path):
     assert killed["code"] is None
 
 
-def test_run_refuses_unknown_arguments(tmp_path):
+def test_run_rejects_unknown_arguments(tmp_path):
     command = ["bash", str(FOLDER / "run.sh"), str(tmp_path), "part=smoke"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "part=smoke" in done.stderr

@@ -1,4 +1,4 @@
-"""Agents on a GPU, of tensors that have to meet on one device. Skipped where there is none."""
+"""Tests of agents on a GPU, skipped without a GPU."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_agents_learn_and_their_files_load(
         loaded.learn(40)
 
 
-def test_an_agent_that_remembers_learns(make_catch: Callable[..., VecEnv]) -> None:
+def test_a_carried_agent_learns(make_catch: Callable[..., VecEnv]) -> None:
     agent = CarriedDQN(
         "SpikingCnnPolicy",
         make_catch(),
@@ -83,6 +83,6 @@ def test_the_chain_in_python(make_catch: Callable[..., VecEnv]) -> None:
     def games(count: int, seed: int) -> VecEnv:
         return make_catch(count, seed)
 
-    # as with the event-driven engine, which runs on the CPU whatever its teacher is on
+    # the event-driven engine runs on the CPU while the teacher is on the GPU
     result = evaluate(last.q_net.to("cpu"), games, 4, 0, teacher=agent.q_net)
     assert result.agreement is not None

@@ -1,4 +1,4 @@
-"""The classification command itself, on a few images in folders that the test writes."""
+"""Tests of the classify command on a few images in folders."""
 
 import json
 import re
@@ -37,7 +37,7 @@ SMALL = [
 ]
 STAGES = ("ann", "T2", "T1")
 
-# Runs the command and kills it with SIGKILL just before or after the n-th file that it replaces
+# Runs the command and kills it with SIGKILL before or after the n-th replaced file
 KILLER = """
 import os, signal, sys
 count, after = int(sys.argv[1]), sys.argv[2] == "after"
@@ -65,7 +65,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pictures(folder: Path, seed: int) -> Path:
-    """Four classes of noise, whose brightness is the class."""
+    """Writes noise images of four classes that differ in brightness."""
     rng = np.random.default_rng(seed)
     for half, count in (("train", 12), ("val", 5)):
         for label in range(4):
@@ -89,7 +89,7 @@ def run(data: Path, run_dir: Path, *extra: str) -> None:
 
 
 def refuse(capsys: pytest.CaptureFixture[str], data: Path, run_dir: Path, *extra: str) -> str:
-    """The command's one line of complaint."""
+    """Returns the one-line error message of the command."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
         run(data, run_dir, *extra)
@@ -127,7 +127,7 @@ def test_the_chain_trains_scores_and_reports_every_stage(finished):
     assert entry["versions"]["torch"] == torch.__version__
 
 
-def test_a_stage_s_weights_are_looked_at_with_one_timestep_too(data, finished):
+def test_weights_of_every_stage_are_scored_at_one_timestep(data, finished):
     trained, _ = load_network(finished / "T2" / "network.safetensors")
     at_one = SpikingNetwork(trained.spec, SpikingOptions(1))
     at_one.load_state_dict(trained.state_dict())
@@ -152,7 +152,7 @@ def test_a_stage_s_weights_are_looked_at_with_one_timestep_too(data, finished):
 
 
 @pytest.mark.parametrize(("count", "moment"), [(4, "before"), (5, "after"), (9, "before")])
-def test_a_killed_run_ends_in_the_same_bits(data, finished, tmp_path, count, moment):
+def test_a_killed_run_resumes_to_the_same_bits(data, finished, tmp_path, count, moment):
     arguments = [*SMALL, f"data={data}", f"run_dir={tmp_path}"]
     killed = subprocess.run(
         [sys.executable, "-c", KILLER, str(count), moment, *arguments], capture_output=True
@@ -167,7 +167,7 @@ def test_a_killed_run_ends_in_the_same_bits(data, finished, tmp_path, count, mom
         assert all(torch.equal(tensor, other[key]) for key, tensor in one.items())
 
 
-def test_conversion_alone_and_direct_share_the_ann(data, finished, tmp_path):
+def test_conversion_only_and_direct_retraining_share_the_ann(data, finished, tmp_path):
     file = finished / "ann" / "network.safetensors"
     run(data, tmp_path, f"ann={file}", "stages=none", "T=6")
     run(data, tmp_path, f"ann={file}", "direct=true", "prune=0.9")
@@ -179,7 +179,7 @@ def test_conversion_alone_and_direct_share_the_ann(data, finished, tmp_path):
     assert float((pruned.synapses[0].weight == 0).float().mean()) == pytest.approx(0.9, abs=0.01)
 
 
-def test_a_network_of_binary_activations_needs_no_ann(data, tmp_path):
+def test_training_from_scratch_needs_no_ann(data, tmp_path):
     run(data, tmp_path, "scratch=true", "iir.distill=0", "iir.epochs=2")
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["T1-scratch"]
     network, notes = load_network(tmp_path / "T1-scratch" / "network.safetensors")
@@ -188,7 +188,7 @@ def test_a_network_of_binary_activations_needs_no_ann(data, tmp_path):
     assert "| T1-scratch |" in (tmp_path / "report.md").read_text()
 
 
-def test_other_images_for_a_finished_stage_are_refused(capsys, data, finished, tmp_path):
+def test_a_finished_stage_rejects_other_training_images(capsys, data, finished, tmp_path):
     run_dir = tmp_path / "run"
     shutil.copytree(finished, run_dir)
     others = pictures(tmp_path / "others", seed=1)
@@ -198,10 +198,10 @@ def test_other_images_for_a_finished_stage_are_refused(capsys, data, finished, t
         f"ann was started with other settings: training_images was {counted}, now {counted}", line
     )
 
-    # the same images elsewhere are the same images
+    # the same images in another folder
     run(shutil.copytree(data, tmp_path / "moved"), run_dir)
 
-    # what was written before images were recorded is gone on with
+    # settings without a fingerprint of the images, from older versions, are accepted
     for name in STAGES:
         path = run_dir / name / "settings.json"
         settings = json.loads(path.read_text())
@@ -210,7 +210,7 @@ def test_other_images_for_a_finished_stage_are_refused(capsys, data, finished, t
     run(others, run_dir)
 
 
-def test_other_test_images_are_measured_anew(data, finished, tmp_path):
+def test_other_test_images_are_scored_again(data, finished, tmp_path):
     run_dir = shutil.copytree(finished, tmp_path / "run")
     metrics = run_dir / "T1" / "metrics.json"
     before = metrics.read_bytes()
@@ -224,14 +224,14 @@ def test_other_test_images_are_measured_anew(data, finished, tmp_path):
     assert kept["test_images"] != measured["test_images"]
     assert kept["images"] == measured["images"] == 20
 
-    # where they were not noted, as many are the same
+    # scores without a fingerprint, from older versions, are kept
     del kept["test_images"]
     metrics.write_text(json.dumps(kept))
     run(other, run_dir)
     assert json.loads(metrics.read_text()) == kept
 
 
-def test_other_settings_for_a_finished_stage_are_refused(capsys, data, finished):
+def test_a_finished_stage_rejects_other_settings(capsys, data, finished):
     line = refuse(capsys, data, finished, "fit.lr=0.01")
     assert "fit.lr was 0.05, now 0.01" in line
 
@@ -268,14 +268,14 @@ def test_other_settings_for_a_finished_stage_are_refused(capsys, data, finished)
         ("data=/nowhere/at/all", "/nowhere/at/all"),
     ],
 )
-def test_bad_settings_get_one_line(capsys, data, tmp_path, setting, message):
+def test_bad_settings_are_a_one_line_error(capsys, data, tmp_path, setting, message):
     run_dir = tmp_path / "run"
     line = refuse(capsys, data, run_dir, *setting.split())
     assert re.search(message, line)
     assert not list(run_dir.glob("*/state.safetensors"))
 
 
-def test_an_imported_ann_has_to_fit(capsys, data, finished, tmp_path):
+def test_an_imported_ann_must_match_the_settings(capsys, data, finished, tmp_path):
     spiking, file = (finished / name / "network.safetensors" for name in ("T1", "ann"))
     for setting in (f"ann={spiking}", f"ann={file} batch_norm=false"):
         run_dir = tmp_path / setting[-5:]
@@ -283,7 +283,7 @@ def test_an_imported_ann_has_to_fit(capsys, data, finished, tmp_path):
         assert "is not the analog network" in line
 
 
-def test_the_paper_s_preset_is_the_paper_s():
+def test_the_paper_preset_has_the_published_settings():
     config = compose(ClassifyConfig, ["dataset=cifar10", "preset=paper"])
     assert (config.fit.epochs, config.fit.lr, config.fit.dropout) == (500, 0.01, 0.5)
     assert (config.iir.epochs, config.iir.lr, config.iir.dropout) == (300, 1e-4, 0.2)

@@ -1,4 +1,4 @@
-"""The settings of [ULL]: its preset, its clips in a fit and in a chain, what is refused."""
+"""Tests of the settings of [ULL]: preset, trained clips, and rejected combinations."""
 
 import re
 
@@ -19,7 +19,7 @@ def settings(*overrides: str) -> ClassifyConfig:
 
 
 @pytest.mark.parametrize(("dataset", "epochs"), [("cifar10", 200), ("cifar100", 300)])
-def test_the_preset_is_the_paper_s(dataset, epochs):
+def test_the_preset_has_the_published_settings(dataset, epochs):
     config = settings(f"dataset={dataset}", "preset=ull")
     assert (config.T, config.direct, config.clip) == (2, True, True)
     assert (config.batch_norm, config.pooling) == (False, "max")
@@ -31,7 +31,7 @@ def test_the_preset_is_the_paper_s(dataset, epochs):
     assert settings(f"dataset={dataset}", "preset=ull", "T=3").T == 3
 
 
-def test_the_default_has_none_of_it():
+def test_the_default_does_not_clip():
     config = settings("dataset=cifar10")
     assert (config.clip, config.iir.thresholds) == (False, "percentile")
     assert (config.fit.decay, config.iir.decay) == (0.2, 0.2)
@@ -45,11 +45,11 @@ def test_the_default_has_none_of_it():
         ("cifar100", "paper_cifar", "preset=paper_cifar: must be one of default, paper"),
     ],
 )
-def test_an_unknown_preset_is_told_those_of_the_family(refused, dataset, preset, message):
+def test_an_unknown_preset_lists_the_available_presets(refused, dataset, preset, message):
     assert re.search(message, refused(settings, f"dataset={dataset}", f"preset={preset}"))
 
 
-def test_steps_fall_by_the_decay():
+def test_steps_multiply_by_the_decay():
     rates = [steps(progress, (0.6, 0.8, 0.9), 0.1) for progress in (0.0, 0.59, 0.6, 0.8, 0.95)]
     assert rates == pytest.approx([1, 1, 0.1, 0.01, 0.001])
 
@@ -64,12 +64,12 @@ def test_steps_fall_by_the_decay():
         ("iir.decay=1.5", "iir.decay=1.5: must be above 0 and at most 1"),
     ],
 )
-def test_impossible_settings_are_refused(refused, setting, message):
+def test_contradictory_settings_are_rejected(refused, setting, message):
     assert re.search(message, refused(check_values, settings("dataset=cifar10", setting)))
 
 
-def test_the_chain_trains_clips_and_converts_by_them(tiny, tmp_path):
-    """What is converted fires below the clips, and says more than its threshold."""
+def test_the_chain_trains_clips_and_converts_with_them(tiny, tmp_path):
+    """The converted thresholds are below the clips, and the amplitudes above the thresholds."""
     common = (
         *("dataset=cifar10", "preset=ull", "net=vgg5", "threads=1", "precision=float32"),
         *("fit.epochs=2", "fit.batch_size=16", "iir.epochs=1", "iir.batch_size=16"),

@@ -1,4 +1,4 @@
-"""What a GPU changes: where tensors are, and nothing else. Skipped where there is none."""
+"""Tests of image classification on a GPU, skipped without a GPU."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def small_network(device: torch.device) -> AnalogNetwork:
 
 
 @pytest.mark.parametrize("augment", [False, True])
-def test_batches_are_those_of_the_cpu(augment: bool) -> None:
+def test_batches_match_those_on_the_cpu(augment: bool) -> None:
     split = random_split()
 
     def batches() -> list[tuple[Tensor, Tensor]]:
@@ -55,7 +55,7 @@ def test_batches_are_those_of_the_cpu(augment: bool) -> None:
 
 
 @pytest.mark.parametrize("surrogate", list(SURROGATES))
-def test_neurons_spike_as_on_the_cpu(surrogate: str) -> None:
+def test_neurons_match_those_on_the_cpu(surrogate: str) -> None:
     current = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0))
 
     def run(device: torch.device) -> tuple[Tensor, ...]:
@@ -73,7 +73,7 @@ def test_neurons_spike_as_on_the_cpu(surrogate: str) -> None:
 
 @pytest.mark.parametrize("encoding", ["direct", "poisson"])
 @pytest.mark.parametrize("bf16", [False, True])
-def test_a_chain_of_images(tmp_path: Path, encoding: str, bf16: bool) -> None:
+def test_training_resumes_scores_and_saves(tmp_path: Path, encoding: str, bf16: bool) -> None:
     split = random_split()
     split.to(GPU)
     recipe = Recipe(2, lambda progress: 0.01, 16, dropout=0.1, bf16=bf16)
@@ -90,7 +90,7 @@ def test_a_chain_of_images(tmp_path: Path, encoding: str, bf16: bool) -> None:
     adam = torch.optim.Adam([p for p in spiking.parameters() if p.requires_grad], 1e-4, fused=True)
     counters = fit(spiking, adam, split, taught, tmp_path / "T2", (0, 2))
     assert counters.updates == 8 and np.isfinite(counters.history[-1]["loss"])
-    # a second process goes on from the state
+    # resumed in a new network
     again = convert(analog, images, options).to(GPU)
     adam = torch.optim.Adam([p for p in again.parameters() if p.requires_grad], 1e-4, fused=True)
     longer = Recipe(3, lambda progress: 1e-4, 16, **shared)
@@ -103,7 +103,7 @@ def test_a_chain_of_images(tmp_path: Path, encoding: str, bf16: bool) -> None:
         assert torch.equal(loaded.state_dict()[name], tensor.cpu())
 
 
-def test_conversion_finds_the_thresholds_of_the_cpu() -> None:
+def test_thresholds_match_those_on_the_cpu() -> None:
     images = next(random_split().batches(32))[0]
     here = convert(small_network(CPU).eval(), images, SpikingOptions())
     there = convert(small_network(GPU).eval(), images.to(GPU), SpikingOptions())

@@ -1,6 +1,6 @@
-"""Two workers do what one does at the same batch.
+"""Tests that two workers train like one worker with the same batch.
 
-The workers are real processes that torchrun starts on this very file, see the end of it.
+torchrun starts the workers as processes on this file.
 """
 
 import os
@@ -52,11 +52,11 @@ TINY = [
 
 
 class Interrupted(Exception):
-    """Takes the place of a kill."""
+    """Replaces a kill."""
 
 
 class Pictures(MemorySplit):
-    """48 random pictures; reading may break off behind so many passes."""
+    """Split of 48 random images that raises `Interrupted` after a number of passes."""
 
     def __init__(self, passes: int = 1_000_000):
         generator = torch.Generator().manual_seed(3)
@@ -73,7 +73,7 @@ class Pictures(MemorySplit):
 
 
 def train(directory: Path, spiking: bool, split: MemorySplit, dropout: float = 0.0) -> None:
-    """A few steps of an ANN, or of a spiking network that it teaches, in float64."""
+    """Trains an ANN, or a spiking network distilled from an ANN, for a few steps in float64."""
     torch.manual_seed(7)
     analog = AnalogNetwork(SPEC)
     initialize(analog)
@@ -94,7 +94,7 @@ def train(directory: Path, spiking: bool, split: MemorySplit, dropout: float = 0
 
 
 def normalized(layer: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """Everything that two passes of batch-norm determine; the loss is a sum over the images."""
+    """Returns outputs, gradients, and state of batch norm after two passes with a summed loss."""
     x = x.clone().requires_grad_()
     for _ in range(2):
         out = layer(x)
@@ -115,7 +115,7 @@ def batch_norm_case() -> tuple[nn.Module, Tensor]:
         norm.weight.uniform_(0.5, 2.0)
         norm.bias.normal_()
     x = torch.randn(6, 3, 4, 5, dtype=torch.float64)
-    # the halves differ: each alone has other statistics
+    # the two halves have different statistics
     x[3:] = 5 + 3 * x[3:]
     return nn.Sequential(norm), x
 
@@ -134,21 +134,21 @@ def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two workers left behind."""
+    """Returns the directory with the results of two workers."""
     directory = tmp_path_factory.mktemp("two")
     done = torchrun(__file__, str(directory))
     assert done.returncode == 0, done.stderr
     return directory
 
 
-def test_batch_norm_is_that_of_the_whole_batch(two: Path) -> None:
+def test_batch_norm_uses_the_whole_batch(two: Path) -> None:
     expected = normalized(*batch_norm_case())
     halves = [load_file(two / f"norm{k}.safetensors") for k in range(2)]
     for name, value in expected.items():
         got = [half[name] for half in halves]
         if name in ("out.result", "x.result"):
             whole = torch.cat(got)
-        elif name.endswith(".result"):  # of parameters: each has the gradient of its images
+        elif name.endswith(".result"):  # gradients of parameters cover only the own images
             whole = got[0] + got[1]
         else:
             torch.testing.assert_close(got[0], got[1], rtol=0, atol=0)
@@ -157,7 +157,7 @@ def test_batch_norm_is_that_of_the_whole_batch(two: Path) -> None:
 
 
 @pytest.mark.parametrize("spiking", [False, True])
-def test_two_workers_train_as_one_does(two: Path, tmp_path: Path, spiking: bool) -> None:
+def test_two_workers_match_one_worker(two: Path, tmp_path: Path, spiking: bool) -> None:
     name = "spiking" if spiking else "analog"
     train(tmp_path, spiking, Pictures())
     one, notes = load_tensors(tmp_path / STATE)
@@ -176,7 +176,7 @@ def test_two_workers_train_as_one_does(two: Path, tmp_path: Path, spiking: bool)
 
 
 @pytest.mark.parametrize("batch_size", [16, 20])
-def test_the_shards_of_a_batch_are_that_batch(batch_size: int) -> None:
+def test_shards_form_the_batch(batch_size: int) -> None:
     def read(shard: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
         generator = torch.Generator().manual_seed(5)
         split = Pictures()
@@ -192,26 +192,26 @@ def test_the_shards_of_a_batch_are_that_batch(batch_size: int) -> None:
         assert len(parts[0][1]) == len(parts[1][1])
 
 
-def test_a_shard_without_an_image_of_the_last_batch_leaves_it_out() -> None:
+def test_an_empty_shard_of_the_last_batch_is_skipped() -> None:
     sizes = [[len(labels) for _, labels in Pictures().batches(47, shard=(k, 2))] for k in (0, 1)]
     assert sizes == [[24, 1], [23]]
 
 
-def test_interrupted_workers_end_where_others_do(two: Path) -> None:
+def test_interrupted_workers_resume_to_the_same_bits(two: Path) -> None:
     whole = load_tensors(two / "dropout" / STATE)[0]
     resumed = load_tensors(two / "resumed" / STATE)[0]
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_workers_drop_different_activity(two: Path) -> None:
+def test_workers_have_different_dropout_masks(two: Path) -> None:
     masks = [load_file(two / f"random{k}.safetensors")["draw"] for k in range(2)]
     assert not torch.equal(*masks)
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in ImageNet's layout."""
+    """Returns a folder of images in ImageNet's layout."""
     folder = tmp_path_factory.mktemp("pictures")
     random = np.random.default_rng(0)
     for half, count in (("train", 8), ("val", 3)):
@@ -224,7 +224,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def refused(capsys: pytest.CaptureFixture[str], monkeypatch: Any, *arguments: str) -> str:
-    """The one line of complaint of the command in this process."""
+    """Runs the command in this process and returns its one-line error message."""
     monkeypatch.setattr(sys, "argv", ["classify", *arguments])
     with pytest.raises(SystemExit) as stop:
         run_command(ClassifyConfig, command.main)
@@ -254,15 +254,15 @@ def test_the_command_under_torchrun(
 
 
 def test_an_error_of_one_worker_is_one_line(pictures: Path, tmp_path: Path) -> None:
-    (pictures / "val" / "dog" / "2.png").write_bytes(b"no picture")  # the last: the second's
+    (pictures / "val" / "dog" / "2.png").write_bytes(b"no picture")  # read by the second worker
     done = torchrun("-m", "snn_rl.classify", *TINY, f"data={pictures}", f"run_dir={tmp_path}")
     assert done.returncode != 0
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and "2.png is damaged" in lines[0]
-    assert done.stderr.count("Traceback") == 1  # torchrun's own summary
+    assert done.stderr.count("Traceback") == 1  # from torchrun's summary
 
 
-def test_a_batch_that_cannot_be_shared_out_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_must_be_divisible_by_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     config = ClassifyConfig(dataset="cifar10")
     check_values(config)
     monkeypatch.setattr(distributed, "size", lambda: 3)
@@ -270,8 +270,8 @@ def test_a_batch_that_cannot_be_shared_out_is_refused(monkeypatch: pytest.Monkey
         check_values(config)
 
 
-def test_every_worker_needs_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert distributed.own_device(torch.device("cuda")) == torch.device("cuda")  # the only one
+def test_every_worker_needs_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert distributed.own_device(torch.device("cuda")) == torch.device("cuda")  # one worker
     monkeypatch.setattr(distributed, "size", lambda: 2)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("LOCAL_RANK", "1")
@@ -281,7 +281,7 @@ def test_every_worker_needs_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def work(directory: Path) -> None:
-    """What each worker of the fixture `two` does."""
+    """Runs the trainings of the fixture `two` in one worker."""
     rank, size = distributed.rank(), distributed.size()
     layer, x = batch_norm_case()
     synchronize_batch_norm(layer)
@@ -293,7 +293,7 @@ def work(directory: Path) -> None:
     try:
         train(directory / "resumed", False, Pictures(passes=2), dropout=0.5)
     except Interrupted:
-        distributed.barrier()  # the first worker has written what all go on from
+        distributed.barrier()  # the first worker has saved the state
         train(directory / "resumed", False, Pictures(), dropout=0.5)
 
 

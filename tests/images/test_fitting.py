@@ -1,4 +1,4 @@
-"""Fitting: schedules and the distillation loss in closed form, and resume to the same bits."""
+"""Tests of training: schedules, the distillation loss, and resuming to the same bits."""
 
 import math
 from pathlib import Path
@@ -40,7 +40,7 @@ SPEC = NetworkSpec(
 
 
 def stripes(count: int = 64) -> MemorySplit:
-    """Images of which one line is bright; which one is the class."""
+    """Returns images with one bright row, whose index is the class."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(count) % 4
     images = torch.randint(0, 60, (count, 8, 8, 3), generator=generator, dtype=torch.uint8)
@@ -50,7 +50,7 @@ def stripes(count: int = 64) -> MemorySplit:
 
 
 class Unpadded(MemorySplit):
-    """Without augmentation, which would move the lines."""
+    """Split without augmentation, which would move the rows."""
 
     def _draw(self, generator: torch.Generator) -> Tensor:
         return torch.tensor([[4, 4, 0]]).expand(len(self), 3)
@@ -79,14 +79,14 @@ def test_steps_divide_by_five_after_each_milestone():
     assert rates == pytest.approx([1, 1, 1 / 5, 1 / 25, 1 / 125])
 
 
-def test_cosine_and_onecycle_end_at_nothing():
+def test_cosine_and_onecycle_end_at_zero():
     assert [cosine(p, ()) for p in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
     assert [onecycle(p, ()) for p in (0, 0.125, 0.25, 0.625, 1)] == pytest.approx(
         [0, 0.5, 1, 0.5, 0]
     )
 
 
-def test_distillation_is_the_divergence_of_softened_classes():
+def test_distillation_is_the_divergence_of_softened_logits():
     student, teacher = torch.tensor([[1.0, 3.0, 0.0]]), torch.tensor([[2.0, 0.0, 1.0]])
 
     def softened(logits: list[float]) -> list[float]:
@@ -104,7 +104,7 @@ def accuracy(network: torch.nn.Module, split: MemorySplit) -> float:
     return float((network(images).argmax(1) == labels).float().mean())
 
 
-def test_it_learns_and_one_timestep_learns_from_it(tmp_path):
+def test_an_ann_learns_and_teaches_a_one_timestep_network(tmp_path):
     split, network = unpadded(), analog()
     counters = fit(network, sgd(network), split, recipe(12), tmp_path / "ann", (0, 0))
     assert counters.updates == 12 * 4
@@ -121,8 +121,8 @@ def test_it_learns_and_one_timestep_learns_from_it(tmp_path):
 
 
 @pytest.mark.parametrize("spiking", [False, True])
-def test_a_killed_fit_ends_in_the_same_bits(tmp_path, monkeypatch, spiking):
-    """Killed in the middle of the second epoch, dropout and augmentation included."""
+def test_an_interrupted_fit_resumes_to_the_same_bits(tmp_path, monkeypatch, spiking):
+    """The training has dropout and augmentation and is interrupted in the second epoch."""
 
     def run(directory: Path) -> dict[str, Tensor]:
         torch.manual_seed(0)
@@ -151,13 +151,13 @@ def test_a_killed_fit_ends_in_the_same_bits(tmp_path, monkeypatch, spiking):
     monkeypatch.setattr(MemorySplit, "_normalize", dying)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "killed")
-    torch.rand(17)  # whatever happens in between
+    torch.rand(17)  # the state of the global generator has no effect
     resumed = run(tmp_path / "killed")
-    assert len(calls) == 6 + 2 * 4  # the first epoch was not made again
+    assert len(calls) == 6 + 2 * 4  # the first epoch is not repeated
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in expected.items())
 
 
-def test_removed_weights_stay_gone(tmp_path):
+def test_pruned_weights_stay_zero(tmp_path):
     network = analog()
     masks = magnitude_masks(network, 0.8)
     fit(network, sgd(network), stripes(), recipe(2, masks=masks), tmp_path, (0,))
@@ -167,13 +167,13 @@ def test_removed_weights_stay_gone(tmp_path):
         assert torch.equal(parameters[name] != 0, mask.bool())
 
 
-def test_too_few_images_for_a_batch(tmp_path):
+def test_a_batch_must_not_exceed_the_images(tmp_path):
     network = analog()
     with pytest.raises(UserError, match="a batch of 16 images cannot be filled with 8 images"):
         fit(network, sgd(network), stripes(8), recipe(), tmp_path, (0,))
 
 
-def test_another_network_s_state_is_refused(tmp_path):
+def test_the_state_of_another_network_is_rejected(tmp_path):
     network = analog()
     fit(network, sgd(network), stripes(), recipe(1), tmp_path, (0,))
     other = AnalogNetwork(NetworkSpec((3, 8, 8), (Dense(5),), 4))
@@ -186,7 +186,7 @@ def test_another_network_s_state_is_refused(tmp_path):
     ("surrogate", "arrives"), [(ClassifyConfig().iir.surrogate, True), ("linear", False)]
 )
 def test_gradients_reach_the_first_layer_of_deep_networks(net, surrogate, arrives):
-    """[IIR]'s surrogate takes nine tenths of them in every layer, at one timestep."""
+    """The linear surrogate removes nine tenths of the gradients in every layer at T=1."""
     torch.manual_seed(0)
     network = AnalogNetwork(IMAGE_NETWORKS[net]((3, 32, 32), 10, batch_norm=False))
     initialize(network)
@@ -198,6 +198,6 @@ def test_gradients_reach_the_first_layer_of_deep_networks(net, surrogate, arrive
         ThresholdSearch(percentile=70.0),
     )
     (spiking(images) - network(images).detach()).pow(2).mean().backward()
-    adam_epsilon = 1e-8  # smaller gradients hardly move a weight
+    adam_epsilon = 1e-8  # smaller gradients hardly change a weight
     first = spiking.synapses[0].weight.grad.pow(2).mean().sqrt()
     assert bool(first > adam_epsilon) == arrives

@@ -1,4 +1,4 @@
-"""Truncated training, bounded scoring, and the settings of [STDB] from end to end."""
+"""Tests of the method of [STDB]: truncated backpropagation, scoring, and the preset's chain."""
 
 import re
 import sys
@@ -33,7 +33,7 @@ HALF = torch.full((3,), 0.5)
 
 
 def split(count: int, side: int = 8) -> MemorySplit:
-    """Noise."""
+    """Returns random images."""
     generator = torch.Generator().manual_seed(count)
     images = torch.randint(0, 256, (count, side, side, 3), generator=generator, dtype=torch.uint8)
     return MemorySplit(images, torch.arange(count) % 10, torch.full((3,), 0.4), HALF / 2)
@@ -66,7 +66,7 @@ def gradients(network: SpikingNetwork, window: int) -> tuple[float, dict[str, Te
 
 
 @pytest.mark.parametrize("surrogate", ["linear", "stdb"])
-def test_a_window_of_all_timesteps_is_no_truncation(surrogate):
+def test_a_window_of_all_timesteps_does_not_truncate(surrogate):
     network = spiking(6, surrogate=surrogate)
     loss, whole, rates = gradients(network, 0)
     images, labels = next(split(20).batches(20))
@@ -79,7 +79,7 @@ def test_a_window_of_all_timesteps_is_no_truncation(surrogate):
         assert all(torch.equal(same[1][name], grad) for name, grad in whole.items())
 
 
-def test_truncation_means_over_the_windows_losses():
+def test_the_gradient_is_the_mean_over_the_windows():
     network = spiking(6, surrogate="stdb")
     loss, found, rates = gradients(network, 4)
     whole_loss, whole, whole_rates = gradients(network, 0)
@@ -96,7 +96,7 @@ def test_truncation_means_over_the_windows_losses():
 
 
 @torch.no_grad()
-def test_scoring_in_windows_equals_all_timesteps_at_once():
+def test_scoring_in_windows_matches_scoring_all_timesteps_at_once():
     network, images = spiking(2 * WINDOW + 5), split(40)
     result = score(network, images, 16, "test")
     x, labels = next(images.batches(40))
@@ -107,7 +107,7 @@ def test_scoring_in_windows_equals_all_timesteps_at_once():
     assert result.seconds is not None and result.seconds > 0
 
 
-def test_poisson_input_is_counted_as_it_is_expected():
+def test_the_input_rate_of_poisson_encoding_is_the_expected_rate():
     opened = symmetric(dataset(20, 40))
     result = score(spiking(30, encoding="poisson"), opened.test, 16, "test", limit=20)
     assert result.images == 20
@@ -116,7 +116,7 @@ def test_poisson_input_is_counted_as_it_is_expected():
     assert result.input_rate == pytest.approx(expected, rel=1e-5)
 
 
-def test_symmetric_pixels_reach_from_minus_one_to_one():
+def test_symmetric_pixels_are_in_minus_one_to_one():
     opened = symmetric(dataset(30, 20))
     for half in (opened.train, opened.test):
         x, _ = next(half.batches(len(half)))
@@ -125,7 +125,7 @@ def test_symmetric_pixels_reach_from_minus_one_to_one():
     assert torch.equal(opened.mean, HALF) and torch.equal(opened.std, HALF)
 
 
-def test_a_limit_takes_the_balanced_images_in_order():
+def test_a_limit_selects_balanced_images_in_order():
     half = split(40)
     labels = torch.cat([labels for _, labels in half.batches(8, limit=20)])
     assert labels.tolist() == half.labels[first_balanced(half.labels, 20)].tolist()
@@ -133,7 +133,7 @@ def test_a_limit_takes_the_balanced_images_in_order():
         half.batches(8, limit=20, generator=torch.Generator())
 
 
-def test_the_preset_is_the_paper_s():
+def test_the_preset_has_the_published_settings():
     config = compose(ClassifyConfig, ["dataset=cifar10", "preset=stdb"])
     assert (config.T, config.direct, config.batch_norm) == (75, True, False)
     assert (config.iir.surrogate, config.iir.encoding) == ("stdb", "poisson")
@@ -158,7 +158,7 @@ def finished(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_the_chain_keeps_the_balanced_thresholds_and_counts_what_it_costs(finished, monkeypatch):
+def test_the_chain_keeps_the_balanced_thresholds_and_reports_energy(finished, monkeypatch):
     stage = finished / "T30-direct"
     network, notes = load_network(stage / "network.safetensors")
     assert isinstance(network, SpikingNetwork)
@@ -188,7 +188,7 @@ def test_the_chain_keeps_the_balanced_thresholds_and_counts_what_it_costs(finish
     assert notes["images"] == 20
 
 
-def test_more_test_images_are_scored_anew_and_other_training_settings_refused(
+def test_more_test_images_are_scored_again_and_other_settings_rejected(
     finished, monkeypatch, capsys
 ):
     run(monkeypatch, finished, "test_limit=20")
@@ -213,7 +213,7 @@ def test_more_test_images_are_scored_anew_and_other_training_settings_refused(
         ("preset=sdtb", "must be one of default, paper, stdb, ull; did you mean stdb"),
     ],
 )
-def test_impossible_settings_are_refused_in_one_line(
+def test_contradictory_settings_are_a_one_line_error(
     setting, message, monkeypatch, tmp_path, capsys
 ):
     with pytest.raises(SystemExit) as stop:
@@ -223,7 +223,7 @@ def test_impossible_settings_are_refused_in_one_line(
     assert message in lines[-1]
 
 
-def test_analog_networks_are_scored_too():
+def test_analog_networks_are_scored():
     torch.manual_seed(0)
     result = score(AnalogNetwork(SPEC), split(20), 8, "test")
     assert result.images == 20

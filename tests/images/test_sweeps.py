@@ -1,4 +1,4 @@
-"""Sweeps through Hydra's launchers."""
+"""Tests of sweeps with Hydra's launchers."""
 
 import os
 import subprocess
