@@ -47,8 +47,8 @@ def score(
         intensity += float(images.abs().clamp(max=1).mean()) * len(labels)
     correct, intensity, *sums = distributed.total([correct, intensity, *rates.tolist()])
     input_rate = None
-    if isinstance(network, SpikingNetwork) and network.encoding == "poisson":
-        input_rate = network.timesteps * intensity / total
+    if isinstance(network, SpikingNetwork) and network.options.encoding == "poisson":
+        input_rate = network.options.timesteps * intensity / total
     return Score(
         correct / total,
         total,

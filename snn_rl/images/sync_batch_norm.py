@@ -1,9 +1,10 @@
 """Batch normalization over a batch that is split among several workers."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 _OVER = (0, 2, 3)  # all dimensions but the channels
 
@@ -38,9 +39,9 @@ class CPUSyncBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         workers = dist.get_world_size()
         values = x.to(self.weight.dtype)
-        mean = all_reduce(values.mean(_OVER)) / workers
+        mean = _total(values.mean(_OVER)) / workers
         centered = values - _wide(mean)
-        variance = all_reduce(centered.square().mean(_OVER)) / workers
+        variance = _total(centered.square().mean(_OVER)) / workers
         count = x.numel() // x.shape[1] * workers
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None and self.momentum is not None
@@ -55,3 +56,24 @@ class CPUSyncBatchNorm2d(nn.BatchNorm2d):
 def _wide(channels: Tensor) -> Tensor:
     """Returns [channels] as [1, channels, 1, 1]."""
     return channels.view(1, -1, 1, 1)
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over all workers, whose gradient is the sum of all workers' gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _total(values: Tensor) -> Tensor:
+    total: Tensor = _Sum.apply(values)  # type: ignore[no-untyped-call]
+    return total
