@@ -10,8 +10,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from snn_rl.agents import CarriedDQN, SpikingDQN, evaluate
 from snn_rl.agents.retraining import iir, observe
-from snn_rl.core.conversion import convert, quantize
-from snn_rl.core.networks import AnalogNetwork, SpikingNetwork, SpikingOptions
+from snn_rl.core.conversion import quantize
+from snn_rl.core.networks import AnalogNetwork, SpikingNetwork
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
@@ -73,10 +73,8 @@ def test_the_chain_in_python(make_catch: Callable[..., VecEnv]) -> None:
     agent.learn(100)
     teacher = agent.network
     assert isinstance(teacher, AnalogNetwork)
-    images = observe(teacher, env, count=32, steps=30)
-    assert images.device.type == "cuda"
-    student = convert(teacher, images, SpikingOptions(2))
-    last = iir(student, teacher, env, steps=40, batch_size=8, states=40, buffer_size=200)
+    assert observe(teacher, env, count=32, steps=30).device.type == "cuda"
+    last = iir(agent, env, steps=40, teacher_steps=40, batch_size=8, buffer_size=200)
     assert isinstance(last.network, SpikingNetwork) and last.network.timesteps == 1
     assert quantize(last.network).head.weight.device.type == "cuda"
 
