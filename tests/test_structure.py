@@ -16,7 +16,6 @@ PACKAGE = Path(__file__).parents[1] / "snn_rl"
 MANY_PARAMETERS = {
     "agents.dqn.SpikingDQN.__init__",
     "agents.replay.buffer.FrameReplayBuffer.__init__",
-    "agents.retraining.iir",
     "images.fitting.fit",
 }
 
