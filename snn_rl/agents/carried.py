@@ -67,14 +67,7 @@ class CarriedDQN(SpikingDQN):
         episode_start: NDArray[Any] | None = None,
         deterministic: bool = False,
     ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
-        """Returns actions and membranes, see `SpikingQNetwork.predict`.
-
-        Args:
-            observation: Images [N, channels, height, width], uint8, or a single image.
-            state: Membranes that the previous call returned; None for zero membranes.
-            episode_start: Mask [N] of observations that start an episode.
-            deterministic: Whether exploration is off.
-        """
+        """Returns actions and membranes, see `SpikingQNetwork.predict`; explores by default."""
         actions, state = self.q_net.predict(observation, state, episode_start)
         if not deterministic:
             self._explore(actions, self.exploration_rate)

@@ -27,23 +27,9 @@ SelfSpikingDQN = TypeVar("SelfSpikingDQN", bound="SpikingDQN")
 
 # Constructor arguments in the file of `save`, besides those of the policy
 SAVED: tuple[str, ...] = (
-    "buffer_size",
-    "learning_starts",
-    "batch_size",
-    "tau",
-    "gamma",
-    "gradient_steps",
-    "n_steps",
-    "target_update_interval",
-    "exploration_fraction",
-    "exploration_initial_eps",
-    "exploration_final_eps",
-    "max_grad_norm",
-    "seed",
-    "double",
-    "objective",
-    "sharpness",
-    "bf16",
+    *("buffer_size", "learning_starts", "batch_size", "tau", "gamma", "gradient_steps", "n_steps"),
+    *("target_update_interval", "exploration_fraction", "exploration_initial_eps"),
+    *("exploration_final_eps", "max_grad_norm", "seed", "double", "objective", "sharpness", "bf16"),
 )
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "Adam": torch.optim.Adam,

@@ -25,15 +25,8 @@ Array = NDArray[Any]
 Stored = dict[str, Array]
 # Exceptions of numpy, zipfile and zlib for a damaged archive
 _DAMAGE = (
-    OSError,
-    ValueError,
-    LookupError,
-    EOFError,
-    RuntimeError,
-    OverflowError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
+    *(OSError, ValueError, LookupError, EOFError, RuntimeError, OverflowError),
+    *(struct.error, zipfile.BadZipFile, zlib.error),
 )
 _FIELDS = ("actions", "rewards", "dones", "timeouts")
 
