@@ -104,11 +104,6 @@ class AgentFigure:
     def page(self, shows: str, columns: int, drawn: Sequence[Panel]) -> Page:
         """Makes the page.
 
-        Args:
-            shows: Content of the figure in the paper.
-            columns: Largest number of panels in a row.
-            drawn: Panels in the paper's order.
-
         Raises:
             UserError: There is nothing to draw.
         """

@@ -205,9 +205,6 @@ def networks_of(scored: Sequence[ScoredStage]) -> list[ImageNetwork]:
 
     A stage often lies in another run than its ANN, which was then imported with ann=FILE. The
     checksum of that file in the settings identifies the ANN.
-
-    Args:
-        scored: Stages, from `read_images`.
     """
     own = {entry.run: entry for entry in scored if entry.name == ANN}
     files = [entry for entry in own.values() if entry.network.exists()]
@@ -231,12 +228,7 @@ def networks_of(scored: Sequence[ScoredStage]) -> list[ImageNetwork]:
 
 
 def image_table(entries: Sequence[ScoredStage], folder: Path) -> RunTable:
-    """Returns a page's table of runs, numbered from 1.
-
-    Args:
-        entries: Stages on the page.
-        folder: Folder in which `read_images` has searched.
-    """
+    """Returns a page's table of runs, numbered from 1."""
     head = ["stage", "from", "accuracy", "epochs", "training images", "test images", "commands"]
     rows: list[RunRow] = []
     for number, entry in enumerate(entries, start=1):
@@ -286,15 +278,7 @@ def given_settings(command: str, values: Mapping[str, Any]) -> dict[str, str]:
 def train_command(
     folder: Path, env: str, seed: int, invocations: Sequence[Invocation] = (), *words: str
 ) -> str:
-    """Returns the command that trains a run to its end with the settings of its latest command.
-
-    Args:
-        folder: Folder of all runs.
-        env: Id of the environment.
-        seed: Seed.
-        invocations: Commands of the run; none for a new run.
-        *words: Settings that select the stages; T=1 by default.
-    """
+    """Returns the command that trains a run to its end with the settings of its latest command."""
     said = [f"env={env}", *(words or ["T=1"]), *([f"seed={seed}"] if seed else [])]
     trainings = [each for each in invocations if " snn_rl.train " in f"{each.command} "]
     for latest in trainings[-1:]:
@@ -310,14 +294,7 @@ def train_command(
 
 
 def stage_command(analog: ScoredStage, like: ScoredStage, words: str, run_dir: Path) -> str:
-    """Returns the command of a stage of image classification.
-
-    Args:
-        analog: ANN that the stage starts from, or is compared with.
-        like: Stage whose command gives the settings of training and conversion.
-        words: Settings of the command that select the stage.
-        run_dir: Directory of the new run.
-    """
+    """Returns the command of a stage after an ANN, with the other settings as for stage `like`."""
     flags = [word for word in words.split() if word.startswith("-")]
     said = [f"{key}={analog.settings[key]}" for key in ("dataset", "net")]
     said += [word for word in words.split() if word not in flags]

@@ -47,11 +47,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def learning_curves(episodes: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
-    """Draws the training returns and their running mean, one panel per stage.
-
-    Args:
-        episodes: [agent step, return, ...] of every finished episode, by stage.
-    """
+    """Draws training episodes, [agent step, return, ...] by stage, and their running mean."""
     # The ANN stage is far longer than the others, so the panels do not share the axis of steps.
     analog = [Stage.parse(stage).analog for stage in episodes]
     widths = [2.4 if wide else 1.0 for wide in analog]
@@ -80,11 +76,7 @@ def learning_curves(episodes: Mapping[str, Sequence[Sequence[float]]]) -> Figure
 
 
 def evaluation_returns(returns: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
-    """Draws the mean and standard deviation of the evaluation's returns, and every return.
-
-    Args:
-        returns: Episode returns by stage and column ("greedy", "sticky").
-    """
+    """Draws the mean and standard deviation of the evaluation's returns, and every return."""
     size = min(11.0, max(7.2, 2.0 + 1.1 * len(returns)))
     figure, axes = _single(size)
     looks = ((GREEDY, -0.17, "o", True), (STICKY, 0.17, "s", False))
@@ -129,12 +121,7 @@ def evaluation_returns(returns: Mapping[str, Mapping[str, Sequence[float]]]) -> 
 
 
 def spike_rates(layers: Sequence[str], rates: Mapping[str, Sequence[float]]) -> Figure:
-    """Draws the spikes per neuron and decision of every hidden layer, and over all of them.
-
-    Args:
-        layers: Names of the groups of bars.
-        rates: Spikes per neuron in each group, by spiking stage.
-    """
+    """Draws the spikes per neuron and decision of every hidden layer, and over all of them."""
     converted = [stage for stage in rates if Stage.parse(stage).kind == CONVERTED]
     retrained = [stage for stage in rates if stage not in converted]
     # A converted network has many timesteps and ten times the spikes, so it has its own scale.
@@ -183,12 +170,7 @@ def rates_by_layer(layers: Sequence[str], rates: Mapping[str, Sequence[float]]) 
 
 
 def scores_by_timesteps(lines: Mapping[str, Mapping[int, float]], score: str) -> Figure:
-    """Draws a score against the number of timesteps.
-
-    Args:
-        lines: Score for every T in increasing order, by label.
-        score: Name of the score.
-    """
+    """Draws a score against the number of timesteps."""
     figure, axes = _single(8.0)
     timestep_lines(axes, lines, score)
     axes.legend(frameon=False, fontsize=10)
@@ -238,12 +220,7 @@ def energies(bars: Mapping[str, Mapping[str, tuple[float, float]]]) -> Figure:
 
 
 def grid(panels: Mapping[str, Drawing], columns: int) -> Figure:
-    """Draws panels row by row, with one legend for all of them above.
-
-    Args:
-        panels: Function that draws each panel, by title.
-        columns: Largest number of panels in a row; fewer if they fill the rows better.
-    """
+    """Draws panels row by row, with one legend for all of them above."""
     rows = -(-len(panels) // columns)
     columns = -(-len(panels) // rows)
     figure = Figure(figsize=(max(7.6, 4.4 * columns), 0.7 + 3.7 * rows), layout="constrained")

@@ -75,12 +75,7 @@ class Episode:
 
 
 def pictures(episode: Episode, overlay: bool) -> Iterator[Picture]:
-    """Plays an episode and yields its images, with a progress bar.
-
-    Args:
-        episode: Episode.
-        overlay: Shows spikes and Q-values beside the environment.
-    """
+    """Plays an episode and yields its images, with a progress bar."""
     with tqdm(total=episode.max_steps, desc="play", unit="step", dynamic_ncols=True) as bar:
         for moment in episode:
             yield video.overlay(moment, episode.labels) if overlay else video.plain(moment)

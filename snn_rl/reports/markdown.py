@@ -29,12 +29,7 @@ def code(text: str) -> str:
 
 
 def listed(items: Sequence[Any], word: str) -> str:
-    """Returns items as in a sentence: "a, b or c".
-
-    Args:
-        items: At least one item.
-        word: Word in front of the last item.
-    """
+    """Returns items as in a sentence: "a, b or c"."""
     *before, last = map(str, items)
     return f"{', '.join(before)} {word} {last}" if before else last
 

@@ -96,13 +96,7 @@ def pooled_returns(
     returns: Mapping[str, Sequence[Sequence[float]]],
     published: Mapping[str, tuple[float, float]],
 ) -> None:
-    """Draws the mean and standard deviation over the episodes of all runs, and each run's mean.
-
-    Args:
-        axes: Axes of the panel.
-        returns: Episode returns of each run, by stage.
-        published: Mean and standard deviation in the paper, by stage.
-    """
+    """Draws the mean and standard deviation over the episodes of all runs, and each run's mean."""
     for i, (stage, runs) in enumerate(returns.items()):
         mean, std = mean_and_std([value for run in runs for value in run])
         axes.errorbar(
@@ -133,15 +127,7 @@ def pooled_rates(
     rates: Sequence[Sequence[float]],
     published: float | None,
 ) -> None:
-    """Draws the spikes per neuron and decision of every layer: the mean over runs, and each run.
-
-    Args:
-        axes: Axes of the panel.
-        stage: Name of the stage.
-        layers: Names of the groups of bars.
-        rates: Spikes per neuron in each group, for each run.
-        published: Number in the paper for the last group; None if the paper has none.
-    """
+    """Draws the spikes per neuron and decision of every layer: the mean over runs, and each run."""
     axes.bar(range(len(layers)), np.mean(rates, axis=0), 0.62, **bar_style(stage))
     if len(rates) > 1:
         for run in rates:
@@ -156,14 +142,7 @@ def pooled_rates(
 def training_curves(
     axes: "Axes", stage: str, runs: Sequence[Sequence[float]], limits: tuple[float, float]
 ) -> None:
-    """Draws the returns of training episodes in order, and two means of each run.
-
-    Args:
-        axes: Axes of the panel.
-        stage: Name of the stage.
-        runs: Episode returns of each run.
-        limits: Lowest and highest return of all panels, which share their scale.
-    """
+    """Draws the returns of training episodes in order, and two means of each run."""
     longest = max(map(len, runs))
     few = longest < 3 * RUNNING
     for returns in runs:
@@ -201,13 +180,7 @@ def training_curves(
 
 
 def evaluation_episodes(axes: "Axes", stage: str, runs: Sequence[Sequence[float]]) -> None:
-    """Draws the returns of an evaluation's episodes in order.
-
-    Args:
-        axes: Axes of the panel.
-        stage: Name of the stage.
-        runs: Episode returns of each run.
-    """
+    """Draws the returns of an evaluation's episodes in order."""
     for returns in runs:
         axes.plot(
             np.arange(1, len(returns) + 1),
@@ -228,14 +201,7 @@ def timestep_lines(
     score: str,
     reference: tuple[str, float] | None = None,
 ) -> None:
-    """Draws a score against the number of timesteps, on a logarithmic scale.
-
-    Args:
-        axes: Axes of the panel.
-        lines: Score for every T in increasing order, by label.
-        score: Name of the score.
-        reference: Label and score of a network without timesteps.
-    """
+    """Draws a score against the number of timesteps, on a logarithmic scale."""
     for i, (name, values) in enumerate(lines.items()):
         marker, shade = _MARKERS[i % len(_MARKERS)], STAGE_COLORS[-1 - i % len(STAGE_COLORS)]
         axes.plot(list(values), list(values.values()), marker=marker, color=shade, label=name)
@@ -258,16 +224,7 @@ def grouped_bars(
     log: bool = False,
     numbers: bool = False,
 ) -> None:
-    """Draws bars side by side, one of every kind in each group: the mean over runs, and each run.
-
-    Args:
-        axes: Axes of the panel.
-        groups: Names of the groups. In a single group, the names of the bars are shown instead.
-        bars: Kinds of bars.
-        unit: Unit of the heights.
-        log: Uses a logarithmic scale.
-        numbers: Writes the height on every bar.
-    """
+    """Draws bars side by side in each group: the mean over runs, and each run."""
     width = 0.8 / len(bars)
     ends = []
     for k, kind in enumerate(bars):

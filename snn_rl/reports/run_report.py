@@ -198,12 +198,7 @@ def _ann(stages: Iterable[StageResult]) -> StageResult | None:
 
 
 def reward_section(stages: Sequence[StageResult], figure: str = "") -> list[str]:
-    """Returns the section with the evaluation of every stage.
-
-    Args:
-        stages: Stages of the run, from `read_stages`.
-        figure: Markdown of a figure of the returns.
-    """
+    """Returns the section with the evaluation of every stage."""
     done = finished(stages)
     if not done:
         return []
@@ -428,11 +423,7 @@ def _settings_section(stages: Sequence[StageResult], latest: dict[str, Any]) -> 
 
 
 def command_section(invocations: Sequence[Invocation]) -> list[str]:
-    """Returns the section with the commands of a run, their revisions and versions.
-
-    Args:
-        invocations: Commands of the run, from `read_invocations`.
-    """
+    """Returns the section with the commands of a run, their revisions and versions."""
     rows = []
     versions: dict[str, list[str]] = {}
     for i, entry in enumerate(invocations, start=1):
