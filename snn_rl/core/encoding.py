@@ -9,12 +9,7 @@ def direct(x: Tensor, timesteps: int) -> Tensor:
 
     The first layer's current is then the same at every t, so the network computes it once.
 
-    Args:
-        x: Images [N, ...].
-        timesteps: Unused; the result serves any T.
-
-    Returns:
-        [1, N, ...].
+    The result is [1, N, ...] for images [N, ...] and any T.
     """
     return x.unsqueeze(0)
 

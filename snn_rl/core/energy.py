@@ -43,10 +43,6 @@ def memory_accesses(spec: NetworkSpec, timesteps: int) -> int:
     weights count at every timestep.
 
     Source: [IIR] "Inference Efficiency": 5.03 times fewer for VGG16 at T = 1 than at T = 5.
-
-    Args:
-        spec: Layer stack.
-        timesteps: T.
     """
     weights = sum(connection.weights for connection in spec.connections())
     neurons = sum(math.prod(shape) for shape in spec.shapes())
@@ -82,9 +78,6 @@ def operations(
             not fire, always counts the spikes that enter it.
         input_rate: Spikes per input value and decision under Poisson encoding, where the first
             layer counts as accumulates ([STDB] section 7). None for direct encoding.
-
-    Raises:
-        ValueError: The number of spike rates is not the number of hidden layers.
     """
     connections = spec.connections()
     if len(spike_rates) != connections[-1].target:
@@ -125,10 +118,8 @@ def skipping_energy(
 ) -> float:
     """Returns the energy in pJ of one decision of an ANN that skips zero activations.
 
-    Args:
-        spec: Layer stack. Its first layer is dense, as in the SNN.
-        nonzero: Fraction of non-zero activations of every hidden layer.
-        costs: Energy of a multiply-accumulate and of an accumulate in pJ.
+    `nonzero` has the fraction of non-zero activations of every hidden layer. The first layer is
+    dense, as in the SNN.
     """
     mac, _ = costs
     return energy(spec, nonzero, (mac, mac)).spiking

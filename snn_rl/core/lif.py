@@ -108,17 +108,7 @@ def timed_lif(
 ) -> tuple[Tensor, NeuronState]:
     """Simulates the neuron of `lif` with the spike-time surrogate gradient.
 
-    Source: [STDB] algorithm 3.
-
-    Args:
-        current: See `lif`.
-        v_threshold: See `lif`.
-        leak: See `lif`.
-        surrogate: ds/du as a function of the time since the last spike.
-        state: State after the previous window. None stands for neurons that have never fired.
-
-    Returns:
-        Spikes [T, N, ...], and the new state.
+    Without a state the neurons have never fired. Source: [STDB] algorithm 3.
     """
     membrane, before = state or NeuronState()
     never = torch.full_like(current[0], NEVER, dtype=torch.int16)

@@ -91,11 +91,8 @@ def register_surrogate(name: str, derivative: Surrogate) -> None:
     """Adds a surrogate gradient under a name that `iir.surrogate` and `SpikingOptions` accept.
 
     Args:
-        name: Name of the surrogate.
+        name: New name without a colon, otherwise a ValueError is raised.
         derivative: Elementwise function ds/dz of z = u / v_threshold - 1.
-
-    Raises:
-        ValueError: The name contains a colon or belongs to another surrogate.
     """
     SURROGATES.register(name, derivative)
 
@@ -116,11 +113,7 @@ def get_surrogate(name: str) -> Surrogate:
 
 
 def check_surrogate(name: str) -> None:
-    """Checks that a surrogate gradient can be imported and applied to a tensor.
-
-    Raises:
-        ValueError: The name is unknown, or not of a function from z to ds/dz.
-    """
+    """Raises a ValueError if a surrogate gradient cannot be imported or applied to a tensor."""
     surrogate = get_surrogate(name)
     if not isinstance(surrogate, SpikeTime):
         surrogate(torch.linspace(-2.0, 2.0, 5))
@@ -189,16 +182,9 @@ class _TimedSpike(torch.autograd.Function):
 def timed_spike(
     u: Tensor, v_threshold: Tensor, since: Tensor, surrogate: SpikeTime
 ) -> tuple[Tensor, Tensor]:
-    """Returns the spikes of `spike` with the spike-time surrogate gradient.
+    """Returns the spikes of `spike` with the spike-time gradient, and the timesteps since them.
 
-    Args:
-        u: See `spike`.
-        v_threshold: See `spike`.
-        since: Timesteps from the last spike to the previous timestep, int16, shape of `u`.
-        surrogate: Spike-time surrogate.
-
-    Returns:
-        Spikes, and the timesteps since the last spike.
+    `since` has the timesteps from the last spike to the previous timestep, int16, shape of `u`.
     """
     spikes, now = _TimedSpike.apply(  # type: ignore[no-untyped-call]
         u, v_threshold, since, surrogate

@@ -32,21 +32,13 @@ class Registry(dict[str, _Entry]):
         self.others = others
 
     def register(self, name: str, entry: _Entry) -> None:
-        """Adds an object under a name.
-
-        Raises:
-            ValueError: The name contains a colon or belongs to another object.
-        """
+        """Adds an object; raises a ValueError if the name is taken or contains a colon."""
         if is_reference(name) or self.get(name, entry) != entry:
             raise ValueError(f"{self.setting}={name}: the name is taken or contains a colon")
         self[name] = entry
 
     def check(self, name: str) -> None:
-        """Checks that a name is registered or has the form `module:name`.
-
-        Raises:
-            ValueError: The name is neither.
-        """
+        """Raises a ValueError if a name is neither registered nor of the form `module:name`."""
         if name not in self and not is_reference(name):
             raise ValueError(
                 f"{self.setting}={name}: must be one of {', '.join(self)}, {self.others}"
@@ -54,11 +46,7 @@ class Registry(dict[str, _Entry]):
             )
 
     def find(self, name: str) -> _Entry:
-        """Returns a registered object, or imports `module:name`.
-
-        Raises:
-            ValueError: The name is not registered and cannot be imported.
-        """
+        """Returns a registered object or imports `module:name`; raises a ValueError otherwise."""
         self.check(name)
         try:
             return self[name] if name in self else load_object(name)

@@ -141,11 +141,7 @@ def _bound(weight: Tensor, bias: Tensor | None, largest_input: int) -> float:
 
 
 def _exponent(values: Tensor) -> int:
-    """Returns the exponent of the largest power of two that divides all values, or 0 for zeros.
-
-    Raises:
-        ValueError: A value is not finite.
-    """
+    """Returns the exponent of the largest power of two that divides all values, or 0 for zeros."""
     values = values.detach().double().cpu()
     if not bool(values.isfinite().all()):
         raise ValueError("a weight is not finite")

@@ -52,7 +52,7 @@ def layer_table(network: SpikingNetwork, images: Tensor, state: State) -> list[L
     Args:
         network: Spiking network.
         images: Input [N, channels, height, width].
-        state: Membranes before the images, from `Network.initial_state` or `Network.step`.
+        state: Membranes before the images, see `Network.step`.
     """
     if state:
         counts = [layer.sum(0) for layer in network.step(images, state)[1]]

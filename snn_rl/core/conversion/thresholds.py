@@ -42,9 +42,6 @@ class ThresholdSearch:
             spikes that enter the block ([STDB] section 4.2).
         given: Thresholds of all hidden layers, which replace the search, for example those of
             another trained network ([IIR] section 5.3).
-
-    Raises:
-        ValueError: An option is invalid.
     """
 
     method: str = PERCENTILE

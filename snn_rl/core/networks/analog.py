@@ -47,10 +47,6 @@ class AnalogNetwork(Network):
         The gradient of a clipped neuron goes to mu instead of to the current.
 
         Source: [ULL] eq. 1.
-
-        Args:
-            index: Index of the hidden layer.
-            current: Input current, any shape.
         """
         activity = F.relu(current)
         return activity if self.mu is None else activity.clamp(max=self.mu[index])

@@ -22,12 +22,7 @@ WINDOW = 25
 
 
 def clear(state: State, ended: Tensor) -> State:
-    """Empties the membranes of the environments whose episode has ended.
-
-    Args:
-        state: Membranes of N environments.
-        ended: [N], true where the next image starts another episode.
-    """
+    """Empties the membranes of the environments whose episode has `ended`, a mask [N]."""
     keep = (~ended).float()
     return [membrane * keep.view(-1, *[1] * (membrane.dim() - 1)) for membrane in state]
 
@@ -149,9 +144,6 @@ class Network(nn.Module):
         """Returns the output [N, outputs] and every hidden layer's number of spikes, [N, ...].
 
         For an analog network the numbers are 1 at active neurons.
-
-        Args:
-            x: Images [N, channels, height, width], float.
         """
         outputs, layers = self.activity(x)
         return outputs, [(layer != 0).float().sum(0) for layer in layers]

@@ -107,12 +107,8 @@ def register_image_network(name: str, builder: ImageNetworkBuilder) -> None:
     """Adds an image classification network under a name that the setting `net` accepts.
 
     Args:
-        name: Name of the network.
-        builder: Function of (input_shape, classes, batch_norm, pooling) that returns a
-            `NetworkSpec`.
-
-    Raises:
-        ValueError: The name contains a colon or belongs to another network.
+        name: New name without a colon, otherwise a ValueError is raised.
+        builder: Function of (input_shape, classes, batch_norm, pooling) to a `NetworkSpec`.
     """
     IMAGE_NETWORKS.register(name, builder)
 

@@ -42,11 +42,8 @@ def register_network(name: str, builder: QNetworkBuilder) -> None:
     """Adds a Q-network under a name that the setting `network` accepts.
 
     Args:
-        name: Name of the network.
+        name: New name without a colon, otherwise a ValueError is raised.
         builder: Function of (input_shape, actions, bias) that returns a `NetworkSpec`.
-
-    Raises:
-        ValueError: The name contains a colon or belongs to another network.
     """
     Q_NETWORKS.register(name, builder)
 

@@ -224,11 +224,7 @@ class NetworkSpec:
         return (layer.channels, height, width)
 
     def shapes(self) -> list[Shape]:
-        """Returns the output shape of every hidden layer, without the batch dimension.
-
-        Raises:
-            ValueError: See `connections`.
-        """
+        """Returns the output shape of every hidden layer, without the batch dimension."""
         shapes = {c.target: c.output_shape for c in self.connections()[:-1]}
         return [shapes[i] for i in sorted(shapes)]
 
@@ -252,14 +248,7 @@ def build_spec(
     outputs: int,
     **options: Any,
 ) -> NetworkSpec:
-    """Calls the named builder of a layer stack and checks its result.
-
-    Args:
-        builders: Registry of builders.
-        name: Key of the registry, or `module:function`.
-        input_shape: (channels, height, width) of one image.
-        outputs: Units of the head.
-        options: Further keyword arguments of the builder.
+    """Calls a registered or imported builder with (input_shape, outputs, **options).
 
     Raises:
         ValueError: No builder has this name, or its result is not a valid `NetworkSpec` with this

@@ -26,9 +26,6 @@ class SpikingOptions:
             image (T = 1). Carried membranes replace a frame stack.
         exact: Whether the weights are on an integer grid and the inputs are raw pixels, see
             `snn_rl.core.conversion.integer_grid`. Requires T = 1.
-
-    Raises:
-        ValueError: An option is invalid, or two options exclude each other.
     """
 
     timesteps: int = 1
@@ -190,13 +187,8 @@ class SpikingNetwork(Network):
     ) -> tuple[Tensor, list[Tensor], list[NeuronState]]:
         """Returns the head's input, the spikes of every hidden layer, and the states after them.
 
-        Args:
-            x: Encoded input, [T or 1, N, channels, height, width].
-            timesteps: Number of timesteps T.
-            states: State of every hidden layer. With None the membranes are empty, and no states
-                are returned.
-            masks: See `propagate`.
-            keep: See `lif`.
+        The input is encoded, [T or 1, N, channels, height, width]. Without states the membranes
+        are empty, and no states are returned.
         """
         layers: list[Tensor] = []
         after: list[NeuronState] = []
