@@ -21,7 +21,7 @@ the operations it counted (pip install 'snn_rl[fast]').
 from snn_rl.agents import plan
 from snn_rl.agents.checks import prepare
 from snn_rl.agents.evaluation import compare_with_ann
-from snn_rl.agents.loading import WHICH_AGENT, find_stage
+from snn_rl.agents.finding import WHICH_AGENT, find_stage
 from snn_rl.chain.run_directory import EVALUATION
 from snn_rl.configs.compose import run_command
 from snn_rl.configs.schema import Config

@@ -31,7 +31,8 @@ from pathlib import Path
 from snn_rl import __version__
 from snn_rl.agents.checks import prepare
 from snn_rl.agents.evaluation import greedy_observations
-from snn_rl.agents.loading import WHICH_AGENT, find_stage, load_agent
+from snn_rl.agents.finding import WHICH_AGENT, find_stage
+from snn_rl.agents.loading import load_agent
 from snn_rl.configs.compose import run_command
 from snn_rl.configs.schema import Config
 from snn_rl.core.networks import SpikingNetwork

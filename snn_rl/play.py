@@ -13,7 +13,8 @@ and its video goes to runs/<env>/zoo/<stage>.
 """
 
 from snn_rl.agents.checks import prepare
-from snn_rl.agents.loading import WHICH_AGENT, find_stage, load_agent
+from snn_rl.agents.finding import WHICH_AGENT, find_stage
+from snn_rl.agents.loading import load_agent
 from snn_rl.configs.compose import run_command
 from snn_rl.configs.schema import Config
 from snn_rl.reports import video

@@ -26,7 +26,8 @@ from snn_rl import zoo
 from snn_rl.agents import plan
 from snn_rl.agents.checks import prepare
 from snn_rl.agents.evaluation import evaluate_stage
-from snn_rl.agents.loading import WHICH_AGENT, Agent, agent_command, load_agent, stage_directory
+from snn_rl.agents.finding import WHICH_AGENT, agent_command, stage_directory
+from snn_rl.agents.loading import Agent, load_agent
 from snn_rl.chain import run_directory
 from snn_rl.chain.records import (
     AgentNotes,

@@ -15,7 +15,8 @@ from stable_baselines3.common.atari_wrappers import NoopResetEnv
 
 from snn_rl import export, train, zoo
 from snn_rl.agents.evaluation import greedy_observations
-from snn_rl.agents.loading import find_stage, load_agent
+from snn_rl.agents.finding import find_stage
+from snn_rl.agents.loading import load_agent
 from snn_rl.configs.compose import compose, run_command
 from snn_rl.configs.schema import Config
 from snn_rl.core.conversion.integer_grid import quantize

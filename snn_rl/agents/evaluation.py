@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from snn_rl.agents.loading import Agent, FinishedStage, load_agent
+from snn_rl.agents.finding import FinishedStage
+from snn_rl.agents.loading import Agent, load_agent
 from snn_rl.chain import run_directory
 from snn_rl.chain.records import (
     Columns,

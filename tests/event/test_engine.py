@@ -11,7 +11,8 @@ import torch
 from safetensors.numpy import load, save
 
 from snn_rl import evaluate, export, play, zoo
-from snn_rl.agents.loading import load_agent, put_on_grid
+from snn_rl.agents.finding import put_on_grid
+from snn_rl.agents.loading import load_agent
 from snn_rl.chain import run_directory
 from snn_rl.configs.compose import run_command
 from snn_rl.configs.schema import Config

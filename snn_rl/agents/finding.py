@@ -1,0 +1,118 @@
+"""Search for the finished stage that the settings of a command name, in the runs and the zoo."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from snn_rl import zoo
+from snn_rl.agents import plan
+from snn_rl.chain import run_directory
+from snn_rl.chain.records import AgentNotes, is_done, mark_done, read_settings
+from snn_rl.configs.schema import Config
+from snn_rl.core.conversion import quantize
+from snn_rl.core.networks import SpikingNetwork
+from snn_rl.files.atomic import write_json
+from snn_rl.files.checkpoint import load_network, save_network
+from snn_rl.utils.errors import UserError
+
+# Settings that tell the stages of a run from each other
+KIND_OF_CHAIN = ("direct", "stages", "carry_state", "exact", "T_start", "T_step")
+# Settings that name an agent and the device
+WHICH_AGENT = ("env", "T", "seed", "run_dir", "runs", *KIND_OF_CHAIN, "device", "threads")
+
+
+@dataclass(frozen=True)
+class FinishedStage:
+    """Finished stage of a run or of the zoo.
+
+    Attributes:
+        directory: Directory of the stage.
+        output: Directory for the files of commands; differs from `directory` for the zoo.
+        chain: Directory of the chain's other stages, if not the parent of `directory`.
+    """
+
+    directory: Path
+    output: Path
+    chain: Path | None = None
+
+    def beside(self, name: str) -> "FinishedStage":
+        """Returns another stage of the same chain, by name."""
+        chain = self.chain or self.directory.parent
+        return FinishedStage(chain / name, self.output.parent / name)
+
+
+def find_stage(config: Config) -> FinishedStage:
+    """Finds the finished stage that the settings name, in the user's runs or in the zoo.
+
+    A stage of the zoo is used, and announced, if the user's run has no such stage and neither
+    run_dir nor seed is set. The exact stage of the zoo's T=1 agent is made on the spot.
+
+    Raises:
+        UserError: There is no such stage.
+    """
+    stage, run = plan.chain(config)[-1], plan.directory_of(config)
+    folder = zoo.ROOT / config.env
+    shipped = folder / (stage.source if stage.exact and stage.source else stage.name)
+    names_a_run = config.run_dir is not None or config.seed != Config.seed
+    if names_a_run or is_done(run / stage.name) or not is_done(shipped):
+        directory = stage_directory(config)
+        return FinishedStage(directory, directory)
+    print(f"{run} has no finished {stage.name}: using the agent that ships with snn_rl, {shipped}")
+    output = run.parent / "zoo" / stage.name
+    if not stage.exact:
+        return FinishedStage(shipped, output)
+    put_on_grid(shipped, output)
+    return FinishedStage(output, output, folder)
+
+
+def put_on_grid(source: Path, target: Path) -> None:
+    """Makes the exact stage of a finished T=1 stage.
+
+    Args:
+        source: Directory of the T=1 stage.
+        target: Directory of the exact stage.
+
+    Raises:
+        UserError: A file is damaged, or cannot be written.
+    """
+    path = source / run_directory.NETWORK
+    network, notes = load_network(path)
+    assert isinstance(network, SpikingNetwork)
+    own = AgentNotes.from_json(notes, path).to_json()
+    save_network(target / run_directory.NETWORK, quantize(network), own)
+    settings = read_settings(source) | {"exact": True, "source": source.name}
+    write_json(target / run_directory.SETTINGS, settings)
+    mark_done(target)
+
+
+def stage_directory(config: Config) -> Path:
+    """Returns the directory of the finished stage that the settings name in a run.
+
+    Raises:
+        UserError: The run has no such stage, or belongs to another environment.
+    """
+    stage = plan.chain(config)[-1]
+    directory = plan.directory_of(config) / stage.name
+    if not is_done(directory):
+        train = agent_command("train", config, ("seed", "run_dir", "runs", *KIND_OF_CHAIN))
+        raise UserError(f"{directory.parent} has no finished {stage.name}: train it with `{train}`")
+    trained_on = read_settings(directory)["env"]
+    if trained_on != config.env:
+        raise UserError(f"{directory.parent} is a run of env={trained_on}, not of {config.env}")
+    return directory
+
+
+def agent_command(command: str, config: Config, keys: Sequence[str] = KIND_OF_CHAIN) -> str:
+    """Returns a command line for the agent that the settings name.
+
+    Args:
+        command: train, evaluate, ...
+        config: Resolved settings.
+        keys: Settings that are added to env and T where they are not at their defaults.
+    """
+    words = [f"python -m snn_rl.{command} env={config.env} T={config.T}"]
+    for key in keys:
+        value = getattr(config, key)
+        if value != getattr(Config, key):
+            words.append(f"{key}={str(value).lower() if isinstance(value, bool) else value}")
+    return " ".join(words)
