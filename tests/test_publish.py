@@ -149,7 +149,8 @@ def test_the_card_agrees_with_the_files(shipped, monkeypatch):
     names = {}
     monkeypatch.setattr(zoo, "ROOT", shipped)
     exec(program, names)
-    assert names["decision"].q_values.shape == (1, 2)
+    assert names["agent"].stage == "T1"
+    assert names["actions"].shape == (1,)
     with Image.open(folder / "play.gif") as gif:
         assert gif.width <= 640
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from snn_rl.chain import run_directory
 from snn_rl.chain.records import StageResult, read_invocations, read_stages
-from snn_rl.chain.stages import ANN, PRETRAINED
+from snn_rl.chain.stages import ANN, PRETRAINED, Stage
 from snn_rl.envs import ATARI, family
 from snn_rl.files.atomic import read_json, write_text
 from snn_rl.reports.markdown import block, page, table
@@ -45,7 +45,7 @@ def write_card(folder: Path, commands: Sequence[str], picture: str) -> Path:
         "## Use",
         "\n".join(f"    {command}" for command in commands),
         "In Python:",
-        block("python", _program(env, last.name)),
+        block("python", _program(env, last.stage)),
         *reward_section(stages),
         "## Returns",
         returns_table(stages),
@@ -131,11 +131,13 @@ def _episode(stage: StageResult, path: Path) -> str:
     )
 
 
-def _program(env: str, stage: str) -> str:
-    return f"""from snn_rl import zoo
-from snn_rl.agents.loading import load_agent
-
-agent = load_agent(zoo.ROOT / "{env}" / "{stage}")
+def _program(env: str, stage: Stage) -> str:
+    if stage.name == f"T{stage.timesteps}":
+        imports, source = "import snn_rl\n", f'"{env}", T={stage.timesteps}'
+    else:
+        imports = "import snn_rl\nfrom snn_rl import zoo\n"
+        source = f'zoo.ROOT / "{env}" / "{stage.name}"'
+    return f"""{imports}
+agent = snn_rl.load({source})
 env = agent.make_env(1, seed=0)
-decision = agent.q_net.decide(env.reset())
-print(decision.actions, decision.q_values)"""
+actions, state = agent.predict(env.reset())"""
