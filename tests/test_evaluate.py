@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from snn_rl import evaluate, train
-from snn_rl.agents.evaluation import energy_ratios
 from snn_rl.chain import run_directory
 from snn_rl.configs.compose import run_command
 from snn_rl.configs.schema import Config
@@ -91,14 +90,6 @@ def test_the_ann_is_evaluated_only_once_on_the_same_episodes(run_dir, capsys):
     assert read_json(run_dir / "T1" / run_directory.EVALUATION) == first
     command(evaluate, *arguments, "eval.epsilon=0.5")
     assert "was evaluated on these episodes before" not in capsys.readouterr().out
-
-
-def test_skipping_zeros_saves_energy_only_if_there_are_zeros():
-    spec = cartpole((3, 40, 120), 2)
-    ratios = energy_ratios(spec, [0.1, 0.2, 0.3], [1.0, 1.0, 1.0])
-    assert ratios["float32_skipping"] == pytest.approx(ratios["float32"])
-    sparse = energy_ratios(spec, [0.1, 0.2, 0.3], [0.5, 0.5, 0.5])
-    assert sparse["float32_skipping"] < ratios["float32_skipping"]
 
 
 @pytest.mark.parametrize(

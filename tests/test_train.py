@@ -26,7 +26,7 @@ from snn_rl.agents import chain as agents_chain
 from snn_rl.chain import run_directory
 from snn_rl.chain.records import read_counters
 from snn_rl.configs.compose import run_command
-from snn_rl.configs.schema import Config, DQNConfig
+from snn_rl.configs.schema import Config
 from snn_rl.core.conversion import quantize
 from snn_rl.core.networks import AnalogNetwork, SpikingNetwork, SpikingOptions
 from snn_rl.core.networks.q_networks import cartpole
@@ -453,16 +453,6 @@ def test_lr_steps_sets_the_learning_rate_independently_of_the_length(
     assert torch.allclose(short, weights("same", "dqn.steps=800", "dqn.lr_steps=400"), atol=1e-6)
     assert torch.equal(short, weights("clipped", "dqn.lr_steps=9999"))
     assert not torch.allclose(short, weights("slow", "dqn.steps=800"), atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("remaining", "rate"), [(1.0, 1.0), (0.75, 0.6), (0.5, 0.2), (0.25, 0.2), (0.0, 0.2)]
-)
-def test_the_learning_rate_falls_linearly_and_then_stays_constant(
-    remaining: float, rate: float
-) -> None:
-    schedule = agents_chain.learning_rate(DQNConfig(steps=8, lr=1.0, lr_end=0.2, lr_steps=4))
-    assert schedule(remaining) == pytest.approx(rate)
 
 
 CARRIED = [

@@ -164,7 +164,7 @@ def train_stage(
         if selection and counters.steps >= selection.start:
             _score(model, counters, selection, directory)
         counters.wall_s += time.monotonic() - started
-        save_tensors(directory / STATE, model.tensors(), {"counters": vars(counters)})
+        save_tensors(directory / STATE, model.tensors(), {"counters": counters.to_json()})
         journal.prune(buffer, counters.rows)
     progress.close()
     if counters.scores:

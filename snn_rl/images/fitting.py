@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from snn_rl.chain.records import Record
+from snn_rl.chain.run_directory import STATE
 from snn_rl.core.conversion import activity_rates, apply_masks_
 from snn_rl.core.networks import Network, SpikingNetwork
 from snn_rl.files.atomic import remove_temporaries
@@ -27,7 +29,6 @@ from snn_rl.images.data.datasets import Split
 from snn_rl.utils.errors import UserError
 from snn_rl.utils.seeding import derive_seed, seed_everything
 
-STATE = "state.safetensors"
 _FAST_S = 0.5  # a state that takes less time to save is saved after every epoch
 _NETWORK = "network."
 
@@ -91,7 +92,7 @@ class Recipe:
 
 
 @dataclass
-class Counters:
+class Counters(Record):
     """Progress of a stage, stored with its state.
 
     Attributes:
@@ -185,7 +186,7 @@ def fit(
             started = time.monotonic()
             due = cost < _FAST_S or started - saved >= 10 * cost
             if first and (due or counters.epoch == recipe.epochs):
-                meta = {"counters": vars(counters)}
+                meta = {"counters": counters.to_json()}
                 save_tensors(directory / STATE, _state(network, optimizer), meta)
                 saved = time.monotonic()
                 cost = saved - started
@@ -321,7 +322,7 @@ def _resume(network: nn.Module, optimizer: torch.optim.Optimizer, path: Path) ->
     try:
         network.load_state_dict(weights)
         load_moments(optimizer, tensors)
-        return Counters(**meta["counters"])
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is not the state of this stage ({reason})") from None
+    return Counters.from_json(meta.get("counters"), path)
