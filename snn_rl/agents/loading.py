@@ -66,7 +66,7 @@ class Agent:
 
     @property
     def network(self) -> AnalogNetwork | SpikingNetwork:
-        """The Q-network's layers."""
+        """Network of the Q-network."""
         return self.q_net.network
 
     @property

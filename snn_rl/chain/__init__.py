@@ -1,1 +1,1 @@
-"""The stages of a chain, its run directory and the records kept there."""
+"""Stages of a chain, the run directory, and the records in it."""
