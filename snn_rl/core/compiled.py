@@ -108,12 +108,7 @@ class _FusedLIF(torch.autograd.Function):
         kind = getattr(kernels, _KINDS[ctx.derivative])
         sums = _split(partial(kernels.backward, rows, *scalars, kind, incoming, out), *out.shape)
         grad_v, grad_leak = (sum(parts) for parts in zip(*sums, strict=True))
-        return (
-            grad,
-            torch.full_like(v_threshold, grad_v),
-            torch.full_like(leak, grad_leak),
-            None,
-        )
+        return grad, torch.full_like(v_threshold, grad_v), torch.full_like(leak, grad_leak), None
 
 
 def fused_lif(current: Tensor, v_threshold: Tensor, leak: Tensor, derivative: Derivative) -> Tensor:

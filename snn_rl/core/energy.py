@@ -103,10 +103,9 @@ def energy(
     own_layer: bool = False,
     input_rate: float | None = None,
 ) -> Energy:
-    """Returns the energy of one decision.
+    """Returns the energy of one decision; see `operations` for the arguments.
 
-    `costs` are the energies of a multiply-accumulate and of an accumulate in pJ. The other
-    arguments are those of `operations`.
+    `costs` are the energies of a multiply-accumulate and of an accumulate in pJ.
     """
     mac, ac = costs
     multiplied, accumulated = operations(spec, spike_rates, own_layer, input_rate)

@@ -59,9 +59,6 @@ class EventEngine:
         network: Network on the grid.
         incremental: Whether every layer is updated by the spikes that have changed. Otherwise only
             the first layer is updated, and the others are summed up again from all spikes.
-
-    Raises:
-        UserError: numba is not installed.
     """
 
     def __init__(self, network: EventNetwork, incremental: bool = True):

@@ -54,16 +54,7 @@ class EventLayer:
         return (len(self.weight), height, width)
 
     def check(self, shape: tuple[int, ...], largest_input: int, is_head: bool) -> None:
-        """Checks that the layer is on the grid and matches its inputs.
-
-        Args:
-            shape: Shape of the inputs.
-            largest_input: Largest value of an input.
-            is_head: Whether the layer is the last one.
-
-        Raises:
-            ValueError: The layer is invalid; the message names it.
-        """
+        """Raises a ValueError that names the layer if it does not match its inputs or the grid."""
         weight, bias = self.weight, self.bias
         name = f"layer {self.name}"
         if not (np.isfinite(self.unit) and np.frexp(self.unit)[0] == 0.5):
@@ -145,11 +136,7 @@ class EventNetwork:
 
     @classmethod
     def load(cls, path: Path | str) -> "EventNetwork":
-        """Reads a file that `snn_rl.export format=event` wrote.
-
-        Raises:
-            UserError: The file is missing, damaged or of another kind.
-        """
+        """Reads a file that `snn_rl.export format=event` wrote."""
         path = Path(path)
         data = read_bytes(path)
         try:

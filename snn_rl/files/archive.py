@@ -37,11 +37,7 @@ _DAMAGE = (
 
 
 def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
-    """Reads a whole file of at most `limit` bytes.
-
-    Raises:
-        UserError: The file is missing or too large.
-    """
+    """Reads a whole file of at most `limit` bytes."""
     if not path.is_file():
         raise UserError(f"no such file: {path}")
     size = path.stat().st_size
@@ -51,16 +47,7 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
 
 
 def parse_json(text: bytes | str, name: str, limit: int = MAX_TEXT) -> Any:
-    """Parses JSON without repeated keys.
-
-    Args:
-        text: JSON text.
-        name: Name of the text in error messages.
-        limit: Maximum length.
-
-    Raises:
-        UserError: The text is too long, nested too deeply, not JSON, or repeats a key.
-    """
+    """Parses JSON without repeated keys; `name` stands for the text in error messages."""
     if len(text) > limit:
         raise UserError(f"{name} has {len(text):,} bytes of JSON, but at most {limit:,} are read")
     try:
@@ -127,11 +114,7 @@ class Archive:
         return list(self._entries)
 
     def read(self, entry: str, limit: int = MAX_BYTES) -> bytes:
-        """Returns the content of an entry after a check of its checksum.
-
-        Raises:
-            UserError: The entry is missing, damaged or longer than `limit`.
-        """
+        """Returns the content of an entry after a check of its checksum."""
         shown = f"{entry[:100]!r} in {self.name}"
         if entry not in self._entries:
             raise UserError(f"{self.name} is incomplete: it lacks {entry[:100]!r}")
@@ -150,12 +133,7 @@ class Archive:
 def read_arrays(path: Path, limit: int) -> dict[str, NDArray[Any]]:
     """Reads the arrays of an .npz file; arrays of Python objects are rejected.
 
-    Args:
-        path: Path of the file.
-        limit: Maximum size of the file and of all its arrays together, in bytes.
-
-    Raises:
-        UserError: The file is missing, damaged or too large, or holds other data.
+    The file and all its arrays together may each have at most `limit` bytes.
     """
     archive = Archive(read_bytes(path, limit), str(path), limit, ratio=math.inf)
     arrays = {}

@@ -34,12 +34,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """Calls `write` on a temporary file beside `path`, syncs the file and renames it to `path`.
 
-    Args:
-        path: Final path; missing directories are created.
-        write: Function that writes the content to the path it is given.
-
-    Raises:
-        UserError: The disk is full or read-only. The previous content of `path` is kept.
+    Missing directories are created.
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,9 +78,5 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Reads a JSON file of at most `MAX_NOTE` bytes.
-
-    Raises:
-        UserError: The file is missing, too large or not JSON.
-    """
+    """Reads a JSON file of at most `MAX_NOTE` bytes."""
     return parse_json(read_bytes(path, MAX_NOTE), str(path), MAX_NOTE)

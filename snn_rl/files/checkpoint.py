@@ -29,16 +29,7 @@ _BATCH_COUNT = ".num_batches_tracked"
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-    """Writes tensors and a note into one safetensors file, atomically.
-
-    Args:
-        path: Path of the file.
-        tensors: Tensors by name, of any type, layout and device.
-        meta: JSON-serializable note.
-
-    Raises:
-        UserError: The disk is full or read-only.
-    """
+    """Writes tensors of any type, layout and device, and a JSON note, into one file, atomically."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     note = {"schema": SCHEMA, **meta}
     # A single metadata entry: safetensors writes several entries in random order.
@@ -50,9 +41,6 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Returns:
         Tensors by name, and the note with its schema number.
-
-    Raises:
-        UserError: The file is missing, damaged or not written by `save_tensors`.
     """
     if not path.is_file():
         raise UserError(f"no such file: {path}")
@@ -98,9 +86,6 @@ def save_network(
         meta: Additional JSON-serializable notes.
         dtype: Type of the stored weights; float16 halves the size of the file. An exact network
             keeps the type of each tensor that `dtype` cannot represent exactly.
-
-    Raises:
-        UserError: The disk is full or read-only.
     """
     description: dict[str, Any] = {"spec": network.spec.to_dict(), "timesteps": None}
     if isinstance(network, SpikingNetwork):
@@ -114,14 +99,9 @@ def save_network(
 
 
 def load_network(path: Path) -> tuple[AnalogNetwork | SpikingNetwork, dict[str, Any]]:
-    """Rebuilds a network that `save_network` wrote.
+    """Rebuilds a network that `save_network` wrote, in float32; also returns all notes of the file.
 
-    Returns:
-        The network in float32, and all notes of the file.
-
-    Raises:
-        UserError: The file is missing or damaged, its tensors do not match its description, or a
-            weight is not a finite floating-point number.
+    A network with a weight that is not a finite floating-point number is rejected.
     """
     tensors, meta = load_tensors(path)
     weights = {name: t for name, t in tensors.items() if not name.endswith(_BATCH_COUNT)}

@@ -67,9 +67,6 @@ def load_any(
 
     Returns:
         The network in float32; spiking only if the file is a spiking network of this package.
-
-    Raises:
-        UserError: The file is missing, damaged, not trusted, or not such a network.
     """
     name = str(path)
     data = read_bytes(path)
@@ -105,9 +102,6 @@ def from_state_dict(
         strides: See `load_any`.
         pixel_max: See `load_any`.
         name: Name of the state dict in error messages.
-
-    Raises:
-        UserError: The layers do not form a plain stack, or do not match the images or strides.
     """
     check_weights(tensors.items(), name)
     layers = _layers(tensors, name)

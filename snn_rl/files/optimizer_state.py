@@ -20,12 +20,7 @@ def moments(optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def load_moments(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Restores the state that `moments` returned.
-
-    Args:
-        optimizer: Optimizer of the same parameters.
-        tensors: State tensors; tensors without the prefix "optimizer." are ignored.
-    """
+    """Restores the state that `moments` returned; other tensors are ignored."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():

@@ -49,13 +49,6 @@ def torch_state_dict(data: bytes, name: str) -> dict[str, Tensor]:
 
     The file holds a state dict, or a dictionary with a `state_dict` or `model_state_dict`. Both
     formats of `torch.save` are supported: zip archives, and the format before PyTorch 1.6.
-
-    Args:
-        data: Content of the file.
-        name: Name of the file in error messages.
-
-    Raises:
-        UserError: The file is damaged, or its state dict holds anything but tensors.
     """
     try:
         content, read = _read_zip(data, name) if data[:2] == b"PK" else _read_legacy(data, name)
@@ -70,15 +63,7 @@ def torch_state_dict(data: bytes, name: str) -> dict[str, Tensor]:
 
 
 def safetensors_state_dict(data: bytes, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Returns the tensors of a safetensors file in natural order (2 before 10), and its metadata.
-
-    Args:
-        data: Content of the file.
-        name: Name of the file in error messages.
-
-    Raises:
-        UserError: The file is damaged.
-    """
+    """Returns the tensors of a safetensors file in natural order (2 before 10), and metadata."""
     length = int.from_bytes(data[:8], "little")
     if length > min(_MAX_HEADER, len(data) - 8):
         raise UserError(f"{name} is damaged or not a safetensors file (header of {length:,} bytes)")
@@ -323,15 +308,7 @@ def _materialize(content: dict[str, _View], read: _ReadStorage, name: str) -> di
 
 
 def check_weights(tensors: Iterable[tuple[str, Tensor]], name: str) -> None:
-    """Checks that all weights are finite floating-point numbers.
-
-    Args:
-        tensors: Pairs of name and tensor.
-        name: Name of the file in error messages.
-
-    Raises:
-        UserError: A tensor is not of a floating-point type, or holds NaN or infinity.
-    """
+    """Raises a UserError unless all weights are finite floating-point numbers."""
     for key, tensor in tensors:
         if not tensor.is_floating_point():
             raise UserError(f"{name}: {key[:100]!r} is {tensor.dtype}, not floating point")

@@ -69,11 +69,6 @@ def check(
 ) -> Iterator[tuple[str, Agreement]]:
     """Compares engines with the network, and an exact network with itself in other layouts.
 
-    Args:
-        network: Exported network.
-        engines: Engines that run the file, by name.
-        pixels: Images, uint8 [N, channels, height, width].
-
     Yields:
         Name of the engine, batch size or memory layout, and its agreement with the network.
 

@@ -17,11 +17,7 @@ from snn_rl.utils.errors import UserError
 
 
 def event_network(network: SpikingNetwork) -> EventNetwork:
-    """Returns the integers of a network on the grid, for the event-driven engine.
-
-    Raises:
-        UserError: The network is not on the grid.
-    """
+    """Returns the integers of a network on the grid, for the event-driven engine."""
     if not network.exact:
         raise UserError("the event-driven engine requires an exact agent: set exact=true")
     layers = []
@@ -60,9 +56,6 @@ class EventDriven(SpikingNetwork):
     Attributes:
         operations: Operations of every weight layer, summed over all decisions; see `Operations`.
         decisions: Number of decisions.
-
-    Raises:
-        UserError: The network is not on the grid, or numba is not installed.
     """
 
     def __init__(self, network: SpikingNetwork, events: EventNetwork | None = None):
@@ -79,11 +72,7 @@ class EventDriven(SpikingNetwork):
         return pixels[:, -self.spec.input_shape[0] :].contiguous()
 
     def activity(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Returns Q-values and spikes; see `Network.activity`.
-
-        Args:
-            x: Images from `images`.
-        """
+        """Returns the Q-values and spikes of images from `images`; see `Network.activity`."""
         while len(self._engines) < len(x):
             self._engines.append(EventEngine(self._events))
         q_values, spikes = [], []

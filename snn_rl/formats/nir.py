@@ -41,9 +41,6 @@ def nir_graph(network: SpikingNetwork, notes: Mapping[str, str] | None = None) -
     Args:
         network: Network with T = 1 and direct encoding, of convolutions and dense layers.
         notes: Notes in the metadata of the graph.
-
-    Raises:
-        UserError: The network is of another kind, or the package nir is missing.
     """
     check_plain(network, "NIR")
     if network.timesteps != 1:
@@ -95,11 +92,7 @@ def spikes_name(layer: str) -> str:
 
 
 def write(network: SpikingNetwork, path: Path, notes: Mapping[str, str] | None = None) -> None:
-    """Writes `nir_graph` to a file, atomically.
-
-    Raises:
-        UserError: See `nir_graph`; or the disk is full or read-only.
-    """
+    """Writes `nir_graph` to a file, atomically."""
     graph = nir_graph(network, notes)
     write_atomic(path, lambda file: optional("nir", EXTRA).write(file, graph))
 

@@ -38,9 +38,6 @@ def onnx_model(
         network: Convolutions and dense layers; a spiking network must have direct encoding and no
             carried state.
         notes: Notes in the metadata of the model.
-
-    Raises:
-        UserError: The network is of another kind, or the package onnx is missing.
     """
     check_plain(network, "ONNX")
     onnx = optional("onnx", EXTRA)
@@ -87,11 +84,7 @@ def spikes_name(layer: str, timestep: int) -> str:
 def write(
     network: AnalogNetwork | SpikingNetwork, path: Path, notes: Mapping[str, str] | None = None
 ) -> None:
-    """Writes `onnx_model` to a file, atomically.
-
-    Raises:
-        UserError: See `onnx_model`; or the disk is full or read-only.
-    """
+    """Writes `onnx_model` to a file, atomically."""
     write_bytes(path, onnx_model(network, notes).SerializeToString())
 
 
@@ -102,12 +95,7 @@ def export(network: SpikingNetwork, path: Path, notes: Mapping[str, str]) -> dic
 
 
 class Runner:
-    """An ONNX file in onnxruntime.
-
-    Args:
-        path: Path of the file.
-        network: Exported network.
-    """
+    """An ONNX file in onnxruntime."""
 
     def __init__(self, path: Path, network: Network):
         onnx, runtime = optional("onnx", EXTRA), optional("onnxruntime", EXTRA)

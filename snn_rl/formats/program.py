@@ -25,11 +25,7 @@ class _PixelNetwork(nn.Module):
 
 
 def program(network: Network) -> torch.export.ExportedProgram:
-    """Returns the program from pixels, uint8 [N, channels, height, width], to [N, actions].
-
-    Raises:
-        UserError: The network is of another kind, see `check_plain`.
-    """
+    """Returns the program from pixels, uint8 [N, channels, height, width], to [N, actions]."""
     check_plain(network, "a torch.export program")
     # Two images: a dimension of one would be exported as a constant.
     example = torch.zeros(2, *network.spec.input_shape, dtype=torch.uint8)

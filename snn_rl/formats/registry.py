@@ -37,15 +37,7 @@ def register_format(name: str, export: Exporter) -> None:
 
 
 def optional(name: str, extra: str) -> ModuleType:
-    """Imports a package that an extra of snn_rl installs.
-
-    Args:
-        name: Name of the module.
-        extra: Name of the extra.
-
-    Raises:
-        UserError: The package is not installed; the message says how to install it.
-    """
+    """Imports a package that an extra of snn_rl installs; an error says how to install it."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -55,15 +47,7 @@ def optional(name: str, extra: str) -> ModuleType:
 
 
 def check_plain(network: Network, kind: str) -> None:
-    """Checks that a network is a deterministic, stateless stack of plain layers.
-
-    Args:
-        network: Network to export.
-        kind: Name of the format in the error message.
-
-    Raises:
-        UserError: The network is not such a stack.
-    """
+    """Raises a UserError unless a network is a deterministic, stateless stack of plain layers."""
     spec = network.spec
     reason = None
     if not spec.is_plain or spec.batch_norm or spec.clip:

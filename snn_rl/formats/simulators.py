@@ -38,10 +38,6 @@ def installed(graph: "nir.NIRGraph", spec: NetworkSpec) -> dict[str, Engine]:
     """Returns the installed simulators by name, each with the graph loaded.
 
     Membranes are empty at the start of every image.
-
-    Args:
-        graph: Graph from `nir_graph` or `read`.
-        spec: Description of the exported network.
     """
     found: dict[str, Engine] = {}
     for name, (importer, options) in _IMPORTERS.items():

@@ -65,11 +65,7 @@ def directory_of(config: ClassifyConfig) -> Path:
 
 
 def network_spec(config: ClassifyConfig, dataset: Dataset) -> NetworkSpec:
-    """Returns the description of the settings' network for the images of a dataset.
-
-    Raises:
-        UserError: The images are too small for the network.
-    """
+    """Returns the description of the settings' network for the images of a dataset."""
     pooling = POOLINGS[config.pooling]
     shape, classes = dataset.image_shape, dataset.classes
     try:
@@ -80,13 +76,7 @@ def network_spec(config: ClassifyConfig, dataset: Dataset) -> NetworkSpec:
 
 
 def stage_settings(config: ClassifyConfig, fingerprint: str, stage: Stage) -> dict[str, Any]:
-    """Returns the settings that a stage's result depends on, flat, as plain JSON types.
-
-    Args:
-        config: Resolved settings.
-        fingerprint: Fingerprint of the training images.
-        stage: Stage of the chain.
-    """
+    """Returns the settings that a stage's result depends on, flat, as plain JSON types."""
     settings: dict[str, Any] = {name: getattr(config, name) for name in _SHARED}
     settings |= {
         "training_images": fingerprint,
@@ -121,13 +111,7 @@ def stage_epochs(config: ClassifyConfig, stage: Stage) -> int:
 
 
 class ImageChain:
-    """Trains and scores the stages of a run.
-
-    Args:
-        config: Resolved settings.
-        dataset: Images.
-        directory: Directory of the run.
-    """
+    """Trains and scores the stages of a run."""
 
     def __init__(self, config: ClassifyConfig, dataset: Dataset, directory: Path):
         self.config = config

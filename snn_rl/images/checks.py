@@ -17,11 +17,7 @@ from snn_rl.utils.errors import UserError
 
 
 def check_values(config: ClassifyConfig) -> None:
-    """Checks the settings before anything is computed.
-
-    Raises:
-        UserError: A value is not allowed. The message names the setting and the allowed values.
-    """
+    """Checks the settings before anything is computed."""
     if not config.dataset:
         raise UserError("dataset is missing: set, for example, dataset=cifar10")
     registered: dict[str, Collection[str]] = {
@@ -63,11 +59,7 @@ def check_values(config: ClassifyConfig) -> None:
 
 
 def check_sizes(config: ClassifyConfig, dataset: Dataset) -> None:
-    """Checks numbers of images in the settings against the dataset.
-
-    Raises:
-        UserError: The dataset has fewer images.
-    """
+    """Checks numbers of images in the settings against the dataset."""
     if (config.test_limit or 0) > len(dataset.test):
         raise UserError(
             f"test_limit={config.test_limit}: there are {len(dataset.test)} test images"

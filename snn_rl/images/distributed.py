@@ -106,11 +106,7 @@ def launcher() -> str:
 
 
 def own_device(device: torch.device) -> torch.device:
-    """Returns the device of this worker; each worker on a machine has its own GPU.
-
-    Raises:
-        UserError: This machine has more workers than GPUs.
-    """
+    """Returns the device of this worker; each worker on a machine needs its own GPU."""
     if size() == 1 or device.type != "cuda":
         return device
     local = int(os.environ.get("LOCAL_RANK", rank()))

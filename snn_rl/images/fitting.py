@@ -112,13 +112,9 @@ class Counters(Record):
 def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Returns the Kullback-Leibler divergence from the teacher's to the student's classes.
 
-    Source: Hinton et al. (2015).
+    Both arguments are logits [N, classes]. The factor temperature^2 keeps the gradients' size.
 
-    Args:
-        student: Logits [N, classes].
-        teacher: Logits [N, classes].
-        temperature: Temperature of both. The result is multiplied by its square, which keeps the
-            size of the gradients.
+    Source: Hinton et al. (2015).
     """
     return temperature**2 * F.kl_div(
         F.log_softmax(student / temperature, 1),
@@ -136,20 +132,10 @@ def fit(
     directory: Path,
     seed: tuple[int, ...],
 ) -> Counters:
-    """Trains a network in place, resuming from the state in `directory`, if any.
+    """Trains a network in place, resuming from the state in the stage's directory, if any.
 
-    The state is saved after every epoch, unless saving takes more than a tenth of the time.
-
-    Args:
-        network: Network.
-        optimizer: Optimizer of the network's parameters.
-        split: Training images.
-        recipe: Hyperparameters.
-        directory: Directory of the stage.
-        seed: Seeds of the run and the stage.
-
-    Raises:
-        UserError: The state in `directory` is damaged, or a batch cannot be filled.
+    The state is saved after every epoch, unless saving takes more than a tenth of the time. `seed`
+    holds the seeds of the run and of the stage.
     """
     first = distributed.is_first()
     if first:
@@ -259,14 +245,7 @@ def backward(
 
     With a window, the loss is the mean over the windows of the loss at the end of each window,
     computed on the outputs so far. [STDB] section 2.2 sums these losses; the constant factor has no
-    effect on Adam.
-
-    Args:
-        network: Network in training mode.
-        activity: Function from `distributed.replicated`, not used with windows.
-        images: Images [N, channels, height, width].
-        labels: Labels [N].
-        recipe: Hyperparameters of the loss.
+    effect on Adam. `activity` is then not used.
 
     Returns:
         Loss of the last window, outputs [N, classes], and spike rates [hidden layers].

@@ -16,14 +16,9 @@ from snn_rl.utils.process_memory import PeakMemory
 def score(
     network: Network, split: Split, batch_size: int, name: str, limit: int | None = None
 ) -> Score:
-    """Classifies the images of a split in float32, divided among the workers.
+    """Classifies the images of a split in float32, in order, divided among the workers.
 
-    Args:
-        network: Analog or spiking network.
-        split: Images, classified in order and without augmentation.
-        batch_size: Number of images in a batch.
-        name: Name in the progress bar.
-        limit: Number of images, balanced over the classes; None: all images.
+    With a limit, only this number of images is classified, balanced over the classes.
     """
     network.eval()
     device = network.head.weight.device

@@ -20,14 +20,7 @@ def uses_bf16(precision: str, device: str) -> bool:
 
 
 def check_device(device: str) -> None:
-    """Checks that a requested GPU is available, because training on the CPU would take days.
-
-    Args:
-        device: "auto", "cpu" or "cuda".
-
-    Raises:
-        UserError: PyTorch finds no GPU.
-    """
+    """Raises a UserError if a requested GPU is missing: training on the CPU would take days."""
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError(
             "device=cuda: PyTorch finds no GPU (run `python -m snn_rl.doctor` for details); "

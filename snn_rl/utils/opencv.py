@@ -6,11 +6,7 @@ from snn_rl.utils.errors import UserError
 
 
 def opencv() -> ModuleType:
-    """Imports OpenCV.
-
-    Raises:
-        UserError: OpenCV is not installed or cannot be loaded.
-    """
+    """Imports OpenCV."""
     try:
         import cv2
     except ImportError as error:

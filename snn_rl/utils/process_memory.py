@@ -32,9 +32,6 @@ class PeakMemory:
 
     Freed memory is returned to the system at construction, so that the peak of an earlier, larger
     stage is not counted again.
-
-    Args:
-        device: Device of the computation.
     """
 
     _STATUS = Path("/proc/self/status")

@@ -17,12 +17,7 @@ from snn_rl.core.conversion.thresholds import (
 )
 from snn_rl.core.encoding import ENCODINGS
 from snn_rl.core.lif import NeuronState
-from snn_rl.core.networks import (
-    WINDOW,
-    AnalogNetwork,
-    SpikingNetwork,
-    SpikingOptions,
-)
+from snn_rl.core.networks import WINDOW, AnalogNetwork, SpikingNetwork, SpikingOptions
 
 _DEFAULT_SEARCH = ThresholdSearch()
 

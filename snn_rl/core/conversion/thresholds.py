@@ -64,13 +64,9 @@ class ThresholdSearch:
 
 
 def percentile(values: Tensor, q: float) -> Tensor:
-    """Returns the q-th percentile, by nearest rank from above.
+    """Returns the q-th percentile, by nearest rank from above, for q in (0, 100].
 
     Unlike `torch.quantile`, the function accepts more than 16 million values.
-
-    Args:
-        values: Tensor of any shape with at least one entry.
-        q: Percentile in (0, 100].
     """
     flat = values.flatten()
     rank = max(1, min(flat.numel(), -int(-flat.numel() * q // 100)))
@@ -78,14 +74,7 @@ def percentile(values: Tensor, q: float) -> Tensor:
 
 
 def percentiles(values: Tensor) -> Tensor:
-    """Returns the percentiles 0, 1, ..., 100, by nearest rank from above.
-
-    Args:
-        values: Tensor of any shape with at least one entry.
-
-    Returns:
-        Float64 tensor [101], ascending.
-    """
+    """Returns the percentiles 0, 1, ..., 100 by nearest rank from above, float64 [101]."""
     ordered = values.flatten().sort().values
     ranks = -(-ordered.numel() * torch.arange(101) // 100)
     return ordered[(ranks - 1).clamp(min=0).to(ordered.device)].double()

@@ -135,8 +135,7 @@ class Network(nn.Module):
     def activity(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Returns the output [N, outputs] and every hidden layer's activity, [T, N, ...].
 
-        Args:
-            x: Images [N, channels, height, width], float.
+        The images are [N, channels, height, width], float.
         """
         raise NotImplementedError
 

@@ -146,9 +146,6 @@ def open_cifar(name: str, path: Path, limit: int | None = None) -> Dataset:
         path: Folder of the files, or its parent.
         limit: Number of training images to keep, balanced over the classes
             (`first_balanced`). Mean and standard deviation are those of all training images.
-
-    Raises:
-        UserError: A file is missing, damaged or invalid.
     """
     cifar = CIFARS[name]
     folder, layout = _find(path, cifar)
@@ -205,11 +202,7 @@ def _read_file(file: Path, cifar: Cifar, expected: int) -> tuple[Tensor, Tensor]
 def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the mean and standard deviation of each channel, computed from histograms.
 
-    Args:
-        images: Images, uint8 [N, H, W, 3].
-
-    Returns:
-        Mean and standard deviation of pixels in [0, 1], float32 [3] each.
+    The images are uint8 [N, H, W, 3], and the results, for pixels in [0, 1], float32 [3] each.
     """
     values = torch.arange(256, dtype=torch.float64) / 255
     counts = [channel.flatten().bincount(minlength=256) for channel in images.unbind(-1)]

@@ -40,9 +40,6 @@ def open_dataset(
         limit: Number of training images to keep, balanced over the classes, for short runs. The
             test images are not limited unless they are the training images
             (`Dataset.test_is_train`).
-
-    Raises:
-        UserError: The dataset is unknown, or the folder is invalid.
     """
     if name not in DATASETS:
         raise UserError(

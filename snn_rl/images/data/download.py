@@ -17,13 +17,6 @@ def download_cifar(name: str, path: Path) -> None:
     """Downloads and unpacks the binary version of CIFAR for `open_dataset`.
 
     The unpacked folder appears atomically, and only if the archive has the official checksum.
-
-    Args:
-        name: "cifar10" or "cifar100".
-        path: Folder in which to unpack, created if missing.
-
-    Raises:
-        UserError: The archive cannot be downloaded, has a wrong checksum, or cannot be written.
     """
     cifar = CIFARS[name]
     folder = cifar.layouts[0].folder

@@ -31,11 +31,7 @@ class Folders:
 
     @classmethod
     def find(cls, folder: Path) -> "Folders":
-        """Lists the images without opening them.
-
-        Raises:
-            UserError: There are fewer than two class folders, or a class folder has no image.
-        """
+        """Lists the images without opening them."""
         classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
         if len(classes) < 2:
             raise UserError(
@@ -72,11 +68,7 @@ class Folders:
         return str(self.files[position])
 
     def read(self, position: int) -> bytes:
-        """Returns an encoded image.
-
-        Raises:
-            UserError: The file cannot be read.
-        """
+        """Returns an encoded image."""
         try:
             return self.files[position].read_bytes()
         except OSError as error:

@@ -151,9 +151,6 @@ def open_imagenet(path: Path, image_size: int | None = None, limit: int | None =
         image_size: Height and width of the images in a batch; None: 224.
         limit: Number of training images to keep, balanced over the classes
             (`first_balanced`). If they are the test images too, both are limited.
-
-    Raises:
-        UserError: The folder is missing, incomplete, or has another layout.
     """
     size = SIZE if image_size is None else image_size
     if size < 1:

@@ -24,14 +24,8 @@ class Parquet:
     row group a hundred times, so the row groups are shuffled, and then the images within every 16
     row groups. The last 32 row groups are cached.
 
-    Args:
-        files: Parquet files, in order.
-
     Attributes:
         labels: Labels, int64 [N].
-
-    Raises:
-        UserError: pyarrow is not installed, or a file is damaged or has other columns.
     """
 
     def __init__(self, files: list[Path]) -> None:
@@ -74,11 +68,7 @@ class Parquet:
         return f"{path}, row group {group}, row {int(self._row[position])}"
 
     def read(self, position: int) -> bytes:
-        """Returns an encoded image; thread-safe.
-
-        Raises:
-            UserError: The file is damaged, or the image has no bytes.
-        """
+        """Returns an encoded image; thread-safe."""
         data = self._column(int(self._group[position]))[int(self._row[position])].as_py()
         if not data:
             raise UserError(f"{self.name(position)} has no bytes")

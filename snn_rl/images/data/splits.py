@@ -41,11 +41,7 @@ class Split(ABC):
         return len(self.labels)
 
     def fingerprint(self) -> str:
-        """Returns a text that identifies the split by all labels and 16 of its images.
-
-        Raises:
-            UserError: An image cannot be read.
-        """
+        """Returns a text that identifies the split by all labels and 16 of its images."""
         count = len(self)
         digest = hashlib.sha256(self.labels.numpy().tobytes())
         for place in range(min(count, FINGERPRINT_IMAGES)):
@@ -82,9 +78,6 @@ class Split(ABC):
         Yields:
             Normalized images, float32 [B, 3, H, W] in channels_last memory format, and labels,
             int64 [B], both on `device`.
-
-        Raises:
-            UserError: `drop_last` would drop all images; or, during iteration, an image is damaged.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: must be at least 1")
@@ -256,21 +249,11 @@ PIXELS = {"standard": standard, "symmetric": symmetric}
 
 
 def first_balanced(labels: Tensor, limit: int | None) -> Tensor:
-    """Selects images in a fixed order that is balanced over the classes.
+    """Selects the positions of `limit` images in a fixed order that is balanced over the classes.
 
     Round k of the order takes the k-th image of every class, in the order of the dataset. The
     numbers per class differ by at most 1 while no class is exhausted, and the images of a smaller
-    limit are a subset of those of a larger one.
-
-    Args:
-        labels: Labels, int64 [N].
-        limit: Number of images; None: all, in the order of the dataset.
-
-    Returns:
-        Positions of the images, int64 [limit].
-
-    Raises:
-        UserError: The limit is less than 1 or more than the number of images.
+    limit are a subset of those of a larger one. Without a limit all images keep their order.
     """
     if limit is None:
         return torch.arange(len(labels))
@@ -285,11 +268,7 @@ def first_balanced(labels: Tensor, limit: int | None) -> Tensor:
 
 
 def check_labels(labels: Tensor, classes: int, where: str) -> None:
-    """Checks that the labels are 0 to classes - 1 and that every class has an image.
-
-    Raises:
-        UserError: A label is out of range, or a class has no image.
-    """
+    """Raises a UserError unless the labels are 0 to classes - 1 and every class has an image."""
     wrong = labels[(labels < 0) | (labels >= classes)]
     if len(wrong):
         raise UserError(f"{where}: label {int(wrong[0])} is out of range 0 to {classes - 1}")
