@@ -174,7 +174,7 @@ class MemorySplit(Split):
             images = self.images[index]
             if draws is not None:
                 images = crop_and_flip(images, *draws[i].unbind(1))
-            yield self._normalize(images), self.labels[index]
+            yield self._normalize(images), self._labels[index]
 
 
 def crop_and_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
