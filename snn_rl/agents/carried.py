@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.noise import ActionNoise
 from torch import Tensor
-from torch.nn import functional as F
 
 from snn_rl.agents.dqn import SAVED, SpikingDQN
+from snn_rl.agents.objectives import sequence_td_loss
 from snn_rl.agents.policies import SpikingQNetwork
 from snn_rl.agents.replay.sequences import SequenceReplayBuffer, SequenceSamples
 from snn_rl.core.networks import SpikingNetwork, State, clear
@@ -144,17 +144,6 @@ class CarriedDQN(SpikingDQN):
         return images[-1], clear(state, keep[-1] == 0)
 
     def _td_loss(self, q_values: Tensor, batch: SequenceSamples) -> Tensor:
-        actions, rewards, dones, timeouts = (
-            rows[self.burn_in : -1]
-            for rows in (batch.actions, batch.rewards, batch.dones, batch.timeouts)
-        )
         with torch.no_grad():
-            following = self._unroll(self.q_net_target, batch)[1:]
-            chooser = q_values[1:] if self.double else following
-            value = following.gather(2, chooser.argmax(2, keepdim=True)).squeeze(2)
-            target = rewards + (1 - dones) * self.gamma * value
-        taken = q_values[:-1].gather(2, actions.long().unsqueeze(2)).squeeze(2)
-        errors = F.smooth_l1_loss(taken, target, reduction="none")
-        # After a time limit, the sequence does not contain the next observation of the episode.
-        valid = 1 - timeouts
-        return (errors * valid).sum() / valid.sum().clamp(min=1.0)
+            target_q = self._unroll(self.q_net_target, batch)
+        return sequence_td_loss(q_values, target_q, batch, self.gamma, self.double)

@@ -10,10 +10,9 @@ from snn_rl.configs.compose import compose
 from snn_rl.configs.schema import Config
 from snn_rl.configs.setting import belongs, check_settings, settings_of, value_of
 from snn_rl.core.networks import AnalogNetwork, NetworkSpec, layers_name
-from snn_rl.core.surrogate import SURROGATES, SpikeTime, check_surrogate, get_surrogate
+from snn_rl.core.surrogate import SpikeTime, check_surrogate, get_surrogate
 from snn_rl.envs import STACK, make_env
 from snn_rl.files.importing import load_any
-from snn_rl.formats import FORMATS
 from snn_rl.utils.device import check_device
 from snn_rl.utils.errors import UserError
 from snn_rl.utils.opencv import opencv
@@ -34,7 +33,7 @@ def check_values(config: Config) -> None:
         UserError: A value is not allowed. The message names the setting and the allowed values.
     """
     opencv()  # every environment needs it
-    check_settings(config, {"iir.surrogate": SURROGATES, "format": FORMATS})
+    check_settings(config)
     check_device(config.device)
     _check_selection(config)
     _check_spiking(config)

@@ -5,6 +5,8 @@ from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from snn_rl.agents.replay.sequences import SequenceSamples
+
 TD, DISTILL, BOTH = "td", "distill", "distill+td"
 OBJECTIVES = (TD, DISTILL, BOTH)
 
@@ -37,6 +39,34 @@ def td_loss(
         discounts = gamma if batch.discounts is None else batch.discounts
         target = batch.rewards + (1 - batch.dones) * discounts * next_value
     return F.smooth_l1_loss(q_values.float().gather(1, batch.actions.long()), target)
+
+
+def sequence_td_loss(
+    q_values: Tensor, target_q: Tensor, batch: SequenceSamples, gamma: float, double: bool
+) -> Tensor:
+    """Returns the Huber loss of the 1-step temporal-difference error in sequences of frames.
+
+    Args:
+        q_values: Q-values of the last frames of the sequences, [window, N, actions].
+        target_q: Q-values of the target network for the same frames.
+        batch: Sequences; the last frame only provides the target of the frame before.
+        gamma: Discount factor.
+        double: Whether to use double DQN targets.
+    """
+    window = slice(-len(q_values), -1)
+    actions, rewards, dones, timeouts = (
+        rows[window] for rows in (batch.actions, batch.rewards, batch.dones, batch.timeouts)
+    )
+    with torch.no_grad():
+        following = target_q[1:]
+        chooser = q_values[1:] if double else following
+        value = following.gather(2, chooser.argmax(2, keepdim=True)).squeeze(2)
+        target = rewards + (1 - dones) * gamma * value
+    taken = q_values[:-1].gather(2, actions.long().unsqueeze(2)).squeeze(2)
+    errors = F.smooth_l1_loss(taken, target, reduction="none")
+    # After a time limit, the sequence lacks the final observation of the episode.
+    valid = 1 - timeouts
+    return (errors * valid).sum() / valid.sum().clamp(min=1.0)
 
 
 def distill_loss(student_q: Tensor, teacher_q: Tensor, sharpness: float = 3.0) -> Tensor:

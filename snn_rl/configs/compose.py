@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from snn_rl.configs.help import help_text
-from snn_rl.configs.image_schema import DATASETS, NETWORKS, ClassifyConfig
+from snn_rl.configs.image_schema import ClassifyConfig
 from snn_rl.configs.schema import Config
 from snn_rl.configs.setting import settings_of
 from snn_rl.envs import UnknownEnv, family
@@ -77,7 +77,9 @@ def image_presets(config: ClassifyConfig) -> list[str]:
     """Returns the presets of a dataset and a network."""
     family = "imagenet" if config.dataset == "imagenet" else "cifar"
     # Names without presets of their own, misspelled ones among them, select nothing.
-    names = [name for name in (config.dataset, config.net) if name in (*DATASETS, *NETWORKS)]
+    known = settings_of(ClassifyConfig)
+    named = {"dataset": config.dataset, "net": config.net}
+    names = [name for key, name in named.items() if name in known[key].choices]
     return _preset_names([family, *names], config.preset)
 
 

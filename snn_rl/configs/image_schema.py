@@ -4,9 +4,6 @@ from dataclasses import dataclass, field
 
 from snn_rl.configs.setting import CUSTOM, setting
 
-DATASETS = ("cifar10", "cifar100", "imagenet")
-NETWORKS = ("vgg5", "vgg6", "vgg9", "vgg11", "vgg16", "resnet8", "resnet20", "resnet34")
-
 
 @dataclass
 class FitConfig:
@@ -58,7 +55,7 @@ class SpikingFitConfig(FitConfig):
     )
     # [IIR]'s linear surrogate passes next to no gradient to the first layers of VGG16 or a ResNet.
     surrogate: str = setting(
-        "boxcar", "Surrogate gradient.", choices=("linear", "exponential", "boxcar", "stdb", CUSTOM)
+        "boxcar", "Surrogate gradient.", choices=("snn_rl.core.surrogate:SURROGATES", CUSTOM)
     )
     encoding: str = setting("direct", "Input encoding.", choices=("direct", "poisson"))
     conversion_samples: int = setting(256, "Images of the threshold search.", minimum=1)
@@ -75,9 +72,9 @@ class SpikingFitConfig(FitConfig):
 class ClassifyConfig:
     """General settings of the classify command."""
 
-    dataset: str = setting("", "Dataset.", choices=DATASETS)
+    dataset: str = setting("", "Dataset.", choices=("snn_rl.images.data.datasets:DATASETS",))
     data: str | None = setting(None, "Folder of the dataset; null: $SNN_RL_DATA/<dataset>.")
-    net: str = setting("vgg6", "Network.", choices=(*NETWORKS, CUSTOM))
+    net: str = setting("vgg6", "Network.", choices=("snn_rl.core.networks:IMAGE_NETWORKS", CUSTOM))
     T: int = setting(1, "Timesteps of the last stage.")
     seed: int = setting(0, "Seed of all random numbers.", minimum=0)
     preset: str = setting("default", "Preset: default, paper (of [IIR]), stdb or ull.")

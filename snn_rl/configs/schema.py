@@ -124,7 +124,7 @@ class IIRConfig:
         "positive", "Inputs of the percentile; the paper uses all.", choices=("positive", "all")
     )
     surrogate: str = setting(
-        "linear", "Surrogate gradient.", choices=("linear", "exponential", "boxcar", "stdb", CUSTOM)
+        "linear", "Surrogate gradient.", choices=("snn_rl.core.surrogate:SURROGATES", CUSTOM)
     )
     encoding: str = setting("direct", "Input encoding.", choices=("direct", "poisson"))
     conversion_samples: int = setting(256, "Observations of the threshold search.", minimum=1)
@@ -220,7 +220,7 @@ class Config:
     episodes: int = setting(20, "Episodes of each evaluation.", minimum=1)
     video: bool = setting(True, "Record a video of the last stage.")
     format: str = setting(
-        "onnx", "export only: format.", choices=("onnx", "nir", "torch", "event", CUSTOM)
+        "onnx", "export only: format.", choices=("snn_rl.formats:FORMATS", CUSTOM)
     )
     output: str | None = setting(None, "export only: file; null: in the stage's directory.")
     check_frames: int = setting(500, "export only: observations that check the file.", minimum=1)

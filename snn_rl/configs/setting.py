@@ -10,7 +10,7 @@ from inspect import getdoc
 from typing import Any, TypedDict, TypeVar, Unpack
 
 from snn_rl.utils.errors import UserError, did_you_mean
-from snn_rl.utils.plugins import is_reference
+from snn_rl.utils.plugins import is_reference, load_object
 
 T = TypeVar("T")
 
@@ -42,10 +42,11 @@ def setting(
     Args:
         default: Value without presets.
         description: Meaning and unit, in one or two sentences.
-        choices: Allowed values, all of them if empty.
+        choices: Allowed values, all of them if empty. A reference, such as
+            "snn_rl.formats:FORMATS", stands for the names in a registry of a higher layer.
         bounds: See `Bounds`.
     """
-    metadata = {"description": description, "choices": choices, "bounds": bounds}
+    metadata = {"description": description, "declared": choices, "bounds": bounds}
     if isinstance(default, list):
         return field(default_factory=partial(copy, default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -59,8 +60,17 @@ class Setting:
     type: str
     default: Any
     description: str
-    choices: tuple[str, ...]
+    declared: tuple[str, ...]
     bounds: Mapping[str, float]
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Allowed values, with the names in the registries."""
+        found: list[str] = []
+        for each in self.declared:
+            registry = is_reference(each) and each != CUSTOM
+            found += load_object(each) if registry else [each]
+        return tuple(found)
 
     @property
     def allowed(self) -> str:
@@ -74,17 +84,16 @@ class Setting:
                 return f"{low} or more"
         return " and ".join(f"{_COMPARE[name][1]} {bound}" for name, bound in self.bounds.items())
 
-    def check(self, value: Any, registered: Collection[str] = ()) -> None:
+    def check(self, value: Any) -> None:
         """Checks a value against the choices and the bounds.
 
         Args:
             value: Value of the setting's type; None is always allowed.
-            registered: Choices besides those of the schema.
 
         Raises:
             UserError: The value is not allowed.
         """
-        known = [*self.choices, *registered] if self.choices else []
+        known = self.choices
         if value is None:
             return
         if known:
@@ -138,11 +147,11 @@ def belongs(name: str, names: Collection[str]) -> bool:
     return name in names or name.split(".")[0] in names
 
 
-def check_settings(config: Any, registered: Mapping[str, Collection[str]] | None = None) -> None:
+def check_settings(config: Any) -> None:
     """Checks every setting of a schema's instance, see `Setting.check`.
 
     Raises:
         UserError: A value is not allowed.
     """
     for name, each in settings_of(type(config)).items():
-        each.check(value_of(config, name), (registered or {}).get(name, ()))
+        each.check(value_of(config, name))

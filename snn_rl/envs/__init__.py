@@ -2,8 +2,8 @@
 
 from snn_rl.envs.atari import ATARI, ATARI_IDS
 from snn_rl.envs.cartpole import CARTPOLE
+from snn_rl.envs.families import EnvFamily, EnvOptions, UnknownEnv, family, register_env_family
 from snn_rl.envs.make import FRAMES, STACK, make_env
-from snn_rl.envs.registry import EnvFamily, EnvOptions, UnknownEnv, family, register_env_family
 
 __all__ = [
     "ATARI",

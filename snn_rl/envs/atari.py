@@ -8,7 +8,7 @@ import gymnasium as gym
 from stable_baselines3.common.atari_wrappers import AtariWrapper
 from stable_baselines3.common.monitor import Monitor
 
-from snn_rl.envs.registry import EnvOptions, register_env_family
+from snn_rl.envs.families import EnvOptions, register_env_family
 
 gym.register_envs(ale_py)
 

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from snn_rl.envs.registry import EnvOptions, register_env_family
+from snn_rl.envs.families import EnvOptions, register_env_family
 
 try:
     import cv2

@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import (
     VecTransposeImage,
 )
 
-from snn_rl.envs.registry import EnvFamily, EnvOptions, family
+from snn_rl.envs.families import EnvFamily, EnvOptions, family
 
 STACK, DIFFERENCE = "stack", "difference"
 FRAMES = (STACK, DIFFERENCE)

@@ -4,12 +4,6 @@ Every format is a function that writes a network to a file and returns the engin
 file. Packages that a format needs are imported when the format is used.
 """
 
-from snn_rl.formats import event, onnx, program, simulators
 from snn_rl.formats.registry import FORMATS, Engine, optional, register_format
 
 __all__ = ["FORMATS", "Engine", "optional", "register_format"]
-
-register_format("onnx", onnx.export)
-register_format("nir", simulators.export)
-register_format("torch", program.export)
-register_format("event", event.export)

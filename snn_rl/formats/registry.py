@@ -20,7 +20,15 @@ Engine = Callable[[Tensor], tuple[Tensor, list[Tensor]]]
 # function raises a UserError if the format cannot represent the network.
 Exporter = Callable[[SpikingNetwork, Path, Mapping[str, str]], Mapping[str, Engine]]
 
-FORMATS: Registry[Exporter] = Registry("format", {})
+FORMATS: Registry[Exporter] = Registry(
+    "format",
+    {
+        "onnx": "snn_rl.formats.onnx:export",
+        "nir": "snn_rl.formats.simulators:export",
+        "torch": "snn_rl.formats.program:export",
+        "event": "snn_rl.formats.event:export",
+    },
+)
 
 
 def register_format(name: str, export: Exporter) -> None:

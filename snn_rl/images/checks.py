@@ -1,17 +1,15 @@
 """Checks of settings that involve several settings, files or the dataset."""
 
-from collections.abc import Collection
 from pathlib import Path
 
 from snn_rl.chain.stages import ANN
 from snn_rl.configs.image_schema import ClassifyConfig
 from snn_rl.configs.setting import check_settings, value_of
 from snn_rl.core.conversion.thresholds import PERCENTILE
-from snn_rl.core.networks import IMAGE_NETWORKS
-from snn_rl.core.surrogate import SURROGATES, check_surrogate
+from snn_rl.core.surrogate import check_surrogate
 from snn_rl.images import distributed
 from snn_rl.images.chain import chain, stage_epochs
-from snn_rl.images.data.datasets import DATASETS, Dataset
+from snn_rl.images.data.datasets import Dataset
 from snn_rl.utils.device import check_device
 from snn_rl.utils.errors import UserError
 
@@ -20,12 +18,7 @@ def check_values(config: ClassifyConfig) -> None:
     """Checks the settings before anything is computed."""
     if not config.dataset:
         raise UserError("dataset is missing: set, for example, dataset=cifar10")
-    registered: dict[str, Collection[str]] = {
-        "dataset": DATASETS,
-        "net": IMAGE_NETWORKS,
-        "iir.surrogate": SURROGATES,
-    }
-    check_settings(config, registered)
+    check_settings(config)
     try:
         check_surrogate(config.iir.surrogate)
     except ValueError as error:

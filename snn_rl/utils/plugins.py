@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from snn_rl.utils.errors import did_you_mean
@@ -20,12 +21,15 @@ class Registry(dict[str, _Entry]):
 
     Args:
         setting: Setting that takes the names, used in error messages.
-        entries: Built-in objects by name.
+        entries: Built-in objects by name, or references to them, which are imported when used.
         others: Further names that the setting takes, used in error messages.
     """
 
     def __init__(
-        self, setting: str, entries: dict[str, _Entry], others: str = "or module:function"
+        self,
+        setting: str,
+        entries: Mapping[str, Any],
+        others: str = "or module:function",
     ):
         super().__init__(entries)
         self.setting = setting
@@ -49,7 +53,9 @@ class Registry(dict[str, _Entry]):
         """Returns a registered object or imports `module:name`; raises a ValueError otherwise."""
         self.check(name)
         try:
-            return self[name] if name in self else load_object(name)
+            entry: Any = self.get(name) or name
+            found: _Entry = load_object(entry) if isinstance(entry, str) else entry
+            return found
         except ValueError as error:
             raise ValueError(f"{self.setting}={name}: {error}") from error
 

@@ -18,7 +18,6 @@ def _cifar(name: str, path: Path, image_size: int | None, limit: int | None) -> 
     return open_cifar(name, path, limit)
 
 
-# A new dataset needs an entry here, in `snn_rl.configs.image_schema.DATASETS` and a preset.
 DATASETS: dict[str, Callable[[Path, int | None, int | None], Dataset]] = {
     **{name: partial(_cifar, name) for name in CIFARS},
     "imagenet": open_imagenet,

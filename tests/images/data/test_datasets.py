@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from torch import Generator
 
-from snn_rl.configs import image_schema
+from snn_rl.configs.image_schema import ClassifyConfig
+from snn_rl.configs.setting import settings_of
 from snn_rl.images.data.datasets import DATASETS, open_dataset
 from snn_rl.images.data.imagenet import MEAN, STD
 
@@ -36,7 +37,7 @@ def test_every_name_opens_its_dataset(tmp_path, tiny):
 
 
 def test_settings_offer_the_datasets():
-    assert image_schema.DATASETS == tuple(DATASETS)
+    assert settings_of(ClassifyConfig)["dataset"].choices == tuple(DATASETS)
 
 
 def test_size_and_limit_are_applied(tmp_path, tiny, refused):

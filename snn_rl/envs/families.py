@@ -1,4 +1,4 @@
-"""Registry of environment families."""
+"""Families of environments: the built-in ones and those of the user."""
 
 import difflib
 import importlib
@@ -52,7 +52,15 @@ class EnvFamily:
     action_names: Callable[[Any], list[str]]
 
 
+# Modules in this package that register a family when they are imported.
+BUILT_IN = ("atari", "cartpole")
 _FAMILIES: dict[str, EnvFamily] = {}
+
+
+def _families() -> Collection[EnvFamily]:
+    for name in BUILT_IN:
+        importlib.import_module(f"snn_rl.envs.{name}")
+    return _FAMILIES.values()
 
 
 def _rendered(env: Any) -> NDArray[np.uint8]:
@@ -104,7 +112,7 @@ def family(env_id: str) -> EnvFamily:
             if error.name != module:
                 raise
             raise UnknownEnv(f"env={env_id}: there is no module {module} to import") from None
-    for each in _FAMILIES.values():
+    for each in _families():
         if name in each.ids:
             return each
     raise UnknownEnv(_advice(env_id))
@@ -112,7 +120,7 @@ def family(env_id: str) -> EnvFamily:
 
 def _advice(env_id: str) -> str:
     """Returns the error message for an unknown id."""
-    ids = [each for known in _FAMILIES.values() for each in known.ids]
+    ids = [each for known in _families() for each in known.ids]
     # Titles are compared: the long common ending of Atari ids would make all of them similar.
     titles = {_title(each): each for each in ids}
     atari = titles.get(_title(env_id), "")

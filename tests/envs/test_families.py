@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from snn_rl.envs import ATARI, ATARI_IDS, CARTPOLE, UnknownEnv, family, make_env, registry
-from snn_rl.envs.registry import EnvOptions, register_env_family
+from snn_rl.envs import ATARI, ATARI_IDS, CARTPOLE, UnknownEnv, families, family, make_env
+from snn_rl.envs.families import EnvOptions, register_env_family
 
 PONG, INVADERS, CARTPOLE_ID = (
     "PongNoFrameskip-v4",
@@ -77,7 +77,7 @@ class Counter(gym.Env[Any, int]):
 
 @pytest.fixture(autouse=True)
 def _own_families(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_FAMILIES", dict(registry._FAMILIES))
+    monkeypatch.setattr(families, "_FAMILIES", dict(families._FAMILIES))
 
 
 def test_registered_family_gets_monitor_cap_and_sticky_actions() -> None:
