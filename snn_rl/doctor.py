@@ -62,14 +62,7 @@ _HEADLESS = (
 
 @dataclass(frozen=True)
 class Finding:
-    """Result of one check.
-
-    Attributes:
-        name: Name of the check.
-        found: What the check found.
-        trouble: Consequence and remedy of a problem; None without a problem.
-        fatal: True if the problem prevents training.
-    """
+    """Result of one check; `trouble` is the consequence and remedy of a problem."""
 
     name: str
     found: str

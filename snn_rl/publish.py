@@ -57,12 +57,7 @@ _PATHS = ("run_dir", "ann", "init", "teacher", "zoo")  # settings with a file or
 
 
 def stages_to_ship(config: Config, run: Path) -> list[Stage]:
-    """Returns the ANN, the first spiking stage if the run has it, and all stages with T timesteps.
-
-    Args:
-        config: Resolved settings.
-        run: Directory of the run.
-    """
+    """Returns the ANN, the first spiking stage if finished, and all stages with T timesteps."""
     ann, first, *others = (stage for stage in plan.chain(config) if stage.name != PRETRAINED)
     chosen = [ann, *(stage for stage in (first, *others) if stage.timesteps == config.T)]
     if first not in chosen and is_done(run / first.name):
@@ -71,11 +66,7 @@ def stages_to_ship(config: Config, run: Path) -> list[Stage]:
 
 
 def refuse_played_seeds(run: Path, trials: Trials) -> None:
-    """Refuses episodes of the run's evaluations, because they may have selected the run.
-
-    Raises:
-        UserError: The episodes overlap; the message names the seeds.
-    """
+    """Refuses episodes of the run's evaluations, because they may have selected the run."""
     end = trials.seed + trials.episodes
     files = (run_directory.METRICS, run_directory.EVALUATION)
     for path in sorted(path for file in files for path in run.glob(f"*/{file}")):
@@ -91,11 +82,7 @@ def refuse_played_seeds(run: Path, trials: Trials) -> None:
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """Yields a new folder that replaces the target when the block ends without an error.
-
-    Raises:
-        UserError: The folder cannot be created.
-    """
+    """Yields a new folder that replaces the target when the block ends without an error."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         for leftover in target.parent.glob(f".{target.name}.*.tmp"):  # left by killed commands
@@ -122,15 +109,7 @@ def replacing(target: Path) -> Iterator[Path]:
 
 
 def store_stage(source: Path, target: Path) -> None:
-    """Copies a finished stage: its settings, and its network with notes as float16.
-
-    Args:
-        source: Directory of the stage.
-        target: Directory of the copy.
-
-    Raises:
-        UserError: A file of the stage is missing or damaged.
-    """
+    """Copies a finished stage: its settings, and its network with notes as float16."""
     network, notes = load_network(source / run_directory.NETWORK)
     own = AgentNotes.from_json(notes, source / run_directory.NETWORK).to_json()
     save_network(target / run_directory.NETWORK, network, own, torch.float16)
@@ -150,11 +129,7 @@ def portable(invocation: Invocation) -> Invocation:
 
 
 def record_game(agent: Agent, trials: Trials) -> dict[str, Any]:
-    """Plays the first evaluation episode alone.
-
-    Returns:
-        "seed", "epsilon", "return", "decisions", and "q_values" of the first 20 decisions.
-    """
+    """Plays the first evaluation episode alone and returns its result and first Q-values."""
     episode = Episode(agent, trials.seed, trials.epsilon, agent.cap)
     # the last moment has no decision
     q_values = [[float(q) for q in moment.q_values] for moment in episode][:-1]

@@ -43,11 +43,8 @@ def compose(
 ) -> Settings:
     """Composes settings from command-line overrides.
 
-    Args:
-        schema: `Config` or `ClassifyConfig`.
-        overrides: Settings as key=value.
-        presets: Function from the settings without presets to the names of the presets to apply,
-            in order. None selects `agent_presets` or `image_presets`.
+    `presets` maps the settings without presets to the names of the presets to apply, in order.
+    None selects `agent_presets` or `image_presets`.
 
     Raises:
         UserError: A key is unknown, a value has the wrong type, or `presets` raises the error.
@@ -86,9 +83,7 @@ def image_presets(config: ClassifyConfig) -> list[str]:
 def _preset_names(names: Sequence[str], preset: str) -> list[str]:
     """Returns the files in configs/settings to apply, in order.
 
-    Args:
-        names: Family of the task, which names its presets, followed by more specific names.
-        preset: A preset of the family, or "default".
+    The first name is the family of the task, which names its presets. More specific names follow.
     """
     folder = resources.files("snn_rl.configs") / "settings"
     known = [entry.name.removesuffix(".yaml") for entry in folder.iterdir()]
@@ -126,15 +121,8 @@ def run_command(
 ) -> None:
     """Runs a command with the settings of the command line; -m runs a sweep.
 
-    A `UserError` ends the process with exit code 2 after one line on stderr.
-
-    Args:
-        schema: `Config` or `ClassifyConfig`.
-        main: The command.
-        doc: Description of the command for `--help`.
-        settings: Settings and sections that `--help` lists; `--help all` lists all of the schema.
-        presets: See `compose`.
-        complain: Printer of errors.
+    A `UserError` ends the process with exit code 2 after one line on stderr. `--help` shows `doc`
+    and the listed settings and sections, `--help all` all settings.
     """
     arguments = sys.argv[1:]
     if not {"-h", "--help"}.isdisjoint(arguments):
@@ -184,9 +172,6 @@ def is_sweep(override: str) -> bool:
     """Returns whether -m starts several runs for a key=value string.
 
     `lr=0.1,0.2` is a sweep; `lr=[0.1,0.2]` is one value.
-
-    Raises:
-        UserError: The string cannot be parsed.
     """
     with _one_line_errors():
         return OverridesParser.create().parse_override(override).is_sweep_override()

@@ -12,10 +12,7 @@ _WIDTH, _COLUMN = 80, 28
 def help_text(schema: type[Any], doc: str, names: Collection[str] = ()) -> str:
     """Returns the output of `--help`, at most 80 characters wide.
 
-    Args:
-        schema: Schema of the command's settings.
-        doc: Description of the command.
-        names: Settings and sections to list, all of them if empty.
+    Lists all settings, or only those of the named settings and sections.
     """
     lines = [doc.strip(), "", "Settings (key=value, in any order) and their defaults:"]
     for section in sections(schema):

@@ -7,7 +7,7 @@ from copy import copy
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
 from inspect import getdoc
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import Any, TypeVar
 
 from snn_rl.utils.errors import UserError, did_you_mean
 from snn_rl.utils.plugins import is_reference, load_object
@@ -17,15 +17,7 @@ T = TypeVar("T")
 CUSTOM = "module:function"  # among the choices: any importable function, written in this form
 
 
-class Bounds(TypedDict, total=False):
-    """Bounds of a number: `minimum` and `maximum` are allowed values, `above` and `below` not."""
-
-    minimum: float
-    above: float
-    maximum: float
-    below: float
-
-
+# Comparison and text of each bound of a number
 _COMPARE = {
     "minimum": (operator.ge, "at least"),
     "above": (operator.gt, "above"),
@@ -34,17 +26,11 @@ _COMPARE = {
 }
 
 
-def setting(
-    default: T, description: str, *, choices: tuple[str, ...] = (), **bounds: Unpack[Bounds]
-) -> T:
-    """Declares a dataclass field that is a setting.
+def setting(default: T, description: str, *, choices: tuple[str, ...] = (), **bounds: float) -> T:
+    """Declares a dataclass field that is a setting, with its description, choices and bounds.
 
-    Args:
-        default: Value without presets.
-        description: Meaning and unit, in one or two sentences.
-        choices: Allowed values, all of them if empty. A reference, such as
-            "snn_rl.formats:FORMATS", stands for the names in a registry of a higher layer.
-        bounds: See `Bounds`.
+    Without choices, all values are allowed. A choice such as "snn_rl.formats:FORMATS" refers to a
+    registry in a higher layer, whose names are allowed.
     """
     metadata = {"description": description, "declared": choices, "bounds": bounds}
     if isinstance(default, list):
@@ -85,14 +71,7 @@ class Setting:
         return " and ".join(f"{_COMPARE[name][1]} {bound}" for name, bound in self.bounds.items())
 
     def check(self, value: Any) -> None:
-        """Checks a value against the choices and the bounds.
-
-        Args:
-            value: Value of the setting's type; None is always allowed.
-
-        Raises:
-            UserError: The value is not allowed.
-        """
+        """Checks a value against the choices and the bounds."""
         known = self.choices
         if value is None:
             return
@@ -148,10 +127,6 @@ def belongs(name: str, names: Collection[str]) -> bool:
 
 
 def check_settings(config: Any) -> None:
-    """Checks every setting of a schema's instance, see `Setting.check`.
-
-    Raises:
-        UserError: A value is not allowed.
-    """
+    """Checks every setting of a schema's instance, see `Setting.check`."""
     for name, each in settings_of(type(config)).items():
         each.check(value_of(config, name))

@@ -20,7 +20,7 @@ from snn_rl.papers.page import FIGURE, TABLE, Page, RunRow, reproduces
 from snn_rl.papers.runs import AgentRun, read_agents, train_command
 from snn_rl.papers.tables import AccuracyTable, Cell, accuracy_rows
 from snn_rl.reports import panels
-from snn_rl.reports.markdown import bullets, code, csv_text, listed, plain, table
+from snn_rl.reports.markdown import bullets, code, csv_text, listed, number, plain, table
 from snn_rl.utils.errors import UserError
 
 CARTPOLE, PONG = "CartPole-v1", "PongNoFrameskip-v4"
@@ -77,10 +77,7 @@ Stages = dict[int, StageResult]  # a stage of several runs, by their seeds
 class AgentFigure:
     """Runs of the agents in a figure, and the page about them.
 
-    Attributes:
-        folder: Folder of all runs.
-        stages: Names of the stages by environment, in the paper's order.
-        training: True if the figure shows training.
+    `stages` has the names of the stages by environment, in the paper's order.
     """
 
     folder: Path
@@ -102,11 +99,7 @@ class AgentFigure:
         ]
 
     def page(self, shows: str, columns: int, drawn: Sequence[Panel]) -> Page:
-        """Makes the page.
-
-        Raises:
-            UserError: There is nothing to draw.
-        """
+        """Makes the page of panels in the paper's order, at most `columns` in a row."""
         lettered = zip("abcdef", drawn, strict=False)
         known = {f"({x}) {title}": draw for x, (title, draw) in lettered if draw is not None}
         if not known:
@@ -230,8 +223,8 @@ class AgentFigure:
                 f"{len(greedy)} ({distinct} distinct)" if greedy else "–",
                 _by_seed(stages, lambda stage: _mean(stage.evaluation.greedy.returns)),
                 _score(panels.mean_and_std(sticky) if sticky else None),
-                _rate(PUBLISHED_RATES.get((env, name))),
-                _rate(mean(rates) if rates else None),
+                number(PUBLISHED_RATES.get((env, name)), ".2f"),
+                number(mean(rates) if rates else None, ".2f"),
             ]
             if self.training:
                 trained = stages if name != CONVERTED else {}
@@ -352,10 +345,6 @@ def _mean(values: Sequence[float]) -> str:
 
 def _score(values: tuple[float, float] | None) -> str:
     return "–" if values is None else f"{values[0]:z.1f} ± {values[1]:.1f}"
-
-
-def _rate(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
 
 
 _NETWORKS = (ANN, "T1", "T3", "T5")

@@ -17,7 +17,7 @@ from snn_rl.configs.schema import Config
 from snn_rl.papers import runs
 from snn_rl.papers.page import Page
 from snn_rl.papers.runs import ImageNetwork, ScoredStage
-from snn_rl.reports.markdown import bullets, csv_text, table
+from snn_rl.reports.markdown import bullets, csv_text, number, table
 from snn_rl.reports.panels import Bars, Drawing, grouped_bars
 from snn_rl.utils.errors import UserError
 
@@ -70,13 +70,9 @@ Wants = Sequence[tuple[str, Sequence[Wanted]]]  # suffix of a part's name, and t
 
 @dataclass(frozen=True)
 class Part:
-    """Part of a figure about one network, with its runs.
+    """Part of a figure about one network.
 
-    Attributes:
-        name: Name of the network, and what is shown of it.
-        network: ANNs and stages of the network.
-        wanted: Runs to show beside the ANN.
-        runs: Label, T, stage and values of every run; those of the ANN first.
+    `runs` has the label, T, stage and values of every run, starting with the runs of the ANN.
     """
 
     name: str
@@ -138,11 +134,7 @@ class ImageFigure:
     start: str
 
     def __call__(self, folder: Path) -> Page:
-        """Makes the page from the runs in a folder.
-
-        Raises:
-            UserError: There is nothing to draw, or a file of a run is damaged.
-        """
+        """Makes the page from the runs in a folder."""
         scored = runs.read_images(folder)
         parts = self._parts(scored)
         if not parts:
@@ -167,7 +159,7 @@ class ImageFigure:
         for entry in (entry for part in parts for _, _, entry, _ in part.runs):
             used += [entry] if entry not in used else []
         rows = [
-            [name, published, *(_number(ours(part)) for part in parts)]
+            [name, published, *(number(ours(part), ".4g") for part in parts)]
             for name, published, ours in self.printed
         ]
         sections = [
@@ -207,8 +199,8 @@ class ImageFigure:
                             found.append((each.label, T, entry, self.values(entry)))
                 if len(found) > len(network.analogs):
                     names.append(network.name + suffix)
-                    number = names.count(names[-1])
-                    name = f"{names[-1]} ({number})" if number > 1 else names[-1]
+                    same = names.count(names[-1])
+                    name = f"{names[-1]} ({same})" if same > 1 else names[-1]
                     parts.append(Part(name, network, wanted, found))
         return parts
 
@@ -278,7 +270,7 @@ def _without_run(part: Part, folder: Path, taken: set[tuple[Path, str]]) -> list
         if part.of(wanted.label):
             continue
         name = f"{analog.run.relative_to(folder).parts[0]}-{wanted.folder}"
-        names = chain([name], (f"{name}-{number}" for number in count(2)))
+        names = chain([name], (f"{name}-{i}" for i in count(2)))
         # a stage that exists there has other settings, so the command would be refused
         directory = next(
             path
@@ -313,13 +305,9 @@ def _number_section(part: Part, used: Sequence[ScoredStage]) -> str:
     rows = []
     for label, T in dict.fromkeys((label, T) for label, T, *_ in part.runs):
         numbers = ", ".join(str(used.index(entry) + 1) for entry, _ in part.of(label, T))
-        means = [_number(part.mean(label, quantity, T)) for quantity in quantities]
+        means = [number(part.mean(label, quantity, T), ".4g") for quantity in quantities]
         rows.append([label, str(T or "–"), f"[{numbers}]", *means])
     return f"### {part.name}\n\n" + table(["", "T", "runs", *quantities], rows)
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
 
 
 def _csv(parts: Sequence[Part], folder: Path) -> str:

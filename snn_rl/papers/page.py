@@ -72,11 +72,7 @@ def reproduces(paper: str, kind: str, number: int) -> Callable[[Maker], Maker]:
 
 
 def requested(config: Config) -> Key | None:
-    """Returns the figure or table that the settings request; None without a paper.
-
-    Raises:
-        UserError: The request is incomplete, ambiguous or unknown.
-    """
+    """Returns the figure or table that the settings request; None without a paper."""
     papers = listed(sorted(TITLES), "or")
     numbers = {FIGURE: config.figure, TABLE: config.table}
     asked = {kind: number for kind, number in numbers.items() if number is not None}
@@ -105,13 +101,10 @@ def requested(config: Config) -> Key | None:
 
 
 def write_page(key: Key, folder: Path) -> tuple[Path, Sequence[str]]:
-    """Makes a page from the runs in a folder, in <folder>/paper/<paper>-<kind><number>.
+    """Writes a page and its picture from the runs in a folder.
 
-    Returns:
-        Path of the README.md, and the missing parts with the commands that make them.
-
-    Raises:
-        UserError: There are no runs to draw, or a file of a run is damaged.
+    Returns the path of the README.md in <folder>/paper/<paper>-<kind><number>, and the missing
+    parts with the commands that make them.
     """
     paper, kind, number = key
     made = MAKERS[key](folder)

@@ -32,11 +32,7 @@ class AgentRun:
 
 
 def read_agents(folder: Path, env: str) -> list[AgentRun]:
-    """Reads the runs of an environment, <folder>/<env>/seed<k>, sorted by their seeds.
-
-    Raises:
-        UserError: A file of a run is damaged, or the networks have different layers.
-    """
+    """Reads the runs of an environment, <folder>/<env>/seed<k>, sorted by their seeds."""
     found = []
     for path in (folder / env).glob(f"seed*/{run_directory.RUN}"):
         directory = path.parent
@@ -76,11 +72,10 @@ _BUILT = ("dataset", "net", "batch_norm", "pooling", "clip", "pixels", "image_si
 
 @dataclass(frozen=True)
 class ScoredStage(ImageResult):
-    """Scored stage of a classification run. Its settings include those of the run's ANN.
+    """Scored stage of a classification run.
 
-    Attributes:
-        lineage: Names of the stages that led to this stage, first one first.
-        invocations: Commands of the run.
+    Its settings include the settings of the run's ANN. Its lineage has the names of the stages that
+    led to the stage, starting with the first.
     """
 
     lineage: tuple[str, ...]
@@ -123,8 +118,7 @@ class ScoredStage(ImageResult):
     def group(self, *besides: str) -> str:
         """Returns a key that stages share if they differ only in their seeds and machines.
 
-        Args:
-            *besides: Other settings in which the stages may differ.
+        `besides` names other settings in which the stages may differ.
         """
         ignored = (*_INCIDENTAL, *besides)
         return repr(sorted(item for item in self.settings.items() if item[0] not in ignored))
@@ -150,9 +144,6 @@ def read_images(folder: Path) -> list[ScoredStage]:
     """Reads every scored stage of the classification runs in <folder>/* and <folder>/*/*.
 
     Stages that were scored on training images are left out.
-
-    Raises:
-        UserError: A file of a run is damaged.
     """
     found = []
     runs = (
@@ -256,10 +247,7 @@ _FILES = ("data", "iir.thresholds_from")  # the settings of a stage have checksu
 def given_settings(command: str, values: Mapping[str, Any]) -> dict[str, str]:
     """Returns the settings of one run in a recorded command, by their full names.
 
-    Args:
-        command: Recorded command.
-        values: Settings of the run. A swept setting has the run's value, and is left out if the
-            run has none.
+    A swept setting has the value in the settings of the run, and is left out if the run has none.
     """
     given = {}
     for word in shlex.split(command):

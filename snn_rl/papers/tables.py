@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from snn_rl.chain.stages import ANN
 from snn_rl.papers import runs
 from snn_rl.papers.page import Page
-from snn_rl.reports.markdown import table
+from snn_rl.reports.markdown import number, table
 
 _OWN_CHAIN = "†"
 
@@ -40,36 +40,22 @@ def accuracy_rows(
     for net, dataset, *T, values in published:
         rows.append([net, dataset, *map(str, T)])
         for value, stage in zip(values, stages, strict=True):
-            settings = {
-                "net": net,
-                "dataset": dataset,
-                **analog,
-                **(spiking if stage != ANN else {}),
-            }
+            further = spiking if stage != ANN else {}
+            settings = {"net": net, "dataset": dataset, **analog, **further}
             rows[-1].append(Cell(value, stage.format(*T), settings))
     return rows
 
 
 @dataclass(frozen=True)
 class AccuracyTable:
-    """Description of a table.
-
-    Attributes:
-        shows: Content of the table in the paper.
-        head: Names of the columns.
-        rows: Names, then cells.
-    """
+    """Description of a table, whose rows are names, followed by cells."""
 
     shows: str
     head: Sequence[str]
     rows: Sequence[Sequence[str | Cell]]
 
     def __call__(self, folder: Path) -> Page:
-        """Makes the page from the runs in a folder; cells without a run stay empty.
-
-        Raises:
-            UserError: A file of a run is damaged.
-        """
+        """Makes the page from the runs in a folder; cells without a run stay empty."""
         scored = runs.read_images(folder)
         used: list[runs.ScoredStage] = []
         rows = [
@@ -93,7 +79,7 @@ class AccuracyTable:
 def _text(cell: Cell, scored: Sequence[runs.ScoredStage], used: list[runs.ScoredStage]) -> str:
     """Returns the text of a cell, and adds its stages to those in use."""
     chosen = runs.best(e for e in scored if e.name == cell.stage and e.has(cell.settings))
-    published = "–" if cell.published is None else f"{cell.published:.2f}"
+    published = number(cell.published, ".2f")
     if not chosen:
         return f"{published} / –"
     used += [entry for entry in chosen if entry not in used]

@@ -38,11 +38,7 @@ _FIRST_LAYER = "#BBBBBB"
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure as PNG with 150 dots per inch.
-
-    Raises:
-        UserError: The disk is full or read-only.
-    """
+    """Writes a figure as PNG with 150 dots per inch."""
     write_atomic(path, lambda file: figure.savefig(file, format="png", dpi=150))
 
 

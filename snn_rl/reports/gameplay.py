@@ -20,12 +20,6 @@ class Episode:
 
     Yields a `Moment` for every decision, and a last one with the final return.
 
-    Args:
-        agent: Agent that plays.
-        seed: Seed of the episode.
-        epsilon: Probability of a random action.
-        max_steps: Largest number of decisions.
-
     Attributes:
         score: Return so far.
         steps: Number of decisions so far.
@@ -78,21 +72,12 @@ def pictures(episode: Episode, overlay: bool) -> Iterator[Picture]:
     """Plays an episode and yields its images, with a progress bar."""
     with tqdm(total=episode.max_steps, desc="play", unit="step", dynamic_ncols=True) as bar:
         for moment in episode:
-            yield video.overlay(moment, episode.labels) if overlay else video.plain(moment)
+            enlarged = video.enlarge(moment.picture, 1200, 640)
+            yield video.overlay(moment, episode.labels) if overlay else enlarged
             bar.update(moment.step - bar.n)
 
 
 def record_video(episode: Episode, path: Path, overlay: bool = True, fps: int = 30) -> None:
-    """Plays an episode and writes its video.
-
-    Args:
-        episode: Episode.
-        path: File of the video, .mp4 or .gif.
-        overlay: Shows spikes and Q-values beside the environment.
-        fps: Frames per second.
-
-    Raises:
-        UserError: The video cannot be written.
-    """
+    """Plays an episode and writes its video."""
     write = video.write_gif if path.suffix == ".gif" else video.write_mp4
     write(path, pictures(episode, overlay), fps)

@@ -15,11 +15,7 @@ _FIGURE = f"{run_directory.FIGURES}/vanishing.png"
 
 
 def write_report(directory: Path) -> Path:
-    """Writes report.md of a run and returns its path.
-
-    Args:
-        directory: Directory of the run. Stages without a score are left out.
-    """
+    """Writes report.md of a run and returns its path; stages without a score are left out."""
     stages = [each for each in read_image_stages(directory) if each.network.exists()]
     stages.sort(key=lambda s: (not s.stage.analog, -(s.stage.timesteps or 0), s.stage.name))
     invocations = read_invocations(directory)

@@ -39,6 +39,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def number(value: float | None, spec: str, missing: str = "–") -> str:
+    """Returns a formatted number, or a dash if the number is missing."""
+    return missing if value is None else format(value, spec)
+
+
 def plain(value: Any) -> str:
     """Returns a setting's value as the command line writes it."""
     return value if isinstance(value, str) else json.dumps(value)

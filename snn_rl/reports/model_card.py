@@ -24,15 +24,10 @@ GAME = "game.json"  # one episode of a stage's agent, beside its weights
 
 
 def write_card(folder: Path, commands: Sequence[str], picture: str) -> Path:
-    """Writes the model card of one environment's agents.
+    """Writes the model card of one environment's agents and returns its path.
 
-    Args:
-        folder: Folder of the agents, laid out like a run directory, with every stage evaluated.
-        commands: Command lines that use the last agent.
-        picture: Name of the last agent's video in the folder.
-
-    Returns:
-        Path of the card.
+    All stages in the folder have been evaluated. The commands use the last agent, which the picture
+    in the folder shows.
     """
     stages = read_stages(folder)
     last = stages[-1]

@@ -34,17 +34,7 @@ _ARITHMETIC = {
 
 
 def write_report(directory: Path) -> Path:
-    """Writes report.md, figures/*.png and returns.csv of a run into its directory.
-
-    Args:
-        directory: Directory of the run, as `snn_rl.train` writes it.
-
-    Returns:
-        Path of report.md.
-
-    Raises:
-        UserError: The directory is not a run, or one of its files is damaged.
-    """
+    """Writes report.md, figures/*.png and returns.csv of a run; returns the path of report.md."""
     if not (directory / run_directory.RUN).is_file():
         raise UserError(
             f"{directory} is not a run directory, it has no {run_directory.RUN}. To train a run: "
@@ -312,9 +302,8 @@ def energy_section(stages: Sequence[StageResult], figure: str = "") -> list[str]
             skipping = skipping_energy(ann.spec, ann.rates, costs)
             rows[-1] += [f"{skipping / 1e6:.3g}", f"{value / skipping:.2f}", "–", "1.00"]
     for stage in spiking:
-        first, other = _parts(
-            stage, (1.0, 1.0)
-        )  # at unit costs, energies are numbers of operations
+        # at unit costs, energies are numbers of operations
+        first, other = _parts(stage, (1.0, 1.0))
         rows.append([stage.label, f"{first / 1e6:.3f}", f"{other / 1e6:.3f}"])
         for costs in arithmetics:
             used = energy(stage.spec, stage.rates, costs)

@@ -7,8 +7,11 @@ stratified by task. The few lines of NumPy here replace the authors' package rli
 pandas, SciPy, seaborn and statsmodels.
 """
 
+import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,6 @@ from snn_rl.chain.records import (
 from snn_rl.chain.runner import RECORDED_LATER
 from snn_rl.chain.stages import Stage
 from snn_rl.files.atomic import write_text
-from snn_rl.reports.human_scores import human_normalized
 from snn_rl.reports.markdown import bullets, csv_text, page, table
 from snn_rl.utils.errors import UserError
 
@@ -70,6 +72,36 @@ def stratified_interval(tasks: Sequence[Scores]) -> tuple[float, float]:
     draws = [rng.choice(scores, (_DRAWS, len(scores))) for scores in tasks]
     low, high = np.percentile(interquartile_mean(np.concatenate(draws, axis=1)), [2.5, 97.5])
     return float(low), float(high)
+
+
+@cache
+def human_scores() -> dict[str, tuple[float, float]]:
+    """Returns the scores of a random player and of a human on 56 Atari games.
+
+    Source: the averages listed by DQN Zoo (https://github.com/google-deepmind/dqn_zoo,
+    dqn_zoo/atari_data.py), without Surround, which has no NoFrameskip-v4 id. Episodes are
+    unclipped, start with up to 30 no-ops and last at most 108,000 frames.
+    """
+    text = (resources.files("snn_rl.reports") / "human_scores.csv").read_text()
+    rows = csv.DictReader(text.splitlines())
+    return {row["game"]: (float(row["random"]), float(row["human"])) for row in rows}
+
+
+def human_normalized(env_id: str, score: float) -> float | None:
+    """Returns the score scaled so that a random player has 0 and a human has 1.
+
+    Args:
+        env_id: Id of the environment.
+        score: Mean return of unclipped episodes.
+
+    Returns:
+        Normalized score; None if the scores of the game are unknown.
+    """
+    game, suffix, _ = env_id.partition("NoFrameskip-v4")
+    if not suffix or game not in human_scores():
+        return None
+    random, human = human_scores()[game]
+    return (score - random) / (human - random)
 
 
 @dataclass(frozen=True)

@@ -63,14 +63,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels that stay the same throughout a video.
-
-    Attributes:
-        env: Id of the environment.
-        timesteps: Number of timesteps T.
-        layers: Names of the hidden layers.
-        actions: Names of the actions.
-    """
+    """Labels that stay the same throughout a video, for T timesteps and the hidden layers."""
 
     env: str
     timesteps: int
@@ -82,32 +75,13 @@ class Labels:
 
 
 def enlarge(picture: Picture, width: int, height: int) -> Picture:
-    """Enlarges a picture by the largest whole factor that fits a box, without smoothing.
-
-    Args:
-        picture: Picture no larger than the box.
-        width: Width of the box in pixels.
-        height: Height of the box in pixels.
-    """
+    """Enlarges a picture by the largest whole factor that fits a box, without smoothing."""
     factor = max(1, min(width // picture.shape[1], height // picture.shape[0]))
     return picture.repeat(factor, 0).repeat(factor, 1)
 
 
-def plain(moment: Moment) -> Picture:
-    """Renders the enlarged frame only."""
-    return enlarge(moment.picture, 1200, 640)
-
-
 def overlay(moment: Moment, labels: Labels) -> Picture:
-    """Renders the frame beside the spikes of every layer and the Q-value of every action.
-
-    Args:
-        moment: Decision to show.
-        labels: Labels in the picture.
-
-    Returns:
-        Picture of size `TALL` or `WIDE`.
-    """
+    """Renders the frame beside the spikes of every layer and the Q-value of every action."""
     height, width = moment.picture.shape[:2]
     tall = width < 2 * height
     canvas = Image.new("RGB", TALL if tall else WIDE, BACKGROUND)
@@ -192,11 +166,7 @@ def _draw_q_values(
 class Tiling:
     """Arrangement of a layer's feature maps or units in a grid.
 
-    Attributes:
-        columns: Number of maps in a row.
-        width: Width of the picture in pixels.
-        height: Height of the picture in pixels.
-        scale: Pixels per neuron of a map, or per gap between units, in both directions.
+    The scale is the number of pixels per neuron of a map, or per gap between units.
     """
 
     columns: int
@@ -209,10 +179,7 @@ class Tiling:
 def arrange(shapes: tuple[tuple[int, ...], ...], width: int, height: int) -> tuple[Tiling, ...]:
     """Chooses tilings of equal width for several layers, stacked within a height.
 
-    Args:
-        shapes: Shape of each layer, (channels, height, width) or (units,).
-        width: Width of each picture in pixels.
-        height: Total height of all pictures in pixels.
+    The shape of a layer is (channels, height, width) or (units,).
     """
     choices = [_tilings(shape, width) for shape in shapes]
     chosen = [0] * len(shapes)  # starts with a single row of maps per layer
@@ -252,9 +219,8 @@ def _cell(shape: tuple[int, ...]) -> tuple[int, int, int]:
 def tile(activity: NDArray[np.float32], tiling: Tiling) -> Picture:
     """Renders a layer's spikes: the maps of a convolution side by side, or a grid of units.
 
-    Args:
-        activity: Spikes per neuron and timestep in [0, 1], [channels, height, width] or [units].
-        tiling: Tiling from `arrange`.
+    The activity is the number of spikes per neuron and timestep, [channels, height, width] or
+    [units].
     """
     count, h, w = _cell(activity.shape)
     maps = activity
@@ -325,13 +291,7 @@ def show(pictures: Iterable[Picture], fps: int, title: str) -> None:
 def write_mp4(path: Path, pictures: Iterable[Picture], fps: int) -> None:
     """Writes an H.264 video that browsers play while it loads, atomically.
 
-    Args:
-        path: Path of the video.
-        pictures: Pictures of equal size; an odd last row or column is cropped.
-        fps: Frames per second.
-
-    Raises:
-        UserError: The disk is full or read-only.
+    The pictures have equal sizes. An odd last row or column is cropped.
     """
     import av  # takes 0.2 s, and most commands write no video
 
@@ -352,16 +312,7 @@ def write_mp4(path: Path, pictures: Iterable[Picture], fps: int) -> None:
 
 
 def write_gif(path: Path, pictures: Iterable[Picture], fps: int) -> None:
-    """Writes an endless gif of at most 640 pixels' width, atomically.
-
-    Args:
-        path: Path of the gif.
-        pictures: Pictures of equal size.
-        fps: Frames per second; gifs store durations in hundredths of a second.
-
-    Raises:
-        UserError: The disk is full or read-only.
-    """
+    """Writes an endless gif of at most 640 pixels' width, atomically."""
     frames = []
     for picture in pictures:
         small = Image.fromarray(picture).reduce(-(-picture.shape[1] // 640))
