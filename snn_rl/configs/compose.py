@@ -20,10 +20,9 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from snn_rl.configs.help import help_text
 from snn_rl.configs.image_schema import ClassifyConfig
 from snn_rl.configs.schema import Config
-from snn_rl.configs.setting import settings_of
+from snn_rl.configs.setting import help_text, settings_of
 from snn_rl.envs import UnknownEnv, family
 from snn_rl.utils.errors import UserError, did_you_mean
 

@@ -1,4 +1,4 @@
-"""Settings as dataclass fields that carry their description, choices and range."""
+"""Settings as dataclass fields that carry their description, choices and range, and their help."""
 
 import math
 import operator
@@ -7,12 +7,15 @@ from copy import copy
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
 from inspect import getdoc
+from textwrap import wrap
 from typing import Any, TypeVar
 
 from snn_rl.utils.errors import UserError, did_you_mean
 from snn_rl.utils.plugins import is_reference, load_object
 
 T = TypeVar("T")
+
+_WIDTH, _COLUMN = 80, 28  # characters of the help
 
 CUSTOM = "module:function"  # among the choices: any importable function, written in this form
 
@@ -130,3 +133,34 @@ def check_settings(config: Any) -> None:
     """Checks every setting of a schema's instance, see `Setting.check`."""
     for name, each in settings_of(type(config)).items():
         each.check(value_of(config, name))
+
+
+def help_text(schema: type[Any], doc: str, names: Collection[str] = ()) -> str:
+    """Returns the output of `--help`, at most 80 characters wide.
+
+    Lists all settings, or only those of the named settings and sections.
+    """
+    lines = [doc.strip(), "", "Settings (key=value, in any order) and their defaults:"]
+    for section in sections(schema):
+        listed = [each for each in section.settings if not names or belongs(each.name, names)]
+        if listed and section.name:
+            about = section.description.split("\n\n")[0]
+            lines += ["", *wrap(f"{section.name}: {about}", _WIDTH)]
+        lines += [line for each in listed for line in _lines(each)]
+    return "\n".join(lines)
+
+
+def _lines(each: Setting) -> list[str]:
+    key = f"  {each.name}={on_command_line(each.default)}"
+    words = each.description + (f" One of {', '.join(each.choices)}." if each.choices else "")
+    about = wrap(words, _WIDTH - _COLUMN, break_on_hyphens=False)
+    if len(key) < _COLUMN:
+        return [f"{key:{_COLUMN}}{about[0]}", *(" " * _COLUMN + line for line in about[1:])]
+    return [key, *(" " * _COLUMN + line for line in about)]
+
+
+def on_command_line(value: Any) -> str:
+    """Returns a value as it is written on the command line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value).replace(" ", "")

@@ -37,13 +37,10 @@ _ERROR_BARS: dict[str, Any] = {"elinewidth": 1.8, "capsize": 5, "capthick": 1.8}
 
 
 class Bars(NamedTuple):
-    """Bars of one kind, one in each of several groups.
+    """Bars of one kind, one in each of several groups, with the color and hatch of a stage.
 
-    Attributes:
-        label: Name of the kind.
-        stage: Name of the stage whose color and hatch the bars have.
-        runs: Height for each group, for each run. None and NaN stand for a missing number.
-        published: Height for each group in the paper; empty if the paper has none.
+    The heights of each run, and of the paper if known, have one number per group. None and NaN
+    stand for a missing number.
     """
 
     label: str
