@@ -142,7 +142,7 @@ def test_weights_of_every_stage_are_scored_at_one_timestep(data, finished):
     assert sum(found["spike_rates"]) < sum(own)
     assert not (finished / "T1" / AT_ONE).exists() and not (finished / "ann" / AT_ONE).exists()
     report = (finished / "report.md").read_text()
-    section = report.split("## Spikes that vanish")[1].split("\n## ")[0]
+    section = report.split("## Vanishing spikes")[1].split("\n## ")[0]
     for name, rate in (("T2", own[0]), ("T1 of T2", expected[0])):
         (row,) = [line for line in section.splitlines() if line.startswith(f"| {name} |")]
         assert f"{rate:.4f}" in row
@@ -260,7 +260,7 @@ def test_a_finished_stage_rejects_other_settings(capsys, data, finished):
         ("image_size=2 net=vgg16", "net=vgg16: images of .* are too small"),
         ("iir.thresholds_from=nothing.safetensors", "no such file"),
         ("prune=1", "prune=1.0: must be at least 0 and below 1"),
-        ("prune=0.5 stages=none", "pruning retrains"),
+        ("prune=0.5 stages=none", "pruning needs a retrained stage"),
         ("ann=nothing.safetensors", "no such file"),
         ("preset=fast", "preset=fast"),
         ("fit.epoch=3", "did you mean fit.epochs"),
