@@ -9,13 +9,13 @@ MAX_SELECTION_GAMES = 10_000  # number of seeds reserved for the selection of ch
 
 @dataclass
 class RolloutConfig:
-    """Environments of training; evaluation uses the same observations."""
+    """Training environments. Evaluation uses the same observations."""
 
     n_envs: int = setting(8, "Number of parallel environments.", minimum=1)
     frame_stack: int = setting(4, "Number of frames in an observation.", minimum=1)
     frames: str = setting(
         "stack",
-        "Stacked frames, or the difference of the last two.",
+        "Observations: stacked frames, or the difference of the last two frames.",
         choices=("stack", "difference"),
     )
     sticky: float = setting(0.0, "Sticky-action probability.", minimum=0, maximum=1)
@@ -24,57 +24,57 @@ class RolloutConfig:
 
 @dataclass
 class DQNConfig:
-    """Q-learning of the ANN stage.
+    """Q-learning in the ANN stage.
 
-    iir.objective=td also uses gamma, n_steps, double and target_update_interval.
+    iir.objective=td also uses gamma, n_steps, double, and target_update_interval.
     """
 
     steps: int = setting(1_000_000, "Agent steps of the ANN stage.", minimum=1)
     lr: float = setting(1e-4, "Initial learning rate.", minimum=0, maximum=10)
-    optimizer: str = setting("Adam", "Optimizer.", choices=("Adam", "RMSprop"))
+    optimizer: str = setting("Adam", "Optimizer of the ANN stage.", choices=("Adam", "RMSprop"))
     batch_size: int = setting(32, "Transitions per mini-batch.", minimum=1)
     buffer_size: int = setting(100_000, "Transitions in the replay buffer.", minimum=1)
-    learning_starts: int = setting(10_000, "Steps with random actions before the first update.")
+    learning_starts: int = setting(10_000, "Random agent steps before training starts.")
     gamma: float = setting(0.99, "Discount factor.", minimum=0, maximum=1)
-    n_steps: int = setting(1, "Steps of n-step returns.", minimum=1)
+    n_steps: int = setting(1, "Number of steps in n-step returns.", minimum=1)
     double: bool = setting(False, "Use double Q-learning.")
-    train_freq: int = setting(1, "Steps of the vectorized environment between updates.", minimum=1)
-    gradient_steps: int = setting(1, "Gradient steps per update.", minimum=1)
+    train_freq: int = setting(1, "Vectorized environment steps per training phase.", minimum=1)
+    gradient_steps: int = setting(1, "Gradient steps per training phase.", minimum=1)
     target_update_interval: int = setting(
-        1_000, "Steps between updates of the target network.", minimum=1
+        1_000, "Agent steps between updates of the target network.", minimum=1
     )
     epsilon_start: float = setting(1.0, "Initial value of epsilon.", minimum=0, maximum=1)
     epsilon_end: float = setting(0.01, "Final value of epsilon.", minimum=0, maximum=1)
     epsilon_steps: int = setting(
-        100_000, "Agent steps over which epsilon falls linearly.", minimum=1
+        100_000, "Agent steps over which epsilon decays linearly.", minimum=1
     )
     lr_end: float = setting(1.0, "Final learning rate divided by lr.", minimum=0, maximum=1)
     lr_steps: int | None = setting(
-        None, "Agent steps over which lr falls linearly; null: all.", minimum=1
+        None, "Agent steps over which lr decays; null uses all steps of the stage.", minimum=1
     )
     selection_games: int = setting(
         0,
-        "Episodes per checkpoint, once epsilon has fallen, that select the best checkpoint; "
-        "0: the last checkpoint is kept.",
+        "Evaluation episodes per checkpoint, used to select the best one. Selection starts when "
+        "epsilon has reached its final value. 0 keeps the last checkpoint.",
         minimum=0,
         maximum=MAX_SELECTION_GAMES,
     )
     target_return: float | None = setting(
-        None, "Mean return of the selection episodes that ends the stage."
+        None, "The stage ends when the selection episodes reach this mean return."
     )
 
 
 @dataclass
 class FinetuneConfig:
-    """Fine-tuning of the ANN under sticky actions before conversion; otherwise as in dqn."""
+    """Fine-tuning of the ANN under sticky actions. Other settings are taken from `dqn`."""
 
-    steps: int = setting(0, "Agent steps; 0, or with ann=FILE: no fine-tuning.", minimum=0)
+    steps: int = setting(0, "Agent steps; 0 or ann=FILE disables fine-tuning.", minimum=0)
     sticky: float = setting(0.25, "Sticky-action probability.", minimum=0, maximum=1)
     lr: float = setting(1e-4, "Initial learning rate.", minimum=0, maximum=10)
     selection_games: int = setting(
         20,
-        "Episodes with sticky actions, and as many without, per checkpoint of the second half, "
-        "that select the best checkpoint.",
+        "Evaluation episodes per checkpoint of the second half, used to select the best one: this "
+        "many with and this many without sticky actions. 0 keeps the last checkpoint.",
         minimum=0,
         maximum=MAX_SELECTION_GAMES,
     )
@@ -82,7 +82,7 @@ class FinetuneConfig:
 
 @dataclass
 class IIRConfig:
-    """Conversion and the spiking stages."""
+    """Conversion and spiking stages."""
 
     objective: str = setting(
         "distill",
@@ -90,54 +90,58 @@ class IIRConfig:
         choices=("td", "distill", "distill+td"),
     )
     steps: int = setting(20_000, "Agent steps per stage.", minimum=1)
-    t1_steps: int = setting(0, "Agent steps of the T=1 stage; 0: as iir.steps.", minimum=0)
+    t1_steps: int = setting(0, "Agent steps of the T=1 stage; 0 uses iir.steps.", minimum=0)
     lr: float = setting(5e-4, "Initial learning rate.", minimum=0, maximum=10)
-    cosine: bool = setting(True, "Cosine schedule of the learning rate instead of a constant one.")
-    optimizer: str = setting("Adam", "Optimizer.", choices=("Adam", "RMSprop"))
+    cosine: bool = setting(True, "Cosine learning-rate schedule instead of a constant rate.")
+    optimizer: str = setting("Adam", "Optimizer of spiking stages.", choices=("Adam", "RMSprop"))
     batch_size: int = setting(128, "Transitions per mini-batch.", minimum=1)
-    train_freq: int = setting(1, "Steps of the vectorized environment between updates.", minimum=1)
-    gradient_steps: int = setting(1, "Gradient steps per update.", minimum=1)
+    train_freq: int = setting(1, "Vectorized environment steps per training phase.", minimum=1)
+    gradient_steps: int = setting(1, "Gradient steps per training phase.", minimum=1)
     epsilon: float = setting(0.02, "Probability of a random action.", minimum=0, maximum=1)
     sticky: float | None = setting(
-        None, "Sticky-action probability; null: as rollout.sticky.", minimum=0, maximum=1
+        None, "Sticky-action probability; null uses rollout.sticky.", minimum=0, maximum=1
     )
     selection_games: int = setting(
         0,
-        "Episodes under rollout.sticky per checkpoint of the second half that select the best one.",
+        "Evaluation episodes with rollout.sticky per checkpoint of the second half, used to select "
+        "the best one. 0 skips these episodes.",
         minimum=0,
         maximum=MAX_SELECTION_GAMES,
     )
     selection_sticky_games: int = setting(
         0,
-        "As selection_games, under iir.sticky; the score is the mean of both.",
+        "Additional selection episodes with iir.sticky if it differs from rollout.sticky. The "
+        "score is the average of both means.",
         minimum=0,
         maximum=MAX_SELECTION_GAMES,
     )
-    selection_steps: int = setting(10_000, "Agent steps between these checkpoints.")
+    selection_steps: int = setting(10_000, "Agent steps between checkpoints for the selection.")
     sharpness: float = setting(
-        3.0, "Inverse temperature of the distilled policies.", above=0, maximum=1e6
+        3.0, "Inverse temperature of the policies in the distillation loss.", above=0, maximum=1e6
     )
     percentile: float = setting(
         90.0, "Percentile of a layer's inputs, used as its threshold.", above=0, maximum=100
     )
     percentile_over: str = setting(
-        "positive", "Inputs of the percentile; the paper uses all.", choices=("positive", "all")
+        "positive", "Inputs in the percentile; the paper uses all.", choices=("positive", "all")
     )
     surrogate: str = setting(
-        "linear", "Surrogate gradient.", choices=("snn_rl.core.surrogate:SURROGATES", CUSTOM)
+        "linear",
+        "Surrogate gradient of spikes.",
+        choices=("snn_rl.core.surrogate:SURROGATES", CUSTOM),
     )
-    encoding: str = setting("direct", "Input encoding.", choices=("direct", "poisson"))
-    conversion_samples: int = setting(256, "Observations of the threshold search.", minimum=1)
+    encoding: str = setting("direct", "Encoding of the input.", choices=("direct", "poisson"))
+    conversion_samples: int = setting(256, "Observations used in the threshold search.", minimum=1)
 
 
 @dataclass
 class CarryConfig:
-    """The stage that carries membrane potentials over frames; otherwise as in iir."""
+    """Stage that carries membrane potentials over frames. Other settings are taken from `iir`."""
 
     steps: int = setting(50_000, "Agent steps.", minimum=1)
-    leak: float = setting(0.0, "Initial leak of every layer; 0: no memory.", minimum=0, maximum=1)
+    leak: float = setting(0.0, "Initial leak of all layers (0: no memory).", minimum=0, maximum=1)
     burn_in: int = setting(8, "Frames that initialize the state.", minimum=0, maximum=1_000)
-    window: int = setting(8, "Frames that enter the loss.", minimum=2, maximum=1_000)
+    window: int = setting(8, "Frames included in the loss.", minimum=2, maximum=1_000)
 
 
 @dataclass
@@ -145,86 +149,86 @@ class EvalConfig:
     """Evaluation episodes."""
 
     seed: int = setting(
-        1_000_000, "Seed of the first episode, followed by seed + 1.", minimum=0, maximum=2**31 - 1
+        1_000_000, "Seed of the first episode, then seed + 1, ...", minimum=0, maximum=2**31 - 1
     )
     epsilon: float = setting(0.0, "Probability of a random action.", minimum=0, maximum=1)
     sticky: float = setting(
-        0.25, "Sticky-action probability of the sticky column.", minimum=0, maximum=1
+        0.25, "Sticky-action probability in the sticky episodes.", minimum=0, maximum=1
     )
 
 
 @dataclass
 class PlayConfig:
-    """Videos and the play command."""
+    """Settings of the play command and of videos."""
 
     output: str = setting(
         "auto",
-        "Output; auto: a window, or mp4 without a display.",
+        "Output; auto opens a window, or writes an mp4 without a display.",
         choices=("auto", "window", "mp4", "gif"),
     )
     overlay: bool = setting(False, "Show spikes and Q-values beside the game.")
     max_steps: int = setting(2_000, "Maximum agent steps.", minimum=1)
-    fps: int = setting(30, "Frames per second, one per agent step (Atari itself: 15).", minimum=1)
+    fps: int = setting(30, "Frames (agent steps) per second; 15 is real time.", minimum=1)
 
 
 @dataclass
 class Config:
     """General settings of the commands for agents."""
 
-    env: str = setting("", "Environment: CartPole-v1, or an Atari game as <Game>NoFrameskip-v4.")
+    env: str = setting("", "Environment: CartPole-v1, or <Game>NoFrameskip-v4 for Atari.")
     T: int = setting(1, "Timesteps of the last stage.")
-    seed: int = setting(0, "Seed of all random numbers.", minimum=0, maximum=2**31 - 1)
-    preset: str = setting("default", "Preset: default, or paper, the settings in the paper.")
+    seed: int = setting(0, "Seed of all random number generators.", minimum=0, maximum=2**31 - 1)
+    preset: str = setting("default", "Preset: default, or paper for the settings of the paper.")
     T_start: int = setting(5, "Timesteps of the first spiking stage.")
     T_step: int = setting(1, "Difference in T from one stage to the next.")
-    direct: bool = setting(False, "Retrain at T directly, without the stages between.")
+    direct: bool = setting(False, "Retrain at T directly, without intermediate stages.")
     stages: str = setting("iir", "Spiking stages: iir, or none to convert without retraining.")
-    run_dir: str | None = setting(None, "Run directory; null: <runs>/<env>/seed<seed>.")
+    run_dir: str | None = setting(None, "Run directory; null uses <runs>/<env>/seed<seed>.")
     runs: str = setting("runs", "Folder of all runs.")
-    paper: str | None = setting(None, "report only: paper, iir, stdb or ull.")
-    figure: int | None = setting(None, "report only: figure of the paper.")
-    table: int | None = setting(None, "report only: table of the paper.")
+    paper: str | None = setting(None, "report only: which paper (iir, stdb, or ull).")
+    figure: int | None = setting(None, "report only: number of the figure in the paper.")
+    table: int | None = setting(None, "report only: number of the table in the paper.")
     sweep: str | None = setting(None, "report only: folder of runs to aggregate.")
-    zoo: str | None = setting(None, "publish only: target folder; null: snn_rl/zoo.")
+    zoo: str | None = setting(None, "publish only: target folder; null uses snn_rl/zoo.")
     ann: str | None = setting(
         None,
-        "Trained ANN to convert instead of training one: network.safetensors, a zip of "
-        "Stable-Baselines3's DQN, or a PyTorch state dict (.pth, .safetensors).",
+        "Trained ANN to convert instead of training one: network.safetensors, a zip file of a "
+        "Stable-Baselines3 DQN, or a PyTorch state dict (.pth, .safetensors).",
     )
-    init: str | None = setting(None, "Network from which the ANN stage starts to train.")
-    teacher: str | None = setting(None, "ANN that teaches all stages; it may see more frames.")
+    init: str | None = setting(None, "Network with the initial weights of the ANN stage.")
+    teacher: str | None = setting(None, "Teacher ANN of all stages; may use more frames.")
     strides: list[int] | None = setting(
-        None, "Strides of an imported state dict; null: as in mnih."
+        None, "Strides of an imported state dict; null uses those of mnih."
     )
     pixel_max: float = setting(
-        1.0, "Largest pixel value of an imported state dict, 1 or 255.", above=0, maximum=1e6
+        1.0, "Largest pixel value that an imported network expects, 1 or 255.", above=0, maximum=1e6
     )
     carry_state: bool = setting(False, "Add a stage that carries membrane potentials over frames.")
-    exact: bool = setting(False, "Add a T=1 network that every engine computes bit-identically.")
+    exact: bool = setting(False, "Add a T=1 network with bit-identical results in all engines.")
     engine: str = setting(
-        "dense", "evaluate, play: engine; event requires exact=true.", choices=("dense", "event")
+        "dense", "evaluate and play: engine; event requires exact=true.", choices=("dense", "event")
     )
     network: str = setting(
         "mnih",
-        "Network: mnih, cartpole, hidden layers as in 16c8s4-32c4s2-256, or module:function.",
+        "Network: mnih, cartpole, hidden layers such as 16c8s4-32c4s2-256, or module:function.",
     )
-    bias: bool = setting(False, "Biases in all layers.")
+    bias: bool = setting(False, "Use biases in all layers.")
     precision: str = setting(
         "auto",
-        "Precision of training; auto: bfloat16 if fast.",
+        "Training precision; auto uses bfloat16 where it is fast.",
         choices=("auto", "float32", "bfloat16"),
     )
-    device: str = setting("auto", "Device.", choices=("auto", "cpu", "cuda"))
-    threads: int = setting(0, "CPU threads; 0: one per core.", minimum=0, maximum=1024)
+    device: str = setting("auto", "Device of the networks.", choices=("auto", "cpu", "cuda"))
+    threads: int = setting(0, "CPU threads; 0 uses one per core.", minimum=0, maximum=1024)
     checkpoint_steps: int = setting(50_000, "Agent steps between checkpoints.")
-    episodes: int = setting(20, "Episodes of each evaluation.", minimum=1)
+    episodes: int = setting(20, "Episodes per evaluation.", minimum=1)
     video: bool = setting(True, "Record a video of the last stage.")
     format: str = setting(
-        "onnx", "export only: format.", choices=("snn_rl.formats:FORMATS", CUSTOM)
+        "onnx", "export only: file format.", choices=("snn_rl.formats:FORMATS", CUSTOM)
     )
-    output: str | None = setting(None, "export only: file; null: in the stage's directory.")
-    check_frames: int = setting(500, "export only: observations that check the file.", minimum=1)
-    overlay: bool = setting(False, "Short form of play.overlay.")
+    output: str | None = setting(None, "export only: output file; null uses the stage's directory.")
+    check_frames: int = setting(500, "export only: number of test observations.", minimum=1)
+    overlay: bool = setting(False, "Short for play.overlay.")
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     dqn: DQNConfig = field(default_factory=DQNConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
