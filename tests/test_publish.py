@@ -139,7 +139,7 @@ def test_the_card_agrees_with_the_files(shipped, monkeypatch):
     assert not (folder / "T3" / publish.GAME).exists()
     assert f"{record['return']:g} points in {record['decisions']:,} decisions" in card
     assert "2 frames of 40x120 to 2 Q-values" in card
-    assert "Seeds from 3,000,000" in card
+    assert "Episode seeds start at 3,000,000" in card
     assert f"torch {torch.__version__}" in card
     assert "`python -m snn_rl.train env=CartPole-v1 T=1 T_start=3 run_dir=cartpole" in card
     assert "`python -m snn_rl.publish env=CartPole-v1" in card

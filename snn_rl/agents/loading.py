@@ -180,7 +180,7 @@ def _stage_of(run: Path, name: str, T: int | None) -> Path:
         raise UserError(f"{name} has no finished agent with T={T}, only the stages {names}")
     included = ", ".join(sorted(each.name for each in zoo.ROOT.iterdir() if each.is_dir()))
     raise UserError(
-        f"no agent {name}: it must be a file, the directory of a run or of a stage, or the "
+        f"no agent {name}: expected a file, the directory of a run or of a stage, or the "
         f"environment of an included agent ({included})"
     )
 

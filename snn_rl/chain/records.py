@@ -86,7 +86,7 @@ def _typed(kind: Any, data: Any) -> Any:
         return None if data is None and type(None) in kinds else _typed(kinds[0], data)
     if is_dataclass(kind):
         if not isinstance(data, dict):
-            raise ValueError(f"it must be a JSON object, not {str(data)[:40]}")
+            raise ValueError(f"expected a JSON object, got {str(data)[:40]}")
         values = {}
         for each in fields(kind):
             if each.name in data:
@@ -368,7 +368,7 @@ def read_settings(directory: Path) -> dict[str, Any]:
     path = directory / run_directory.SETTINGS
     settings = read_json(path)
     if not isinstance(settings, dict):
-        raise UserError(f"{path} is damaged: it must be a JSON object")
+        raise UserError(f"{path} is damaged: expected a JSON object")
     return settings
 
 
@@ -437,7 +437,7 @@ def read_invocations(directory: Path) -> list[Invocation]:
     path = directory / run_directory.RUN
     data = read_json(path)
     if not isinstance(data, list) or not data:
-        raise UserError(f"{path} is damaged: it must be a list of commands")
+        raise UserError(f"{path} is damaged: expected a list of commands")
     return [Invocation.from_json(entry, path) for entry in data]
 
 

@@ -1,4 +1,4 @@
-"""The leaky integrate-and-fire neuron: a pure function, and a module with its parameters."""
+"""Leaky integrate-and-fire neuron as a pure function and as a module with parameters."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -28,26 +28,27 @@ def lif(
     state: Tensor | None = None,
     keep: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Integrates a current over its timesteps, fires, and resets by subtraction.
+    """Simulates LIF neurons with reset by subtraction over all timesteps of a current.
 
         u_t = leak * (u_{t-1} - v_threshold * s_{t-1}) + I_t,    s_t = [u_t > v_threshold]
 
-    The state is passed and returned, never stored. The spike is detached in the reset, the
-    threshold is not ([IIR] eq. 14).
+    The state is passed in and returned, never stored. In the reset, gradients flow through the
+    threshold but not through the spike ([IIR] eq. 14).
 
-    Source: [IIR] algorithm 2, eq. 13 to 15. The leak applies after the reset, as in the algorithm
-    and in the authors' code. [IIR] eq. 2 as printed does not leak the reset.
+    Source: [IIR] algorithm 2, eq. 13 to 15. The leak is applied after the reset, as in the
+    algorithm and in the authors' code. [IIR] eq. 2, as printed, does not apply the leak to the
+    reset.
 
     Args:
         current: Input current I, [T, N, ...].
         v_threshold: Scalar firing threshold, > 0.
         leak: Scalar in [0, 1]. A leak of 1 gives the integrate-and-fire neuron.
-        surrogate: ds/dz, see `snn_rl.core.surrogate`.
-        state: Membrane after the last reset, u - v_threshold * s, [N, ...]. None stands for an
-            empty membrane, and no state is returned. With T = 1 the neuron is then a single
-            comparison and no state is allocated.
-        keep: [T, N] of ones and zeros. A zero empties the membrane before that timestep, where
-            another episode begins. Requires a state.
+        surrogate: Surrogate gradient ds/dz, see `snn_rl.core.surrogate`.
+        state: Membrane potential after the last reset, u - v_threshold * s, [N, ...]. If None,
+            the membrane potential starts at zero and no state is returned. With T = 1, the neuron
+            is then a single comparison and no state is allocated.
+        keep: Mask [T, N] of ones and zeros. A zero marks the first timestep of an episode and
+            resets the membrane potential to zero before that timestep. Requires a state.
 
     Returns:
         Spikes [T, N, ...] of zeros and ones, and the new state [N, ...] or None.
@@ -69,7 +70,7 @@ def _integrate(
     keep: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     spikes = []
-    # unbind, because the gradient of an indexed current[t] would fill all timesteps with zeros
+    # unbind, because the gradient of current[t] would allocate zeros for all timesteps
     for t, now in enumerate(current.unbind(0)):
         if membrane is not None and keep is not None:
             membrane = membrane * keep[t].view(-1, *[1] * (membrane.dim() - 1))
@@ -77,25 +78,25 @@ def _integrate(
         s = fire(u)
         spikes.append(s)
         membrane = u - v_threshold * s.detach()
-    # cat, because stack would lose the channels_last layout, in which convolutions are fastest
+    # cat, because stack would lose the channels_last layout, the fastest for convolutions
     return torch.cat(spikes).unflatten(0, current.shape[:2]), membrane
 
 
 class NeuronState(NamedTuple):
-    """State of a layer of neurons between two windows of timesteps.
+    """State of a layer of neurons between two timestep windows.
 
     Attributes:
-        membrane: Membrane after the last reset, u - v_threshold * s, [N, ...]. None is an empty
-            membrane.
-        since: Timesteps since the last spike, int16 [N, ...]. None stands for neurons that have
-            not fired, and for surrogates that do not depend on it.
+        membrane: Membrane potential after the last reset, u - v_threshold * s, [N, ...], or None
+            for zero.
+        since: Timesteps since the last spike, int16 [N, ...]. None if no neuron has fired yet or
+            if the surrogate does not depend on spike times.
     """
 
     membrane: Tensor | None = None
     since: Tensor | None = None
 
     def detach(self) -> "NeuronState":
-        """Returns the state without its history, as in truncated BPTT ([STDB] section 2.2)."""
+        """Returns the state detached from the graph, as in truncated BPTT ([STDB] section 2.2)."""
         return NeuronState(None if self.membrane is None else self.membrane.detach(), self.since)
 
 
@@ -106,9 +107,9 @@ def timed_lif(
     surrogate: SpikeTime,
     state: NeuronState | None = None,
 ) -> tuple[Tensor, NeuronState]:
-    """Simulates the neuron of `lif` with the spike-time surrogate gradient.
+    """Simulates the neurons of `lif` with the spike-time surrogate gradient.
 
-    Without a state the neurons have never fired. Source: [STDB] algorithm 3.
+    If the state is None, no neuron has fired yet. Source: [STDB] algorithm 3.
     """
     membrane, before = state or NeuronState()
     never = torch.full_like(current[0], NEVER, dtype=torch.int16)
@@ -147,15 +148,15 @@ class LIF(nn.Module):
     ) -> tuple[Tensor, NeuronState | None]:
         """Simulates the neurons with this layer's parameters.
 
-        Membranes have the parameters' precision also under autocast. Without a state the compiled
-        `fused_lif` is used where it is available.
+        Membrane potentials keep the parameters' precision under autocast. Without a state, the
+        compiled `fused_lif` is used if it is available.
 
         Args:
             current: Input current [T, N, ...], or [1, N, ...] with `timesteps`.
-            state: State after the previous timesteps. With None the membranes are empty, and no
-                state is returned.
+            state: State after the previous timesteps. If None, membrane potentials start at zero
+                and no state is returned.
             keep: See `lif`.
-            timesteps: Number of timesteps of a constant current.
+            timesteps: Number of timesteps for a constant current.
 
         Returns:
             Spikes [T, N, ...], and the new state or None.
@@ -177,10 +178,10 @@ class LIF(nn.Module):
 
     @torch.no_grad()
     def clamp_(self) -> None:
-        """Projects the parameters into their ranges; to be called after every optimizer step.
+        """Projects the parameters into their valid ranges. Call it after every optimizer step.
 
-        A clamp in `forward` would have no gradient outside the range, so a parameter there could
-        never return.
+        A clamp in `forward` would have no gradient outside the range, so a parameter that left its
+        range could never return.
         """
         self.v_threshold.clamp_(min=MIN_THRESHOLD)
         self.leak.clamp_(0.0, 1.0)

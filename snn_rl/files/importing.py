@@ -81,8 +81,8 @@ def load_any(
         return from_state_dict(tensors, image, strides, pixel_max, name)
     elif data[:1] != b"\x80":  # the first byte of a pickle
         raise UserError(
-            f"{name} is damaged or not supported: it must be a safetensors file, a PyTorch state "
-            "dict, or a zip of Stable-Baselines3's DQN"
+            f"{name} is damaged or not supported: expected a safetensors file, a PyTorch state "
+            "dict, or a zip file of a Stable-Baselines3 DQN"
         )
     return from_state_dict(torch_state_dict(data, name), image, strides, pixel_max, name)
 

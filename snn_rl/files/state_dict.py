@@ -1,9 +1,9 @@
-"""State dicts of PyTorch and safetensors files, read without running code of the file.
+"""Reads state dicts of PyTorch and safetensors files without executing code from the file.
 
-PyTorch files hold pickles, and unpickling can run any code. Here Python's unpickler sees only the
-opcodes and names that a state dict needs, and every name resolves to a stand-in that describes a
-tensor. `torch.load(weights_only=True)` does not replace this code: it allocates whatever size a
-file of 40 bytes asks for, and some crafted files keep it busy forever.
+PyTorch files contain pickles, and unpickling can execute arbitrary code. This module restricts
+Python's unpickler to the opcodes and names that a state dict needs, and replaces every name by a
+stand-in that describes a tensor. `torch.load(weights_only=True)` is not sufficient: a 40-byte file
+can make it allocate any amount of memory, and some crafted files make it run forever.
 """
 
 import io
@@ -24,7 +24,7 @@ from torch import Tensor
 from snn_rl.files.archive import MAX_BYTES, MAX_ENTRIES, Archive, parse_json
 from snn_rl.utils.errors import UserError
 
-_MAX_PICKLE = 2**18  # bytes of the pickled description; the Atari network's has 1,000
+_MAX_PICKLE = 2**18  # bytes of the pickled description; about 1,000 for the Atari network
 _MAX_HEADER = 2**20  # bytes of the header of a safetensors file
 _MAX_DIMS = 8
 _WRAPPERS = ("state_dict", "model_state_dict")  # keys of state dicts within checkpoints
@@ -47,7 +47,8 @@ _STORAGES = {
 def torch_state_dict(data: bytes, name: str) -> dict[str, Tensor]:
     """Returns the tensors of a PyTorch file, in the order of the file.
 
-    The file holds a state dict, or a dictionary with a `state_dict` or `model_state_dict`. Both
+    The file contains a state dict, or a dictionary with the key `state_dict` or
+    `model_state_dict`. Both
     formats of `torch.save` are supported: zip archives, and the format before PyTorch 1.6.
     """
     try:
@@ -63,7 +64,7 @@ def torch_state_dict(data: bytes, name: str) -> dict[str, Tensor]:
 
 
 def safetensors_state_dict(data: bytes, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Returns the tensors of a safetensors file in natural order (2 before 10), and metadata."""
+    """Returns the tensors of a safetensors file in natural order (2 before 10) and its metadata."""
     length = int.from_bytes(data[:8], "little")
     if length > min(_MAX_HEADER, len(data) - 8):
         raise UserError(f"{name} is damaged or not a safetensors file (header of {length:,} bytes)")
@@ -88,12 +89,12 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 class _Refused(Exception):
-    """A part that state dicts do not have; the message describes the part."""
+    """Error for content that state dicts do not have. The message describes the content."""
 
 
 @dataclass(frozen=True)
 class _View:
-    """Description of a storage, or of a tensor as a strided view of it."""
+    """Description of a storage, or of a tensor as a strided view of a storage."""
 
     dtype: torch.dtype
     key: str
@@ -117,7 +118,7 @@ class _Name:
                 return tensor
             case "torch._utils._rebuild_tensor_v2", (_View() as storage, *view):
                 return _strided(storage, *view[:3])
-        raise _Refused("it calls a function with unusual arguments")
+        raise _Refused("the file calls a function with unexpected arguments")
 
 
 _NAMES = {
@@ -127,17 +128,17 @@ _NAMES = {
 
 
 class _Opcodes(dict[int, Callable[[Any], None]]):
-    """The permitted opcodes with their functions."""
+    """Permitted opcodes and their functions."""
 
     def __missing__(self, opcode: int) -> Callable[[Any], None]:
-        raise _Refused(f"it uses the pickle opcode {bytes([opcode])!r}")
+        raise _Refused(f"the file uses the pickle opcode {bytes([opcode])!r}")
 
 
 class _Unpickler(pickle._Unpickler):
-    """Python's unpickler with stand-ins for all names, and without most opcodes.
+    """Python's unpickler with stand-ins for all names and without most opcodes.
 
-    Nothing is executed. Every opcode consumes a byte or more of a bounded input and allocates a
-    few bytes. Keys are checked before dictionaries hash them, which could take forever.
+    No code is executed. Every opcode consumes at least one byte of a bounded input and allocates a
+    few bytes. Keys are checked before they are hashed, because hashing could take forever.
     """
 
     stack: list[Any]
@@ -149,18 +150,18 @@ class _Unpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str, /) -> Any:
         path = f"{module}.{name}"
         if path not in _NAMES:
-            raise _Refused(f"it names {path[:100]!r}, which no state dict needs; nothing was run")
+            raise _Refused(f"unexpected name {path[:100]!r} (no code was executed)")
         return _Name(path)
 
     def persistent_load(self, pid: Any) -> _View:
         kind, stored_as, key, _, count, *view = pid
         if kind != "storage" or not isinstance(key, str) or not _whole(count) or any(view):
-            raise ValueError("a persistent id that is not a storage")
+            raise ValueError("expected a storage as the persistent id")
         self.storages[key] = _View(_STORAGES[stored_as.path], key, count)
         return self.storages[key]
 
     def _build(self) -> None:
-        self.stack.pop()  # attributes of the dictionary: the versions of its modules
+        self.stack.pop()  # attributes of the dictionary (versions of the modules)
 
     def _set_item(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
@@ -174,9 +175,9 @@ class _Unpickler(pickle._Unpickler):
     def _set(self, key: Any, value: Any) -> None:
         target = self.stack[-1]
         if not isinstance(target, dict) or not isinstance(key, str | int):
-            raise _Refused("it has a dictionary whose keys are neither strings nor integers")
+            raise _Refused("the file has a dictionary whose keys are neither strings nor integers")
         if key in target:
-            raise _Refused(f"it repeats the key {str(key)[:100]!r}")
+            raise _Refused(f"the file repeats the key {str(key)[:100]!r}")
         target[key] = value
 
     dispatch = _Opcodes(
@@ -203,23 +204,23 @@ def _whole(value: Any) -> bool:
 
 
 def _strided(storage: _View, offset: Any, size: Any, stride: Any) -> _View:
-    """Describes a tensor after a check that its storage holds all its numbers."""
+    """Returns the description of a tensor after checking that its storage is large enough."""
     numbers = [offset, *size, *stride]
     if len(size) != len(stride) or len(size) > _MAX_DIMS or not all(map(_whole, numbers)):
-        raise _Refused("it has a tensor with an invalid shape")
+        raise _Refused("the file has a tensor with an invalid shape")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    # The second condition excludes strides of 0, which repeat one number to any size.
+    # The second condition excludes strides of 0, which could repeat one number without limit.
     if (math.prod(size) and last >= storage.count) or math.prod(size) > storage.count:
         raise _Refused(
-            f"it has a tensor of {'x'.join(str(n)[:20] for n in size)} numbers on "
-            f"{str(storage.count)[:20]} stored ones"
+            f"the file has a tensor of {'x'.join(str(n)[:20] for n in size)} numbers, but "
+            f"only {str(storage.count)[:20]} are stored"
         )
     return replace(storage, offset=offset, size=size, stride=stride)
 
 
 # --- files ---------------------------------------------------------------------------------------
 
-_ReadStorage = Callable[[str], bytes]  # from the key of a storage to its bytes
+_ReadStorage = Callable[[str], bytes]  # maps the key of a storage to its bytes
 
 
 def _read_zip(data: bytes, name: str) -> tuple[Any, _ReadStorage]:
@@ -227,7 +228,7 @@ def _read_zip(data: bytes, name: str) -> tuple[Any, _ReadStorage]:
     archive = Archive(data, name)
     (pickled, *more) = [e for e in archive.names() if e.endswith("data.pkl")] or [""]
     if not pickled or more:
-        raise UserError(f"{name} is not a PyTorch state dict: it does not have one data.pkl")
+        raise UserError(f"{name} is not a PyTorch state dict: expected exactly one data.pkl")
     folder = pickled.removesuffix("data.pkl")
     if f"{folder}byteorder" in archive and archive.read(f"{folder}byteorder", 16) != b"little":
         raise UserError(f"{name} was written on a big-endian machine")
@@ -238,25 +239,27 @@ def _read_zip(data: bytes, name: str) -> tuple[Any, _ReadStorage]:
 def _read_legacy(data: bytes, name: str) -> tuple[Any, _ReadStorage]:
     """Returns the description in a file of PyTorch before 1.6, and a reader of its storages.
 
-    Five pickles (a magic number, the version of the format, the machine, the content, the keys of
-    the storages) come before the storages, each of which starts with its count of numbers.
+    Five pickles (magic number, format version, machine, content, and keys of the storages) precede
+    the storages. Each storage starts with its number of elements.
     """
     stream = io.BytesIO(data[:_MAX_PICKLE])
     if _Unpickler(stream).load() != _LEGACY_MAGIC:
-        raise UserError(f"{name} is a pickle, but not a file of torch.save")
+        raise UserError(f"{name} is a pickle file, but was not written by torch.save")
     version, machine = _Unpickler(stream).load(), _Unpickler(stream).load()
     if version != _LEGACY_VERSION or machine["little_endian"] is not True:
-        raise UserError(f"{name} has another version or was written on a big-endian machine")
+        raise UserError(
+            f"{name} has an unsupported format version or was written on a big-endian machine"
+        )
     unpickler = _Unpickler(stream)
     content, keys = unpickler.load(), _Unpickler(stream).load()
     slices: dict[str, slice] = {}
     end = stream.tell()
     for key in keys:
         if not isinstance(key, str):  # hashing a nested tuple may take forever
-            raise ValueError("a storage key that is not a string")
+            raise ValueError("expected a string as the storage key")
         storage = unpickler.storages[key]
         if struct.unpack_from("<q", data, end)[0] != storage.count:
-            raise ValueError(f"storage {key!r} has another count")
+            raise ValueError(f"the size of storage {key!r} does not match")
         start = end + 8
         end = start + storage.count * storage.dtype.itemsize
         slices[key] = slice(start, end)
@@ -264,12 +267,12 @@ def _read_legacy(data: bytes, name: str) -> tuple[Any, _ReadStorage]:
 
 
 def _unwrap(content: Any, name: str) -> dict[str, _View]:
-    """Returns the tensors by name, from the dictionary itself or from the state dict in it."""
+    """Returns the tensors by name, from the dictionary itself or from a nested state dict."""
     if isinstance(content, dict):
         inner = [content[key] for key in _WRAPPERS if isinstance(content.get(key), dict)]
         content = inner[0] if inner else content
     if not isinstance(content, dict) or not content:
-        raise UserError(f"{name} is not a state dict: it holds no dictionary of tensors")
+        raise UserError(f"{name} is not a state dict: the file contains no dictionary of tensors")
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, _View):
             raise UserError(
@@ -280,14 +283,16 @@ def _unwrap(content: Any, name: str) -> dict[str, _View]:
 
 
 def _materialize(content: dict[str, _View], read: _ReadStorage, name: str) -> dict[str, Tensor]:
-    """Returns the described tensors after a check of their total size."""
+    """Returns the described tensors after checking their total size."""
     if len(content) > MAX_ENTRIES:
         raise UserError(
-            f"{name} holds {len(content):,} tensors, but at most {MAX_ENTRIES:,} are read"
+            f"{name} contains {len(content):,} tensors, but at most {MAX_ENTRIES:,} are supported"
         )
     total = sum(math.prod(t.size) * t.dtype.itemsize for t in content.values())
     if total > MAX_BYTES:
-        raise UserError(f"{name} describes {total:,} bytes, but at most {MAX_BYTES:,} are read")
+        raise UserError(
+            f"{name} describes {total:,} bytes, but at most {MAX_BYTES:,} are supported"
+        )
     stored: dict[str, bytes] = {}
     tensors = {}
     for key, tensor in content.items():
@@ -300,7 +305,7 @@ def _materialize(content: dict[str, _View], read: _ReadStorage, name: str) -> di
                 f"file has {len(raw):,} bytes"
             )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the buffer is read-only, and is only read
+            warnings.simplefilter("ignore")  # the buffer is read-only, which is sufficient here
             flat = torch.frombuffer(raw or bytes(8), dtype=tensor.dtype)
         view = torch.as_strided(flat, tensor.size, tensor.stride, tensor.offset)
         tensors[key] = view.clone(memory_format=torch.contiguous_format)
@@ -311,6 +316,6 @@ def check_weights(tensors: Iterable[tuple[str, Tensor]], name: str) -> None:
     """Raises a UserError unless all weights are finite floating-point numbers."""
     for key, tensor in tensors:
         if not tensor.is_floating_point():
-            raise UserError(f"{name}: {key[:100]!r} is {tensor.dtype}, not floating point")
+            raise UserError(f"{name}: {key[:100]!r} is {tensor.dtype}, expected floating point")
         if not bool(torch.isfinite(tensor.float()).all()):
-            raise UserError(f"{name}: {key[:100]!r} holds NaN or infinity")
+            raise UserError(f"{name}: {key[:100]!r} contains NaN or infinity")

@@ -28,7 +28,7 @@ def write_report(directory: Path) -> Path:
         f"# {settings['net']} on {settings['dataset']}, seed {settings['seed']}",
         block("text", "\n".join(dict.fromkeys(entry.command for entry in invocations))),
         table(
-            ["stage", "accuracy", "epochs", "updates", "minutes", "spikes / neuron", "energy"],
+            ["stage", "accuracy", "epochs", "gradient steps", "minutes", "spikes/neuron", "energy"],
             list(map(_result_cells, stages)),
         ),
         f"Accuracy: last network of each stage, evaluated once on {_images(stages[-1].score)}. "

@@ -99,7 +99,7 @@ def _network(stage: StageResult) -> str:
 
 def _training(stage: StageResult) -> str:
     settings, result = stage.settings, stage.evaluation
-    amount = f"{stage.label} {result.steps:,} agent steps, {result.updates:,} updates"
+    amount = f"{stage.label} {result.steps:,} agent steps, {result.updates:,} gradient steps"
     if stage.name == ANN and settings.get("ann"):
         return f"{amount}, imported: its agent steps only fill the replay buffer"
     if settings.get("teacher"):

@@ -1,4 +1,4 @@
-"""Report of an agent's run: report.md, its figures, and every episode's return as returns.csv."""
+"""Report of an agent's run: report.md, figures, and returns.csv with the return of each episode."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -34,10 +34,10 @@ _ARITHMETIC = {
 
 
 def write_report(directory: Path) -> Path:
-    """Writes report.md, figures/*.png and returns.csv of a run; returns the path of report.md."""
+    """Writes report.md, figures/*.png, and returns.csv of a run. Returns the path of report.md."""
     if not (directory / run_directory.RUN).is_file():
         raise UserError(
-            f"{directory} is not a run directory, it has no {run_directory.RUN}. To train a run: "
+            f"{directory} is not a run directory: {run_directory.RUN} is missing. To train a run: "
             f"python -m snn_rl.train env=ID T=1 run_dir={directory}"
         )
     invocations = read_invocations(directory)
@@ -65,13 +65,13 @@ def write_report(directory: Path) -> Path:
 
 
 def headline(stages: Sequence[StageResult]) -> str:
-    """Returns one sentence with the scores of the chain's last stage and of its ANN."""
+    """Returns one sentence with the scores of the last stage and of its ANN."""
     evaluated = [stage for stage in stages if stage.metrics]
     ann = [stage for stage in evaluated if stage.name == ANN]
     spiking = [stage for stage in evaluated if not stage.analog]
     last = ([stage for stage in spiking if stage.stage.gradual] or spiking)[-1:]
     parts = [f"{stage.label} scores {_both(stage.evaluation)}" for stage in last]
-    parts += [f"{'its ANN' if last else 'ANN scores'} {_both(stage.evaluation)}" for stage in ann]
+    parts += [f"{'its ANN' if last else 'ANN'} scores {_both(stage.evaluation)}" for stage in ann]
     if not parts:
         return "**No stage has been evaluated yet.**"
     return f"**{'; '.join(parts)}** (mean return ± standard deviation)."
@@ -103,7 +103,7 @@ def _videos(directory: Path, stages: Sequence[StageResult]) -> str:
         f"[{stage.label}]({stage.name}/{path.name})"
         for stage in stages
         for path in sorted((directory / stage.name).iterdir())
-        # an unfinished video has a hidden name
+        # unfinished videos have hidden names
         if path.suffix in (".mp4", ".gif") and not path.name.startswith(".")
     ]
     return f"Video: {', '.join(links)}." if links else ""
@@ -113,14 +113,14 @@ def _videos(directory: Path, stages: Sequence[StageResult]) -> str:
 
 
 def _draw(directory: Path, stages: Sequence[StageResult]) -> dict[str, str]:
-    """Draws every figure that has data and returns the Markdown of each, by name."""
+    """Draws all figures that have data. Returns the Markdown of each figure by name."""
     from snn_rl.reports import figures  # imports matplotlib
 
     drawn: dict[str, tuple[str, Figure]] = {}
     episodes = {s.name: s.counters.episodes for s in stages if s.counters and s.counters.episodes}
     if episodes:
         drawn["learning"] = (
-            "Return of every training episode and running mean, by stage",
+            "Return of each training episode and running mean, by stage",
             figures.learning_curves(episodes),
         )
     returns = {
@@ -176,7 +176,7 @@ def _spiking(stages: Iterable[StageResult]) -> list[StageResult]:
 
 
 def _with_energy(stages: Iterable[StageResult]) -> list[StageResult]:
-    """Returns the spiking stages with direct encoding; energy is defined only for them."""
+    """Returns the spiking stages with direct encoding, for which energy is defined."""
     return [s for s in _spiking(stages) if s.settings["iir.encoding"] == "direct"]
 
 
@@ -188,16 +188,16 @@ def _ann(stages: Iterable[StageResult]) -> StageResult | None:
 
 
 def reward_section(stages: Sequence[StageResult], figure: str = "") -> list[str]:
-    """Returns the section with the evaluation of every stage."""
+    """Returns the section with the evaluation of all stages."""
     done = finished(stages)
     if not done:
         return []
-    # older runs have no agreement
+    # older runs did not record the agreement
     compared = any(stage.evaluation.greedy.agreement is not None for stage in done)
 
     def cells(column: Evaluation) -> list[Any]:
         low, high = column.interval
-        agreement = "–" if column.agreement is None else f"{100 * column.agreement:.1f} %"
+        agreement = "–" if column.agreement is None else f"{100 * column.agreement:.1f}%"
         score = f"{_score(column)} [{low:z.1f}, {high:z.1f}]"
         return [score, column.distinct, column.capped, *([agreement] if compared else [])]
 
@@ -208,32 +208,32 @@ def reward_section(stages: Sequence[StageResult], figure: str = "") -> list[str]
         greedy, sticky = cells(result.greedy), cells(result.sticky)
         rows.append([stage.label, *cost, result.greedy.episodes, *greedy, *sticky])
     notes = [
-        "Mean ± standard deviation (n - 1) of the unclipped episode return, and the 95 % interval "
-        "of the mean (bootstrap over the episodes).",
-        "*Distinct* is the number of different episodes, compared action by action. If the number "
-        "is small, greedy episodes repeat each other and the interval is too narrow.",
-        "*Capped* is the number of episodes that ended at the step limit. On CartPole this is the "
-        "environment's own limit, and reaching it is the best possible result.",
+        "Mean ± standard deviation (n - 1) of the unclipped episode return, and the 95% "
+        "confidence interval of the mean (bootstrap over the episodes).",
+        "*Distinct* is the number of episodes with different action sequences. If this number is "
+        "small, greedy episodes repeat each other and the interval is too narrow.",
+        "*Capped* is the number of episodes that ended at the step limit. On CartPole, the "
+        "limit is part of the environment, and reaching it is the best possible result.",
     ]
     if compared:
         notes.append(
-            "*Agreement* is the fraction of the agent's decisions that equal the decision of the "
-            "run's ANN in the same state, sampled at every tenth step of its episodes."
+            "*Agreement* is the fraction of the agent's actions that equal the action of the run's "
+            "ANN in the same state, sampled at every tenth step of the agent's episodes."
         )
     settings = []
     for stage in done:
         if stage.evaluation.evaluation not in settings:
             settings.append(stage.evaluation.evaluation)
     notes += [
-        f"Seeds from {each.seed:,}. Actions are random with probability {each.epsilon:g} in both "
-        "columns. With sticky actions, an action repeats the previous one with probability "
-        f"{each.sticky:g}, per emulator frame on Atari."
+        f"Episode seeds start at {each.seed:,}. Actions are random with probability "
+        f"{each.epsilon:g} in both columns. With sticky actions, an action repeats the previous "
+        f"one with probability {each.sticky:g}, per emulator frame on Atari."
         for each in settings
     ]
     if any(stage.name == ANN and stage.settings.get("ann") for stage in stages):
-        notes.append("The ANN was imported. Its agent steps only fill the replay buffer.")
+        notes.append("The ANN was imported. Its agent steps only filled the replay buffer.")
     details = ["distinct", "capped", *(["agreement"] if compared else [])]
-    head = ["stage", "agent steps", "updates", "wall-clock", "episodes", "greedy", *details]
+    head = ["stage", "agent steps", "gradient steps", "wall-clock", "episodes", "greedy", *details]
     return ["## Reward", table([*head, "sticky", *details], rows), bullets(notes), figure]
 
 
@@ -245,8 +245,8 @@ def _learning_section(stages: Sequence[StageResult], figure: str) -> list[str]:
         *(_selection(stage) for stage in stages if stage.notes and stage.notes.scores),
         figure,
         f"Returns during training, including exploration. The running mean over {RUNNING} episodes "
-        "starts anew in each stage. Episodes that a checkpoint or the end of the stage cut off are "
-        "not shown, which favors short episodes in short stages.",
+        "restarts in each stage. Episodes truncated by a checkpoint or by the end of the stage are "
+        "not shown, so short episodes are overrepresented in short stages.",
     ]
 
 
@@ -260,15 +260,15 @@ def _selection(stage: StageResult) -> str:
     )
     listed = ", ".join(f"{score:.2f} ({step:,})" for step, score in scores)
     return (
-        f"{stage.label}: the selected checkpoint is at {step:,} agent steps, the best of "
-        f"{len(scores)} by the mean return of {played}. These episodes have other seeds than the "
-        f"episodes of the tables and are cut off at {plan.SELECTION_CAP:,} agent steps. "
+        f"{stage.label}: the checkpoint at {step:,} agent steps was selected as the best of "
+        f"{len(scores)} by the mean return over {played}. The seeds of these episodes differ from "
+        f"those of the evaluation. Episodes are truncated at {plan.SELECTION_CAP:,} agent steps. "
         f"Mean returns (agent steps): {listed}."
     )
 
 
 def spike_section(stages: Sequence[StageResult], figure: str = "") -> list[str]:
-    """Returns the section with the spike rates of every stage, see `reward_section`."""
+    """Returns the section with the spike rates of all stages, see `reward_section`."""
     done = finished(stages)
     if not _spiking(stages):
         return []
@@ -277,13 +277,13 @@ def spike_section(stages: Sequence[StageResult], figure: str = "") -> list[str]:
         "## Spike rates",
         table(["stage", *done[0].spec.names()[:-1], "all neurons"], rows),
         "Spikes per neuron and decision, summed over the timesteps and sampled in the greedy "
-        "episodes. The row of the ANN is the fraction of its activations that are not zero.",
+        "episodes. The ANN row lists the fraction of nonzero activations.",
         figure,
     ]
 
 
 def energy_section(stages: Sequence[StageResult], figure: str = "") -> list[str]:
-    """Returns the section with the energy of one decision of every stage, see `reward_section`."""
+    """Returns the section with the energy per decision of all stages, see `reward_section`."""
     spiking, ann = _with_energy(stages), _ann(stages)
     if not spiking:
         return []
@@ -302,7 +302,7 @@ def energy_section(stages: Sequence[StageResult], figure: str = "") -> list[str]
             skipping = skipping_energy(ann.spec, ann.rates, costs)
             rows[-1] += [f"{skipping / 1e6:.3g}", f"{value / skipping:.2f}", "–", "1.00"]
     for stage in spiking:
-        # at unit costs, energies are numbers of operations
+        # with unit costs, the energy is the number of operations
         first, other = _parts(stage, (1.0, 1.0))
         rows.append([stage.label, f"{first / 1e6:.3f}", f"{other / 1e6:.3f}"])
         for costs in arithmetics:
@@ -315,22 +315,24 @@ def energy_section(stages: Sequence[StageResult], figure: str = "") -> list[str]
             ratios = f"{used.ratio:.2f}", f"{own_layer.ratio:.2f}", effective
             rows[-1] += [f"{used.spiking / 1e6:.3g}", *ratios]
     notes = [
-        "Number of operations of one decision times their energy in 45 nm CMOS: 4.6 pJ for a "
-        "multiply-accumulate (MAC) and 0.9 pJ for an accumulate (AC) in float32, 3.2 and 0.1 pJ in "
-        "int32. Memory traffic, leak, reset and threshold comparisons are not counted.",
-        "Spiking stages: the first layer receives the analog image, so all its operations are "
+        "Number of operations per decision times their energy in 45 nm CMOS: 4.6 pJ for a "
+        "multiply-accumulate (MAC) and 0.9 pJ for an accumulate (AC) in float32; 3.2 and 0.1 pJ in "
+        "int32. Memory traffic, leak, reset, and threshold comparisons are not counted.",
+        "In spiking stages, the first layer receives the analog image, so all its operations are "
         "MACs, computed once for all timesteps. Every other layer, including the head, needs one "
-        "AC per synapse and spike that enters the layer.",
-        "*× dense*: energy of the dense ANN divided by the stage's. *× own-layer*: the same ratio "
-        "with each layer's ACs counted by the spikes that the layer itself fires, as the papers "
-        "index them.",
-        "*× effective*: ratio to an ANN that skips its zeros as the spiking network does. After "
-        "the first layer, such an ANN needs a MAC only for an activation that is not zero "
-        "(fractions: row of the ANN under Spike rates). The first layer is dense in both networks.",
+        "AC per incoming spike and synapse.",
+        "*× dense* is the energy of the dense ANN divided by that of the stage. *× own-layer* "
+        "is the same ratio, but the ACs of a layer are counted from the layer's own spikes, as in "
+        "the papers.",
+        "*× effective* is the energy of an ANN that skips zero activations, divided by the energy "
+        "of the stage. After the first layer, this ANN needs MACs only for nonzero activations "
+        "(fractions: ANN row under Spike rates). The first layer is dense in both networks.",
     ]
     skipped = [stage.label for stage in _spiking(stages) if stage not in spiking]
     if skipped:
-        notes.append(f"Left out, since their input is not directly encoded: {', '.join(skipped)}.")
+        notes.append(
+            f"Omitted because energy is defined only for direct encoding: {', '.join(skipped)}."
+        )
     return ["## Energy", table(head, rows), bullets(notes), figure]
 
 
@@ -341,7 +343,7 @@ def _layer_section(stages: Sequence[StageResult]) -> list[str]:
             layer.name,
             f"{layer.v_threshold:.4f}",
             f"{layer.spike_rate:.4f}",
-            f"{100 * layer.dead:.1f} %",
+            f"{100 * layer.dead:.1f}%",
         ]
         for stage in stages
         for layer in (stage.notes.layers if stage.notes else None) or ()
@@ -352,19 +354,19 @@ def _layer_section(stages: Sequence[StageResult]) -> list[str]:
         "## Layers",
         table(["stage", "layer", "threshold", "spike rate", "dead"], rows, names=2),
         "State at the end of each stage, on observations from the replay buffer: threshold in "
-        "units of the layer's weighted input, spikes per neuron and decision, and fraction of "
+        "units of the layer's weighted input, spikes per neuron and decision, and the fraction of "
         "neurons that never fired.",
     ]
 
 
 def returns_table(stages: Sequence[StageResult]) -> str:
-    """Returns the table with the return of every episode of every evaluated stage."""
+    """Returns the table with the return of each episode of all evaluated stages."""
     rows = [
         [stage.label, name, ", ".join(f"{value:g}" for value in column.returns)]
         for stage in finished(stages)
         for name, column in stage.evaluation.columns.items()
     ]
-    return table(["stage", "column", "return of every episode"], rows, names=3)
+    return table(["stage", "column", "return of each episode"], rows, names=3)
 
 
 def _returns_section(stages: Sequence[StageResult]) -> list[str]:
@@ -373,8 +375,8 @@ def _returns_section(stages: Sequence[StageResult]) -> list[str]:
     return [
         "## Returns",
         returns_table(stages),
-        "With seeds and lengths (in emulator frames on Atari, in steps on CartPole): "
-        f"[{RETURNS}]({RETURNS}).",
+        f"[{RETURNS}]({RETURNS}) also lists the seed and length of each episode (emulator frames "
+        "on Atari, steps on CartPole).",
     ]
 
 
@@ -399,7 +401,7 @@ def _settings_section(stages: Sequence[StageResult], latest: dict[str, Any]) -> 
             rows.append([f"`{key}`", *values])
     parts = ["## Settings"]
     if shared:
-        parts += ["Settings that all stages share:", block("yaml", "\n".join(shared))]
+        parts += ["Settings shared by all stages:", block("yaml", "\n".join(shared))]
     if rows:
         labels = [stage.label for stage in stages]
         parts += ["Settings by stage:", table(["setting", *labels], rows)]
@@ -412,7 +414,7 @@ def _settings_section(stages: Sequence[StageResult], latest: dict[str, Any]) -> 
 
 
 def command_section(invocations: Sequence[Invocation]) -> list[str]:
-    """Returns the section with the commands of a run, their revisions and versions."""
+    """Returns the section with the commands of a run, their revisions, and versions."""
     rows = []
     versions: dict[str, list[str]] = {}
     for i, entry in enumerate(invocations, start=1):

@@ -1,10 +1,10 @@
-"""Report of several runs of the same settings: interquartile means with bootstrap intervals.
+"""Report of several runs with the same settings: interquartile means with bootstrap intervals.
 
-Runs side by side (runs/<env>/seed0, seed1, ...) are runs of one task. Their scores are aggregated
-as in R. Agarwal et al. (2021), *Deep Reinforcement Learning at the Edge of the Statistical
-Precipice*: the mean of the middle half, with percentile intervals of a bootstrap over the runs,
-stratified by task. The few lines of NumPy here replace the authors' package rliable, which requires
-pandas, SciPy, seaborn and statsmodels.
+Runs in sibling folders (runs/<env>/seed0, seed1, ...) belong to one task. Scores are aggregated as
+in R. Agarwal et al. (2021), *Deep Reinforcement Learning at the Edge of the Statistical
+Precipice*: the mean of the middle half, with percentile bootstrap intervals over the runs,
+stratified by task. The authors' package rliable is not used because it requires pandas, SciPy,
+seaborn, and statsmodels.
 """
 
 import csv
@@ -44,8 +44,8 @@ Scores = NDArray[np.float64]
 def interquartile_mean(scores: Scores) -> Scores:
     """Returns the mean of the middle half of the scores.
 
-    A quarter of the scores, rounded down, is left out at either end, so all of fewer than four
-    scores count.
+    A quarter of the scores, rounded down, is dropped at either end. With fewer than four scores,
+    the result is the mean of all scores.
 
     Args:
         scores: Scores of shape [..., N], with N at least 1.
@@ -60,13 +60,13 @@ def interquartile_mean(scores: Scores) -> Scores:
 
 
 def stratified_interval(tasks: Sequence[Scores]) -> tuple[float, float]:
-    """Returns the 95 % interval of the interquartile mean over all tasks.
+    """Returns the 95% confidence interval of the interquartile mean over all tasks.
 
-    The percentile bootstrap (10,000 draws, fixed seed) draws from each task as many runs as the
-    task has.
+    The percentile bootstrap (10,000 draws, fixed seed) resamples the runs of each task with
+    replacement.
 
     Args:
-        tasks: Scores of each task's runs, of shape [N].
+        tasks: Scores of the runs of each task, of shape [N].
     """
     rng = np.random.default_rng(0)
     draws = [rng.choice(scores, (_DRAWS, len(scores))) for scores in tasks]
@@ -78,9 +78,9 @@ def stratified_interval(tasks: Sequence[Scores]) -> tuple[float, float]:
 def human_scores() -> dict[str, tuple[float, float]]:
     """Returns the scores of a random player and of a human on 56 Atari games.
 
-    Source: the averages listed by DQN Zoo (https://github.com/google-deepmind/dqn_zoo,
+    Source: averages listed by DQN Zoo (https://github.com/google-deepmind/dqn_zoo,
     dqn_zoo/atari_data.py), without Surround, which has no NoFrameskip-v4 id. Episodes are
-    unclipped, start with up to 30 no-ops and last at most 108,000 frames.
+    unclipped, start with up to 30 no-ops, and last at most 108,000 frames.
     """
     text = (resources.files("snn_rl.reports") / "human_scores.csv").read_text()
     rows = csv.DictReader(text.splitlines())
@@ -88,7 +88,7 @@ def human_scores() -> dict[str, tuple[float, float]]:
 
 
 def human_normalized(env_id: str, score: float) -> float | None:
-    """Returns the score scaled so that a random player has 0 and a human has 1.
+    """Returns the score scaled to 0 for a random player and 1 for a human.
 
     Args:
         env_id: Id of the environment.
@@ -112,7 +112,7 @@ class Run:
         directory: Directory of the run.
         settings: Settings of the latest command.
         scores: Mean returns of unclipped episodes or accuracies in percent, by stage and column.
-        stages: Settings of each of these stages, except for the seed.
+        stages: Settings of these stages, excluding the seed.
     """
 
     directory: Path
@@ -122,26 +122,26 @@ class Run:
 
     @property
     def subject(self) -> str:
-        """Environment, or dataset and network; scores of different subjects are not averaged."""
+        """Environment, or dataset and network. Different subjects are never averaged."""
         settings = self.settings
         return str(settings.get("env") or f"{settings['dataset']}-{settings['net']}")
 
 
 def write_sweep(folder: Path) -> Path:
-    """Writes sweep.md and sweep.csv of all runs below a folder into the folder.
+    """Writes sweep.md and sweep.csv for all runs in a folder.
 
-    If classifiers were scored at several T, sweep.png shows their accuracy against T.
+    If classifiers were evaluated at several T, sweep.png shows their accuracy against T.
 
     Returns:
         Path of sweep.md.
 
     Raises:
-        UserError: There is no run, or a file of a run is damaged.
+        UserError: The folder contains no run, or a file of a run is damaged.
     """
     found = [_read_run(path.parent) for path in sorted(folder.rglob(run_directory.RUN))]
     if not found:
         raise UserError(
-            f"sweep={folder}: there is no run in this folder. To train some: "
+            f"sweep={folder}: the folder contains no run. To train runs: "
             f"python -m snn_rl.train -m env=CartPole-v1 T=1 seed=0,1,2 runs={folder}"
         )
     groups: dict[tuple[str, str], list[Run]] = {}
@@ -157,11 +157,11 @@ def write_sweep(folder: Path) -> Path:
     for name, members in tasks.items():
         parts += _task_section(_title(folder, name), members)
     notes = [
-        "Each run counts once, with its mean over the evaluation's unclipped episodes, greedy and "
-        "with sticky actions.",
-        "IQM: mean of the middle half of the runs (Agarwal et al., 2021), or of all runs if there "
-        "are fewer than four. Intervals: 95 %, bootstrap over the runs (10,000 draws, stratified "
-        "by game). The intervals of a few runs are too narrow.",
+        "The score of a run is its mean over the unclipped evaluation episodes, greedy or with "
+        "sticky actions.",
+        "IQM is the mean of the middle half of the runs (Agarwal et al., 2021), or of all runs if "
+        "there are fewer than four. Brackets are 95% confidence intervals (bootstrap over the "
+        "runs, 10,000 draws, stratified by game). With few runs, the intervals are too narrow.",
         f"All scores: [{SCORES}]({SCORES}).",
     ]
     parts += [*_games_section(list(tasks.values())), *_timesteps_section(folder, tasks)]
@@ -193,7 +193,7 @@ def _read_run(directory: Path) -> Run:
 
 
 def _title(folder: Path, task: str) -> str:
-    """Returns a task's name in the report: the folder's name for runs in the folder itself."""
+    """Returns the name of a task in the report; runs in the folder itself use its name."""
     return folder.name if task == "." else task
 
 
@@ -222,7 +222,7 @@ def _task_section(name: str, members: Sequence[Run]) -> list[str]:
 
 
 def _differences(members: Sequence[Run]) -> list[str]:
-    """Returns a warning if the runs of a task differ in other settings than the seed."""
+    """Returns a warning if the runs of a task differ in settings other than the seed."""
     different = set()
     for stage in _stages(members):
         settings = [run.stages[stage] for run in members if stage in run.stages]
@@ -236,9 +236,9 @@ def _differences(members: Sequence[Run]) -> list[str]:
 
 
 def _games_section(tasks: Sequence[Sequence[Run]]) -> list[str]:
-    """Returns the section with all Atari games together, if there is one task for each of several.
+    """Returns the section with human-normalized scores over all Atari games.
 
-    Scores are human-normalized.
+    The section is empty unless there are several games with one task each.
     """
     envs = [members[0].subject for members in tasks]
     if any(envs.count(env) > 1 and human_normalized(env, 0.0) is not None for env in envs):
@@ -265,8 +265,8 @@ def _games_section(tasks: Sequence[Sequence[Run]]) -> list[str]:
         return []
     return [
         "## All Atari games",
-        "Human-normalized scores in percent: 0 is the score of a random player and 100 the score "
-        "of a human, as listed by DQN Zoo.",
+        "Human-normalized scores in percent: 0 is a random player and 100 a human, with the "
+        "reference scores of DQN Zoo.",
         table(["stage", "games", "runs", "greedy, IQM", "sticky, IQM"], rows),
     ]
 

@@ -93,7 +93,7 @@ def test_files_of_other_libraries_are_loaded(tmp_path: Path) -> None:
     ("source", "T", "message"),
     [
         ("Pong-v4", 1, r"no agent Pong-v4: .*CartPole-v1, PongNoFrameskip-v4"),
-        ("dqn_pong.zip", None, "no agent dqn_pong.zip: it must be a file"),
+        ("dqn_pong.zip", None, "no agent dqn_pong.zip: expected a file"),
         (CARTPOLE, 3, "CartPole-v1 has no finished agent with T=3, only the stages ann, T5, T1"),
     ],
 )

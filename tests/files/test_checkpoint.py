@@ -264,7 +264,7 @@ def test_tensors_of_other_names_or_shapes_are_rejected(tmp_path, change):
     [
         (torch.full((2, 3), float("nan")), "NaN or infinity"),
         (torch.full((2, 3), -float("inf")), "NaN or infinity"),
-        (torch.ones(2, 3, dtype=torch.int32), "int32, not floating point"),
+        (torch.ones(2, 3, dtype=torch.int32), "int32, expected floating point"),
     ],
     ids=["NaN", "infinity", "integers"],
 )

@@ -276,7 +276,7 @@ BAD_TENSORS = {
     "NaN": (changed(**{"0_weight": torch.full((4, 3, 8, 8), float("nan"))}), "NaN"),
     "infinity": (
         changed(**{"7_bias": torch.full((5,), float("inf"))}),
-        "'7.bias' holds NaN",
+        "'7.bias' contains NaN",
     ),
     "integers": (changed(**{"0_weight": torch.ones(4, 3, 8, 8, dtype=torch.int64)}), "int64"),
     "bool": (changed(**{"0_weight": torch.ones(4, 3, 8, 8, dtype=torch.bool)}), "bool"),
@@ -313,7 +313,7 @@ def test_other_structures_in_safetensors_are_rejected(tmp_path: Path, case: str)
 
 
 def test_pickled_module_is_rejected(tmp_path: Path) -> None:
-    assert "nothing was run" in refused(state_dict(tmp_path, stack()))
+    assert "no code was executed" in refused(state_dict(tmp_path, stack()))
 
 
 # --- malicious files ------------------------------------------------------------------------------
@@ -382,9 +382,9 @@ def test_state_dict_with_code_is_rejected(tmp_path: Path, trace: Path, protocol:
         for entry, data in content.items():
             archive.writestr(entry, data)
     message = refused(path)
-    assert "nothing was run" in message or "opcode" in message
+    assert "no code was executed" in message or "opcode" in message
     evil = agent(tmp_path, policy__pth=path.read_bytes())
-    assert "nothing was run" in refused(evil) or "opcode" in refused(evil)
+    assert "no code was executed" in refused(evil) or "opcode" in refused(evil)
 
 
 def test_bare_pickle_is_rejected(tmp_path: Path, trace: Path) -> None:
@@ -409,13 +409,13 @@ def test_legacy_file_with_code_is_rejected(tmp_path: Path, trace: Path, position
     path = tmp_path / "net.pth"
     for protocol in (2, 3, 4, 5):
         path.write_bytes(legacy(position, pickle.dumps(Shell(trace), protocol)))
-        assert "nothing was run" in refused(path)
+        assert "no code was executed" in refused(path)
 
 
 def test_other_legacy_versions_and_machines_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / "net.pth"
     path.write_bytes(legacy(1, pickle.dumps(1002, 2)))
-    assert "another version" in refused(path)
+    assert "unsupported format version" in refused(path)
     path.write_bytes(legacy(2, pickle.dumps({"little_endian": False}, 2)))
     assert "big-endian" in refused(path)
 
@@ -485,10 +485,10 @@ def strided(dtype: str, count: int, offset: int, size: Any, stride: Any) -> byte
     [
         (("FloatStorage", 6, 0, (2, 3), (3, 1)), ["not match images"]),  # a valid tensor
         (("FloatStorage", 2**40, 0, (2**20, 2**20), (2**20, 1)), ["describes 4,398,"]),
-        (("FloatStorage", 2**61, 0, (2**60, 3), (3, 1)), ["stored ones"]),
-        (("FloatStorage", 6, 0, (10**5, 10**5), (0, 0)), ["stored ones"]),
-        (("FloatStorage", 6, 4, (2, 3), (3, 1)), ["stored ones"]),
-        (("FloatStorage", 6, 0, (2, 3), (4, 1)), ["stored ones"]),
+        (("FloatStorage", 2**61, 0, (2**60, 3), (3, 1)), ["are stored"]),
+        (("FloatStorage", 6, 0, (10**5, 10**5), (0, 0)), ["are stored"]),
+        (("FloatStorage", 6, 4, (2, 3), (3, 1)), ["are stored"]),
+        (("FloatStorage", 6, 0, (2, 3), (4, 1)), ["are stored"]),
         (("FloatStorage", 60, 0, (2, 3), (3, 1)), ["60 stored numbers", "24 bytes"]),
         (("DoubleStorage", 6, 0, (2, 3), (3, 1)), ["6 stored numbers", "24 bytes"]),
         (("FloatStorage", 6, -1, (2, 3), (3, 1)), ["invalid shape"]),

@@ -444,7 +444,7 @@ def test_agreement_with_the_ann_is_in_the_table_of_returns(tmp_path: Path) -> No
     write_json(tmp_path / "T1" / "metrics.json", data)
     reward = "\n\n".join(reward_section(read_stages(tmp_path)))
     _, rows = table(reward)
-    assert (rows["T1"][7], rows["T1"][11]) == ("98.8 %", "50.0 %")
+    assert (rows["T1"][7], rows["T1"][11]) == ("98.8%", "50.0%")
     for name in ("ANN", "T2"):
         assert (rows[name][7], rows[name][11]) == ("–", "–")
     assert "*Agreement*" in reward

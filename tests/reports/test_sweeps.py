@@ -203,7 +203,7 @@ def test_runs_of_two_games_side_by_side_are_not_averaged(tmp_path: Path) -> None
 
 
 def test_a_folder_without_runs_is_rejected(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no run in this folder"):
+    with pytest.raises(UserError, match="the folder contains no run"):
         report.main(compose(Config, [f"sweep={tmp_path}"], report.presets))
 
 

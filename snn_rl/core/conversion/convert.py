@@ -31,18 +31,18 @@ def convert(
 ) -> SpikingNetwork:
     """Converts a trained analog network into a spiking network with the same weights.
 
-    The thresholds are found layer by layer from the input, on real images, with the layers before
-    already spiking. A unit spike of layer l stands for v_l of the analog activation, so the
-    weights (not the bias) of layer l + 1 are multiplied by v_l. Currents and biases therefore stay
-    in the analog network's units, and the outputs keep its scale. With scaling factors ([ULL]) a
-    spike stands for beta * v_l.
+    The thresholds are determined on sample images, layer by layer from input to output. The
+    preceding layers are already spiking. A spike of layer l represents an analog activation of
+    v_l, so the weights (not the bias) of layer l + 1 are multiplied by v_l. Currents, biases, and
+    outputs therefore keep the scale of the analog network. With scaling factors ([ULL]), a spike
+    represents beta * v_l.
 
     Source: [IIR] section 4, [STDB] algorithm 1, [ULL] III-B.
 
     Args:
         analog: Trained `AnalogNetwork`, left unchanged. Batch normalization is fused first.
-        images: Sample of the network's inputs, [N, channels, height, width], float.
-        options: Timesteps, surrogate and encoding of the spiking network.
+        images: Sample inputs of the network, [N, channels, height, width], float.
+        options: Timesteps, surrogate, and encoding of the spiking network.
         search: Options of the threshold search.
 
     Returns:
@@ -50,7 +50,7 @@ def convert(
 
     Raises:
         ConversionError: The module is not an `AnalogNetwork`, a layer has no positive threshold,
-            or the search needs clips and the network has none.
+            or the search requires clipped ReLUs and the network has none.
     """
     if not isinstance(analog, AnalogNetwork):
         raise ConversionError(
@@ -66,7 +66,7 @@ def convert(
         if fixed is not None:
             v_threshold, amplitude = fixed[index]
         elif search.blocks == UNITY and names[index].startswith("block"):
-            # the neurons of a block fire at the amplitude of the spikes that enter the block
+            # the threshold inside a block is the amplitude of the spikes that enter the block
             before = spiking.neurons[index - 1].v_threshold if index else 1.0
             v_threshold = amplitude = float(before)
         else:
@@ -106,7 +106,7 @@ def _with_weights_of(analog: AnalogNetwork, options: SpikingOptions) -> SpikingN
 def _fixed_thresholds(
     analog: AnalogNetwork, images: Tensor, timesteps: int, search: ThresholdSearch
 ) -> Sequence[tuple[float, float]] | None:
-    """Returns (threshold, amplitude) of every hidden layer, or None to search for percentiles."""
+    """Returns (threshold, amplitude) of every hidden layer, or None for the percentile search."""
     if search.given is not None:
         layers = len(analog.spec.shapes())
         if len(search.given) != layers:
@@ -132,7 +132,8 @@ def _currents(
 ) -> Iterator[Tensor]:
     """Yields the current [N, ...] of a hidden layer at every timestep, in bounded memory.
 
-    The layers before spike. The simulation starts anew for every layer ([STDB] algorithm 1).
+    The preceding layers are already spiking. The simulation restarts for every layer ([STDB]
+    algorithm 1).
     """
     states = [NeuronState()] * index
 

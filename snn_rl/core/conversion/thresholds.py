@@ -1,4 +1,4 @@
-"""Firing thresholds of a converted network: percentiles, clips, and scaling factors."""
+"""Firing thresholds of converted networks: percentiles, clipped ReLUs, and scaling factors."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _BETAS = 201  # from 0 to 2
 
 
 class ConversionError(ValueError):
-    """A network that cannot be converted; the message names the layer."""
+    """Error for a network that cannot be converted. The message names the layer."""
 
 
 @dataclass(frozen=True)
@@ -28,20 +28,20 @@ class ThresholdSearch:
     """Options of the threshold search.
 
     Attributes:
-        method: "percentile" searches the thresholds layer by layer, see `find_threshold`. "clip"
-            and "alpha_beta" take them from the clips of the analog network, see
+        method: "percentile" determines the thresholds layer by layer, see `find_threshold`. "clip"
+            and "alpha_beta" derive the thresholds from the analog network's clipped ReLUs, see
             `clip_thresholds`.
         percentile: Percentile of the input currents, in (0, 100].
-        over: Input currents that the percentiles are taken over: "positive" or "all".
-        timesteps: Timesteps that the search simulates. 0 stands for the network's T.
-        scale: Factor of every threshold, applied after the search and not folded into the
+        over: Input currents included in the percentiles: "positive" or "all".
+        timesteps: Number of timesteps simulated in the search; 0 uses the network's T.
+        scale: Factor applied to every threshold after the search and not folded into the
             weights. A factor below 1 gives more spikes at few timesteps ([STDB] table 1, "adjusted
-            thresholds"). Activity grows by 1 / scale per layer, so the factor suits networks
-            without biases.
+            thresholds"). Activity grows by a factor of 1 / scale per layer, so use the
+            factor only in networks without biases.
         blocks: Thresholds inside residual blocks: "search", or "unity" for the amplitude of the
             spikes that enter the block ([STDB] section 4.2).
-        given: Thresholds of all hidden layers, which replace the search, for example those of
-            another trained network ([IIR] section 5.3).
+        given: Thresholds of all hidden layers, used instead of the search. For example, the
+            thresholds of another trained network ([IIR] section 5.3).
     """
 
     method: str = PERCENTILE
@@ -84,11 +84,11 @@ def find_threshold(current: Iterable[Tensor], q: float = 90.0, over: str = POSIT
     """Returns the firing threshold of one layer: the maximum over timesteps of a percentile.
 
     Source: [IIR] section 4 takes the 90th percentile over all entries (`over="all"`). q = 100 is
-    the threshold balancing of [STDB]. The percentile over all entries is negative for a layer with
-    mostly negative currents, so the default takes the percentile over the positive entries.
+    the threshold balancing of [STDB]. That percentile is negative for a layer with mostly negative
+    currents, so the default takes the percentile over the positive entries.
 
     Args:
-        current: Input current [T, N, ...], or an iterable of the timesteps' currents [N, ...].
+        current: Input current [T, N, ...], or an iterable of one current [N, ...] per timestep.
         q: Percentile in (0, 100].
         over: "positive" or "all".
 
@@ -117,13 +117,13 @@ def find_threshold(current: Iterable[Tensor], q: float = 90.0, over: str = POSIT
 def clip_thresholds(
     analog: AnalogNetwork, images: Tensor, timesteps: int, search: ThresholdSearch
 ) -> list[tuple[float, float]]:
-    """Returns the thresholds and spike amplitudes that follow from the analog network's clips.
+    """Returns thresholds and spike amplitudes derived from the analog network's clipped ReLUs.
 
     Source: [ULL] III-B, from the input currents of the analog network's layers. The paper takes
     the percentiles over all currents (`search.over = "all"`).
 
     Args:
-        analog: Network with clips and without batch normalization.
+        analog: Network with clipped ReLUs and without batch normalization.
         images: Input [N, channels, height, width], float.
         timesteps: T of the spiking network.
         search: With the method "clip", alpha = beta = 1; with "alpha_beta", `find_scales`
@@ -133,11 +133,11 @@ def clip_thresholds(
         Pairs (alpha * mu, alpha * beta * mu) of every hidden layer.
 
     Raises:
-        ConversionError: The network has no clips, or a layer has no positive current.
+        ConversionError: The network has no clipped ReLUs, or a layer has no positive current.
     """
     if analog.mu is None:
         raise ConversionError(
-            f"method={search.method} needs a network with clips (clip=true), this one has no clips"
+            f"method={search.method} requires a network with clipped ReLUs (clip=true)"
         )
     clips = analog.mu.tolist()
     if search.method == CLIP:
@@ -162,22 +162,22 @@ def clip_thresholds(
 def find_scales(percentiles: Tensor, mu: float, timesteps: int) -> tuple[float, float]:
     """Returns the scaling factors of a layer's threshold, alpha, and of its spikes, beta.
 
-    Over T timesteps a ReLU clipped at mu becomes a staircase of T steps, each alpha * mu / T wide
-    and alpha * beta * mu / T high. Most inputs are small, so with few timesteps the staircase with
-    alpha = beta = 1 rarely leaves zero.
+    Over T timesteps, a ReLU clipped at mu becomes a staircase of T steps, each alpha * mu / T wide
+    and alpha * beta * mu / T high. Most inputs are small, so with few timesteps, the
+    staircase with alpha = beta = 1 is mostly zero.
 
     The candidates are alpha = p / mu for every positive percentile p <= mu and beta = 0, 0.01,
     ..., 2. The result minimizes the absolute difference between the sums of the ReLU and of the
-    staircase over those percentiles. Ties go to the first candidate, and to alpha = beta = 1.
+    staircase over these percentiles. Ties are resolved in favor of alpha = beta = 1,
+    then of the first candidate.
 
-    Source: [ULL] algorithm 1, as a table in place of its three loops. An input p takes
-    floor(p / step) steps, or one less at a whole number because neurons fire strictly above their
-    threshold, and at most T. The algorithm's third segment, p > mu, is never reached because its
-    percentiles end at mu.
+    Source: [ULL] algorithm 1, with a table instead of three nested loops. An input p reaches
+    ceil(p / width) - 1 steps, at most T, because neurons fire only strictly above the threshold.
+    The algorithm's third segment, p > mu, is never reached because the percentiles end at mu.
 
     Args:
         percentiles: Percentiles of the inputs of one layer's ReLU, ascending.
-        mu: Clip of the ReLU, > 0.
+        mu: Clipping threshold of the ReLU, > 0.
         timesteps: T >= 1.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The layer stack that analog and spiking networks share."""
+"""Layer stack shared by analog and spiking networks."""
 
 from collections.abc import Callable
 
@@ -11,31 +11,31 @@ from snn_rl.core.networks.spec import AvgPool, Block, Connection, Conv, Dense, D
 # Maps the current of hidden layer k, [T or 1, N, ...], to its activity, [T, N, ...]
 Fire = Callable[[int, Tensor], Tensor]
 
-# Membranes carried from image to image, [N, ...] per hidden layer; [] for other networks
+# Membrane potentials carried between images, [N, ...] per hidden layer; [] if not carried
 State = list[Tensor]
 
-# Dropout masks by the position of the `Dropout` in the layer stack
+# Dropout masks by the position of the `Dropout` layer in the stack
 Masks = dict[int, Tensor]
 
-# Timesteps that inference holds in memory at a time
+# Number of timesteps that inference keeps in memory at once
 WINDOW = 25
 
 
 def clear(state: State, ended: Tensor) -> State:
-    """Empties the membranes of the environments whose episode has `ended`, a mask [N]."""
+    """Zeroes the membrane potentials of environments whose episode has `ended`, a mask [N]."""
     keep = (~ended).float()
     return [membrane * keep.view(-1, *[1] * (membrane.dim() - 1)) for membrane in state]
 
 
 class Scale(nn.Module):
-    """An identity shortcut with a scale of 1, into which conversion folds a threshold."""
+    """Identity shortcut with a scale, initially 1, into which conversion folds a threshold."""
 
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.tensor(1.0), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scales a tensor of any shape, in the precision of the weight also under autocast."""
+        """Scales a tensor of any shape in the precision of the weight, even under autocast."""
         return x.to(self.weight.dtype) * self.weight
 
 
@@ -52,7 +52,7 @@ def _synapse(connection: Connection, bias: bool, batch_norm: bool) -> nn.Module:
 
 
 class Network(nn.Module):
-    """Base class of analog and spiking networks, with the weight layers under the same names.
+    """Base class of analog and spiking networks, which share the names of their weight layers.
 
     Args:
         spec: Layer stack.
@@ -60,8 +60,8 @@ class Network(nn.Module):
     Attributes:
         synapses: Weight layers without the head, in the order of `NetworkSpec.connections`.
         head: Last weight layer.
-        dropout: Dropout probability at the layer stack's `Dropout`s in training mode. One mask
-            serves all timesteps ([STDB] section 4, [IIR] A.2.2).
+        dropout: Dropout probability of the `Dropout` layers in training mode. All timesteps use the
+            same mask ([STDB] section 4, [IIR] A.2.2).
     """
 
     head: nn.Linear
@@ -84,13 +84,14 @@ class Network(nn.Module):
         """Propagates activity through all layers up to the head's input.
 
         Args:
-            x: [T or 1, N, channels, height, width]. A single leading entry is an input that is
-                constant over time. Time is folded into the batch for every weight layer.
-            fire: Function of the neurons.
-            masks: Dropout masks to use. Missing masks are drawn and added.
+            x: Input [T or 1, N, channels, height, width]. A leading dimension of 1 stands for an
+                input that is constant over time. Every weight layer folds time
+                into the batch.
+            fire: Function that simulates the neurons of a layer.
+            masks: Dropout masks to use. Missing masks are sampled and added.
 
         Returns:
-            [T, N, ...].
+            Input of the head, [T, N, ...].
         """
         masks = {} if masks is None else masks
         synapses = iter(self.synapses)
@@ -114,67 +115,67 @@ class Network(nn.Module):
         return x
 
     def images(self, pixels: Tensor) -> Tensor:
-        """Returns observations as the network's input: float in [0, 1], channels_last.
+        """Converts observations to the network's input: float in [0, 1], channels_last.
 
-        Exact networks take pixels from 0 to 255.
+        Exact networks use pixel values from 0 to 255.
 
         Args:
-            pixels: uint8 [N, channels, height, width], the newest frame last. The network sees as
-                many of the newest channels as its input has.
+            pixels: uint8 [N, channels, height, width], the newest frame last. Only the
+                newest channels are used, as many as the network's input has.
         """
-        # the memory layout is changed while a pixel is still one byte
+        # change the memory layout while a pixel is still one byte
         x = pixels[:, -self.spec.input_shape[0] :].contiguous(memory_format=torch.channels_last)
         return x.float() if self.exact else x.float().div_(255.0)
 
     def followers(self, index: int) -> list[nn.Module]:
-        """Returns the weight layers that the activity of hidden layer `index` enters."""
+        """Returns the weight layers that receive the activity of hidden layer `index`."""
         layers = [*self.synapses, self.head]
         pairs = zip(layers, self.connections, strict=True)
         return [layer for layer, connection in pairs if connection.source == index]
 
     def activity(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Returns the output [N, outputs] and every hidden layer's activity, [T, N, ...].
+        """Returns the outputs [N, outputs] and the activity of every hidden layer, [T, N, ...].
 
-        The images are [N, channels, height, width], float.
+        The images `x` are [N, channels, height, width], float.
         """
         raise NotImplementedError
 
     def count(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Returns the output [N, outputs] and every hidden layer's number of spikes, [N, ...].
+        """Returns the outputs [N, outputs] and the spike counts of every hidden layer, [N, ...].
 
-        For an analog network the numbers are 1 at active neurons.
+        In an analog network, active neurons count as 1.
         """
         outputs, layers = self.activity(x)
         return outputs, [(layer != 0).float().sum(0) for layer in layers]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps images [N, channels, height, width], float, to outputs [N, outputs]."""
+        """Maps float images [N, channels, height, width] to outputs [N, outputs]."""
         return self.activity(x)[0]
 
     def initial_state(self, count: int) -> State:
-        """Returns the empty membranes of `count` environments, [] if membranes are not carried."""
+        """Returns the zero state of `count` environments; [] if the network carries no state."""
         return []
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, list[Tensor], State]:
-        """Decides on one image per environment, and carries the membranes if the network does.
+        """Processes one image per environment, with carried membrane potentials if enabled.
 
         Args:
             x: Images [N, channels, height, width], float.
             state: State from `initial_state` or from the previous step.
 
         Returns:
-            Outputs [N, outputs], every hidden layer's activity, [T, N, ...], and the new state.
+            Outputs [N, outputs], activity of every hidden layer [T, N, ...], and the new state.
         """
         return *self.activity(x), state
 
     def clamp_(self) -> None:
-        """Projects the parameters into their ranges; to be called after every optimizer step."""
+        """Projects the parameters into their valid ranges. Call it after every optimizer step."""
 
 
 def head_outputs(head: nn.Linear, x: Tensor) -> Tensor:
-    """Returns the head's outputs in its own precision, also under autocast.
+    """Returns the head's outputs in the precision of its weights, even under autocast.
 
-    bfloat16 would round Q-values that differ by less than a hundredth to the same number.
+    In bfloat16, Q-values that differ by less than a hundredth would round to the same number.
     """
     if torch.is_autocast_enabled(x.device.type):
         with torch.autocast(x.device.type, enabled=False):

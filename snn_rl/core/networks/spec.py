@@ -1,4 +1,4 @@
-"""Descriptions of layer stacks: layers, shapes and connections."""
+"""Descriptions of layer stacks: layers, shapes, and connections."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ ImageShape = tuple[int, int, int]  # channels, height, width
 
 @dataclass(frozen=True)
 class Conv:
-    """A square convolution with an activation."""
+    """Convolution with a square kernel and an activation."""
 
     channels: int
     kernel: int
@@ -23,33 +23,33 @@ class Conv:
 
 @dataclass(frozen=True)
 class Dense:
-    """A fully connected layer with an activation."""
+    """Fully connected layer with an activation."""
 
     units: int
 
 
 @dataclass(frozen=True)
 class AvgPool:
-    """Average pooling without overlap and without neurons."""
+    """Non-overlapping average pooling, without neurons."""
 
     kernel: int = 2
 
 
 @dataclass(frozen=True)
 class MaxPool:
-    """Max-pooling without overlap and without neurons; it maps spikes to spikes."""
+    """Non-overlapping max pooling, without neurons. Spikes stay spikes."""
 
     kernel: int = 2
 
 
 @dataclass(frozen=True)
 class Dropout:
-    """Dropout in training, with the probability `Network.dropout`."""
+    """Dropout during training with probability `Network.dropout`."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """A basic residual block (He et al. 2016): two 3x3 convolutions and a shortcut.
+    """Basic residual block (He et al. 2016): two 3x3 convolutions and a shortcut.
 
     The shortcut is added before the second activation. It is the identity if the shape stays the
     same, otherwise a 1x1 convolution ([IIR] A.2.1, [STDB] section 4).
@@ -61,7 +61,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Shortcut:
-    """The identity shortcut of a block, with a scale for conversion."""
+    """Identity shortcut of a block, with a scale used in conversion."""
 
 
 Layer = Conv | Dense | AvgPool | MaxPool | Dropout | Block
@@ -72,14 +72,13 @@ _KINDS: dict[str, type[Layer]] = {
 
 @dataclass(frozen=True)
 class Connection:
-    """A weight layer: the synapses between two layers of neurons.
+    """Weight layer: the synapses between two layers of neurons.
 
     Attributes:
         layer: Kind of the weight layer.
-        source: Index of the hidden layer whose activity enters the weight layer; None for the
-            image.
-        target: Index of the hidden layer that receives the current; the number of hidden layers
-            for the head. A block's second convolution and its shortcut have the same target.
+        source: Index of the hidden layer that provides the input, or None for the image.
+        target: Index of the hidden layer that receives the current. For the head, the number of
+            hidden layers. A block's second convolution and its shortcut have the same target.
         input_shape: Shape of the input, after pooling.
         output_shape: Shape of the current.
     """
@@ -109,12 +108,12 @@ class Connection:
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """A layer stack, from which both the analog and the spiking network are built.
+    """Layer stack, from which both analog and spiking networks are built.
 
     Attributes:
         input_shape: (channels, height, width) of one image.
         layers: Layers from input to output, without the head.
-        outputs: Units of the linear head: number of actions, or of classes.
+        outputs: Number of units of the linear head (actions or classes).
         bias: Whether every layer, including the head, has a bias.
         batch_norm: Whether batch normalization follows every convolution and replaces its bias.
             Analog networks only; conversion fuses it.
@@ -130,7 +129,7 @@ class NetworkSpec:
     clip: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the description as plain JSON types."""
+        """Returns the description as JSON-compatible types."""
         return {
             "input_shape": list(self.input_shape),
             "layers": [{"kind": type(x).__name__.lower(), **asdict(x)} for x in self.layers],
@@ -145,7 +144,7 @@ class NetworkSpec:
         """Builds a description from the result of `to_dict`.
 
         Raises:
-            ValueError: `data` is not such a description.
+            ValueError: `data` is not a valid description.
         """
         try:
             layers = []
@@ -162,17 +161,17 @@ class NetworkSpec:
                 bool(data.get("clip", False)),
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise ValueError(f"not a network description ({error!r})") from error
+            raise ValueError(f"not a valid network description ({error!r})") from error
 
     @property
     def is_plain(self) -> bool:
-        """Whether the stack consists of convolutions, dense layers and dropout only."""
+        """Whether the stack consists of convolutions, dense layers, and dropout only."""
         return all(isinstance(layer, Conv | Dense | Dropout) for layer in self.layers)
 
     def connections(self) -> list[Connection]:
-        """Returns every weight layer from input to output, the head last.
+        """Returns all weight layers from input to output, including the head.
 
-        A block contributes its two convolutions, then its shortcut.
+        A block contributes two convolutions, followed by its shortcut.
 
         Raises:
             ValueError: A size is invalid, the images are too small for the stack, or a
@@ -251,14 +250,14 @@ def build_spec(
     """Calls a registered or imported builder with (input_shape, outputs, **options).
 
     Raises:
-        ValueError: No builder has this name, or its result is not a valid `NetworkSpec` with this
-            input and these outputs.
+        ValueError: No builder has this name, or it does not return a valid `NetworkSpec` with
+            the given input and outputs.
     """
     spec = builders.find(name)(input_shape, outputs, **options)
     ends = (tuple(spec.input_shape), spec.outputs) if isinstance(spec, NetworkSpec) else None
     try:
         if ends != (tuple(input_shape), outputs):
-            raise ValueError(f"must return a NetworkSpec from {input_shape} to {outputs} outputs")
+            raise ValueError(f"expected a NetworkSpec from {input_shape} to {outputs} outputs")
         spec.connections()
     except ValueError as error:
         raise ValueError(f"{builders.setting}={name}: {error}") from None

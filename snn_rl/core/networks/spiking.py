@@ -1,4 +1,4 @@
-"""The spiking network: a layer stack of LIF neurons."""
+"""Spiking network: a layer stack with LIF neurons."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ class SpikingOptions:
     """Options of a spiking network.
 
     Attributes:
-        timesteps: T >= 1.
+        timesteps: Number of timesteps T >= 1.
         surrogate: Surrogate gradient: a key of `snn_rl.core.surrogate.SURROGATES`, or
             `module:function`.
         encoding: Input encoding: a key of `snn_rl.core.encoding.ENCODINGS`.
-        carry_state: Whether membranes are carried from image to image, with one timestep per
-            image (T = 1). Carried membranes replace a frame stack.
+        carry_state: Whether membrane potentials are carried from image to image, with one timestep
+            per image (T = 1). The carried potentials replace a frame stack.
         exact: Whether the weights are on an integer grid and the inputs are raw pixels, see
             `snn_rl.core.conversion.integer_grid`. Requires T = 1.
     """
@@ -45,26 +45,26 @@ class SpikingOptions:
         if isinstance(get_surrogate(self.surrogate), SpikeTime) and self.carry_state:
             raise ValueError(f"carry_state cannot be combined with surrogate={self.surrogate}")
         if self.exact and (self.carry_state or not one_direct):
-            raise ValueError("exact requires timesteps=1, encoding=direct and no carry_state")
+            raise ValueError("exact requires timesteps=1, encoding=direct, and no carry_state")
 
 
 class SpikingNetwork(Network):
-    """A network of LIF neurons with an integrating head.
+    """Network of LIF neurons with an integrating head.
 
-    Time is folded into the batch for every weight layer. Under direct encoding the first layer's
+    Time is folded into the batch for every weight layer. With direct encoding, the first layer's
     current is computed once and used at every timestep. The head integrates without firing and
-    without leak: its output is head(mean over t of the spikes), with the bias added once, so that
-    the outputs keep their scale when T changes ([IIR] eq. 7 divided by T).
+    without leak. Its output is head(mean over t of the spikes), with the bias added once, so the
+    outputs keep their scale when T changes ([IIR] eq. 7 divided by T).
 
-    With `carry_state`, `step` and `unroll` carry the membranes, and `forward` decides on the first
-    image of an episode, with empty membranes.
+    With `carry_state`, `step` and `unroll` carry membrane potentials. `forward` treats each image
+    as the first of an episode, with zero membrane potentials.
 
     Args:
-        spec: Layer stack without batch normalization and clips.
+        spec: Layer stack without batch normalization and clipped ReLUs.
         options: Options of the spiking network.
 
     Raises:
-        ValueError: The layer stack does not suit a spiking network or the options.
+        ValueError: The layer stack is incompatible with a spiking network or with the options.
     """
 
     neurons: Sequence[LIF]
@@ -73,7 +73,7 @@ class SpikingNetwork(Network):
         if spec.batch_norm:
             raise ValueError("a spiking network has no batch normalization: fuse it first")
         if spec.clip:
-            raise ValueError("a spiking network has no clips: its thresholds replace them")
+            raise ValueError("a spiking network has no clipped ReLUs: thresholds replace them")
         if options.exact and not spec.is_plain:
             raise ValueError("exact requires a network of convolutions and dense layers only")
         super().__init__(spec)
@@ -96,7 +96,7 @@ class SpikingNetwork(Network):
         return self.options.exact
 
     def activity(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """See `Network.activity`; the activity is the spikes of all timesteps."""
+        """See `Network.activity`. The activity consists of the spikes of all timesteps."""
         last, layers, _ = self._simulate(self._encode(x, self.timesteps), self.timesteps)
         mean = last.flatten(2).mean(0, dtype=self.head.weight.dtype)
         return head_outputs(self.head, mean), layers
@@ -104,13 +104,13 @@ class SpikingNetwork(Network):
     def windows(self, x: Tensor, size: int) -> Iterator[tuple[Tensor, list[Tensor]]]:
         """Computes `activity` in windows of timesteps, in bounded memory for any T.
 
-        Membranes, the head's sum and dropout masks carry over from window to window. Gradients
-        reach back to the beginning of their window only: truncated BPTT ([STDB] section 2.2). The
-        gradient of the head's weights includes the spikes of all timesteps so far.
+        Membrane potentials, the head's sum, and dropout masks carry over from window to window.
+        Gradients are truncated at the beginning of each window ([STDB] section 2.2). The gradient
+        of the head's weights includes the spikes of all timesteps so far.
 
         Args:
             x: Images [N, channels, height, width], float.
-            size: Timesteps of a window. The last window may be shorter.
+            size: Number of timesteps per window. The last window may be shorter.
 
         Yields:
             The output [N, outputs] after the timesteps so far, and the window's spikes of every
@@ -152,16 +152,16 @@ class SpikingNetwork(Network):
     def unroll(
         self, x: Tensor, state: State, keep: Tensor | None = None
     ) -> tuple[Tensor, list[Tensor], State]:
-        """Decides on consecutive images, with one timestep each and carried membranes.
+        """Processes consecutive images, one timestep each, with carried membrane potentials.
 
         Args:
             x: Images [images, N, channels, height, width], float.
-            state: Membranes before the first image.
-            keep: [images, N]; zero at the first image of another episode, see `lif`.
+            state: Membrane potentials before the first image.
+            keep: Mask [images, N], zero at the first image of an episode, see `lif`.
 
         Returns:
             Outputs [images, N, outputs], the spikes of every hidden layer, [images, N, ...], and
-            the membranes after the last image.
+            the membrane potentials after the last image.
         """
         states = [NeuronState(membrane) for membrane in state]
         last, layers, after = self._simulate(x, len(x), states, keep=keep)
@@ -185,10 +185,10 @@ class SpikingNetwork(Network):
         masks: Masks | None = None,
         keep: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor], list[NeuronState]]:
-        """Returns the head's input, the spikes of every hidden layer, and the states after them.
+        """Returns the head's input, the spikes of every hidden layer, and the new states.
 
-        The input is encoded, [T or 1, N, channels, height, width]. Without states the membranes
-        are empty, and no states are returned.
+        The input `x` is encoded, [T or 1, N, channels, height, width]. Without states, membrane
+        potentials start at zero and no states are returned.
         """
         layers: list[Tensor] = []
         after: list[NeuronState] = []

@@ -371,7 +371,7 @@ def test_method_clip_takes_clips_and_percentile_ignores_them():
 
 @pytest.mark.parametrize("thresholds", ["clip", "alpha_beta"])
 def test_network_without_clips_is_rejected(thresholds):
-    with pytest.raises(ConversionError, match="no clips"):
+    with pytest.raises(ConversionError, match="requires a network with clipped ReLUs"):
         convert(network(), images(), SpikingOptions(2), ThresholdSearch(method=thresholds))
 
 

@@ -154,7 +154,7 @@ def test_imported_networks_are_built(tmp_path, monkeypatch):
     expected = NetworkSpec((1, 9, 9), (Dense(5),), 3, bias=True)
     assert q_network("own_q_networks:good", (1, 9, 9), 3, True) == expected
     for name, message in (
-        ("swapped", "must return a NetworkSpec"),
+        ("swapped", "expected a NetworkSpec"),
         ("clipped", "no batch normalization and no clips"),
         ("missing", "cannot be imported"),
     ):

@@ -55,11 +55,11 @@ def test_description_round_trip(spec):
     ],
 )
 def test_invalid_description_is_rejected(change):
-    with pytest.raises(ValueError, match="not a network description"):
+    with pytest.raises(ValueError, match="not a valid network description"):
         NetworkSpec.from_dict({**SPEC.to_dict(), **change})
     for key in change:
         rest = {name: value for name, value in SPEC.to_dict().items() if name != key}
-        with pytest.raises(ValueError, match="not a network description"):
+        with pytest.raises(ValueError, match="not a valid network description"):
             NetworkSpec.from_dict(rest)
 
 
