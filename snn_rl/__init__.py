@@ -9,7 +9,7 @@ run directories and files otherwise:
     agent.evaluate(episodes=20)               # prints mean ± std of the returns
     actions, state = agent.predict(images)    # images [N, 4, 84, 84], uint8
 
-A DQN of Stable-Baselines3 becomes a spiking agent by conversion and retraining:
+A Stable-Baselines3 DQN becomes a spiking agent by conversion and retraining:
 
     dqn = stable_baselines3.DQN.load("dqn_pong")
     agent = snn_rl.iir(dqn, "PongNoFrameskip-v4", T=1)
@@ -22,21 +22,21 @@ A DQN of Stable-Baselines3 becomes a spiking agent by conversion and retraining:
     model = snn_rl.SpikingDQN("SpikingCnnPolicy", env, policy_kwargs=network)
     model.learn(10_000)
 
-Functions `register_...` add surrogate gradients, networks, environment families and export formats
-from the user's own modules. The command `snn-rl` lists the commands: train, evaluate, play, ...
+The functions `register_...` add surrogate gradients, networks, environment families, and export
+formats from user modules. The command `snn-rl` lists the commands: train, evaluate, play, ...
 
-The packages are, from the bottom up:
+The packages from the lowest to the highest layer:
 
     envs      environments with image observations
-    configs   settings, presets and the command line
+    configs   settings, presets, and the command line
     core      LIF neurons, networks, conversion, energy (torch only)
     files     checkpoints and imported networks, read without pickles
-    chain     stages of a run and the records in its directory
+    chain     stages of a run and the records in the run directory
     event     event-driven engine without torch
-    formats   ONNX, NIR, torch.export and event files
-    agents    SpikingDQN, its training, evaluation and loading
+    formats   ONNX, NIR, torch.export, and event files
+    agents    SpikingDQN, its training, evaluation, and loading
     images    the same chain for image classification
-    reports   reports, figures, videos and model cards
+    reports   reports, figures, videos, and model cards
     papers    figures and tables of the papers
     zoo       trained agents that ship with the package
 """
@@ -46,7 +46,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-# Public names by their modules, which are imported on first use
+# Public names and their modules, which are imported on first use
 _EXPORTS = {
     "Agent": "agents.loading",
     "SpikingDQN": "agents.dqn",

@@ -15,7 +15,7 @@ def overview() -> str:
     """Returns the list of commands, one line each."""
     lines = []
     for command in COMMANDS:
-        # The summary is read from the source: an import of the command would load PyTorch.
+        # The summary is read from the source because importing a command would load PyTorch.
         source = resources.files("snn_rl").joinpath(f"{command}.py").read_text(encoding="utf-8")
         summary = (ast.get_docstring(ast.parse(source)) or "").splitlines()[0]
         lines.append(f"  {command:<10}{summary}")
@@ -31,14 +31,14 @@ def overview() -> str:
 
 
 def main() -> None:
-    """Runs the command that the command line names."""
+    """Runs the command given on the command line."""
     command, *arguments = sys.argv[1:] or ["--help"]
     if command in ("-h", "--help"):
         print(overview())
     elif command == "--version":
         print(f"snn_rl {__version__}")
     elif command in COMMANDS:
-        if os.getcwd() not in sys.path:  # as for `python -m`: the user's modules are importable
+        if os.getcwd() not in sys.path:  # like `python -m`, for user modules
             sys.path.insert(0, os.getcwd())
         sys.argv = [command, *arguments]
         runpy.run_module(f"snn_rl.{command}", run_name="__main__", alter_sys=True)

@@ -5,14 +5,14 @@
 Trains an ANN, converts it into a spiking network, and retrains the spiking
 network in stages with fewer timesteps (T=5, 4, 3, 2, 1), as snn_rl.train does
 for agents. Scores every stage on the test images. Writes the results to
-runs/<dataset>-<net>/seed<seed>/report.md. The same command resumes an
+runs/<dataset>-<net>/seed<seed>/report.md. Rerun the same command to resume an
 interrupted run.
 
 -m seed=0,1,2 runs a sweep (docs/sweeps.md). Several GPUs or machines
 (docs/imagenet.md): torchrun --nproc-per-node 8 -m snn_rl.classify ...
 
 Presets in snn_rl/configs/settings override the defaults below for a dataset, a
-network or a paper. --help all lists all settings.
+network, or a paper. --help all lists all settings.
 """
 
 import os
@@ -42,7 +42,7 @@ _MAIN_SETTINGS = (
 
 
 def main(config: ClassifyConfig) -> None:
-    """Runs the chain, scores every stage and writes the report."""
+    """Trains and scores all stages, and writes the report."""
     check_values(config)
     use_threads(config.threads)
     keep_freed_memory()

@@ -1,20 +1,20 @@
-"""Write the report of a run, a sweep, or a figure or table of a paper.
+"""Write the report of a run or a sweep, or a figure or table of a paper.
 
     python -m snn_rl.report env=CartPole-v1 seed=0
     python -m snn_rl.report sweep=runs
     python -m snn_rl.report paper=iir figure=3
     python -m snn_rl.report paper=iir table=1
 
-env=ID writes report.md, its figures and returns.csv to the run directory, from
-the stages that are finished. snn_rl.train does the same at its end.
+env=ID writes report.md, its figures, and returns.csv for the finished stages to
+the run directory. snn_rl.train does the same at the end of training.
 
 sweep=PATH aggregates the runs in a folder over their seeds: the interquartile
 mean of every stage's score with its 95 % confidence interval in sweep.md, and
-the score of every run in sweep.csv. For classifiers that were scored at several
-T it draws accuracy against T.
+the score of every run in sweep.csv. For classifiers scored at several T, it also
+plots accuracy against T.
 
 paper=NAME writes a figure or table of a paper to runs/paper/, with the paper's
-numbers beside ours, from the runs in runs=PATH:
+results beside the results of the runs in runs=PATH:
   iir   figure=3 (returns), figure=5 and 6 (training); table=1, 3, 4, 5
   stdb  figure=3 (spikes), figure=5 (time and memory); table=1
   ull   figure=2 (conversion), figure=3 (time and memory), figure=4 (energy);
@@ -34,11 +34,7 @@ _ACCEPTED = ("env", "seed", "run_dir", "runs", "paper", "figure", "table", "swee
 
 
 def presets(config: Config) -> list[str]:
-    """Returns the presets of the run; papers and sweeps cover several runs and have none.
-
-    Raises:
-        UserError: The environment, preset, paper, figure or table is missing or unknown.
-    """
+    """Returns the presets of a run; papers and sweeps have none."""
     several = config.sweep is not None or page.requested(config) is not None
     return [] if several else agent_presets(config)
 

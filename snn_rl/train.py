@@ -8,8 +8,8 @@ and retrains the spiking network in stages with fewer timesteps (T=5, 4, 3, 2,
 1). Evaluates every stage over 20 episodes. Writes the results to
 runs/<env>/seed<seed>/report.md, with a video of the last stage.
 
-The same command resumes an interrupted run. A smaller T continues the chain of
-a finished run. -m seed=0,1,2 runs a sweep (Hydra).
+Rerun the same command to resume an interrupted run. A smaller T continues the
+chain of a finished run. -m seed=0,1,2 runs a sweep (Hydra).
 
 Presets in snn_rl/configs/settings override the defaults below for an
 environment. --help all lists all settings.
@@ -42,7 +42,7 @@ _MAIN_SETTINGS = (
 
 
 def main(config: Config) -> None:
-    """Runs the chain, the evaluations, the report and the video."""
+    """Trains and evaluates all stages, and writes the video and the report."""
     check_values(config)
     use_threads(config.threads)
     config, networks = import_networks(config)

@@ -95,9 +95,9 @@ def test_the_ann_is_evaluated_only_once_on_the_same_episodes(run_dir, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["env=CartPole-v1", "dqn.steps=7"], ["does not take dqn.steps", "its run"]),
-        (["env=CartPole-v1", "network=mnih"], ["does not take network"]),
-        (["env=CartPole-v1", "play.fps=7"], ["does not take play.fps"]),
+        (["env=CartPole-v1", "dqn.steps=7"], ["does not accept dqn.steps", "its run"]),
+        (["env=CartPole-v1", "network=mnih"], ["does not accept network"]),
+        (["env=CartPole-v1", "play.fps=7"], ["does not accept play.fps"]),
         (["env=CartPole-v1", "episodes=0"], ["episodes=0"]),
         (["env=CartPole-v1", "T=0"], ["T=0"]),
         (["env=CartPole-v0"], ["env=CartPole-v1", "CartPole-v0"]),

@@ -117,8 +117,8 @@ def test_own_format_is_exported(tmp_path, monkeypatch, capsys):
         (["format=nowhere:csv"], ["format=nowhere:csv", "cannot be imported"]),
         (["check_frames=0"], ["check_frames=0"]),
         (["T=5", "format=nir"], ["5 timesteps", "reset by subtraction"]),
-        (["dqn.lr=1"], ["snn_rl.export does not take dqn.lr"]),
-        (["device=cuda"], ["does not take device"]),
+        (["dqn.lr=1"], ["snn_rl.export does not accept dqn.lr"]),
+        (["device=cuda"], ["does not accept device"]),
         (["T=3"], ["no finished T3", "python -m snn_rl.train env=CartPole-v1 T=3"]),
         (["T=2", "exact=true"], ["exact=true", "T=1"]),
         (["output=FOLDER"], ["is a directory"]),
@@ -142,7 +142,7 @@ def test_training_rejects_settings_of_export(capsys, tmp_path):
             main=train.main,
             name="train",
         )
-    assert "output=net.onnx: only for snn_rl.export" in capsys.readouterr().err
+    assert "output=net.onnx is only supported by snn_rl.export" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("noops", [1, 30])

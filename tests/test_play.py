@@ -166,8 +166,8 @@ def test_chosen_action_is_highlighted(cartpole):
         (["play.output=window"], ["no window", "play.output=mp4"]),
         (["play.output=avi"], ["play.output=avi", "mp4"]),
         (["play.fps=0"], ["play.fps=0"]),
-        (["rollout.frame_stack=2"], ["does not take rollout.frame_stack"]),
-        (["eval.sticky=0.5"], ["does not take eval.sticky"]),
+        (["rollout.frame_stack=2"], ["does not accept rollout.frame_stack"]),
+        (["eval.sticky=0.5"], ["does not accept eval.sticky"]),
         (["T=2"], ["no finished T2", "python -m snn_rl.train env=CartPole-v1 T=2"]),
     ],
 )

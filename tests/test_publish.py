@@ -289,11 +289,11 @@ def test_a_named_run_is_not_replaced_by_a_shipped_agent(capsys, arguments):
     [
         ((), ["eval.seed=1000000", "1000000 to 1000000", "T1/metrics.json"]),
         (("eval.seed=999999",), ["eval.seed=999999", "use other seeds"]),
-        (("eval.seed=2000000",), ["eval.seed=2000000", "selection of checkpoints"]),
+        (("eval.seed=2000000",), ["eval.seed=2000000", "checkpoint selection"]),
         ((FRESH, "T=2", "direct=true"), ["no finished T2-direct", "snn_rl.train env=CartPole-v1"]),
-        ((FRESH, "dqn.steps=7"), ["snn_rl.publish does not take dqn.steps"]),
+        ((FRESH, "dqn.steps=7"), ["snn_rl.publish does not accept dqn.steps"]),
         ((FRESH, "episodes=0"), ["episodes=0"]),
-        ((FRESH, "env=CartPole-v0"), ["is a run of env=CartPole-v1"]),
+        ((FRESH, "env=CartPole-v0"), ["expected a run of CartPole-v0, got CartPole-v1"]),
     ],
 )
 def test_invalid_settings_give_one_line(run_dir, tmp_path, capsys, arguments, words):

@@ -1,4 +1,4 @@
-"""Spiking DQN agents on Stable-Baselines3."""
+"""Spiking DQN agents based on Stable-Baselines3."""
 
 from snn_rl.agents.carried import CarriedDQN
 from snn_rl.agents.dqn import SpikingDQN

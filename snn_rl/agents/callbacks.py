@@ -1,4 +1,4 @@
-"""Callbacks of a stage's training: progress bar and record of the episodes."""
+"""Training callbacks: progress bar and episode history."""
 
 import math
 import time
@@ -12,17 +12,12 @@ from snn_rl.agents.dqn import SpikingDQN
 from snn_rl.core.conversion import spike_rates
 from snn_rl.core.networks import SpikingNetwork
 
-_RECENT = 100  # episodes in the mean return of the progress bar
+_RECENT = 100  # number of episodes in the mean return of the progress bar
 _REFRESH_S = 1.0
 
 
 class Episodes(BaseCallback):
-    """Records [step, return, length] of each full game, and stops the rollout at a step.
-
-    Args:
-        history: List that is extended in place.
-        stop: Number of steps at which the rollout stops.
-    """
+    """Appends [step, return, length] of each full episode to `history`; ends at step `stop`."""
 
     def __init__(self, history: list[list[float]], stop: float = math.inf):
         super().__init__()
@@ -42,10 +37,10 @@ class Progress(BaseCallback):
 
     Args:
         name: Name of the stage.
-        total: Steps of the stage.
+        total: Number of steps of the stage.
         history: Episodes recorded by `Episodes`.
-        report: Function that also receives the step and the numbers.
-        every: Steps between two reports.
+        report: Function that receives the step and the numbers of the progress bar.
+        every: Number of steps between two calls of `report`.
     """
 
     def __init__(
@@ -68,7 +63,7 @@ class Progress(BaseCallback):
 
     def _on_step(self) -> bool:
         self.bar.update(self.num_timesteps - self.bar.n)
-        # Reports follow the steps and not the clock, so the log has the same length everywhere.
+        # Reports depend on steps, not on time, so the length of the log is reproducible.
         report = self.report if self.num_timesteps >= self.next_report else None
         if report is not None or time.monotonic() >= self.next_refresh:
             numbers = self.numbers()
@@ -80,7 +75,7 @@ class Progress(BaseCallback):
         return True
 
     def numbers(self) -> dict[str, float]:
-        """Returns the numbers of the progress bar; loss and return are missing before the first."""
+        """Returns the numbers of the progress bar; loss and return are omitted until available."""
         model = self.model
         assert isinstance(model, SpikingDQN)
         numbers = {"eps": model.exploration_rate}

@@ -1,4 +1,4 @@
-"""DQN for spiking networks whose membranes carry over from frame to frame."""
+"""DQN for spiking networks whose membrane potentials persist between frames."""
 
 from typing import Any
 
@@ -16,15 +16,15 @@ from snn_rl.core.networks import SpikingNetwork, State, clear
 
 
 class CarriedDQN(SpikingDQN):
-    """`SpikingDQN` for a network that carries its state, with one timestep per frame.
+    """`SpikingDQN` for a network with `carry_state`, with one timestep per frame.
 
-    The agent learns from sequences, each with its initial membranes, by backpropagation through
-    the frames of a window. The "td" objective has 1-step targets from a target network with
-    membranes of its own. Episodes start with zero membranes.
+    The agent learns from sequences with stored initial membrane potentials, by backpropagation
+    through the frames of a window. The "td" objective uses 1-step targets from a target network
+    with separate membrane potentials. Episodes start with zero membrane potentials.
 
     Args:
         *args: Arguments of `SpikingDQN`.
-        burn_in: Number of frames before the window that only update the stored membranes.
+        burn_in: Number of frames before the window, which only update the membrane potentials.
         window: Number of frames in the loss.
         **kwargs: Arguments of `SpikingDQN`; policy_kwargs must contain carry_state=True.
 
@@ -36,7 +36,7 @@ class CarriedDQN(SpikingDQN):
 
     def __init__(self, *args: Any, burn_in: int = 8, window: int = 8, **kwargs: Any):
         if kwargs.get("n_steps", 1) != 1:
-            raise ValueError(f"CarriedDQN requires n_steps=1, not n_steps={kwargs['n_steps']}")
+            raise ValueError(f"CarriedDQN requires n_steps=1, got n_steps={kwargs['n_steps']}")
         if not kwargs.get("policy_kwargs", {}).get("carry_state"):
             raise ValueError("CarriedDQN requires policy_kwargs with carry_state=True")
         self.burn_in = burn_in
@@ -67,25 +67,25 @@ class CarriedDQN(SpikingDQN):
         episode_start: NDArray[Any] | None = None,
         deterministic: bool = False,
     ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
-        """Returns actions and membranes, see `SpikingQNetwork.predict`; explores by default."""
+        """Returns actions and the state, see `SpikingQNetwork.predict`; explores by default."""
         actions, state = self.q_net.predict(observation, state, episode_start)
         if not deterministic:
             self._explore(actions, self.exploration_rate)
         return actions, state
 
     def activity(self) -> list[Tensor]:
-        """Returns the hidden layers' spikes at the latest decision, each [1, n_envs, ...]."""
+        """Returns the spikes of every hidden layer at the last decision, each [1, n_envs, ...]."""
         return self._spikes
 
     def _explore(self, actions: NDArray[Any], epsilon: float) -> None:
-        """Replaces actions by random actions, in each environment independently."""
+        """Replaces actions by random actions, independently in each environment."""
         explores = np.random.random(actions.shape) < epsilon
         actions[explores] = [self.action_space.sample() for _ in range(np.count_nonzero(explores))]
 
     # --- rollouts ------------------------------------------------------------------------------
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> Any:
-        # A resumed training has no membranes of earlier steps, so an uninterrupted one drops them.
+        # A resumed run has no stored membrane potentials, so an uninterrupted run discards them.
         self.sequences.forget()
         self.membranes = self.network.initial_state(self.n_envs)
         return super()._setup_learn(*args, **kwargs)
@@ -95,7 +95,7 @@ class CarriedDQN(SpikingDQN):
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         assert isinstance(self._last_obs, np.ndarray)
         self.sequences.remember(self.membranes)
-        # The membranes follow the observations, also where the action is random.
+        # Membrane potentials depend on all observations, even if the action is random.
         actions, _, self._spikes, self.membranes = self.q_net.decide(self._last_obs, self.membranes)
         self._explore(
             actions, 1.0 if self.num_timesteps < learning_starts else self.exploration_rate
@@ -135,7 +135,7 @@ class CarriedDQN(SpikingDQN):
         return network.unroll(images[self.burn_in :], state, batch.keep[self.burn_in :])[0]
 
     def situations(self, count: int) -> tuple[Tensor, State]:
-        """Returns inputs [count, channels, height, width] from the replay buffer, and the state."""
+        """Returns images [count, channels, height, width] from the replay buffer and the state."""
         batch = self.sequences.sample(count * self.window)
         state = batch.state or self.network.initial_state(count)
         images = [self.q_net.images(obs) for obs in batch.observations]

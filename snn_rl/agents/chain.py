@@ -45,14 +45,9 @@ from snn_rl.utils.seeding import derive_seed, seed_everything
 class AgentChain:
     """Trains and evaluates the stages of a run.
 
-    `fit` trains a stage in four steps: `_agent` builds the stage's agent, `_initial_network`
-    converts, quantizes or copies the network of the stage before, `train_stage` trains, and
-    `save_stage` saves.
-
-    Args:
-        config: Resolved settings.
-        directory: Directory of the run.
-        networks: Imported networks, see `import_networks`.
+    `fit` trains a stage in four steps: `_agent` builds the agent, `_initial_network` converts,
+    quantizes, or copies the previous stage's network, `train_stage` trains the agent, and
+    `save_stage` saves its network. `networks` are the networks returned by `import_networks`.
     """
 
     def __init__(self, config: Config, directory: Path, networks: dict[str, AnalogNetwork]):
@@ -63,9 +58,9 @@ class AgentChain:
         self.teacher = _channels_last(networks["teacher"]) if "teacher" in networks else None
 
     def fit(self, stage: Stage) -> None:
-        """Trains a stage, or resumes it, and saves its network."""
-        # an agent and its callbacks refer to each other: without this call, the replay buffer of
-        # the stage before, gigabytes large, would stay in memory
+        """Trains or resumes a stage, and saves its network."""
+        # An agent and its callbacks refer to each other. Without this call, the previous stage's
+        # replay buffer (several GB) would stay in memory.
         gc.collect()
         config, directory = self.config, self.directory / stage.name
         seed = (config.seed, plan.stage_number(stage))
@@ -100,7 +95,7 @@ class AgentChain:
         save_stage(directory, agent.network, notes, partial(self._situations, agent))
 
     def evaluate(self, stage: Stage) -> None:
-        """Evaluates a finished stage, unless the same episodes were played before."""
+        """Evaluates a finished stage, unless it has already been evaluated on the same episodes."""
         directory, trials = self.directory / stage.name, plan.trials(self.config)
         metrics = read_metrics(directory)
         if not isinstance(metrics, StageEvaluation) or metrics.evaluation != trials:
@@ -109,8 +104,9 @@ class AgentChain:
     def _journal(self, stage: Stage) -> tuple[Journal, int]:
         """Returns the replay journal of a stage and the number of rows from earlier stages.
 
-        A stage continues with the replay rows of the stages before it. Fine-tuning starts with an
-        empty replay buffer because its sticky actions differ, see docs/results/ablations.md.
+        A stage continues with the replay rows of earlier stages. Fine-tuning starts with an empty
+        replay buffer because it uses a different sticky-action probability, see
+        docs/results/ablations.md.
         """
         lineage = [stage]
         while not lineage[0].finetuned and lineage[0].source is not None:
@@ -121,7 +117,7 @@ class AgentChain:
         return journal, before.rows if before else 0
 
     def _agent(self, stage: Stage) -> SpikingDQN:
-        """Builds the agent of a stage, with untrained weights."""
+        """Builds the agent of a stage with untrained weights."""
         if stage.analog:
             return self._imported(stage) if self.config.ann else self._analog(stage)
         if not stage.trained:  # converted or exact
@@ -129,7 +125,7 @@ class AgentChain:
         return self._carried(stage) if stage.carry_state else self._spiking(stage)
 
     def _analog(self, stage: Stage) -> SpikingDQN:
-        """Builds an ANN that learns by Q-learning, or from an imported teacher."""
+        """Builds the agent of an ANN, which learns by Q-learning or from an imported teacher."""
         dqn = plan.dqn_settings(self.config, stage)
         taught: dict[str, Any] = {}
         if self.teacher:
@@ -149,11 +145,14 @@ class AgentChain:
         )
 
     def _imported(self, stage: Stage) -> SpikingDQN:
-        """Builds an imported ANN, which only fills the replay buffer."""
+        """Builds the agent of an imported ANN.
+
+        It is not trained; its steps only fill the replay buffer.
+        """
         return self._build(stage, **self._acting(), gradient_steps=0)
 
     def _spiking(self, stage: Stage, **more: Any) -> SpikingDQN:
-        """Builds a spiking agent that learns from the ANN, by Q-learning, or both."""
+        """Builds an agent that learns by distillation from the ANN, by Q-learning, or by both."""
         iir, teacher = self.config.iir, None
         if iir.objective != TD:
             teacher = self.teacher or _channels_last(load_stage(self.directory, ANN))
@@ -176,7 +175,7 @@ class AgentChain:
         return self._spiking(stage, algorithm=CarriedDQN, n_steps=1, **lengths)
 
     def _acting(self) -> dict[str, Any]:
-        """Returns how an agent that has learned acts during training."""
+        """Returns the acting settings of stages that start from a trained network."""
         iir = self.config.iir
         return {
             "learning_starts": 0,
@@ -188,7 +187,7 @@ class AgentChain:
     def _build(
         self, stage: Stage, algorithm: type[SpikingDQN] = SpikingDQN, **learning: Any
     ) -> SpikingDQN:
-        """Builds an agent from the settings of all stages and the settings of its learning."""
+        """Builds an agent from the settings shared by all stages and the given settings."""
         config, dqn = self.config, plan.dqn_settings(self.config, stage)
         optimizer = dqn.optimizer if stage.analog else config.iir.optimizer
         policy = {
@@ -201,7 +200,7 @@ class AgentChain:
             "carry_state": stage.carry_state,
             "exact": stage.exact,
             "optimizer_class": OPTIMIZERS[optimizer],
-            # one pass over the weights instead of a dozen
+            # a single pass over the weights
             "optimizer_kwargs": {"fused": True} if optimizer == "Adam" else None,
         }
         shared = {
@@ -213,7 +212,9 @@ class AgentChain:
             "bf16": uses_bf16(config.precision, config.device),
             "device": config.device,
         }
-        env = self._training_env(stage, 0)  # for its spaces: each segment makes its own
+        # This environment only provides the spaces; each training segment creates its own
+        # environments.
+        env = self._training_env(stage, 0)
         agent = algorithm(SpikingDQNPolicy, env, policy_kwargs=policy, **{**shared, **learning})
         env.close()
         return agent
@@ -232,7 +233,7 @@ class AgentChain:
         )
 
     def _selection(self, stage: Stage) -> Selection | None:
-        """Returns the rule that selects among the checkpoints of a stage; None keeps the last."""
+        """Returns the checkpoint selection of a stage, or None to keep the last checkpoint."""
         config, games = self.config, plan.selection_games(self.config, stage)
         if not games:
             return None
@@ -248,14 +249,14 @@ class AgentChain:
 
         if not stage.analog or stage.finetuned:
             return Selection(score, plan.stage_steps(config, stage) // 2)
-        # no checkpoint is compared before the exploration has fallen, except the last one
+        # No checkpoint but the last is scored before epsilon has reached its final value.
         dqn = config.dqn
         return Selection(score, min(dqn.epsilon_steps, dqn.steps), dqn.target_return)
 
     def _initial_network(
         self, stage: Stage, agent: SpikingDQN
     ) -> AnalogNetwork | SpikingNetwork | None:
-        """Returns the network that a stage starts from; None keeps the agent's own."""
+        """Returns the network that a stage starts from, or None for the untrained network."""
         if stage.source is None:
             return self.networks.get("ann", self.networks.get("init"))
         source = load_stage(self.directory, stage.source)
@@ -281,7 +282,7 @@ class AgentChain:
         return source
 
     def _situations(self, agent: SpikingDQN) -> tuple[Tensor, State]:
-        """Returns images from the replay buffer and the membranes before them."""
+        """Returns images from the replay buffer and the membrane potentials before them."""
         if not isinstance(agent, CarriedDQN):
             return self._observations(agent), []
         seed_everything(self.config.seed)
@@ -289,7 +290,7 @@ class AgentChain:
             return agent.situations(self.config.iir.conversion_samples)
 
     def _observations(self, agent: SpikingDQN) -> Tensor:
-        """Returns images from the replay buffer, the same at every call."""
+        """Returns images from the replay buffer, identical on every call."""
         buffer = agent.replay_buffer
         assert isinstance(buffer, ReplayBuffer)
         rng = np.random.default_rng(self.config.seed)

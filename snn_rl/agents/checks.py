@@ -1,4 +1,4 @@
-"""Checks of settings that involve several settings, files or commands."""
+"""Checks that involve several settings, files, or commands."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -27,12 +27,12 @@ _OTHER_COMMANDS = {
 
 
 def check_values(config: Config) -> None:
-    """Checks the settings of all agents' commands before anything is computed.
+    """Checks the settings of a command for agents before any computation.
 
     Raises:
-        UserError: A value is not allowed. The message names the setting and the allowed values.
+        UserError: A value is not allowed.
     """
-    opencv()  # every environment needs it
+    opencv()  # every environment requires OpenCV
     check_settings(config)
     check_device(config.device)
     _check_selection(config)
@@ -41,22 +41,22 @@ def check_values(config: Config) -> None:
 
 
 def _check_selection(config: Config) -> None:
-    """Checks the episodes of evaluation and of checkpoint selection."""
+    """Checks the episodes of evaluation and checkpoint selection."""
     first, last = plan.SELECTION_SEED, plan.SELECTION_SEED + plan.SELECTION_SEEDS - 1
     if config.eval.seed <= last and first <= config.eval.seed + config.episodes - 1:
         raise UserError(
             f"eval.seed={config.eval.seed}: the {config.episodes} episodes must not use the seeds "
-            f"{first} to {last}, which are reserved for the selection of checkpoints"
+            f"{first} to {last}, which are reserved for checkpoint selection"
         )
     if config.dqn.target_return is not None and not config.dqn.selection_games:
         raise UserError(
-            f"dqn.target_return={config.dqn.target_return:g} requires dqn.selection_games, the "
-            "number of episodes whose mean return is compared with it, to be 1 or more"
+            f"dqn.target_return={config.dqn.target_return:g} requires dqn.selection_games >= 1, "
+            "because the target is compared with the mean return of those episodes"
         )
 
 
 def _check_spiking(config: Config) -> None:
-    """Checks the settings of the spiking network against one another."""
+    """Checks combinations of settings of the spiking network."""
     iir = config.iir
     try:
         check_surrogate(iir.surrogate)
@@ -64,66 +64,68 @@ def _check_spiking(config: Config) -> None:
         raise UserError(f"iir.{error}") from None
     for name in ("carry_state", "exact"):
         if value_of(config, name) and iir.encoding != "direct":
-            raise UserError(f"{name}=true requires iir.encoding=direct, not {iir.encoding}")
+            raise UserError(f"{name}=true requires iir.encoding=direct, got {iir.encoding}")
     if config.carry_state and isinstance(get_surrogate(iir.surrogate), SpikeTime):
-        raise UserError(f"carry_state=true does not support iir.surrogate={iir.surrogate}")
+        raise UserError(f"carry_state=true cannot be combined with iir.surrogate={iir.surrogate}")
     if config.engine == "event" and not config.exact:
-        raise UserError("engine=event requires T=1 exact=true, because it computes in integers")
+        raise UserError(
+            "engine=event requires T=1 and exact=true because the event engine uses integer "
+            "arithmetic"
+        )
 
 
 def _check_steps(config: Config) -> None:
-    """Checks the numbers of steps against one another."""
+    """Checks combinations of numbers of steps."""
     dqn, n_envs = config.dqn, config.rollout.n_envs
     rows = min(dqn.buffer_size, dqn.learning_starts if config.ann else dqn.steps) // n_envs - 1
     length = config.carry.burn_in + config.carry.window
     if config.carry_state and length > rows:
         raise UserError(
-            f"carry.burn_in + carry.window = {length} frames: must be at most {rows}, the frames "
-            "per environment in the replay buffer (dqn.buffer_size and dqn.steps divided by "
-            "rollout.n_envs)"
+            f"carry.burn_in + carry.window is {length} frames, but the replay buffer holds only "
+            f"{rows} frames per environment. Raise dqn.buffer_size or dqn.steps, or lower "
+            "rollout.n_envs"
         )
     for name in ("dqn.steps", "finetune.steps"):
         steps = value_of(config, name)
         if config.ann is None and 0 < steps <= dqn.learning_starts:
             raise UserError(
-                f"{name}={steps}: must be more than dqn.learning_starts={dqn.learning_starts}, the "
-                "random steps before the first update"
+                f"{name}={steps} must exceed dqn.learning_starts={dqn.learning_starts}, the number "
+                "of random steps before the first gradient step"
             )
     for name in ("checkpoint_steps", "iir.selection_steps", "dqn.learning_starts"):
         if (steps := value_of(config, name)) <= n_envs:
             raise UserError(
-                f"{name}={steps}: must be more than rollout.n_envs={n_envs}, the steps of all "
-                "environments together"
+                f"{name}={steps} must exceed rollout.n_envs={n_envs}, because each vectorized step "
+                "counts as n_envs steps"
             )
 
 
 def refuse_settings_of_other_commands(config: Config) -> None:
-    """Refuses settings that the train command does not use.
-
-    Raises:
-        UserError: Such a setting is not at its default. The message names its command.
-    """
+    """Raises UserError if a setting of another command differs from its default."""
     for command, names in _OTHER_COMMANDS.items():
         for name in names:
             if value_of(config, name) != getattr(Config, name):
-                raise UserError(f"{name}={value_of(config, name)}: only for snn_rl.{command}")
+                value = value_of(config, name)
+                raise UserError(f"{name}={value} is only supported by snn_rl.{command}")
     if config.play.output == "window":
-        raise UserError("play.output=window: only for snn_rl.play; snn_rl.train writes mp4 or gif")
+        raise UserError("play.output=window is only supported by snn_rl.play: choose mp4 or gif")
 
 
 def import_networks(config: Config) -> tuple[Config, dict[str, AnalogNetwork]]:
     """Loads the networks of the settings `ann`, `init` and `teacher`.
 
     Returns:
-        The settings, in which `network` and `bias` describe the imported ANN, and the networks by
-        setting.
+        The settings, in which `network` and `bias` describe the imported ANN, and the networks
+        keyed by setting.
 
     Raises:
-        UserError: A file is damaged, not trusted or a spiking network; a network does not fit the
-            environment; or the images are too small for `network`.
+        UserError: A file is damaged, contains disallowed objects, or holds a spiking network; a
+            network does not fit the environment; or the images are too small for `network`.
     """
     if config.ann is not None and config.init is not None:
-        raise UserError("ann= and init= exclude each other: ann= is converted without training")
+        raise UserError(
+            "ann and init are mutually exclusive: ann is converted as is, init is trained further"
+        )
     needed = _needed_spec(config)
     networks = {}
     files = {"ann": config.ann, "init": config.init, "teacher": config.teacher}
@@ -133,7 +135,7 @@ def import_networks(config: Config) -> tuple[Config, dict[str, AnalogNetwork]]:
         _, height, width = needed.input_shape
         network = load_any(Path(file), (height, width), config.strides, config.pixel_max)
         if not isinstance(network, AnalogNetwork):
-            raise UserError(f"{key}={file} is a spiking network: must be an ANN")
+            raise UserError(f"{key}={file} is a spiking network, but an ANN is required")
         _check_shapes(config, key, network.spec, needed)
         if key != "teacher":
             try:
@@ -148,7 +150,7 @@ def import_networks(config: Config) -> tuple[Config, dict[str, AnalogNetwork]]:
 
 
 def _needed_spec(config: Config) -> NetworkSpec:
-    """Returns the network of the settings for the environment of the settings."""
+    """Returns the network description for the environment of the settings."""
     rollout = config.rollout
     env = make_env(config.env, 1, frame_stack=rollout.frame_stack, frames=rollout.frames)
     env.close()
@@ -159,41 +161,36 @@ def _needed_spec(config: Config) -> NetworkSpec:
 
 
 def _check_shapes(config: Config, key: str, spec: NetworkSpec, needed: NetworkSpec) -> None:
-    """Checks inputs and outputs of an imported network; a teacher may see more frames."""
+    """Checks input and output shapes of a network; a teacher may use more frames."""
     (frames, *image), (least, *wanted) = spec.input_shape, needed.input_shape
     stacked = config.rollout.frames == STACK
     teacher = key == "teacher"
     if teacher and not stacked:
-        raise UserError(f"teacher= requires rollout.frames={STACK}")
+        raise UserError(f"teacher requires rollout.frames={STACK}")
     same = image == wanted and spec.outputs == needed.outputs
     if same and (frames >= least if teacher else frames == least):
         return
     more = ", or more frames" if teacher else ""
     hint = f"; or set rollout.frame_stack={frames}" if same and stacked and not teacher else ""
     raise UserError(
-        f"{key}={value_of(config, key)} does not fit env={config.env}: it maps {spec.input_shape} "
-        f"to {spec.outputs} Q-values, but the environment requires {needed.input_shape}{more} to "
-        f"{needed.outputs}{hint}"
+        f"{key}={value_of(config, key)} does not fit env={config.env}: its input shape is "
+        f"{spec.input_shape} with {spec.outputs} outputs, but the environment requires input shape "
+        f"{needed.input_shape}{more} with {needed.outputs} outputs{hint}"
     )
 
 
 def prepare(config: Config, command: str, accepted: Collection[str]) -> None:
     """Checks the settings of a command for finished runs and sets the number of threads.
 
-    Args:
-        config: Resolved settings.
-        command: Name of the command for messages.
-        accepted: Settings and sections that the command uses.
-
     Raises:
-        UserError: A value is not allowed, or a setting that is not accepted differs from its
-            default. The agent's own settings are read from its run.
+        UserError: A value is not allowed, or a setting that is not in `accepted` differs from its
+            default.
     """
     default = compose(Config, [f"env={config.env}"])
     for name in settings_of(Config):
         if value_of(config, name) != value_of(default, name) and not belongs(name, accepted):
             raise UserError(
-                f"{command} does not take {name}: the agent's training settings are read from "
+                f"{command} does not accept {name}: the agent's training settings are read from "
                 "its run"
             )
     check_values(config)

@@ -25,7 +25,7 @@ from snn_rl.utils.errors import UserError
 
 SelfSpikingDQN = TypeVar("SelfSpikingDQN", bound="SpikingDQN")
 
-# Constructor arguments in the file of `save`, besides those of the policy
+# Constructor arguments that `save` stores, besides those of the policy
 SAVED: tuple[str, ...] = (
     *("buffer_size", "learning_starts", "batch_size", "tau", "gamma", "gradient_steps", "n_steps"),
     *("target_update_interval", "exploration_fraction", "exploration_initial_eps"),
@@ -40,24 +40,24 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 class SpikingDQN(DQN):
     """DQN with a `SpikingQNetwork`, double-DQN targets and distillation from a teacher.
 
-    All of Stable-Baselines3's features for DQN (`learn`, `predict`, callbacks, `evaluate_policy`)
-    are supported. `save` and `load` use safetensors and JSON instead of pickles. The default
-    replay buffer is `FrameReplayBuffer`.
+    All features of Stable-Baselines3's DQN (`learn`, `predict`, callbacks, `evaluate_policy`) are
+    supported. `save` and `load` use safetensors and JSON instead of pickles. The default replay
+    buffer is `FrameReplayBuffer`.
 
     Args:
         policy: "SpikingCnnPolicy", its alias "SpikingDQNPolicy", or the class.
-        env: Environment with image observations, uint8.
-        learning_rate: Constant, or function of the remaining progress.
-        double: Whether the targets are those of double DQN.
-        objective: "td", "distill" or "distill+td".
-        teacher: Network whose Q-values are the labels of "distill". It sees the newest frames of
-            an observation, as many as it was built for.
+        env: Environment with uint8 image observations.
+        learning_rate: Constant or function of the remaining progress.
+        double: Whether to use double DQN targets.
+        objective: "td", "distill", or "distill+td".
+        teacher: Network whose Q-values are the distillation targets. It receives the most recent
+            frames of an observation, matching its input shape.
         sharpness: See `objectives.distill_loss`.
-        bf16: Whether training uses bfloat16 autocast; weights and optimizer state stay float32.
+        bf16: Whether to train with bfloat16 autocast; weights and optimizer state stay float32.
         **kwargs: Other arguments of DQN.
 
     Attributes:
-        last_loss: Mean loss of the latest call of `train`; None before the first call.
+        last_loss: Mean loss of the most recent call to `train`; None before the first call.
 
     Raises:
         ValueError: The objective is unknown.
@@ -85,7 +85,7 @@ class SpikingDQN(DQN):
         **kwargs: Any,
     ):
         if objective not in objectives.OBJECTIVES:
-            raise ValueError(f"objective must be one of {objectives.OBJECTIVES}, not {objective!r}")
+            raise ValueError(f"objective must be one of {objectives.OBJECTIVES}, got {objective!r}")
         self.double = double
         self.objective = objective
         self.teacher = teacher
@@ -111,7 +111,7 @@ class SpikingDQN(DQN):
         return self.q_net.network
 
     def activity(self) -> list[Tensor]:
-        """Returns the hidden layers' activity at the latest observations, each [T, n_envs, ...]."""
+        """Returns the activity of every hidden layer at the last step, each [T, n_envs, ...]."""
         obs = torch.as_tensor(np.asarray(self._last_obs), device=self.device)
         # Poisson encoding draws random numbers, which must not affect training.
         with torch.no_grad(), torch.random.fork_rng():
@@ -121,19 +121,19 @@ class SpikingDQN(DQN):
         """Copies the parameters of a network into the Q-network and the target network.
 
         Raises:
-            UserError: The shapes differ from this agent's.
+            UserError: The shapes differ from those of this agent.
         """
         try:
             self.network.load_state_dict(network.state_dict())
         except RuntimeError as error:
             raise UserError(
-                f"the network does not fit this environment and these settings: it is "
-                f"{network.spec}, but {self.network.spec} is needed"
+                "the network does not fit the environment and the settings: got "
+                f"{network.spec}, expected {self.network.spec}"
             ) from error
         self.q_net_target.load_state_dict(self.q_net.state_dict())
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
-        """Takes gradient steps on mini-batches from the replay buffer."""
+        """Performs gradient steps on mini-batches from the replay buffer."""
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         assert self.replay_buffer is not None
@@ -165,12 +165,12 @@ class SpikingDQN(DQN):
         return torch.stack(terms).sum()
 
     def _labeled(self, batch: Any) -> Tensor:
-        """Returns the batch's observations in the loss, [N, ...]."""
+        """Returns the observations of the batch that enter the loss, [N, ...]."""
         observations: Tensor = batch.observations
         return observations
 
     def _q_values(self, batch: Any) -> Tensor:
-        """Returns the Q-values of these observations, [..., actions]."""
+        """Returns the Q-values of the batch's observations, [..., actions]."""
         q_values: Tensor = self.q_net(batch.observations)
         return q_values
 
@@ -193,23 +193,19 @@ class SpikingDQN(DQN):
     # --- files ---------------------------------------------------------------------------------
 
     def tensors(self) -> dict[str, Tensor]:
-        """Returns all tensors that training changes: both networks and the optimizer's moments."""
+        """Returns all tensors that training changes: both networks and the optimizer state."""
         weights = {f"policy.{name}": t for name, t in self.policy.state_dict().items()}
         return weights | moments(self.policy.optimizer)
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Restores the tensors that `tensors` returned.
-
-        Raises:
-            UserError: The tensors belong to another network.
-        """
+        """Restores the tensors returned by `tensors`."""
         prefix = "policy."
         policy = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
         try:
             self.policy.load_state_dict(policy)
         except RuntimeError as error:
             reason = " ".join(str(error).split())
-            raise UserError(f"the checkpoint does not fit this network: {reason}") from error
+            raise UserError(f"the checkpoint does not fit the network: {reason}") from error
         load_moments(self.policy.optimizer, tensors)
 
     def save(
@@ -218,11 +214,11 @@ class SpikingDQN(DQN):
         exclude: Iterable[str] | None = None,
         include: Iterable[str] | None = None,
     ) -> None:
-        """Writes the agent to one safetensors file with its settings as JSON.
+        """Saves the agent and its settings to a single safetensors file.
 
         Args:
-            path: Path of the file. The suffix ".safetensors" is appended to a path without suffix
-                and replaces ".zip", the suffix that Stable-Baselines3's callbacks use.
+            path: Path of the file. The suffix ".safetensors" is appended if the path has no suffix,
+                and replaces ".zip", the suffix used by Stable-Baselines3's callbacks.
             exclude: Not supported.
             include: Not supported.
 
@@ -230,7 +226,9 @@ class SpikingDQN(DQN):
             ValueError: An argument is not supported.
         """
         if exclude or include or isinstance(path, io.BufferedIOBase):
-            raise ValueError("SpikingDQN.save takes a path, and neither exclude nor include")
+            raise ValueError(
+                "SpikingDQN.save does not support exclude, include, or file objects: pass a path"
+            )
         settings = {name: getattr(self, name) for name in self.saved}
         settings["learning_rate"] = self.lr_schedule(1.0)
         assert isinstance(self.train_freq, TrainFreq)  # after `_setup_model`
@@ -244,7 +242,9 @@ class SpikingDQN(DQN):
             "num_timesteps": self.num_timesteps,
             "n_updates": self._n_updates,
         }
-        json.dumps(meta)  # raises for settings that are not plain data, before anything is written
+        json.dumps(
+            meta
+        )  # raises TypeError before a file is written if a setting is not serializable
         save_tensors(_with_suffix(path, ".safetensors", ".zip"), self.tensors(), meta)
 
     @classmethod
@@ -257,22 +257,25 @@ class SpikingDQN(DQN):
     ) -> SelfSpikingDQN:
         """Loads an agent from a file of `save`, or from a network.safetensors of a run or the zoo.
 
-        A file does not contain the schedule of the learning rate. Unless learning_rate is given,
-        training continues at the schedule's first value, with a warning. A network.safetensors
-        contains no settings of the training either.
+        Learning-rate schedules are not saved. Unless `learning_rate` is given, training continues
+        at the schedule's initial value, and a warning is issued. A network.safetensors stores no
+        training settings at all.
 
         Args:
             path: Path of the file.
             env: Environment of the agent.
             device: Device of the agent.
-            **kwargs: Arguments of the constructor that replace those in the file.
+            **kwargs: Constructor arguments that override those in the file.
 
         Raises:
             UserError: The file is damaged or does not fit the environment.
-            ValueError: No environment was given.
+            ValueError: `env` is None.
         """
         if env is None:
-            raise ValueError("SpikingDQN.load requires env: the file does not contain its spaces")
+            raise ValueError(
+                "SpikingDQN.load requires env because the file does not store the observation and "
+                "action spaces"
+            )
         path = _with_suffix(path, ".safetensors", ".zip")
         tensors, meta = load_tensors(path)
         if "network" in meta:
@@ -291,11 +294,13 @@ class SpikingDQN(DQN):
                 settings["train_freq"] = tuple(settings["train_freq"])
             steps, updates = int(meta["num_timesteps"]), int(meta["n_updates"])
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path} is not a SpikingDQN ({error!r})") from None
+            raise UserError(
+                f"{path} was not written by SpikingDQN.save: missing or invalid entry {error}"
+            ) from None
         if meta.get("schedule") and "learning_rate" not in kwargs:
             warnings.warn(
-                f"{path} contains no learning-rate schedule: pass learning_rate= to load, or "
-                f"training continues at {settings['learning_rate']}",
+                f"{path} does not store the learning-rate schedule: training continues at "
+                f"{settings['learning_rate']} unless learning_rate= is passed to load",
                 stacklevel=2,
             )
         model = cls._built(path, env, policy_kwargs, device=device, **settings)
@@ -314,16 +319,16 @@ class SpikingDQN(DQN):
         try:
             return cls(SpikingDQNPolicy, env, policy_kwargs=policy_kwargs, **settings)
         except ValueError as error:
-            raise UserError(f"{path} does not fit this environment: {error}") from error
+            raise UserError(f"{path} does not fit the environment: {error}") from error
 
     def save_replay_buffer(self, path: str | pathlib.Path | io.BufferedIOBase) -> None:
-        """Writes the replay buffer as compressed arrays; the suffix .npz replaces .pkl."""
+        """Saves the replay buffer as compressed arrays; the suffix .npz replaces .pkl."""
         save_buffer(self._buffer_path(path), self._frames())
 
     def load_replay_buffer(
         self, path: str | pathlib.Path | io.BufferedIOBase, truncate_last_traj: bool = True
     ) -> None:
-        """Fills the replay buffer from a file of `save_replay_buffer`."""
+        """Loads the replay buffer from a file of `save_replay_buffer`."""
         load_buffer(self._buffer_path(path), self._frames())
 
     def _frames(self) -> FrameReplayBuffer:
@@ -333,11 +338,11 @@ class SpikingDQN(DQN):
     @staticmethod
     def _buffer_path(path: str | pathlib.Path | io.BufferedIOBase) -> pathlib.Path:
         if isinstance(path, io.BufferedIOBase):
-            raise ValueError("the replay buffer's file must be a path")
+            raise ValueError("path must be a str or Path, not a file object")
         return _with_suffix(path, ".npz", ".pkl")
 
 
 def _with_suffix(path: str | pathlib.Path, suffix: str, theirs: str) -> pathlib.Path:
-    """Adds the suffix to a path without one, and replaces Stable-Baselines3's."""
+    """Appends a suffix to a path without suffix; replaces the suffix `theirs`."""
     path = pathlib.Path(path)
     return path.with_suffix(suffix) if path.suffix in ("", theirs) else path

@@ -1,4 +1,4 @@
-"""Evaluation episodes of a Q-network: full episodes, each with its own seed."""
+"""Evaluation of a Q-network over full episodes with separate seeds."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -16,12 +16,12 @@ from snn_rl.chain.records import Evaluation
 from snn_rl.core.conversion import spike_rates
 from snn_rl.core.networks import clear
 
-# Builds n environments with unclipped rewards from the first seed
+# Builds environments with unclipped rewards from their number and the first seed
 MakeEnv = Callable[[int, int], VecEnv]
-_RATE_EVERY = 10  # steps between two samples of the spike rates
+_RATE_EVERY = 10  # number of steps between two samples of the spike rates
 
 
-@torch.random.fork_rng()  # keeps the random numbers of training
+@torch.random.fork_rng()  # keeps the state of torch's random generator
 def evaluate(
     q_net: SpikingQNetwork,
     make_evaluation_env: MakeEnv,
@@ -31,18 +31,19 @@ def evaluate(
     side_by_side: int = 10,
     teacher: SpikingQNetwork | None = None,
 ) -> Evaluation:
-    """Plays whole episodes and returns the results of all of them.
+    """Plays full episodes and returns their results.
 
-    Each episode has its own environment, with the seeds `seed`, `seed + 1`, ..., so that short
-    episodes are not favored.
+    Each episode runs in its own environment, with seeds `seed`, `seed + 1`, ..., to avoid a bias
+    toward short episodes.
 
     Args:
         q_net: Q-network of the agent.
-        make_evaluation_env: Makes n environments from a first seed, with unclipped rewards.
+        make_evaluation_env: Builds environments with unclipped rewards from their number and the
+            first seed.
         episodes: Number of episodes.
         seed: Seed of the first episode. Training must not use these seeds.
         epsilon: Probability of a random action.
-        side_by_side: Number of episodes that are played in parallel.
+        side_by_side: Number of episodes played in parallel.
         teacher: Q-network whose greedy actions are compared with the agent's.
     """
     returns: list[float] = []
@@ -77,7 +78,7 @@ def evaluate(
             step += 1
             for i in running:
                 played[i].update(bytes([int(actions[i])]))
-                if dones[i] and "episode" in infos[i]:  # a lost life is not the end
+                if dones[i] and "episode" in infos[i]:  # losing a life does not end the episode
                     ends[i] = infos[i]
         env.close()
         for i, info in sorted(ends.items()):
@@ -91,25 +92,25 @@ def evaluate(
 
 
 def summary(results: Evaluation) -> str:
-    """Returns one line on the results of a column."""
+    """Returns a one-line summary of evaluation results."""
     text = (
         f"{results.mean:.2f} ± {results.std:.2f} over {results.episodes} episodes, "
         f"{results.distinct} of them distinct"
     )
     if results.agreement is not None:
-        text += f"; {results.agreement:.1%} of the actions equal the ANN's"
+        text += f"; {results.agreement:.1%} of the actions match the ANN's"
     return text
 
 
 @contextmanager
 def progress_bar(title: str, episodes: int, make_evaluation_env: MakeEnv) -> Iterator[MakeEnv]:
-    """Shows a progress bar for the episodes in the environments of the function that it yields."""
+    """Yields an environment factory whose environments advance a progress bar."""
     with tqdm(total=episodes, desc=title, unit="episode", dynamic_ncols=True) as bar:
         yield lambda n_envs, seed: _Watched(make_evaluation_env(n_envs, seed), bar)
 
 
 class _Watched(VecEnvWrapper):
-    """Vectorized environment that advances a progress bar at the end of each first episode."""
+    """Wrapper that advances a progress bar when the first episode of an environment ends."""
 
     def __init__(self, venv: VecEnv, bar: "tqdm[Any]"):
         super().__init__(venv)
@@ -122,7 +123,7 @@ class _Watched(VecEnvWrapper):
         return self.venv.reset()
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Waits for the step and counts the episodes that it ended."""
+        """Waits for the step and counts finished episodes."""
         result = self.venv.step_wait()
         self.steps += 1
         ended = {i for i in self.playing if "episode" in result[3][i]}

@@ -1,4 +1,4 @@
-"""Evaluation of finished stages, and their comparison with the ANN."""
+"""Evaluation of finished stages and comparison with the ANN."""
 
 from pathlib import Path
 
@@ -23,13 +23,7 @@ from snn_rl.formats.event import EventDriven
 
 
 def evaluate_agent(agent: Agent, trials: Trials, ann: Agent | None = None) -> Columns:
-    """Evaluates an agent greedily and with sticky actions, see `Agent.evaluate`.
-
-    Args:
-        agent: The agent.
-        trials: Episodes of the evaluation.
-        ann: ANN whose actions are compared with the agent's, see `Evaluation.agreement`.
-    """
+    """Evaluates an agent without and with sticky actions, see `Agent.evaluate`."""
     greedy, sticky = (
         agent.evaluate(trials.episodes, trials.seed, probability, trials.epsilon, ann)
         for probability in (0.0, trials.sticky)
@@ -38,16 +32,7 @@ def evaluate_agent(agent: Agent, trials: Trials, ann: Agent | None = None) -> Co
 
 
 def evaluate_stage(directory: Path, trials: Trials, device: str = "auto") -> None:
-    """Evaluates a finished stage, prints a summary and writes the stage's metrics.json.
-
-    Args:
-        directory: Directory of the stage.
-        trials: Episodes of the evaluation.
-        device: See `load_agent`.
-
-    Raises:
-        UserError: See `load_agent`.
-    """
+    """Evaluates a finished stage, prints a summary, and writes the stage's metrics.json."""
     agent = load_agent(directory, device)
     ann = directory.parent / ANN
     is_spiking = not Stage.parse(directory.name).analog
@@ -66,13 +51,7 @@ def evaluate_stage(directory: Path, trials: Trials, device: str = "auto") -> Non
 
 
 def greedy_observations(agent: Agent, count: int, seed: int) -> torch.Tensor:
-    """Returns observations of greedy episodes, uint8 [count, channels, height, width].
-
-    Args:
-        agent: Agent that acts.
-        count: Number of observations, over as many episodes as needed.
-        seed: Seed of the first episode.
-    """
+    """Returns uint8 observations [count, channels, height, width] of greedy episodes."""
     env = agent.make_env(1, seed)
     found: list[torch.Tensor] = []
     obs = np.asarray(env.reset())
@@ -88,16 +67,7 @@ def compare_with_ann(
 ) -> Comparison:
     """Evaluates a spiking stage and its ANN, and writes the results to evaluation.json.
 
-    The ANN's results are read from its files if it was evaluated on the same episodes before.
-
-    Args:
-        stage: The spiking stage.
-        trials: Episodes of the evaluation.
-        device: See `load_agent`.
-        engine: See `load_agent`.
-
-    Raises:
-        UserError: See `load_agent`.
+    The ANN is not evaluated again if its files contain results on the same episodes.
     """
     agent = load_agent(stage.directory, device, engine)
     ann_stage = stage.beside(ANN)
@@ -107,7 +77,7 @@ def compare_with_ann(
     assert isinstance(network, SpikingNetwork)
     results = evaluate_agent(agent, trials, teacher)
     ratios = None
-    if network.options.encoding == "direct":  # the energy model assumes direct encoding
+    if network.options.encoding == "direct":  # assumed by the energy model
         ratios = energy_ratios(network.spec, results.greedy.spike_rates, ann.greedy.spike_rates)
     comparison = Comparison(
         env=agent.env,
@@ -127,14 +97,14 @@ def compare_with_ann(
 
 
 def _ann_results(ann: FinishedStage, agent: Agent, trials: Trials) -> StageEvaluation:
-    """Returns the ANN's results, from its files if these episodes were evaluated before."""
+    """Returns the ANN's results, from its files if they contain the same episodes."""
     network = run_directory.file_hash(ann.directory / run_directory.NETWORK)
     for path in (ann.output / run_directory.EVALUATION, ann.directory / run_directory.METRICS):
         if path.exists():
             before = StageEvaluation.read(path)
-            # metrics.json has no checksum: the network of a finished stage does not change
+            # metrics.json has no checksum because the network of a finished stage does not change.
             if before.evaluation == trials and before.network in (None, network):
-                print(f"the ANN was evaluated on these episodes before: {path}")
+                print(f"the ANN has already been evaluated on these episodes: {path}")
                 return before
     columns = evaluate_agent(agent, trials)
     results = StageEvaluation(
@@ -147,15 +117,10 @@ def _ann_results(ann: FinishedStage, agent: Agent, trials: Trials) -> StageEvalu
 def energy_ratios(
     spec: NetworkSpec, spike_rates: list[float], ann_rates: list[float]
 ) -> dict[str, float]:
-    """Returns the energy of the ANN's decision over that of the spiking network's.
-
-    Args:
-        spec: Description of the network.
-        spike_rates: Spikes per neuron and decision of every hidden layer.
-        ann_rates: Non-zero activations per neuron and decision of the ANN.
+    """Returns the ratios of the ANN's energy per decision to the spiking network's.
 
     Returns:
-        "float32" and "int32" for a dense ANN, and "float32_skipping" for an ANN engine that skips
+        "float32" and "int32" for a dense ANN, and "float32_skipping" for an ANN that skips
         multiplications by zero.
     """
     spiking = energy(spec, spike_rates)
@@ -167,11 +132,11 @@ def energy_ratios(
 
 
 def operations(network: EventDriven) -> dict[str, float]:
-    """Returns the operations of a decision, averaged over all decisions of the network.
+    """Returns the mean operations per decision and the resulting energy ratios.
 
     Returns:
-        "macs" and "acs", the operations; "float32" and "int32", the energy of the dense ANN's
-        multiply-accumulates over theirs.
+        "macs" and "acs", the operations; "float32" and "int32", the ratios of the energy of the
+        dense ANN's multiply-accumulates to the energy of these operations.
     """
     first, *others = (float(n) / network.decisions for n in network.operations)
     dense, acs = sum(macs(network.spec)), sum(others)

@@ -1,4 +1,4 @@
-"""Search for the finished stage that the settings of a command name, in the runs and the zoo."""
+"""Finds the finished stage that the settings of a command select, in runs and in the zoo."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from snn_rl.files.atomic import write_json
 from snn_rl.files.checkpoint import load_network, save_network
 from snn_rl.utils.errors import UserError
 
-# Settings that tell the stages of a run from each other
+# Settings that distinguish the stages of a run
 KIND_OF_CHAIN = ("direct", "stages", "carry_state", "exact", "T_start", "T_step")
-# Settings that name an agent and the device
+# Settings that select an agent and the device
 WHICH_AGENT = ("env", "T", "seed", "run_dir", "runs", *KIND_OF_CHAIN, "device", "threads")
 
 
@@ -27,8 +27,8 @@ class FinishedStage:
 
     Attributes:
         directory: Directory of the stage.
-        output: Directory for the files of commands; differs from `directory` for the zoo.
-        chain: Directory of the chain's other stages, if not the parent of `directory`.
+        output: Directory for output files of commands; differs from `directory` for the zoo.
+        chain: Parent directory of the other stages; None for the parent of `directory`.
     """
 
     directory: Path
@@ -36,19 +36,16 @@ class FinishedStage:
     chain: Path | None = None
 
     def beside(self, name: str) -> "FinishedStage":
-        """Returns another stage of the same chain, by name."""
+        """Returns another stage of the same chain."""
         chain = self.chain or self.directory.parent
         return FinishedStage(chain / name, self.output.parent / name)
 
 
 def find_stage(config: Config) -> FinishedStage:
-    """Finds the finished stage that the settings name, in the user's runs or in the zoo.
+    """Finds the finished stage that the settings select, in the user's runs or in the zoo.
 
-    A stage of the zoo is used, and announced, if the user's run has no such stage and neither
-    run_dir nor seed is set. The exact stage of the zoo's T=1 agent is made on the spot.
-
-    Raises:
-        UserError: There is no such stage.
+    If the run has no such stage and neither run_dir nor seed is set, prints a message and returns
+    the stage of the zoo. The exact stage of a T=1 agent in the zoo is created on demand.
     """
     stage, run = plan.chain(config)[-1], plan.directory_of(config)
     folder = zoo.ROOT / config.env
@@ -57,7 +54,7 @@ def find_stage(config: Config) -> FinishedStage:
     if names_a_run or is_done(run / stage.name) or not is_done(shipped):
         directory = stage_directory(config)
         return FinishedStage(directory, directory)
-    print(f"{run} has no finished {stage.name}: using the agent that ships with snn_rl, {shipped}")
+    print(f"{run} has no finished {stage.name}: using the included agent {shipped}")
     output = run.parent / "zoo" / stage.name
     if not stage.exact:
         return FinishedStage(shipped, output)
@@ -66,15 +63,7 @@ def find_stage(config: Config) -> FinishedStage:
 
 
 def put_on_grid(source: Path, target: Path) -> None:
-    """Makes the exact stage of a finished T=1 stage.
-
-    Args:
-        source: Directory of the T=1 stage.
-        target: Directory of the exact stage.
-
-    Raises:
-        UserError: A file is damaged, or cannot be written.
-    """
+    """Writes the exact stage of the T=1 stage in directory `source` to directory `target`."""
     path = source / run_directory.NETWORK
     network, notes = load_network(path)
     assert isinstance(network, SpikingNetwork)
@@ -86,11 +75,7 @@ def put_on_grid(source: Path, target: Path) -> None:
 
 
 def stage_directory(config: Config) -> Path:
-    """Returns the directory of the finished stage that the settings name in a run.
-
-    Raises:
-        UserError: The run has no such stage, or belongs to another environment.
-    """
+    """Returns the directory of the finished stage that the settings select."""
     stage = plan.chain(config)[-1]
     directory = plan.directory_of(config) / stage.name
     if not is_done(directory):
@@ -98,18 +83,12 @@ def stage_directory(config: Config) -> Path:
         raise UserError(f"{directory.parent} has no finished {stage.name}: train it with `{train}`")
     trained_on = read_settings(directory)["env"]
     if trained_on != config.env:
-        raise UserError(f"{directory.parent} is a run of env={trained_on}, not of {config.env}")
+        raise UserError(f"{directory.parent}: expected a run of {config.env}, got {trained_on}")
     return directory
 
 
 def agent_command(command: str, config: Config, keys: Sequence[str] = KIND_OF_CHAIN) -> str:
-    """Returns a command line for the agent that the settings name.
-
-    Args:
-        command: train, evaluate, ...
-        config: Resolved settings.
-        keys: Settings that are added to env and T where they are not at their defaults.
-    """
+    """Returns a command line with env, T, and those settings of `keys` that are not at default."""
     words = [f"python -m snn_rl.{command} env={config.env} T={config.T}"]
     for key in keys:
         value = getattr(config, key)

@@ -1,4 +1,4 @@
-"""Loading of trained agents from files, directories and the zoo."""
+"""Loads trained agents from files, run directories, and the zoo."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -36,12 +36,12 @@ from snn_rl.utils.plugins import is_reference
 
 @dataclass(frozen=True)
 class Agent:
-    """A trained network with the settings of its environment.
+    """A trained network and the settings of its environment.
 
     Attributes:
         stage: Name of the stage.
         q_net: Q-network, on its device.
-        settings: Settings that the stage was trained with, by their full names.
+        settings: Settings of the stage's training, keyed by full name.
     """
 
     stage: str
@@ -52,13 +52,7 @@ class Agent:
     def of_network(
         cls, network: AnalogNetwork | SpikingNetwork, env: str | None = None, device: str = "auto"
     ) -> "Agent":
-        """Returns an agent that sees stacked frames.
-
-        Args:
-            network: Q-network.
-            env: Id of the environment; `evaluate` requires it.
-            device: "auto", "cpu", "cuda", ...
-        """
+        """Returns an agent for stacked frames; `evaluate` requires `env`, the environment id."""
         rollout = RolloutConfig(frame_stack=network.spec.input_shape[0])
         stage = f"T{network.timesteps}" if isinstance(network, SpikingNetwork) else ANN
         q_net = _q_network(network).to(get_device(device))
@@ -66,28 +60,28 @@ class Agent:
 
     @property
     def network(self) -> AnalogNetwork | SpikingNetwork:
-        """Network of the Q-network."""
+        """Network inside the Q-network."""
         return self.q_net.network
 
     @property
     def env(self) -> str:
         """Id of the environment."""
         if self.settings["env"] is None:
-            raise UserError("the environment of this agent is not known: pass its id as env=")
+            raise UserError("the environment of this agent is unknown: pass its id as env=")
         return str(self.settings["env"])
 
     @property
     def rollout(self) -> RolloutConfig:
-        """Settings of the environment's observations and step limit."""
+        """Settings of the observations and the step limit."""
         return section(self.settings, "rollout", RolloutConfig)
 
     @property
     def cap(self) -> int:
-        """Agent steps at which an episode is cut off."""
+        """Agent steps at which an episode is truncated."""
         return self.rollout.cap
 
     def make_env(self, n_envs: int, seed: int, sticky: float = 0.0) -> VecEnv:
-        """Makes environments for evaluation, see `evaluation_env`."""
+        """Creates environments for evaluation, see `evaluation_env`."""
         return evaluation_env(self.env, self.rollout, n_envs, seed, sticky)
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
@@ -106,14 +100,14 @@ class Agent:
 
         Args:
             episodes: Number of episodes.
-            seed: Seed of the first episode, followed by seed + 1.
-            sticky: Sticky-action probability; 0.25 is usual. Without sticky actions, episodes of
+            seed: Seed of the first episode; the next episodes use seed + 1, seed + 2, ...
+            sticky: Sticky-action probability, commonly 0.25. Without sticky actions, episodes of
                 Atari games are nearly deterministic.
             epsilon: Probability of a random action.
             ann: Agent whose actions are compared with this agent's, see `Evaluation.agreement`.
 
         Raises:
-            UserError: The environment of the agent is not known.
+            UserError: The environment of the agent is unknown.
         """
         title = f"{self.stage} {STICKY if sticky else GREEDY}"
         with progress_bar(title, episodes, partial(self.make_env, sticky=sticky)) as make_env:
@@ -123,7 +117,7 @@ class Agent:
         return results
 
     def save(self, path: str | Path) -> None:
-        """Writes the network to a safetensors file, which `load` and `SpikingDQN.load` read."""
+        """Saves the network to a safetensors file for `load` and `SpikingDQN.load`."""
         save_network(Path(path), self.network, {"env": self.settings["env"]})
 
 
@@ -141,22 +135,22 @@ def load(
     device: str = "auto",
     **options: Any,
 ) -> Agent:
-    """Loads an agent that ships with the package, from a run directory or from a file.
+    """Loads an included agent, or an agent from a run directory or a file.
 
     Args:
         source: One of
 
-            - the environment id of an agent that ships with the package;
+            - the environment id of an included agent;
             - the directory of a run or of one of its stages;
-            - a file: network.safetensors, a zip of Stable-Baselines3's DQN with CnnPolicy, or a
-              PyTorch state dict.
-        T: Timesteps of the agent in a run or of an environment; None for the fewest.
-        env: Environment id of an agent in a file, for `Agent.evaluate`.
+            - a file: network.safetensors, a zip file of a Stable-Baselines3 DQN with CnnPolicy, or
+              a PyTorch state dict.
+        T: Number of timesteps of the agent, for a run or an environment id; None for the smallest.
+        env: Environment id, for a file; required by `Agent.evaluate`.
         device: "auto", "cpu", "cuda", ...
         **options: Options of `snn_rl.files.importing.load_any` for files of other libraries.
 
     Raises:
-        UserError: There is no such agent, or its files are damaged.
+        UserError: The agent does not exist, or its files are damaged.
     """
     path = Path(source)
     if path.name == run_directory.NETWORK and (path.parent / run_directory.SETTINGS).exists():
@@ -170,7 +164,7 @@ def load(
 
 
 def _stage_of(run: Path, name: str, T: int | None) -> Path:
-    """Returns the directory of a run's finished agent with T timesteps, or with the fewest."""
+    """Returns the directory of a run's finished stage with T timesteps, or with the fewest."""
     done = stages_in(run, run_directory.DONE)
     spiking = [each for each in done if each.timesteps and T in (None, each.timesteps)]
     if spiking:
@@ -180,13 +174,13 @@ def _stage_of(run: Path, name: str, T: int | None) -> Path:
         raise UserError(f"{name} has no finished agent with T={T}, only the stages {names}")
     included = ", ".join(sorted(each.name for each in zoo.ROOT.iterdir() if each.is_dir()))
     raise UserError(
-        f"no agent {name}: expected a file, the directory of a run or of a stage, or the "
-        f"environment of an included agent ({included})"
+        f"no agent {name}: expected a file, the directory of a run or a stage, or the environment "
+        f"of an included agent ({included})"
     )
 
 
 def _noted_env(path: Path) -> str | None:
-    """Returns the environment that a network's file names, if there is one."""
+    """Returns the environment id in the metadata of a network file, if any."""
     try:
         env = load_tensors(path)[1].get("env")
     except UserError:
@@ -201,16 +195,7 @@ def evaluation_env(
     seed: int,
     sticky: float = 0.0,
 ) -> VecEnv:
-    """Makes environments with whole episodes and unclipped rewards.
-
-    Args:
-        env: Id of the environment.
-        rollout: Settings of the observations and the step limit; its sticky-action probability is
-            not used.
-        n_envs: See `make_env`.
-        seed: See `make_env`.
-        sticky: See `make_env`.
-    """
+    """Creates environments with full episodes and unclipped rewards; ignores rollout.sticky."""
     return make_env(
         env,
         n_envs,
@@ -228,26 +213,23 @@ def load_agent(directory: Path, device: str = "auto", engine: str = "dense") -> 
 
     Args:
         directory: Directory of the stage.
-        device: "auto", "cpu", "cuda", ...; the event-driven engine runs on the CPU.
+        device: "auto", "cpu", "cuda", ...; the event engine always runs on the CPU.
         engine: "dense", or "event" for an exact stage on `snn_rl.event.engine`.
-
-    Raises:
-        UserError: A file is missing or damaged, the network does not fit the environment, or the
-            engine does not support the network.
     """
     settings = read_settings(directory)
     path = directory / run_directory.NETWORK
     network, _ = load_network(path)
     env = evaluation_env(settings["env"], section(settings, "rollout", RolloutConfig), 1, 0)
-    # the file has the layers of module:function, which may not be importable here
+    # The file stores the layers of a module:function network, which may not be importable.
     named = not is_reference(settings["network"])
     layers = settings["network"] if named else network.spec.to_dict()
     needed = network_spec(layers, env.observation_space, env.action_space, settings["bias"])
     if network.spec != needed:
         raise UserError(
-            f"{path} does not fit env={settings['env']}: it maps {network.spec.input_shape} to "
-            f"{network.spec.outputs} Q-values, but {needed.input_shape} to {needed.outputs} is "
-            f"required, with the layers of network={settings['network']}"
+            f"{path} does not fit env={settings['env']}: its input shape is "
+            f"{network.spec.input_shape} with {network.spec.outputs} outputs, expected "
+            f"{needed.input_shape} with {needed.outputs} outputs and the layers of "
+            f"network={settings['network']}"
         )
     env.close()
     if engine == "event":

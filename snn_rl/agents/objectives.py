@@ -24,10 +24,10 @@ def td_loss(
     Args:
         q_values: Q-values of the batch's observations, [N, actions].
         batch: Transitions; n-step transitions contain their discounts.
-        q_net: Trained network, which selects the next action if `double` is set.
+        q_net: Online network, which selects the next action if `double` is set.
         q_net_target: Target network, which evaluates the next action.
-        gamma: Discount of one step.
-        double: Whether the target is that of double DQN (van Hasselt et al., 2016).
+        gamma: Discount factor.
+        double: Whether to use double DQN targets (van Hasselt et al., 2016).
     """
     with torch.no_grad():
         next_q = q_net_target(batch.next_observations).float()
@@ -75,9 +75,9 @@ def distill_loss(student_q: Tensor, teacher_q: Tensor, sharpness: float = 3.0) -
         p = softmax(sharpness * A / m),    A = Q - mean_a Q,    m = (|A| + |A|_batch) / 2
 
     |A| is the teacher's mean absolute advantage in a state and |A|_batch its mean over the batch.
-    The advantages of both networks are divided by the teacher's m, so the student has to match the
-    teacher's preferences in size and not only in order. A division by |A| alone would amplify
-    states in which the choice of the action hardly matters.
+    The advantages of both networks are divided by the teacher's m, so the student learns the
+    magnitude of the teacher's preferences and not only their order. Division by |A| alone would
+    amplify states in which the choice of action hardly matters.
 
     Args:
         student_q: Q-values of the student, [N, actions].

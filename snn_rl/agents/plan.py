@@ -12,8 +12,8 @@ from snn_rl.chain.stages import ChainOptions, Stage, schedule
 from snn_rl.configs.schema import MAX_SELECTION_GAMES, Config, DQNConfig
 from snn_rl.utils.device import uses_bf16
 
-# Episodes that select among the checkpoints of a stage: first seed and number of seeds, which
-# evaluation must not use, and the step limit, which bounds the time of endless rallies.
+# Checkpoint selection episodes: first seed and number of seeds, which evaluation must not use, and
+# step limit, which bounds the duration of endless rallies.
 SELECTION_SEED, SELECTION_SEEDS, SELECTION_CAP = 2_000_000, MAX_SELECTION_GAMES, 5_000
 
 
@@ -23,7 +23,7 @@ def directory_of(config: Config) -> Path:
 
 
 def chain(config: Config) -> list[Stage]:
-    """Returns the stages of the settings."""
+    """Returns the stages of the chain that the settings describe."""
     return schedule(
         ChainOptions(
             config.T,
@@ -39,7 +39,7 @@ def chain(config: Config) -> list[Stage]:
 
 
 def trials(config: Config) -> Trials:
-    """Returns the episodes of an evaluation."""
+    """Returns the evaluation episodes of the settings."""
     return Trials(config.episodes, config.eval.seed, config.eval.epsilon, config.eval.sticky)
 
 
@@ -55,14 +55,15 @@ def dqn_settings(config: Config, stage: Stage) -> DQNConfig:
         epsilon_start=config.dqn.epsilon_end,
         epsilon_steps=1,
         selection_games=config.finetune.selection_games,
-        target_return=None,  # a goal for episodes without sticky actions
+        target_return=None,  # applies to episodes without sticky actions
     )
 
 
 def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
-    """Returns the settings that a stage's result depends on, flat, as plain JSON types.
+    """Returns the settings that a stage's result depends on, keyed by full name.
 
-    A setting without effect is None, which `check_settings` takes for a missing setting.
+    The values are JSON-compatible. A setting without effect is None, which `check_settings` treats
+    like a missing setting.
     """
     settings: dict[str, Any] = {
         "env": config.env,
@@ -91,7 +92,7 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
         settings["source"] = stage.source
     if not stage.analog:
         iir = flat("iir", config.iir)
-        # included in iir.steps, rollout.sticky and checkpoint_steps where they have an effect
+        # covered by iir.steps, rollout.sticky, and checkpoint_steps
         del iir["iir.t1_steps"], iir["iir.sticky"], iir["iir.selection_steps"]
         played = {each.sticky: each.games for each in selection_games(config, stage)}
         iir["iir.selection_games"] = played.pop(config.rollout.sticky, None)
@@ -102,9 +103,9 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
 
 
 def stage_number(stage: Stage) -> int:
-    """Returns the number that separates a stage's random numbers from other stages'.
+    """Returns the number that distinguishes the random seeds of stages.
 
-    Stages with the same T in different chains share the number because they are compared.
+    Stages of different chains with equal T share a number to make them comparable.
     """
     return (stage.timesteps or 0) + 1_000_000 * stage.carry_state + 2_000_000 * stage.finetuned
 
@@ -114,7 +115,7 @@ def stage_steps(config: Config, stage: Stage) -> int:
     if not stage.trained:
         return 0
     if stage.analog:
-        # an imported network only plays, to fill the replay buffer
+        # An imported network only fills the replay buffer.
         return config.dqn.learning_starts if config.ann else dqn_settings(config, stage).steps
     if stage.carry_state:
         return config.carry.steps
@@ -124,13 +125,13 @@ def stage_steps(config: Config, stage: Stage) -> int:
 
 
 def selection_games(config: Config, stage: Stage) -> list[SelectionGames]:
-    """Returns the episodes that select among a stage's checkpoints; [] keeps the last one."""
+    """Returns the checkpoint selection episodes; [] keeps the last checkpoint."""
     if not stage.trained or (stage.analog and config.ann):
         return []
     if stage.analog:
         own = learned = dqn_settings(config, stage).selection_games
     elif stage_steps(config, stage) <= config.iir.selection_steps:
-        return []  # there is only one checkpoint
+        return []  # only one checkpoint
     else:
         own, learned = config.iir.selection_games, config.iir.selection_sticky_games
     played = [SelectionGames(own, config.rollout.sticky)]
@@ -150,7 +151,7 @@ def stage_sticky(config: Config, stage: Stage) -> float:
     """Returns the sticky-action probability of a stage's training."""
     if stage.finetuned:
         return config.finetune.sticky
-    # an imported network fills the replay buffer of the spiking stages
+    # An imported network fills the replay buffer of the spiking stages.
     if config.iir.sticky is None or (stage.analog and not config.ann):
         return config.rollout.sticky
     return config.iir.sticky

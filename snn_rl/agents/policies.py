@@ -25,10 +25,10 @@ from snn_rl.core.networks import (
     q_network,
 )
 
-# Threshold of an untrained network. With PyTorch's initial weights hardly any current exceeds 1,
-# and a layer without spikes gives neither Q-values nor gradients. If a fraction p of the inputs are
-# spikes, the currents have the standard deviation sqrt(p / 3); at a threshold of 0.1 all layers
-# fire, up to 40 % of their neurons, even for mostly black images.
+# Threshold of an untrained network. With PyTorch's default initialization, currents rarely exceed
+# 1, and a layer without spikes passes on neither activity nor gradients. If a fraction p of the
+# inputs are spikes, the standard deviation of the currents is sqrt(p / 3). With a threshold of 0.1,
+# up to 40 % of the neurons in every layer spike, even for mostly black images.
 FRESH_THRESHOLD = 0.1
 
 
@@ -42,12 +42,12 @@ def network_spec(
     """Returns the description of a Q-network for an environment's spaces.
 
     Args:
-        network: Name or layers of the network, see `snn_rl.core.networks.q_network`, or a
-            `NetworkSpec.to_dict` with layers that no name can express.
+        network: Name or layers of the network, see `snn_rl.core.networks.q_network`, or the result
+            of `NetworkSpec.to_dict` for layers that a name cannot express.
         observation_space: Images [channels, height, width].
         action_space: Discrete actions.
         bias: Whether the layers have biases.
-        frames: Number of newest frames that the network sees; None for all frames.
+        frames: Number of most recent frames that the network receives; None for all frames.
 
     Raises:
         ValueError: The network is unknown, or the images are too small for its layers.
@@ -64,7 +64,7 @@ def network_spec(
 
 
 def network_kwargs(network: AnalogNetwork | SpikingNetwork) -> dict[str, Any]:
-    """Returns the policy_kwargs of a policy that this network can be loaded into."""
+    """Returns the policy_kwargs of a policy with the architecture of a network."""
     spec = network.spec
     layers: str | dict[str, Any]
     try:
@@ -80,13 +80,13 @@ def network_kwargs(network: AnalogNetwork | SpikingNetwork) -> dict[str, Any]:
 
 
 class Decision(NamedTuple):
-    """Greedy actions for N observations, and the quantities behind them.
+    """Greedy actions for N observations, and the network outputs behind them.
 
     Attributes:
         actions: Actions with the largest Q-values, [N].
         q_values: Q-values, [N, actions].
         spikes: Activity of every hidden layer, each [T, N, ...]; an analog network has T = 1.
-        state: Membranes after the decision; [] if the network does not carry its state.
+        state: Membrane potentials after the decision; [] without `carry_state`.
     """
 
     actions: NDArray[np.int64]
@@ -105,9 +105,9 @@ class SpikingQNetwork(BasePolicy):
         action_space: Discrete actions.
         network: Name or layers of the network, see `network_spec`, or an existing network, for
             which the following arguments have no effect.
-        timesteps: T of a spiking network, or None for an analog network.
+        timesteps: Number of timesteps T of a spiking network; None for an analog network.
         bias: Whether the layers have biases.
-        frames: Number of newest frames that the network sees; None for all frames.
+        frames: Number of most recent frames that the network receives; None for all frames.
         **options: Other fields of `SpikingOptions`: surrogate, encoding, carry_state, exact.
 
     Raises:
@@ -135,11 +135,11 @@ class SpikingQNetwork(BasePolicy):
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def images(self, obs: Tensor) -> Tensor:
-        """Returns uint8 observations as inputs of the network, see `Network.images`."""
+        """Converts uint8 observations to network inputs, see `Network.images`."""
         return self.network.images(obs)
 
     def forward(self, obs: Any) -> Tensor:
-        """Returns the Q-values [N, actions] of observations [N, channels, height, width], uint8."""
+        """Returns Q-values [N, actions] for uint8 observations [N, channels, height, width]."""
         q_values: Tensor = self.network(self.images(obs))
         return q_values
 
@@ -148,8 +148,8 @@ class SpikingQNetwork(BasePolicy):
         """Returns the greedy actions for a batch of observations, without gradients.
 
         Args:
-            obs: Images [N, channels, height, width], uint8, the newest frame last.
-            state: `Decision.state` of the previous observations; None for zero membranes.
+            obs: Images [N, channels, height, width], uint8, the most recent frame last.
+            state: `Decision.state` of the previous observations; None for zero membrane potentials.
         """
         images = self.images(torch.as_tensor(obs, device=self.device))
         if state is None:
@@ -164,18 +164,18 @@ class SpikingQNetwork(BasePolicy):
         episode_start: NDArray[Any] | None = None,
         deterministic: bool = True,
     ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
-        """Returns greedy actions and the membranes, in Stable-Baselines3's recurrent interface.
+        """Returns greedy actions and the state, like Stable-Baselines3's recurrent policies.
 
         Args:
             observation: Images [N, channels, height, width], uint8, or a single image.
-            state: Membranes that the previous call returned; None for zero membranes.
-            episode_start: Mask [N] of observations that start an episode; their membranes are
-                reset.
+            state: State returned by the previous call; None for zero membrane potentials.
+            episode_start: Mask [N] of observations that start an episode; their membrane
+                potentials are reset.
             deterministic: Ignored; a Q-network is greedy.
 
         Returns:
-            Actions [N], or the action of the single image, and the membranes; None if the network
-            does not carry its state.
+            Actions [N], or one action for a single image, and the membrane potentials, or None
+            without `carry_state`.
         """
         self.set_training_mode(False)
         obs, vectorized = self.obs_to_tensor(observation)
@@ -197,7 +197,9 @@ class SpikingQNetwork(BasePolicy):
 def _untrained(
     spec: NetworkSpec, timesteps: int | None, **options: Any
 ) -> AnalogNetwork | SpikingNetwork:
-    chosen = SpikingOptions(timesteps or 1, **options)  # checks the names of the options
+    chosen = SpikingOptions(
+        timesteps or 1, **options
+    )  # also validates the options of an analog network
     if timesteps is None:
         return AnalogNetwork(spec)
     network = SpikingNetwork(spec, chosen)
@@ -207,15 +209,9 @@ def _untrained(
 
 
 class SpikingDQNPolicy(DQNPolicy):
-    """Policy of `SpikingDQN`: a `SpikingQNetwork`, its target network and their optimizer.
+    """Policy of `SpikingDQN`: Q-network, target network, and optimizer.
 
-    Args:
-        observation_space: Images [channels, height, width], uint8.
-        action_space: Discrete actions.
-        lr_schedule: Learning rate as a function of the remaining progress, from 1 to 0.
-        optimizer_class: Optimizer of the Q-network.
-        optimizer_kwargs: Arguments of the optimizer besides the learning rate.
-        **network_kwargs: Other arguments of `SpikingQNetwork`: network, timesteps, bias, ...
+    `network_kwargs` are the keyword arguments of `SpikingQNetwork`: network, timesteps, bias, ...
     """
 
     def __init__(
@@ -227,7 +223,7 @@ class SpikingDQNPolicy(DQNPolicy):
         optimizer_kwargs: dict[str, Any] | None = None,
         **network_kwargs: Any,
     ):
-        self.network_kwargs = network_kwargs  # needed by super().__init__, which calls make_q_net
+        self.network_kwargs = network_kwargs  # super().__init__ calls make_q_net, which reads it
         super().__init__(
             observation_space,
             action_space,

@@ -3,8 +3,8 @@
     agent = snn_rl.iir("dqn_pong.zip", "PongNoFrameskip-v4", T=1)
     agent.evaluate(episodes=20)
 
-The command `python -m snn_rl.train env=... ann=...` does the same, and also resumes, selects the
-best checkpoint and writes a report.
+The command `python -m snn_rl.train env=... ann=...` does the same. It also resumes interrupted
+runs, selects the best checkpoint, and writes a report.
 """
 
 import math
@@ -38,7 +38,7 @@ _DEFAULT_SEARCH = ThresholdSearch()
 
 
 def cosine(start: float) -> Schedule:
-    """Returns a learning-rate schedule that falls from `start` to 0 in half a cosine."""
+    """Returns a learning-rate schedule with cosine decay from `start` to 0."""
     return lambda remaining: start * (1 - math.cos(math.pi * remaining)) / 2
 
 
@@ -51,15 +51,15 @@ def observe(
     epsilon: float = 0.05,
     seed: int = 0,
 ) -> Tensor:
-    """Returns inputs that a network sees while it acts, sampled uniformly.
+    """Returns a uniform sample of the inputs that a network receives while acting.
 
     Args:
-        network: Network that acts greedily except for random actions.
+        network: Network that acts epsilon-greedily.
         env: Environment with as many channels as the network's input.
         count: Number of inputs.
         steps: Number of steps of the vectorized environment.
         epsilon: Probability of a random action.
-        seed: Seed of the random actions and of the sample.
+        seed: Seed of the random actions and the sample.
 
     Returns:
         Inputs [count, channels, height, width], float in [0, 1], on the network's device.
@@ -90,10 +90,10 @@ def convert(
     """Converts a DQN into a spiking agent with T timesteps, without retraining.
 
     Args:
-        source: Analog network, Stable-Baselines3 DQN with CnnPolicy, or file that `load` reads.
-        env: Environment id, or vectorized environment with image observations. The thresholds are
-            found on its observations.
-        T: Timesteps.
+        source: Analog network, Stable-Baselines3 DQN with CnnPolicy, or file supported by `load`.
+        env: Environment id, or vectorized environment with image observations. Its observations
+            determine the thresholds.
+        T: Number of timesteps.
         search: Options of the threshold search.
         **options: Other fields of `SpikingOptions`: surrogate, encoding.
 
@@ -119,18 +119,18 @@ def iir(
 ) -> Agent:
     """Converts a DQN and retrains it stage by stage with fewer timesteps.
 
-    In each stage the spiking network acts, and learns the advantages of the analog network in the
-    states that it visits ([IIR] algorithm 1, with distillation instead of Q-learning).
+    In each stage, the spiking network acts and learns the advantages of the analog network in the
+    visited states ([IIR], algorithm 1, with distillation instead of Q-learning).
 
     Args:
         source: See `convert`.
         env: See `convert`.
-        T: Timesteps of the last stage.
-        T_start: Timesteps of the first stage.
+        T: Number of timesteps of the last stage.
+        T_start: Number of timesteps of the first stage.
         steps: Agent steps of each stage.
-        teacher_steps: Agent steps in which the analog network fills the replay buffer.
+        teacher_steps: Agent steps of the analog network, which fill the replay buffer.
         surrogate: Surrogate gradient, see `SpikingOptions`.
-        **settings: Arguments of `SpikingDQN` that replace the defaults of this function.
+        **settings: Arguments of `SpikingDQN` that override the defaults of this function.
 
     Returns:
         Agent of the last stage.
@@ -188,14 +188,14 @@ def _analog(source: AnalogNetwork | DQN | str | Path) -> AnalogNetwork:
     if isinstance(source, SpikingDQN):
         network: Any = source.network
     elif isinstance(source, DQN):
-        # The reader of files checks preprocessing, layers and activation functions.
+        # `load_any` checks preprocessing, layers, and activation functions.
         with tempfile.TemporaryDirectory() as folder:
             source.save(Path(folder, "dqn.zip"))
             network = load_any(Path(folder, "dqn.zip"))
     else:
         network = load_any(Path(source)) if isinstance(source, str | Path) else source
     if not isinstance(network, AnalogNetwork):
-        raise UserError(f"an analog network is required, not a {type(network).__name__}")
+        raise UserError(f"expected an analog network, got {type(network).__name__}")
     return network
 
 

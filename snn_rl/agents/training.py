@@ -1,10 +1,10 @@
-"""Training of one stage with checkpoints; an interrupted run resumes with the same bits.
+"""Training of one stage with checkpoints; resumed runs are bitwise identical.
 
-A stage is divided into segments. At the end of a segment its episodes are truncated (never
-terminated), the new replay rows and the state are written, and the next segment starts with new
+A stage is divided into segments. At the end of a segment, its episodes are truncated (never
+terminated), and the new replay rows and the state are written. The next segment starts with new
 environments and random generators, all seeded from (seed, timesteps, segment). A resumed run
-repeats the unfinished segment from the last state, so neither the emulators nor the generators
-have to be saved.
+repeats the unfinished segment from the last state, so the states of emulators and generators are
+not saved.
 """
 
 import time
@@ -35,12 +35,12 @@ BEST = "best.safetensors"
 class Selection:
     """Selection of a stage's best checkpoint.
 
-    Q-learning forgets, so the last checkpoint is rarely the best one.
+    The performance of Q-learning varies, so the last checkpoint is rarely the best one.
 
     Attributes:
-        score: Function that returns an agent's mean return, in episodes whose seeds neither
-            training nor evaluation uses.
-        start: Agent steps of the first checkpoint that is scored.
+        score: Function that returns the mean return over evaluation episodes with seeds that
+            neither training nor the final evaluation uses.
+        start: Agent steps of the first scored checkpoint.
         target: Score at which the stage ends early, or None.
     """
 
@@ -49,7 +49,7 @@ class Selection:
     target: float | None = None
 
     def ends(self, scores: list[list[float]]) -> bool:
-        """Returns whether a score has reached the target."""
+        """Returns True if a score has reached the target."""
         return self.target is not None and any(score >= self.target for _, score in scores)
 
 
@@ -76,15 +76,11 @@ def resume(
     Args:
         model: New model with an empty replay buffer.
         directory: Directory of the stage.
-        journal: Journal of the replay rows of this stage and the stages before.
-        rows_before: Number of replay rows that the stages before have written.
+        journal: Journal of the replay rows of this stage and earlier stages.
+        rows_before: Number of replay rows of earlier stages.
 
     Returns:
-        Counters of the stage, or None if there is no checkpoint; the model's networks are then
-        unchanged.
-
-    Raises:
-        UserError: A checkpoint is damaged.
+        Counters of the stage, or None without a checkpoint, which leaves the networks unchanged.
     """
     for folder in (directory, journal.directories[-1]):
         remove_temporaries(folder)
@@ -112,19 +108,16 @@ def train_stage(
 ) -> None:
     """Trains a stage to its end, from its start or its last checkpoint.
 
-    The model ends with the best checkpoint if there is a selection, otherwise with the last one.
+    Afterwards, the model holds the selected checkpoint, or the last one without a selection.
 
     Args:
         model: Model, initialized for this stage or restored by `resume`.
-        counters: Counters of `resume`, or new ones; updated in place.
+        counters: Counters returned by `resume`, or new counters; updated in place.
         make_training_env: Function that builds the vectorized environment from a seed.
         directory: Directory of the stage, for its state and TensorBoard log.
         journal: Journal of the replay rows.
         duration: Length and seed of the training.
         selection: Selection of the best checkpoint, or None.
-
-    Raises:
-        UserError: A checkpoint cannot be written.
     """
     steps, buffer = duration.steps, model.replay_buffer
     assert isinstance(buffer, FrameReplayBuffer)
@@ -143,8 +136,7 @@ def train_stage(
         env = make_training_env(segment_seed)
         model.set_env(env)  # resets the environments at the start of the segment
         model.action_space.seed(segment_seed)
-        # Values that a resumed process does not have, and an uninterrupted one has from its last
-        # step
+        # Restores values that a resumed process lacks
         model._update_current_progress_remaining(counters.steps, steps)
         model.exploration_rate = model.exploration_schedule(model._current_progress_remaining)
         end = min(counters.steps + duration.segment_steps, steps)
@@ -173,16 +165,16 @@ def train_stage(
 
 
 def _score(model: SpikingDQN, counters: Counters, selection: Selection, directory: Path) -> None:
-    """Scores the current network, and writes it if it is the best."""
+    """Scores the current network, and saves the network if its score is the best."""
     score = selection.score(model.q_net)
     if all(score > before for _, before in counters.scores):
-        # Written before the state that contains the score: an interrupted run writes it again.
+        # Written before the state with the score, so an interrupted run writes the file again.
         save_tensors(directory / BEST, model.network.state_dict(), {})
     counters.scores.append([counters.steps, score])
 
 
 def _truncate(buffer: FrameReplayBuffer, rows: int) -> None:
-    """Marks the newest row as the end of its episodes by a time limit, so that values bootstrap."""
+    """Marks the newest row as truncated by a time limit, so that its Q-values bootstrap."""
     if rows:
         last = buffer.pos - 1
         buffer.timeouts[last] = np.where(buffer.dones[last] > 0, buffer.timeouts[last], 1.0)

@@ -1,1 +1,1 @@
-"""Stages of a chain, the run directory, and the records in it."""
+"""Stages of a training chain, the run directory, and the records in it."""

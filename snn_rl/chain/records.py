@@ -1,6 +1,7 @@
-"""Records of a run: the contents of its JSON files and the notes in its networks' files.
+"""Records of a run: the contents of its JSON files and the metadata in its network files.
 
-No other module knows the keys of these files. A reader raises UserError for a malformed file.
+This is the only module that depends on the keys of these files. Functions that read them raise
+UserError if a file is malformed.
 """
 
 import platform
@@ -38,18 +39,14 @@ class Record:
     """Dataclass whose fields are the keys of a JSON object.
 
     Attributes:
-        OPTIONAL: Keys that are not written if their value is None.
+        OPTIONAL: Keys that are omitted if their value is None.
     """
 
     OPTIONAL: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def from_json(cls, data: Any, source: Path) -> Self:
-        """Builds the record from parsed JSON and ignores unknown keys.
-
-        Raises:
-            UserError: A key is missing, or a value has another type. The message names `source`.
-        """
+        """Builds the record from the parsed JSON of the file `source`; ignores unknown keys."""
         try:
             record: Self = _typed(cls, data)
         except ValueError as error:
@@ -58,15 +55,11 @@ class Record:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Reads the record from a JSON file.
-
-        Raises:
-            UserError: The file is missing or malformed.
-        """
+        """Reads the record from a JSON file."""
         return cls.from_json(read_json(path), path)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the record as plain JSON types."""
+        """Returns the record as JSON-compatible types."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}  # type: ignore[arg-type]
         return {
             key: _plain(value)
@@ -80,7 +73,7 @@ class Record:
 
 
 def _typed(kind: Any, data: Any) -> Any:
-    """Returns JSON data as a value of a type, with records built from their objects."""
+    """Converts parsed JSON to a type, in which objects become dataclasses."""
     if isinstance(kind, UnionType):
         kinds = get_args(kind)
         return None if data is None and type(None) in kinds else _typed(kinds[0], data)
@@ -95,14 +88,14 @@ def _typed(kind: Any, data: Any) -> Any:
                 except ValueError as error:
                     raise ValueError(f"{each.name}: {error}") from None
             elif each.default is MISSING and each.default_factory is MISSING:
-                raise ValueError(f"it has no {each.name}")
+                raise ValueError(f"missing key {each.name!r}")
         return kind(**values)  # type: ignore[operator]
     plain = get_origin(kind) or kind
     accepted = (int, float) if plain is float else plain
     if plain is not Any and (
         not isinstance(data, accepted) or (isinstance(data, bool) and plain is not bool)
     ):
-        raise ValueError(f"{str(data)[:40]} is not of type {plain.__name__}")
+        raise ValueError(f"expected {plain.__name__}, got {str(data)[:40]}")
     return [_typed(get_args(kind)[0], each) for each in data] if plain is list else data
 
 
@@ -119,9 +112,9 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Trials(Record):
-    """Episodes of an evaluation; episode i has the seed `seed` + i."""
+    """Episodes of an evaluation; the seed of episode i is seed + i."""
 
-    episodes: int  # number of episodes of each column
+    episodes: int  # number of episodes per column
     seed: int
     epsilon: float  # probability of a random action
     sticky: float  # sticky-action probability of the sticky column; 0 in the greedy column
@@ -133,13 +126,14 @@ class Evaluation(Record):
 
     Attributes:
         returns: Unclipped return of every episode.
-        lengths: Steps of every episode, counted by its Monitor (emulator frames on Atari).
-        distinct: Number of different episodes, compared action by action.
+        lengths: Length of every episode as reported by the Monitor wrapper (emulator frames on
+            Atari).
+        distinct: Number of distinct action sequences.
         capped: Number of episodes that ended at the step limit.
         spike_rates: Spikes per neuron and decision of every hidden layer. For an ANN, the fraction
             of non-zero activations.
-        agreement: Fraction of decisions that equal the ANN's, sampled like the spike rates; None
-            without an ANN.
+        agreement: Fraction of decisions that match the ANN's, sampled at the same steps as the
+            spike rates; None without an ANN.
     """
 
     returns: list[float]
@@ -161,19 +155,19 @@ class Evaluation(Record):
 
     @property
     def std(self) -> float:
-        """Standard deviation of the returns (n - 1)."""
+        """Sample standard deviation of the returns (n - 1)."""
         return float(np.std(self.returns, ddof=1)) if len(self.returns) > 1 else 0.0
 
     @cached_property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the mean by a bootstrap over the episodes (10,000 draws, fixed seed)."""
+        """95 % bootstrap confidence interval of the mean return (10,000 draws, fixed seed)."""
         rng = np.random.default_rng(0)
         draws = rng.choice(self.returns, (10_000, len(self.returns))).mean(axis=1)
         low, high = np.percentile(draws, [2.5, 97.5])
         return float(low), float(high)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the results and their statistics as plain JSON types."""
+        """Returns the results and their statistics as JSON-compatible types."""
         return {
             **super().to_json(),
             "mean": self.mean,
@@ -192,26 +186,26 @@ class Columns(Record):
 
     @property
     def columns(self) -> dict[str, Evaluation]:
-        """Results by the name of the column."""
+        """Results keyed by column."""
         return {GREEDY: self.greedy, STICKY: self.sticky}
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageEvaluation(Columns):
-    """Evaluation of an agent's stage: metrics.json, or evaluation.json of an ANN."""
+    """Evaluation of one stage. Stored in metrics.json, and for an ANN also in evaluation.json."""
 
     OPTIONAL: ClassVar[tuple[str, ...]] = ("steps", "updates", "wall_s", "network")
 
     evaluation: Trials
-    steps: int | None = None  # agent steps of the training
-    updates: int | None = None  # gradient steps of the training
-    wall_s: float | None = None  # seconds of the training
-    network: str | None = None  # SHA-256 of the network's file, in evaluation.json
+    steps: int | None = None  # agent steps of training
+    updates: int | None = None  # gradient steps of training
+    wall_s: float | None = None  # training time in seconds
+    network: str | None = None  # SHA-256 of the network file, in evaluation.json
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison(StageEvaluation):
-    """Evaluation of a spiking agent beside its ANN: evaluation.json."""
+    """Evaluations of a spiking agent and its ANN: evaluation.json."""
 
     OPTIONAL = (*StageEvaluation.OPTIONAL, "work")
 
@@ -221,7 +215,9 @@ class Comparison(StageEvaluation):
     cap: int  # agent steps at which an episode is cut off
     layers: list[str]  # names of the hidden layers
     ann: Columns
-    energy: dict[str, float] | None  # ANN / agent by arithmetic; None without direct encoding
+    # Ratio of the ANN's energy to the agent's, keyed by number format (float32, int32, ...); None
+    # unless the encoding is direct
+    energy: dict[str, float] | None
     work: dict[str, float] | None = None  # operations of the event-driven engine per decision
 
 
@@ -229,35 +225,27 @@ class Comparison(StageEvaluation):
 class Score(Record):
     """Accuracy of an image classifier: metrics.json.
 
-    The spike rates of an ANN are its fractions of non-zero activations.
+    For an ANN, the spike rates are the fractions of non-zero activations.
     """
 
     accuracy: float  # fraction of correctly classified images (top-1)
     images: int
     spike_rates: list[float]  # spikes per neuron and image of every hidden layer
     input_rate: float | None = None  # expected input spikes per pixel value and image (Poisson)
-    seconds: float | None = None  # per image, including reading it
-    memory: int | None = None  # peak in bytes, see `PeakMemory`
+    seconds: float | None = None  # time per image, including reading the image
+    memory: int | None = None  # peak memory in bytes, see `PeakMemory`
     test_is_train: bool = False  # the images are training images, see `Dataset.test_is_train`
-    test_images: str | None = None  # fingerprint of the images; None in files of older versions
+    test_images: str | None = None  # fingerprint of the images; None in older files
 
 
 def read_trials(path: Path) -> Trials:
-    """Returns the episodes of an evaluation in a metrics.json or evaluation.json.
-
-    Raises:
-        UserError: The file is missing or malformed.
-    """
+    """Returns the evaluation episodes recorded in a metrics.json or evaluation.json."""
     data = read_json(path)
     return Trials.from_json(data.get("evaluation") if isinstance(data, dict) else data, path)
 
 
 def read_metrics(directory: Path) -> StageEvaluation | Score | None:
-    """Returns a stage's metrics.json; None before the evaluation.
-
-    Raises:
-        UserError: The file is malformed.
-    """
+    """Returns the metrics.json of a stage, or None if the stage has not been evaluated."""
     path = directory / run_directory.METRICS
     if not path.exists():
         return None
@@ -273,22 +261,19 @@ def read_metrics(directory: Path) -> StageEvaluation | Score | None:
 class Counters(Record):
     """Progress of an agent's stage, stored with its checkpoint."""
 
-    segment: int = 0  # finished segments
+    segment: int = 0  # number of finished segments
     steps: int = 0  # agent steps
     updates: int = 0  # gradient steps
-    rows: int = 0  # replay rows since the beginning of the chain
-    calls: int = 0  # steps of the vectorized environment, which time the target's updates
+    rows: int = 0  # replay rows since the start of the chain
+    # vectorized-environment steps; determines when the target network is updated
+    calls: int = 0
     wall_s: float = 0.0  # seconds of the finished segments
     episodes: list[list[float]] = field(default_factory=list)  # [step, return, length]
     scores: list[list[float]] = field(default_factory=list)  # [step, mean return] of checkpoints
 
 
 def read_counters(directory: Path) -> Counters | None:
-    """Returns the progress of the stage in a directory; None if the stage has not started.
-
-    Raises:
-        UserError: The stage's checkpoint is damaged.
-    """
+    """Returns the progress of a stage, or None if the stage has not started."""
     path = directory / run_directory.STATE
     if not path.exists():
         return None
@@ -297,7 +282,7 @@ def read_counters(directory: Path) -> Counters | None:
 
 @dataclass(frozen=True)
 class SelectionGames(Record):
-    """Episodes of one kind that select among a stage's checkpoints."""
+    """One set of evaluation episodes used to select a stage's checkpoint."""
 
     games: int  # number of episodes
     sticky: float  # sticky-action probability
@@ -305,7 +290,7 @@ class SelectionGames(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class AgentNotes(Record):
-    """Notes on an agent's training, in the file of its network."""
+    """Training metadata stored in the agent's network file."""
 
     OPTIONAL = ("layers", "selection")
 
@@ -317,23 +302,19 @@ class AgentNotes(Record):
     updates: int
     wall_s: float
     scores: list[list[float]] = field(default_factory=list)  # see `Counters`
-    selection: list[SelectionGames] | None = None  # episodes that gave the scores
+    selection: list[SelectionGames] | None = None  # evaluation episodes behind the scores
 
 
 def read_notes(path: Path) -> AgentNotes:
-    """Returns the notes in the file of an agent's network.
-
-    Raises:
-        UserError: The file is missing or damaged.
-    """
+    """Returns the training metadata in an agent's network file."""
     return AgentNotes.from_json(load_tensors(path)[1], path)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageNotes(Record):
-    """Notes on a classifier's training, in the file of its network.
+    """Training metadata stored in a classifier's network file.
 
-    Without training, all values after `epochs` are None, except for the layers.
+    If the stage was not trained, all fields after `epochs` except `layers` are None.
     """
 
     OPTIONAL = ("updates", "wall_s", "history", "memory", "images", "layers")
@@ -346,13 +327,13 @@ class ImageNotes(Record):
     updates: int | None = None
     wall_s: float | None = None
     history: list[dict[str, float]] | None = None  # results of every epoch
-    memory: int | None = None  # peak in bytes, see `PeakMemory`
-    images: int | None = None  # number of images, counted in every epoch
+    memory: int | None = None  # peak memory in bytes, see `PeakMemory`
+    images: int | None = None  # number of images over all epochs
     layers: list[LayerReport] | None = None  # at the end of the stage; None for an ANN
 
     @property
     def seconds(self) -> float | None:
-        """Seconds of training per image and epoch, if known."""
+        """Training time per image and epoch in seconds, if known."""
         return self.wall_s / self.images if self.wall_s is not None and self.images else None
 
 
@@ -360,11 +341,7 @@ class ImageNotes(Record):
 
 
 def read_settings(directory: Path) -> dict[str, Any]:
-    """Returns the settings that a stage's result depends on, by their full names.
-
-    Raises:
-        UserError: The file is missing or malformed.
-    """
+    """Returns the settings that a stage's result depends on, keyed by full name."""
     path = directory / run_directory.SETTINGS
     settings = read_json(path)
     if not isinstance(settings, dict):
@@ -373,18 +350,18 @@ def read_settings(directory: Path) -> dict[str, Any]:
 
 
 def flat(section: str, config: Any) -> dict[str, Any]:
-    """Returns a section of the settings by their full names."""
+    """Returns the settings of a section, keyed by full name."""
     return {f"{section}.{key}": value for key, value in asdict(config).items()}
 
 
 def section(settings: dict[str, Any], name: str, kind: type[T]) -> T:
-    """Rebuilds a section of the settings from their full names; the inverse of `flat`."""
+    """Rebuilds a section from settings keyed by full name; the inverse of `flat`."""
     keys = {each.name: f"{name}.{each.name}" for each in fields(kind)}  # type: ignore[arg-type]
     return kind(**{own: settings[key] for own, key in keys.items() if key in settings})
 
 
 def is_done(directory: Path) -> bool:
-    """Returns True if the stage in a directory is finished."""
+    """Returns True if the stage in a directory has finished."""
     return (directory / run_directory.DONE).exists()
 
 
@@ -395,23 +372,20 @@ def mark_done(directory: Path) -> None:
 
 @dataclass(frozen=True)
 class Invocation(Record):
-    """Command that worked on a run: an entry of run.json."""
+    """Command that was run on a run directory: an entry of run.json."""
 
     command: str
     revision: str | None  # Git revision of the code
-    time: str  # start in UTC, ISO 8601
+    time: str  # start time in UTC, ISO 8601
     machine: str = ""  # architecture and number of threads
-    versions: dict[str, str] = field(default_factory=dict)  # Python and the main packages
+    versions: dict[str, str] = field(
+        default_factory=dict
+    )  # versions of Python and the main packages
     settings: dict[str, Any] = field(default_factory=dict)  # resolved, nested by section
 
     @classmethod
     def current(cls, config: Any, launcher: str = "python -m") -> "Invocation":
-        """Describes this process.
-
-        Args:
-            config: Resolved settings, a dataclass.
-            launcher: Words in front of the module's name.
-        """
+        """Describes this process; `launcher` is the command prefix before the module name."""
         path = Path(sys.argv[0])
         module = path.parent.name if path.stem == "__main__" else path.stem
         return cls(
@@ -429,11 +403,7 @@ class Invocation(Record):
 
 
 def read_invocations(directory: Path) -> list[Invocation]:
-    """Returns the commands that worked on a run, oldest first.
-
-    Raises:
-        UserError: The file is missing or malformed.
-    """
+    """Returns the commands that were run on a run directory, oldest first."""
     path = directory / run_directory.RUN
     data = read_json(path)
     if not isinstance(data, list) or not data:
@@ -442,12 +412,12 @@ def read_invocations(directory: Path) -> list[Invocation]:
 
 
 def write_invocations(directory: Path, invocations: Iterable[Invocation]) -> None:
-    """Writes the commands that worked on a run."""
+    """Writes the commands that were run on a run directory."""
     write_json(directory / run_directory.RUN, [entry.to_json() for entry in invocations])
 
 
 def record_invocation(directory: Path, config: Any, launcher: str = "python -m") -> None:
-    """Adds this process to the commands that worked on a run, see `Invocation.current`."""
+    """Adds this process to the commands of a run directory, see `Invocation.current`."""
     before = read_invocations(directory) if (directory / run_directory.RUN).exists() else []
     write_invocations(directory, [*before, Invocation.current(config, launcher)])
 
@@ -472,14 +442,14 @@ def _revision() -> str | None:
 
 @dataclass(frozen=True)
 class StageResult:
-    """Files of a stage of an agent's run."""
+    """Contents of the files of one stage."""
 
     stage: Stage
-    settings: dict[str, Any]  # settings that the result depends on, by their full names
+    settings: dict[str, Any]  # settings that the result depends on, keyed by full name
     counters: Counters | None  # None if the stage was not trained
-    metrics: StageEvaluation | None  # None before the evaluation
-    notes: AgentNotes | None  # None before the end of the training, like the network
-    network: NetworkSpec | None
+    metrics: StageEvaluation | None  # None until the stage has been evaluated
+    notes: AgentNotes | None  # None until training has finished
+    network: NetworkSpec | None  # None until training has finished
 
     @property
     def name(self) -> str:
@@ -498,13 +468,13 @@ class StageResult:
 
     @property
     def evaluation(self) -> StageEvaluation:
-        """Evaluation of an evaluated stage."""
+        """Evaluation of the stage, which must have been evaluated."""
         assert self.metrics is not None
         return self.metrics
 
     @property
     def spec(self) -> NetworkSpec:
-        """Description of a finished stage's network."""
+        """Description of the network of a finished stage."""
         assert self.network is not None
         return self.network
 
@@ -515,36 +485,27 @@ class StageResult:
 
     @property
     def mean_rate(self) -> float:
-        """Spikes per neuron and decision over all hidden neurons."""
+        """Mean spikes per neuron and decision over all hidden neurons."""
         total, neurons = spikes(self.spec, self.rates)
         return total / neurons
 
     @property
     def selection(self) -> list[SelectionGames]:
-        """Episodes that gave the scores of the stage's checkpoints."""
+        """Evaluation episodes behind the scores of the stage's checkpoints."""
         if self.notes is not None and self.notes.selection is not None:
             return self.notes.selection
-        # runs of older versions have these numbers in their settings only
+        # older runs store these numbers only in their settings
         played = self.settings["dqn.selection_games"], self.settings["rollout.sticky"]
         return [SelectionGames(*played)]
 
 
 def read_stages(directory: Path) -> list[StageResult]:
-    """Reads the stages of an agent's run, sorted by `Stage.order`.
-
-    Raises:
-        UserError: A file of the run is malformed.
-    """
+    """Reads the stages of an agent's run, sorted by `Stage.order`."""
     return [_read_stage(stage, directory / stage.name) for stage in stages_in(directory)]
 
 
 def stages_in(directory: Path, file: str = run_directory.SETTINGS) -> list[Stage]:
-    """Returns the stages of a run that have a file, sorted by `Stage.order`.
-
-    Args:
-        directory: Directory of the run.
-        file: Name of the file.
-    """
+    """Returns the stages of a run whose directory contains a file, sorted by `Stage.order`."""
     found = (Stage.find(path.parent.name) for path in directory.glob(f"*/{file}"))
     return sorted((stage for stage in found if stage), key=lambda stage: stage.order)
 
@@ -558,7 +519,9 @@ def _read_stage(stage: Stage, directory: Path) -> StageResult:
     metrics = read_metrics(directory)
     path = directory / run_directory.NETWORK
     if isinstance(metrics, Score):
-        raise UserError(f"{directory} is a stage of an image classifier, not of an agent")
+        raise UserError(
+            f"{directory}: expected a stage of an agent, got a stage of an image classifier"
+        )
     notes = spec = None
     if path.exists():
         meta = load_tensors(path)[1]
@@ -576,23 +539,16 @@ def _read_stage(stage: Stage, directory: Path) -> StageResult:
 
 @dataclass(frozen=True)
 class ImageResult:
-    """Files of a scored stage of a classification run.
+    """Contents of the files of one scored stage of a classification run."""
 
-    Attributes:
-        directory: Directory of the stage.
-        stage: Stage.
-        settings: Settings that the stage's result depends on, by their full names.
-        score: Score on the test images.
-    """
-
-    directory: Path
+    directory: Path  # directory of the stage
     stage: Stage
-    settings: dict[str, Any]
-    score: Score
+    settings: dict[str, Any]  # settings that the result depends on, keyed by full name
+    score: Score  # score on the test images
 
     @property
     def network(self) -> Path:
-        """File of the network."""
+        """Path of the network file."""
         return self.directory / run_directory.NETWORK
 
     @cached_property
@@ -601,26 +557,22 @@ class ImageResult:
 
     @property
     def notes(self) -> ImageNotes:
-        """Notes on the training; raises UserError if the network's file is missing or malformed."""
+        """Training metadata; raises UserError if the network file is missing or malformed."""
         return ImageNotes.from_json(self._meta, self.network)
 
     @property
     def spec(self) -> NetworkSpec:
-        """Description of the network; raises UserError like `notes`."""
+        """Description of the network."""
         return NetworkSpec.from_dict(self._meta["network"]["spec"])
 
     @property
     def spikes(self) -> tuple[float, int]:
-        """Spikes of all hidden neurons per image, and number of these neurons."""
+        """Spikes of all hidden neurons per image, and the number of hidden neurons."""
         return spikes(self.spec, self.score.spike_rates)
 
 
 def read_image_stages(directory: Path) -> list[ImageResult]:
-    """Reads the scored stages of a classification run, sorted by `Stage.order`.
-
-    Raises:
-        UserError: A file of the run is malformed.
-    """
+    """Reads the scored stages of a classification run, sorted by `Stage.order`."""
     found = []
     for stage in stages_in(directory):
         path = directory / stage.name

@@ -1,4 +1,4 @@
-"""Files of a run directory, and the lock that keeps a second process out."""
+"""Files of a run directory, and a lock against concurrent processes."""
 
 import fcntl
 import hashlib
@@ -11,13 +11,13 @@ from snn_rl.utils.errors import UserError
 
 # In the directory of a stage
 SETTINGS = "settings.json"  # settings that the stage's result depends on
-STATE = "state.safetensors"  # newest checkpoint
+STATE = "state.safetensors"  # most recent checkpoint
 NETWORK = "network.safetensors"  # trained network
 DONE = "done.json"
-METRICS = "metrics.json"  # evaluation of the train and classify commands
+METRICS = "metrics.json"  # evaluation by the train and classify commands
 EVALUATION = "evaluation.json"  # results of the evaluate command
 # In the directory of the run
-RUN = "run.json"  # commands that worked on the run
+RUN = "run.json"  # commands that were run on the directory
 REPORT = "report.md"
 FIGURES = "figures"
 
@@ -28,17 +28,17 @@ def file_hash(file: str | Path) -> str:
 
 
 def link(directory: Path, target: Path) -> str:
-    """Returns the relative path from the folder `target` to a run, or to the run's report."""
+    """Returns the path of a run's report, or of its directory, relative to `target`."""
     report = directory / REPORT
     return Path(os.path.relpath(report if report.exists() else directory, target)).as_posix()
 
 
 @contextmanager
 def lock(directory: Path) -> Iterator[None]:
-    """Locks a run until the block ends or the process dies.
+    """Locks a run directory until the block ends or the process exits.
 
     Raises:
-        UserError: Another process has locked the run, or the directory cannot be created.
+        UserError: Another process holds the lock, or the directory cannot be created.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Running the stages of a chain in order, and the steps that all chains share."""
+"""Runs the stages of a chain in order; steps shared by all chains."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,7 +22,7 @@ from snn_rl.files.atomic import write_json
 from snn_rl.files.checkpoint import load_network, save_network
 from snn_rl.utils.errors import UserError
 
-# Settings that are missing in the files of older stages, where they are not compared
+# Settings that older stages do not store; such stages are not checked for these settings
 RECORDED_LATER = frozenset({"training_images"})
 
 
@@ -41,11 +41,11 @@ def run_chain(
     Args:
         run_dir: Directory of the run; each stage has the directory `run_dir / stage.name`.
         chain: Stages from `schedule`.
-        settings: Returns the settings that a stage's result depends on, as plain JSON types.
-        fit: Trains one stage, and resumes a stage that was interrupted.
-        begin: Called once before the first stage starts, also if all stages are finished.
-        writes: False for a worker of a distributed run whose files another worker writes. In this
-            case `begin` is not called, and `fit` must wait for the other worker.
+        settings: Returns the settings that a stage's result depends on, as JSON-compatible types.
+        fit: Trains one stage, or resumes an interrupted stage.
+        begin: Called once before the first stage starts, even if all stages have finished.
+        writes: False for a distributed worker that leaves writing files to another worker. In
+            this case `begin` is not called, and `fit` must wait for the other worker.
 
     Raises:
         UserError: A stage of this run was started with other settings.
@@ -54,7 +54,7 @@ def run_chain(
         check_settings(run_dir / stage.name, settings(stage))
     if begin and writes:
         begin()
-    # listed before anything is written, so that all workers get the same list
+    # Evaluated before any file is written, so that all workers get the same list
     for stage in [stage for stage in chain if not is_done(run_dir / stage.name)]:
         directory = run_dir / stage.name
         if writes:
@@ -66,7 +66,7 @@ def run_chain(
 
 
 def check_settings(directory: Path, settings: dict[str, Any]) -> None:
-    """Refuses settings that differ from those that a stage was started with.
+    """Checks that a stage was started with the same settings.
 
     Raises:
         UserError: The settings differ; the message names each difference.
@@ -82,28 +82,20 @@ def check_settings(directory: Path, settings: dict[str, Any]) -> None:
     ]
     if changes:
         raise UserError(
-            f"{directory} was started with other settings: {'; '.join(changes)}. Use the old "
-            "settings, or another run_dir"
+            f"{directory} was started with other settings: {'; '.join(changes)}. Use the previous "
+            "settings or another run_dir"
         )
 
 
 def load_stage(run_dir: Path, name: str) -> AnalogNetwork | SpikingNetwork:
-    """Loads the network of a finished stage of a run.
-
-    Raises:
-        UserError: The file is missing or damaged.
-    """
+    """Loads the network of a finished stage."""
     return load_network(run_dir / name / run_directory.NETWORK)[0]
 
 
 def converted(
     analog: AnalogNetwork, images: Tensor, options: SpikingOptions, search: ThresholdSearch
 ) -> SpikingNetwork:
-    """Converts an ANN like `convert`, with the errors of a command.
-
-    Raises:
-        UserError: The network cannot be converted.
-    """
+    """Calls `convert` and reports a ConversionError as a UserError."""
     try:
         return convert(analog, images, options, search)
     except ConversionError as error:
@@ -116,14 +108,14 @@ def save_stage(
     notes: AgentNotes | ImageNotes,
     samples: Callable[[], tuple[Tensor, State]],
 ) -> None:
-    """Saves the network of a stage; prints and notes the layers of a spiking network.
+    """Saves the network of a stage. For a spiking network, also prints and stores a layer table.
 
     Args:
         directory: Directory of the stage.
-        network: Network.
-        notes: Notes on the training.
-        samples: Returns images [N, channels, height, width] and the membranes before them; spikes
-            are counted on these images.
+        network: Trained network.
+        notes: Training metadata.
+        samples: Returns images [N, channels, height, width] on which spikes are counted, and the
+            membrane potentials before these images.
     """
     if isinstance(network, SpikingNetwork):
         table = layer_table(network.eval(), *samples())

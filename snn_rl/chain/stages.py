@@ -1,4 +1,4 @@
-"""Stages of a chain: their names, their order, and the schedule from the ANN to T timesteps."""
+"""Stages of a training chain: names, order, and the schedule from the ANN to T timesteps."""
 
 import re
 from dataclasses import dataclass
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from snn_rl.utils.errors import UserError
 
 ANN = "ann"
-PRETRAINED = "ann-pretrained"  # the ANN before it is fine-tuned
+PRETRAINED = "ann-pretrained"  # the ANN before fine-tuning
 _ANALOG = (PRETRAINED, ANN)
 CONVERTED, DIRECT, SCRATCH = "converted", "direct", "scratch"
 CARRIED, EXACT, PRUNED = "carried", "exact", "pruned"
-# Kinds of spiking stages in the order of reports; "" is a stage of gradual retraining
+# Kinds of spiking stages in the order used by reports; "" is a stage of gradual retraining
 _KINDS = (
     *("", CARRIED, EXACT, DIRECT, f"{DIRECT}-{CARRIED}", f"{DIRECT}-{EXACT}", CONVERTED),
     *(PRUNED, f"{DIRECT}-{PRUNED}", SCRATCH),
@@ -19,32 +19,28 @@ _KINDS = (
 
 @dataclass(frozen=True)
 class Stage:
-    """Stage of a chain."""
+    """One stage of a training chain."""
 
     name: str  # name of the stage's directory: ann-pretrained, ann, T5, T1-direct, T1-exact, ...
     timesteps: int | None  # T; None for an ANN
-    kind: str = ""  # words after T in the name: "direct", "direct-carried", ...
+    kind: str = ""  # suffix after T in the name: "direct", "direct-carried", ...
     source: str | None = None  # name of the stage whose network this stage starts from, if known
 
     @classmethod
     def parse(cls, name: str, source: str | None = None) -> "Stage":
-        """Reads the name of a stage.
-
-        Args:
-            name: Name of the stage.
-            source: Name of the stage before it.
+        """Parses a stage name; `source` is the name of the previous stage.
 
         Raises:
-            ValueError: No stage has this name.
+            ValueError: The stage name is unknown.
         """
         stage = cls.find(name, source)
         if stage is None:
-            raise ValueError(f"no stage is called {name!r}")
+            raise ValueError(f"unknown stage {name!r}")
         return stage
 
     @classmethod
     def find(cls, name: str, source: str | None = None) -> "Stage | None":
-        """Reads the name of a stage like `parse`; returns None if no stage has this name."""
+        """Parses a stage name; returns None if the name is unknown."""
         if name in _ANALOG:
             return cls(name, None, source=source)
         match = re.fullmatch(r"T(\d+)(?:-(.+))?", name)
@@ -61,7 +57,7 @@ class Stage:
 
     @property
     def order(self) -> tuple[int, int]:
-        """Sort key: the ANN first, then the kinds of spiking stages, each with T falling."""
+        """Sort key: the ANN first, then each kind of spiking stage by decreasing T."""
         if self.timesteps is None:
             return -1, _ANALOG.index(self.name)
         return _KINDS.index(self.kind), -self.timesteps
@@ -73,7 +69,7 @@ class Stage:
 
     @property
     def gradual(self) -> bool:
-        """True for the stages of gradual retraining, and a carried or exact stage after them."""
+        """True for the stages of gradual retraining and a carried or exact stage that follows."""
         return not self.analog and self.kind in ("", CARRIED, EXACT)
 
     @property
@@ -88,12 +84,12 @@ class Stage:
 
     @property
     def carry_state(self) -> bool:
-        """True if membranes are kept from image to image."""
+        """True if membrane potentials persist between frames."""
         return self.kind.endswith(CARRIED)
 
     @property
     def pruned(self) -> bool:
-        """True if the smallest weights are removed before the network is retrained."""
+        """True if the smallest weights are removed and the rest retrained."""
         return self.kind.endswith(PRUNED)
 
     @property
@@ -104,17 +100,21 @@ class Stage:
 
 @dataclass(frozen=True)
 class ChainOptions:
-    """Options of a chain, under the names of their settings."""
+    """Options of a chain, named like the corresponding settings."""
 
     T: int  # timesteps of the last stage
     T_start: int = 5  # timesteps of the first spiking stage
-    T_step: int = 1  # decrease of T from stage to stage; 2 is the skipping variant of [IIR]
-    direct: bool = False  # retrains at T directly after the conversion, [IIR]'s "_d" variant
-    stages: str = "iir"  # "none" converts without retraining, to any T
-    carry_state: bool = False  # adds a stage whose membranes are kept from image to image
-    prune: bool = False  # adds a stage without its smallest weights ([IIR] section 5.3)
-    exact: bool = False  # adds the T=1 network on the integer grid
-    finetune: bool = False  # trains the ANN in two stages
+    T_step: int = (
+        1  # decrease of T per stage; 2 gives the variant of [IIR] that skips every other T
+    )
+    direct: bool = False  # retrains at T directly after conversion ([IIR], variant "_d")
+    stages: str = "iir"  # "iir" retrains; "none" only converts, for any T
+    carry_state: bool = False  # adds a stage whose membrane potentials persist between frames
+    # adds a stage in which the smallest weights are removed and the rest retrained ([IIR],
+    # section 5.3)
+    prune: bool = False
+    exact: bool = False  # adds a stage with the T=1 network on the integer grid
+    finetune: bool = False  # trains the ANN in two stages, pretraining and fine-tuning
 
 
 def schedule(options: ChainOptions) -> list[Stage]:
@@ -123,7 +123,7 @@ def schedule(options: ChainOptions) -> list[Stage]:
     Source: [IIR] algorithm 1.
 
     Raises:
-        UserError: The options contradict each other.
+        UserError: The options are incompatible or out of range.
     """
     _check(options)
     chain = [Stage.parse(PRETRAINED)] if options.finetune else []
@@ -144,31 +144,31 @@ def schedule(options: ChainOptions) -> list[Stage]:
 def _check(options: ChainOptions) -> None:
     T, T_start, T_step = options.T, options.T_start, options.T_step
     if T < 1:
-        raise UserError(f"T={T}: the number of timesteps must be 1 or more")
+        raise UserError(f"T={T}: must be 1 or more")
     if T_start < 1 or T_step < 1:
         raise UserError(f"T_start={T_start} and T_step={T_step} must both be 1 or more")
     if options.stages not in ("iir", "none"):
         raise UserError(f"stages={options.stages}: must be iir or none")
     retrains = options.stages == "iir"
     if options.carry_state and (T != 1 or not retrains):
-        raise UserError("carry_state=true needs a trained T=1 agent: use T=1 and stages=iir")
+        raise UserError("carry_state=true requires T=1 and stages=iir")
     if options.exact and (T != 1 or not retrains or options.carry_state or options.prune):
         raise UserError(
-            "exact=true needs a trained T=1 agent: use T=1, stages=iir and carry_state=false, "
-            "without pruning"
+            "exact=true requires T=1 and stages=iir, and cannot be combined with carry_state or "
+            "prune"
         )
     if options.prune and (options.carry_state or not retrains):
-        raise UserError("pruning needs a retrained stage: use stages=iir, without carry_state")
+        raise UserError("prune requires stages=iir and cannot be combined with carry_state")
     if options.direct or not retrains:
         return
     if T > T_start:
         raise UserError(
-            f"T={T} is above T_start={T_start}, where the spiking stages start: raise T_start, or "
-            "use stages=none to convert without retraining at any T"
+            f"T={T} must not exceed T_start={T_start}, the T of the first spiking stage: raise "
+            "T_start, or set stages=none to convert without retraining"
         )
     if (T_start - T) % T_step:
         reached = ", ".join(str(t) for t in range(T_start, 0, -T_step))
         raise UserError(
-            f"T={T} is not reached from T_start={T_start} with T_step={T_step}: use one of "
+            f"T={T} cannot be reached from T_start={T_start} with T_step={T_step}: choose T from "
             f"{reached}"
         )

@@ -125,7 +125,7 @@ class ImageChain:
 
     def fit(self, stage: Stage) -> None:
         """Trains a stage, or resumes it, and saves its network."""
-        distributed.barrier()  # the first worker writes the network of the stage before
+        distributed.barrier()  # the first worker writes the previous stage's network
         config, directory = self.config, self.directory / stage.name
         seed = (config.seed, (stage.timesteps or 0) + 1_000_000 * stage.pruned)
         seed_everything(derive_seed(*seed))

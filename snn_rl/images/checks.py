@@ -1,4 +1,4 @@
-"""Checks of settings that involve several settings, files or the dataset."""
+"""Checks that involve several settings, files, or the dataset."""
 
 from pathlib import Path
 
@@ -15,9 +15,9 @@ from snn_rl.utils.errors import UserError
 
 
 def check_values(config: ClassifyConfig) -> None:
-    """Checks the settings before anything is computed."""
+    """Checks the settings before any computation."""
     if not config.dataset:
-        raise UserError("dataset is missing: set, for example, dataset=cifar10")
+        raise UserError("no dataset given; for example, set dataset=cifar10")
     check_settings(config)
     try:
         check_surrogate(config.iir.surrogate)
@@ -27,39 +27,44 @@ def check_values(config: ClassifyConfig) -> None:
     for name in ("fit.batch_size", "iir.batch_size"):
         if value_of(config, name) % distributed.size():
             raise UserError(
-                f"{name}={value_of(config, name)}: must be a multiple of {distributed.size()}, the "
+                f"{name}={value_of(config, name)} must be a multiple of {distributed.size()}, the "
                 "number of workers"
             )
     if config.iir.window and distributed.size() > 1:
-        raise UserError(f"iir.window={config.iir.window}: must be 0 with several workers")
+        raise UserError(f"iir.window={config.iir.window} cannot be combined with several workers")
     if config.iir.thresholds != PERCENTILE and not config.clip:
         raise UserError(f"iir.thresholds={config.iir.thresholds} requires clip=true")
     for name in ("ann", "iir.thresholds_from"):
         file = value_of(config, name)
         if file is not None and not Path(file).is_file():
-            raise UserError(f"{name}={file}: no such file")
+            raise UserError(f"{name}={file}: file not found")
     if config.scratch and config.iir.distill:
-        raise UserError("scratch=true has no ANN to distill from: set iir.distill=0")
+        raise UserError(
+            "scratch=true requires iir.distill=0, because there is no ANN to distill from"
+        )
     # A preset may set direct=true, which has no effect on a single stage.
     if config.scratch and (config.prune or config.stages != "iir" or config.ann):
-        raise UserError("scratch=true is a single stage: leave out ann, stages and prune")
+        raise UserError(
+            "scratch=true trains a single stage and cannot be combined with ann, stages, or prune"
+        )
     if config.iir.thresholds_from and config.iir.threshold_scale != 1.0:
         raise UserError(
-            f"iir.threshold_scale={config.iir.threshold_scale:g}: must be 1 with "
-            "iir.thresholds_from, whose thresholds are not scaled"
+            f"iir.threshold_scale={config.iir.threshold_scale:g} must be 1 when "
+            "iir.thresholds_from is set, because those thresholds are used unscaled"
         )
     chain(config)
 
 
 def check_sizes(config: ClassifyConfig, dataset: Dataset) -> None:
-    """Checks numbers of images in the settings against the dataset."""
+    """Raises UserError if a setting exceeds the number of images in the dataset."""
     if (config.test_limit or 0) > len(dataset.test):
         raise UserError(
-            f"test_limit={config.test_limit}: there are {len(dataset.test)} test images"
+            f"test_limit={config.test_limit} exceeds the {len(dataset.test)} available test images"
         )
     trained = [stage for stage in chain(config) if stage_epochs(config, stage)]
     for name in {"fit.batch_size" if s.name == ANN else "iir.batch_size" for s in trained}:
         if value_of(config, name) > len(dataset.train):
             raise UserError(
-                f"{name}={value_of(config, name)}: there are {len(dataset.train)} training images"
+                f"{name}={value_of(config, name)} exceeds the {len(dataset.train)} available "
+                "training images"
             )

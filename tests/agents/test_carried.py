@@ -163,5 +163,5 @@ def test_network_without_carry_state_is_rejected(make_catch: MakeCatch) -> None:
 
 
 def test_n_steps_above_1_is_rejected(make_catch: MakeCatch) -> None:
-    with pytest.raises(ValueError, match="n_steps=3"):
+    with pytest.raises(ValueError, match="got n_steps=3"):
         make_model(make_catch(), n_steps=3)

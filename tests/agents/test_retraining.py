@@ -108,7 +108,7 @@ def test_spiking_networks_are_rejected(
     teacher: AnalogNetwork, make_catch: Callable[..., VecEnv]
 ) -> None:
     spiking = convert(teacher, make_catch(2), 2).network
-    with pytest.raises(UserError, match="analog network is required, not a SpikingNetwork"):
+    with pytest.raises(UserError, match="expected an analog network, got SpikingNetwork"):
         convert(spiking, make_catch(2), 1)  # type: ignore[arg-type]
 
 

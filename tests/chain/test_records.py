@@ -168,14 +168,18 @@ def test_stages_with_a_file_are_found_and_sorted(tmp_path: Path) -> None:
     ("record", "data", "words"),
     [
         (Trials, [], "JSON object"),
-        (Trials, {"episodes": 1}, "no seed"),
-        (Trials, {**vars(TRIALS), "seed": "7"}, "seed: 7 is not of type int"),
-        (Trials, {**vars(TRIALS), "seed": True}, "seed: True is not of type int"),
-        (Score, {"accuracy": 1, "images": 2, "spike_rates": ["x"]}, "spike_rates: x is not"),
-        (Counters, {"episodes": [3]}, "episodes: 3 is not of type list"),
+        (Trials, {"episodes": 1}, "missing key 'seed'"),
+        (Trials, {**vars(TRIALS), "seed": "7"}, "seed: expected int, got 7"),
+        (Trials, {**vars(TRIALS), "seed": True}, "seed: expected int, got True"),
+        (
+            Score,
+            {"accuracy": 1, "images": 2, "spike_rates": ["x"]},
+            "spike_rates: expected float, got x",
+        ),
+        (Counters, {"episodes": [3]}, "episodes: expected list, got 3"),
         (Counters, None, "JSON object"),
-        (StageEvaluation, {"greedy": {}, "sticky": {}}, "greedy: it has no returns"),
-        (Invocation, {"command": "x", "revision": 1, "time": ""}, "revision: 1 is not"),
+        (StageEvaluation, {"greedy": {}, "sticky": {}}, "greedy: missing key 'returns'"),
+        (Invocation, {"command": "x", "revision": 1, "time": ""}, "revision: expected str, got 1"),
     ],
 )
 def test_a_malformed_file_gives_one_line(record, data, words, tmp_path: Path) -> None:

@@ -88,8 +88,8 @@ def test_variants_have_different_directories():
         ({"T": -1}, "T=-1"),
         ({"T": 0, "stages": "none"}, "T=0"),
         ({"T": 0, "direct": True}, "T=0"),
-        ({"T": 6}, "T=6 is above T_start=5"),
-        ({"T": 2, "T_start": 1}, "T=2 is above T_start=1"),
+        ({"T": 6}, "T=6 must not exceed T_start=5"),
+        ({"T": 2, "T_start": 1}, "T=2 must not exceed T_start=1"),
         ({"T": 1, "T_start": 0}, "T_start=0"),
         ({"T": 1, "T_step": 0}, "T_step=0"),
         ({"T": 1, "T_step": -1}, "T_step=-1"),
@@ -100,7 +100,7 @@ def test_variants_have_different_directories():
         ({"T": 1, "stages": "none", "carry_state": True}, "stages=iir"),
         ({"T": 2, "exact": True}, "T=1"),
         ({"T": 1, "stages": "none", "exact": True}, "stages=iir"),
-        ({"T": 1, "carry_state": True, "exact": True}, "carry_state=false"),
+        ({"T": 1, "carry_state": True, "exact": True}, "cannot be combined with carry_state"),
     ],
 )
 def test_invalid_options_are_refused(options, message):
@@ -134,7 +134,7 @@ def test_the_name_of_a_stage_is_parsed(name, timesteps, kind):
 )
 def test_unknown_names_are_refused(name):
     assert Stage.find(name) is None
-    with pytest.raises(ValueError, match="no stage is called"):
+    with pytest.raises(ValueError, match="unknown stage"):
         Stage.parse(name)
 
 

@@ -1,9 +1,9 @@
-"""Replay buffer of single frames, which rebuilds frame stacks when they are sampled.
+"""Replay buffer of single frames that rebuilds frame stacks during sampling.
 
-Stable-Baselines3's buffer stores the stack before and the stack after every step, so each frame of
-a stack of four is stored eight times. Here each frame is stored once, and a transition refers to
-the slots of its frames. Equal frames are found by comparison, so observations of any kind are
-restored exactly; observations without common frames only need more memory.
+Stable-Baselines3's buffer stores the frame stacks before and after every step, so each frame of a
+stack of four is stored eight times. This buffer stores each frame once, and a transition refers to
+the slots of its frames. Equal frames are detected by comparison, so all observations are restored
+exactly. Observations without shared frames only need more memory.
 """
 
 import math
@@ -23,16 +23,16 @@ from torch import Tensor
 Array = NDArray[Any]
 
 _OBSERVATIONS, _FOLLOWING = 0, 1
-_EMPTY = 0  # slot of the zero frame, with which frame stacks are padded at an episode's start
-_MAP_NORESERVE = 0x4000  # Linux constant without a name in Python before 3.13
-_SPARE = 2  # allocated slots per slot that frame stacks need; unused slots take no memory
+_EMPTY = 0  # slot of the zero frame, which pads frame stacks at the start of an episode
+_MAP_NORESERVE = 0x4000  # Linux constant; mmap.MAP_NORESERVE requires Python 3.13
+_SPARE = 2  # allocated slots per required slot; unused slots take no memory
 
 
 def _zeros(shape: tuple[int, ...], dtype: Any) -> Array:
-    """Returns zeros in pages that the system provides on first use and takes back when freed.
+    """Returns zeros in memory that is allocated on first use and returned to the system when freed.
 
-    Memory from malloc may stay with the process (see `utils.process_memory`), so a growing store
-    would permanently take twice its size.
+    Memory from malloc may remain allocated (see `utils.process_memory`), so a growing store would
+    permanently take twice its size.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
@@ -43,14 +43,14 @@ def _zeros(shape: tuple[int, ...], dtype: Any) -> Array:
 
 
 class FrameStore:
-    """Frames of a replay buffer, and the slots of every transition's frames.
+    """Frames of a replay buffer, and the slots of the frames of every transition.
 
     Args:
-        rows: Number of transitions of each environment.
+        rows: Number of transitions per environment.
         envs: Number of environments.
         image: Shape (channels, height, width) of an observation; each channel is a frame, the
             newest last.
-        dtype: Type of a pixel.
+        dtype: Pixel type.
 
     Attributes:
         frames: Frames, [slots, height, width].
@@ -120,9 +120,7 @@ class FrameStore:
 class Stacks:
     """Array view [rows, envs, channels, height, width] of the frame stacks in a store.
 
-    Args:
-        store: Store of the frames.
-        kind: Index of the observations or of the next observations in the store's slots.
+    `kind` is the index of the observations or the next observations in the store's slots.
     """
 
     def __init__(self, store: FrameStore, kind: int):
@@ -147,18 +145,18 @@ class Stacks:
 
 
 class FrameReplayBuffer(NStepReplayBuffer):
-    """Replay buffer with the samples of Stable-Baselines3's, in about an eighth of the memory.
+    """Replay buffer equivalent to Stable-Baselines3's, with about an eighth of the memory.
 
     Args:
-        buffer_size: Number of transitions of all environments together.
+        buffer_size: Number of transitions over all environments.
         observation_space: Images [channels, height, width]; each channel is a frame, the newest
             last.
         action_space: Actions.
         device: Device of the samples.
         n_envs: Number of environments.
-        optimize_memory_usage: Not supported, because it drops the observation after a time limit.
+        optimize_memory_usage: Not supported, because it discards observations after time limits.
         n_steps: Number of steps of the sampled returns.
-        gamma: Discount of one step of a multi-step return.
+        gamma: Discount factor of multi-step returns.
         **kwargs: Other arguments of `ReplayBuffer`.
 
     Raises:
@@ -183,7 +181,9 @@ class FrameReplayBuffer(NStepReplayBuffer):
         if optimize_memory_usage:
             raise ValueError("FrameReplayBuffer does not support optimize_memory_usage")
         if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 3:
-            raise ValueError(f"FrameReplayBuffer stores images, not {observation_space}")
+            raise ValueError(
+                f"FrameReplayBuffer requires image observations, got {observation_space}"
+            )
         super().__init__(
             buffer_size,
             spaces.Box(0, 0, (0,)),  # the base class stores no observations
@@ -211,10 +211,10 @@ class FrameReplayBuffer(NStepReplayBuffer):
     def _get_samples(
         self, batch_inds: NDArray[np.int64], env: VecNormalize | None = None
     ) -> ReplayBufferSamples:
-        if self.n_steps == 1:  # Stable-Baselines3's 1-step samples contain no discounts
+        if self.n_steps == 1:  # 1-step samples of Stable-Baselines3 contain no discounts
             return ReplayBuffer._get_samples(self, batch_inds, env)
         return super()._get_samples(batch_inds, env)
 
     def to_torch(self, array: Array, copy: bool = True) -> Tensor:
-        """Converts an array without a copy: samples are copies already."""
+        """Converts an array without copying; samples are already copies."""
         return super().to_torch(array, copy=False)

@@ -1,9 +1,9 @@
-"""Replay buffer on disk: a journal of compressed arrays, to which each checkpoint adds a chunk.
+"""Replay buffer on disk: a journal of compressed arrays with one chunk per checkpoint.
 
-A buffer of 100,000 Atari transitions takes gigabytes, too much to write at every checkpoint, so a
+A buffer of 100,000 Atari transitions takes several GB, too much to write at every checkpoint, so a
 chunk contains only the new rows. Most of a row is redundant: its observation equals the previous
-row's next observation, and its frame stack shifts by one frame. Frames that the buffer knows to be
-equal are omitted. All other frames are stored.
+row's next observation, and its frame stack shifts by one frame. Frames with equal slots in the
+buffer are omitted. All other frames are stored.
 """
 
 import struct
@@ -23,7 +23,7 @@ from snn_rl.utils.errors import UserError
 
 Array = NDArray[Any]
 Stored = dict[str, Array]
-# Exceptions of numpy, zipfile and zlib for a damaged archive
+# Exceptions raised by numpy, zipfile, and zlib for a damaged archive
 _DAMAGE = (
     *(OSError, ValueError, LookupError, EOFError, RuntimeError, OverflowError),
     *(struct.error, zipfile.BadZipFile, zlib.error),
@@ -32,13 +32,7 @@ _FIELDS = ("actions", "rewards", "dones", "timeouts")
 
 
 def encode(buffer: FrameReplayBuffer, start: int, stop: int) -> Stored:
-    """Returns the arrays from which `decode` restores rows of a buffer exactly.
-
-    Args:
-        buffer: Buffer with the rows.
-        start: First row, counted since the buffer's first row.
-        stop: End of the rows, exclusive.
-    """
+    """Encodes the rows from start to stop, counted since the first row of the chain."""
     index = np.arange(start, stop) % buffer.buffer_size
     frames = buffer.store.frames
     obs, following = buffer.store.slots[:, index]
@@ -56,7 +50,7 @@ def encode(buffer: FrameReplayBuffer, start: int, stop: int) -> Stored:
 
 
 def decode(stored: Stored) -> Iterator[tuple[Array, Array]]:
-    """Yields the observations and the next observations of each row, [envs, ...] each."""
+    """Yields the observations and next observations of each row, [envs, ...] each."""
     full_obs, full_next = iter(stored["full_obs"]), iter(stored["full_next"])
     shape = (stored["shifted"].shape[1], *stored["full_obs"].shape[1:])
     following = np.empty(shape, stored["newest"].dtype)
@@ -86,19 +80,13 @@ def _check(stored: Stored) -> None:
     }
     for name, shape in expected.items():
         if stored[name].shape != shape:
-            raise ValueError(f"{name} is {stored[name].shape}, not {shape}")
+            raise ValueError(f"expected {name} of shape {shape}, got {stored[name].shape}")
     if chained[:1].any():
         raise ValueError("the first row refers to a previous row")
 
 
 def write_rows(buffer: FrameReplayBuffer, start: int, stored: Stored) -> None:
-    """Restores rows at their positions, and moves the buffer's position to their end.
-
-    Args:
-        buffer: Buffer that is written to.
-        start: First row, counted since the buffer's first row.
-        stored: Arrays of `encode`.
-    """
+    """Writes encoded rows from row `start` on to the buffer, and moves its position to the end."""
     size = buffer.buffer_size
     stop = start + len(stored["dones"])
     first = max(start, stop - size)
@@ -114,7 +102,7 @@ def write_rows(buffer: FrameReplayBuffer, start: int, stored: Stored) -> None:
 
 
 def save_chunk(path: Path, start: int, stored: Stored) -> None:
-    """Writes encoded rows that begin at row `start`, atomically."""
+    """Writes encoded rows from row `start` on to a file, atomically."""
     arrays = {"start": np.array(start), **stored}
 
     def write(temporary: Path) -> None:
@@ -132,10 +120,7 @@ def load_chunk(path: Path, limit: int = 2**31) -> tuple[int, Stored]:
         limit: Maximum size of the decompressed arrays in bytes.
 
     Returns:
-        First row, and the encoded rows.
-
-    Raises:
-        UserError: The file is missing or damaged.
+        First row and encoded rows.
     """
     try:
         stored = read_arrays(path, limit)
@@ -157,47 +142,43 @@ def load_buffer(path: Path, buffer: FrameReplayBuffer) -> tuple[int, int]:
     """Fills a buffer from one chunk.
 
     Returns:
-        First row of the chunk, and the end of its rows.
+        First row of the chunk and end of its rows, exclusive.
 
     Raises:
         UserError: The file is damaged, or its observations have another shape.
     """
-    # The largest possible chunk: as many rows as the buffer, all of them with full frame stacks
+    # Size of the largest possible chunk: a full buffer without shared frames
     transitions = buffer.buffer_size * buffer.n_envs
     limit = 3 * transitions * int(np.prod(buffer.obs_shape)) + 64 * transitions + 2**20
     start, stored = load_chunk(path, limit)
     shape = (stored["shifted"].shape[1], *stored["full_obs"].shape[1:])
     if shape != (wanted := buffer.observations.shape[1:]):
-        raise UserError(f"{path} contains observations of shape {shape}; {wanted} is needed")
+        raise UserError(f"{path}: expected observations of shape {wanted}, got {shape}")
     write_rows(buffer, start, stored)
     return start, start + len(stored["dones"])
 
 
 class Journal:
-    """Replay rows that the stages of a chain have added.
+    """Replay rows of the stages of a chain.
 
     Args:
-        directories: Directory of each stage, from the first to the current one; chunks are written
-            to the last directory only.
+        directories: Directory of each stage, from the first to the current one. Chunks are only
+            written to the last directory.
     """
 
     def __init__(self, directories: Sequence[Path]):
         self.directories = list(directories)
 
     def append(self, buffer: FrameReplayBuffer, start: int, stop: int) -> None:
-        """Writes the rows from start to stop that the buffer contains as one chunk."""
+        """Writes the rows from start to stop that are in the buffer as one chunk."""
         if start == stop:
-            return  # an empty chunk would replace the previous one, which ends at the same row
+            return  # an empty chunk would replace the previous chunk, which ends at the same row
         start = max(start, stop - buffer.buffer_size)
         path = self.directories[-1] / f"{stop:012d}.npz"
         save_chunk(path, start, encode(buffer, start, stop))
 
     def restore(self, buffer: FrameReplayBuffer, stop: int) -> None:
-        """Fills an empty buffer with the rows before `stop`, and deletes later chunks.
-
-        Raises:
-            UserError: A chunk is damaged or missing.
-        """
+        """Fills an empty buffer with the rows before `stop`, and deletes later chunks."""
         for chunk in self._chunks(self.directories[-1:]):
             if int(chunk.stem) > stop:
                 chunk.unlink()
@@ -212,7 +193,7 @@ class Journal:
             raise UserError(f"{self.directories[-1]} lacks the replay rows from {filled} on")
 
     def prune(self, buffer: FrameReplayBuffer, stop: int) -> None:
-        """Deletes this stage's chunks with rows that a buffer ending at `stop` does not contain."""
+        """Deletes this stage's chunks that a buffer ending at row `stop` no longer needs."""
         for chunk in self._chunks(self.directories[-1:]):
             if int(chunk.stem) <= stop - buffer.buffer_size:
                 chunk.unlink()

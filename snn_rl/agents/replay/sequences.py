@@ -1,4 +1,4 @@
-"""Replay buffer of sequences with initial states, for networks that carry their state."""
+"""Replay buffer of sequences with initial states, for networks with `carry_state`."""
 
 from typing import Any, NamedTuple
 
@@ -22,8 +22,8 @@ class SequenceSamples(NamedTuple):
         actions: Actions [L, N].
         rewards: Rewards [L, N].
         dones: Ends of episodes [L, N], 0 or 1.
-        timeouts: Ends of episodes by a time limit [L, N], 0 or 1; Q-values bootstrap there.
-        state: Membranes before the first observation.
+        timeouts: Time limits [L, N], 0 or 1, at which Q-values bootstrap.
+        state: Membrane potentials before the first observation.
     """
 
     observations: Tensor
@@ -35,7 +35,7 @@ class SequenceSamples(NamedTuple):
 
     @property
     def keep(self) -> Tensor:
-        """Mask [L, N], zero at the first observation of another episode."""
+        """Mask [L, N] that is zero at the first observation of a new episode."""
         before = self.dones[:-1]
         return torch.cat([torch.ones_like(before[:1]), 1 - before])
 
@@ -43,10 +43,10 @@ class SequenceSamples(NamedTuple):
 class SequenceReplayBuffer(FrameReplayBuffer):
     """Replay buffer that samples sequences of burn_in + window rows.
 
-    A sequence starts at a multiple of `window` rows. The agent's membranes at this row are stored,
-    as in R2D2 (Kapturowski et al., 2019), and the first burn_in rows of the sequence update them.
-    Rows without stored membranes (of another agent, or from before training was resumed) start
-    with zero membranes.
+    Sequences start at multiples of `window` rows. The agent's membrane potentials at these rows are
+    stored, as in R2D2 (Kapturowski et al., 2019), and updated by the first burn_in rows of the
+    sequence. Sequences without stored membrane potentials (from another agent, or from before
+    training was resumed) start with zero membrane potentials.
 
     Args:
         *args: Arguments of `FrameReplayBuffer`.
@@ -67,7 +67,7 @@ class SequenceReplayBuffer(FrameReplayBuffer):
         return self.burn_in + self.window
 
     def remember(self, state: State) -> None:
-        """Stores the membranes before the next added row, if a sequence can start there."""
+        """Stores the membrane potentials before the next row if a sequence can start there."""
         if self.pos % self.window:
             return
         if not self._states:
@@ -77,13 +77,13 @@ class SequenceReplayBuffer(FrameReplayBuffer):
             stored[self.pos // self.window] = each.clamp(-_LARGEST, _LARGEST).cpu().numpy()
 
     def forget(self) -> None:
-        """Removes all stored membranes."""
+        """Removes all stored membrane potentials."""
         self._states = []
 
     def starts(self) -> NDArray[np.int64]:
-        """Returns the first rows of all sequences that are completely in the buffer."""
+        """Returns the first rows of all sequences that the buffer contains completely."""
         rows = np.arange(0, self.size(), self.window)
-        # Distance to the row that is written next, which is the oldest row of a full buffer
+        # Distance to the row written next, which is the oldest row of a full buffer
         ahead = (self.pos - rows - 1) % self.buffer_size + 1 if self.full else self.pos - rows
         return rows[ahead >= self.length]
 
@@ -101,7 +101,9 @@ class SequenceReplayBuffer(FrameReplayBuffer):
         """
         starts = self.starts()
         if not len(starts):
-            raise ValueError(f"the replay buffer contains no sequence of {self.length} rows yet")
+            raise ValueError(
+                f"the replay buffer does not yet contain a sequence of {self.length} rows"
+            )
         count = max(1, batch_size // self.window)
         first = starts[np.random.randint(len(starts), size=count)]
         envs = np.random.randint(self.n_envs, size=count)

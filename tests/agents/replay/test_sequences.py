@@ -71,5 +71,5 @@ def test_forget_removes_stored_states():
 
 
 def test_too_few_rows_raise_an_error():
-    with pytest.raises(ValueError, match="no sequence of 7 rows"):
+    with pytest.raises(ValueError, match="not yet contain a sequence of 7 rows"):
         filled(6).sample(8)
