@@ -100,7 +100,7 @@ def test_the_ann_is_evaluated_only_once_on_the_same_episodes(run_dir, capsys):
         (["env=CartPole-v1", "play.fps=7"], ["does not accept play.fps"]),
         (["env=CartPole-v1", "episodes=0"], ["episodes=0"]),
         (["env=CartPole-v1", "T=0"], ["T=0"]),
-        (["env=CartPole-v0"], ["env=CartPole-v1", "CartPole-v0"]),
+        (["env=CartPole-v0"], ["expected a run of CartPole-v0, got CartPole-v1"]),
         (
             ["env=CartPole-v1", "T=2", "direct=true"],
             ["no finished T2-direct", "python -m snn_rl.train env=CartPole-v1 T=2", "direct=true"],
