@@ -262,7 +262,6 @@ def test_a_finished_stage_rejects_other_settings(capsys, data, finished):
         ("prune=1", "prune=1.0: must be at least 0 and below 1"),
         ("prune=0.5 stages=none", "prune requires stages=iir"),
         ("ann=nothing.safetensors", "file not found"),
-        ("ann=nothing.safetensors", "file not found"),
         ("preset=fast", "preset=fast"),
         ("fit.epoch=3", "did you mean fit.epochs"),
         ("fit.epochs=many", "fit.epochs"),
