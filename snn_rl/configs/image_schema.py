@@ -38,10 +38,7 @@ class SpikingFitConfig(FitConfig):
     dropout: float = setting(0.0, "Dropout probability.", minimum=0, below=1)
     label_smoothing: float = setting(0.0, "Label smoothing.", minimum=0, maximum=1)
     distill: float = setting(
-        1.0,
-        "Weight of the distillation loss; the label loss has 1 - distill.",
-        minimum=0,
-        maximum=1,
+        1.0, "Weight of distillation; labels: 1 - distill.", minimum=0, maximum=1
     )
     temperature: float = setting(2.0, "Distillation temperature.", above=0)
     thresholds: str = setting(
@@ -58,21 +55,15 @@ class SpikingFitConfig(FitConfig):
     )
     # [IIR]'s linear surrogate passes almost no gradient to the first layers of VGG16 or a ResNet.
     surrogate: str = setting(
-        "boxcar",
-        "Surrogate gradient of spikes.",
-        choices=("snn_rl.core.surrogate:SURROGATES", CUSTOM),
+        "boxcar", "Spike surrogate gradient.", choices=("snn_rl.core.surrogate:SURROGATES", CUSTOM)
     )
     encoding: str = setting("direct", "Encoding of the input.", choices=("direct", "poisson"))
     conversion_samples: int = setting(256, "Images used in the threshold search.", minimum=1)
     conversion_timesteps: int = setting(0, "Timesteps of the search; 0 uses T.", minimum=0)
     block_thresholds: str = setting(
-        "search",
-        "Thresholds in residual blocks; unity: amplitude of incoming spikes.",
-        choices=("search", "unity"),
+        "search", "Thresholds in blocks; unity: input spike amplitude.", choices=("search", "unity")
     )
-    threshold_scale: float = setting(
-        1.0, "Factor applied to all thresholds after the search.", above=0
-    )
+    threshold_scale: float = setting(1.0, "Factor applied to the thresholds found.", above=0)
     train_threshold: bool = setting(True, "Train thresholds and leaks after conversion.")
     window: int = setting(0, "Timesteps of truncated BPTT; 0 uses T.", minimum=0)
 
@@ -105,9 +96,7 @@ class ClassifyConfig:
     clip: bool = setting(False, "Clip the ANN's ReLUs at trained thresholds, one per layer.")
     image_size: int | None = setting(None, "Size of ImageNet images; null uses 224.")
     pixels: str = setting(
-        "standard",
-        "Pixel normalization; symmetric maps to [-1, 1].",
-        choices=("standard", "symmetric"),
+        "standard", "Normalization; symmetric: to [-1, 1].", choices=("standard", "symmetric")
     )
     test_limit: int | None = setting(None, "Class-balanced test images; null uses all.", minimum=1)
     limit: int | None = setting(None, "Class-balanced training images; null uses all.", minimum=1)

@@ -126,9 +126,7 @@ class IIRConfig:
         "positive", "Inputs in the percentile; the paper uses all.", choices=("positive", "all")
     )
     surrogate: str = setting(
-        "linear",
-        "Surrogate gradient of spikes.",
-        choices=("snn_rl.core.surrogate:SURROGATES", CUSTOM),
+        "linear", "Spike surrogate gradient.", choices=("snn_rl.core.surrogate:SURROGATES", CUSTOM)
     )
     encoding: str = setting("direct", "Encoding of the input.", choices=("direct", "poisson"))
     conversion_samples: int = setting(256, "Observations used in the threshold search.", minimum=1)

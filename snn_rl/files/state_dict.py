@@ -47,8 +47,7 @@ _STORAGES = {
 def torch_state_dict(data: bytes, name: str) -> dict[str, Tensor]:
     """Returns the tensors of a PyTorch file, in the order of the file.
 
-    The file contains a state dict, or a dictionary with the key `state_dict` or
-    `model_state_dict`. Both
+    The file contains a state dict, or a dictionary with `state_dict` or `model_state_dict`. Both
     formats of `torch.save` are supported: zip archives, and the format before PyTorch 1.6.
     """
     try:
@@ -228,7 +227,7 @@ def _read_zip(data: bytes, name: str) -> tuple[Any, _ReadStorage]:
     archive = Archive(data, name)
     (pickled, *more) = [e for e in archive.names() if e.endswith("data.pkl")] or [""]
     if not pickled or more:
-        raise UserError(f"{name} is not a PyTorch state dict: expected exactly one data.pkl")
+        raise UserError(f"{name} is not a PyTorch state dict: expected one data.pkl")
     folder = pickled.removesuffix("data.pkl")
     if f"{folder}byteorder" in archive and archive.read(f"{folder}byteorder", 16) != b"little":
         raise UserError(f"{name} was written on a big-endian machine")
@@ -247,9 +246,7 @@ def _read_legacy(data: bytes, name: str) -> tuple[Any, _ReadStorage]:
         raise UserError(f"{name} is a pickle file, but was not written by torch.save")
     version, machine = _Unpickler(stream).load(), _Unpickler(stream).load()
     if version != _LEGACY_VERSION or machine["little_endian"] is not True:
-        raise UserError(
-            f"{name} has an unsupported format version or was written on a big-endian machine"
-        )
+        raise UserError(f"{name} has an unsupported format version or is big-endian")
     unpickler = _Unpickler(stream)
     content, keys = unpickler.load(), _Unpickler(stream).load()
     slices: dict[str, slice] = {}
@@ -285,14 +282,10 @@ def _unwrap(content: Any, name: str) -> dict[str, _View]:
 def _materialize(content: dict[str, _View], read: _ReadStorage, name: str) -> dict[str, Tensor]:
     """Returns the described tensors after checking their total size."""
     if len(content) > MAX_ENTRIES:
-        raise UserError(
-            f"{name} contains {len(content):,} tensors, but at most {MAX_ENTRIES:,} are supported"
-        )
+        raise UserError(f"{name} contains {len(content):,} tensors (limit: {MAX_ENTRIES:,})")
     total = sum(math.prod(t.size) * t.dtype.itemsize for t in content.values())
     if total > MAX_BYTES:
-        raise UserError(
-            f"{name} describes {total:,} bytes, but at most {MAX_BYTES:,} are supported"
-        )
+        raise UserError(f"{name} describes {total:,} bytes (limit: {MAX_BYTES:,})")
     stored: dict[str, bytes] = {}
     tensors = {}
     for key, tensor in content.items():
