@@ -393,7 +393,7 @@ def test_bare_pickle_is_rejected(tmp_path: Path, trace: Path) -> None:
         path.write_bytes(pickle.dumps(Shell(trace), protocol))
         refused(path)
     path.write_bytes(pickle.dumps(3, 2))
-    assert "not a file of torch.save" in refused(path)
+    assert "was not written by torch.save" in refused(path)
 
 
 def legacy(position: int, value: bytes, storage: bytes = b"") -> bytes:

@@ -172,12 +172,15 @@ def naive_counts() -> tuple[list[int], list[int]]:
 
 def test_the_selected_checkpoint_is_named(text: str) -> None:
     learning = section(text, "Learning")
-    assert "ANN: the selected checkpoint is at 600 agent steps, the best of 4 by the" in learning
-    assert "mean return of 5 episodes without exploration (sticky actions: 0). These" in learning
+    assert "ANN: the checkpoint at 600 agent steps was selected as the best of 4 by the" in learning
+    assert "mean return over 5 episodes without exploration (sticky actions: 0). The" in learning
     assert "1.50 (300), 4.25 (600), 4.25 (900), -3.00 (1,200)" in learning
-    assert "at 90 agent steps, the best of 2 by the mean return of 20 episodes" in learning
-    assert "0) and 40 episodes without exploration (sticky actions: 0.25). These" in learning
-    assert learning.count("checkpoint is at") == 2
+    assert (
+        "at 90 agent steps was selected as the best of 2 by the mean return over 20 episodes"
+        in learning
+    )
+    assert "0) and 40 episodes without exploration (sticky actions: 0.25). The" in learning
+    assert learning.count("the checkpoint at") == 2
 
 
 def test_the_reward_table_has_the_metrics(run, text):
@@ -266,7 +269,7 @@ def test_energy_is_left_out_if_the_input_is_spikes(tmp_path):
     write_json(tmp_path / "T2" / "settings.json", {**stored, "iir.encoding": "poisson"})
     energy = section(write_report(tmp_path).read_text(), "Energy")
     assert "T2" not in table(energy)[1]
-    assert "not directly encoded: T2." in energy
+    assert "only for direct encoding: T2." in energy
 
 
 def test_the_layer_table_has_the_notes_of_training(run, text):
