@@ -22,7 +22,7 @@ Formats:
          your own format, see snn_rl.formats.registry.register_format
 
 T, seed, run_dir, direct, stages and exact select the agent, as in snn_rl.train.
-Without a run of yours, the agent that ships with snn_rl is exported, and the
+If the run does not exist, the included agent is exported, and the
 file goes to runs/<env>/zoo/<stage>.
 """
 

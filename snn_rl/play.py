@@ -8,7 +8,7 @@ stage's directory otherwise. overlay=true shows the spikes of every layer and
 the Q-value of every action beside the game.
 
 T, seed, run_dir, direct, stages, carry_state and exact select the agent, as in
-snn_rl.train. Without a run of yours, the agent that ships with snn_rl plays,
+snn_rl.train. If the run does not exist, the included agent plays,
 and its video goes to runs/<env>/zoo/<stage>.
 """
 

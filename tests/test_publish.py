@@ -134,7 +134,8 @@ def test_the_card_agrees_with_the_files(shipped, monkeypatch):
             assert f"| {label} | {column} | {returns} |" in card
         rates = " | ".join(f"{rate:.4f}" for rate in metrics["greedy"]["spike_rates"])
         assert f"| {label} | {rates} |" in card
-        assert f"{label} {metrics['steps']:,} agent steps, {metrics['updates']:,} updates" in card
+        amount = f"{metrics['steps']:,} agent steps, {metrics['updates']:,} gradient steps"
+        assert f"{label} {amount}" in card
     record = read_json(folder / "T1" / publish.GAME)
     assert not (folder / "T3" / publish.GAME).exists()
     assert f"{record['return']:g} points in {record['decisions']:,} decisions" in card
@@ -239,7 +240,7 @@ def test_evaluate_uses_a_shipped_agent_without_changing_its_files(
     command(evaluate, *arguments)
     text = capsys.readouterr().out
     name = extra[0].replace("=", "") if extra else "T1"
-    assert f"has no finished {name}: using the agent that ships" in text
+    assert f"has no finished {name}: using the included agent" in text
     output = Path("runs") / ENV / "zoo" / name / run_directory.EVALUATION
     assert f"written to {output}" in text
     assert read_json(output)["run"] == str(shipped / ENV)
@@ -247,7 +248,7 @@ def test_evaluate_uses_a_shipped_agent_without_changing_its_files(
     # the zoo's metrics.json already contains these episodes
     command(evaluate, *arguments, FRESH)
     text = capsys.readouterr().out
-    assert f"was evaluated on these episodes before: {shipped / ENV / 'ann'}" in text
+    assert f"has already been evaluated on these episodes: {shipped / ENV / 'ann'}" in text
     again = read_json(output)
     metrics = read_json(shipped / ENV / name / run_directory.METRICS)
     assert again["greedy"] == metrics["greedy"]
@@ -258,7 +259,7 @@ def test_play_uses_a_shipped_agent(elsewhere, shipped, capsys):
     before = contents(shipped)
     command(play, "env=CartPole-v1", "T_start=3", FRESH, "threads=1", "device=cpu")
     text = capsys.readouterr().out
-    assert "using the agent that ships" in text
+    assert "using the included agent" in text
     record = read_json(shipped / ENV / "T1" / publish.GAME)
     assert f"after {record['decisions']} steps, return {record['return']:g}" in text
     assert (elsewhere / "runs" / ENV / "zoo" / "T1" / "play.mp4").stat().st_size > 0
@@ -269,7 +270,7 @@ def test_the_user_s_run_takes_precedence(elsewhere, run_dir, capsys):
     shutil.copytree(run_dir, Path("runs") / ENV / "seed0")
     command(evaluate, *PUBLISH)
     text = capsys.readouterr().out
-    assert "ships" not in text
+    assert "included agent" not in text
     assert f"T1 of runs/{ENV}/seed0" in text
 
 
