@@ -84,12 +84,12 @@ def test_the_ann_is_evaluated_only_once_on_the_same_episodes(run_dir, capsys):
     arguments = ("env=CartPole-v1", f"run_dir={run_dir}", "episodes=2", "threads=1", "eval.seed=7")
     command(evaluate, *arguments)
     first = read_json(run_dir / "T1" / run_directory.EVALUATION)
-    assert "was evaluated on these episodes before" not in capsys.readouterr().out
+    assert "has already been evaluated on these episodes" not in capsys.readouterr().out
     command(evaluate, *arguments)
-    assert "was evaluated on these episodes before" in capsys.readouterr().out
+    assert "has already been evaluated on these episodes" in capsys.readouterr().out
     assert read_json(run_dir / "T1" / run_directory.EVALUATION) == first
     command(evaluate, *arguments, "eval.epsilon=0.5")
-    assert "was evaluated on these episodes before" not in capsys.readouterr().out
+    assert "has already been evaluated on these episodes" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

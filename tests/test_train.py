@@ -526,7 +526,7 @@ def test_a_teacher_that_does_not_fit_is_refused(
         (
             AnalogNetwork(cartpole((3, 40, 120), 4)),
             [],
-            ["4 Q-values", "requires (3, 40, 120), or more frames to 2"],
+            ["with 4 outputs", "(3, 40, 120), or more frames with 2 outputs"],
         ),
         (SpikingNetwork(cartpole((3, 40, 120), 2), SpikingOptions(2)), [], ["spiking", "an ANN"]),
         (AnalogNetwork(cartpole((3, 40, 120), 2)), ["rollout.frames=difference"], ["frames=stack"]),

@@ -279,7 +279,7 @@ def test_the_layer_table_has_the_notes_of_training(run, text):
         for layer in stage.notes.layers or []:
             expected.append(
                 f"| {stage.name} | {layer.name} | {layer.v_threshold:.4f} "
-                f"| {layer.spike_rate:.4f} | {layer.dead:.1%} |".replace("%", " %")
+                f"| {layer.spike_rate:.4f} | {layer.dead:.1%} |"
             )
     assert lines == expected
     assert len(lines) == 3 * (len(ALL) - 1)
