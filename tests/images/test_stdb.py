@@ -209,7 +209,7 @@ def test_more_test_images_are_scored_again_and_other_settings_rejected(
         ("iir.conversion_timesteps=-1", "0 or more"),
         ("pixels=symetric", "did you mean symmetric"),
         ("test_limit=0", "1 or more"),
-        ("test_limit=31", "there are 30 test images"),
+        ("test_limit=31", "exceeds the 30 available test images"),
         ("preset=sdtb", "must be one of default, paper, stdb, ull; did you mean stdb"),
     ],
 )
