@@ -10,8 +10,8 @@ the run directory. snn_rl.train does the same at the end of training.
 
 sweep=PATH aggregates the runs in a folder over their seeds: the interquartile
 mean of every stage's score with its 95 % confidence interval in sweep.md, and
-the score of every run in sweep.csv. For classifiers scored at several T, it also
-plots accuracy against T.
+the score of every run in sweep.csv. For classifiers scored at several T, it
+also plots accuracy against T.
 
 paper=NAME writes a figure or table of a paper to runs/paper/, with the paper's
 results beside the results of the runs in runs=PATH:

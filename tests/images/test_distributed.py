@@ -266,7 +266,7 @@ def test_a_batch_must_be_divisible_by_the_workers(monkeypatch: pytest.MonkeyPatc
     config = ClassifyConfig(dataset="cifar10")
     check_values(config)
     monkeypatch.setattr(distributed, "size", lambda: 3)
-    with pytest.raises(UserError, match="batch_size=128: must be a multiple of 3"):
+    with pytest.raises(UserError, match="batch_size=128 must be a multiple of 3"):
         check_values(config)
 
 
