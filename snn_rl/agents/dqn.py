@@ -48,12 +48,12 @@ class SpikingDQN(DQN):
         policy: "SpikingCnnPolicy", its alias "SpikingDQNPolicy", or the class.
         env: Environment with uint8 image observations.
         learning_rate: Constant or function of the remaining progress.
-        double: Whether to use double DQN targets.
+        double: True to use double DQN targets.
         objective: "td", "distill", or "distill+td".
         teacher: Network whose Q-values are the distillation targets. It receives the most recent
             frames of an observation, matching its input shape.
         sharpness: See `objectives.distill_loss`.
-        bf16: Whether to train with bfloat16 autocast; weights and optimizer state stay float32.
+        bf16: True to train with bfloat16 autocast; weights and optimizer state stay float32.
         **kwargs: Other arguments of DQN.
 
     Attributes:

@@ -27,7 +27,7 @@ def td_loss(
         q_net: Online network, which selects the next action if `double` is set.
         q_net_target: Target network, which evaluates the next action.
         gamma: Discount factor.
-        double: Whether to use double DQN targets (van Hasselt et al., 2016).
+        double: True to use double DQN targets (van Hasselt et al., 2016).
     """
     with torch.no_grad():
         next_q = q_net_target(batch.next_observations).float()
@@ -51,7 +51,7 @@ def sequence_td_loss(
         target_q: Q-values of the target network for the same frames.
         batch: Sequences; the last frame only provides the target of the frame before.
         gamma: Discount factor.
-        double: Whether to use double DQN targets.
+        double: True to use double DQN targets.
     """
     window = slice(-len(q_values), -1)
     actions, rewards, dones, timeouts = (

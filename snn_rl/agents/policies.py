@@ -46,7 +46,7 @@ def network_spec(
             of `NetworkSpec.to_dict` for layers that a name cannot express.
         observation_space: Images [channels, height, width].
         action_space: Discrete actions.
-        bias: Whether the layers have biases.
+        bias: True if the layers have biases.
         frames: Number of most recent frames that the network receives; None for all frames.
 
     Raises:
@@ -106,7 +106,7 @@ class SpikingQNetwork(BasePolicy):
         network: Name or layers of the network, see `network_spec`, or an existing network, for
             which the following arguments have no effect.
         timesteps: Number of timesteps T of a spiking network; None for an analog network.
-        bias: Whether the layers have biases.
+        bias: True if the layers have biases.
         frames: Number of most recent frames that the network receives; None for all frames.
         **options: Other fields of `SpikingOptions`: surrogate, encoding, carry_state, exact.
 

@@ -73,7 +73,7 @@ def operations(
     Args:
         spec: Layer stack.
         spike_rates: Spikes per neuron and decision of every hidden layer, summed over timesteps.
-        own_layer: Whether a layer's accumulates are counted by its own spike rate, as in the
+        own_layer: True if a layer's accumulates are counted by its own spike rate, as in the
             papers' notation, instead of by the spikes that enter the layer. The head, which does
             not fire, always counts the spikes that enter it.
         input_rate: Spikes per input value and decision under Poisson encoding, where the first

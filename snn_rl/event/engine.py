@@ -57,7 +57,7 @@ class EventEngine:
 
     Args:
         network: Network on the grid.
-        incremental: Whether every layer is updated by the spikes that have changed. Otherwise only
+        incremental: True if every layer is updated by the spikes that have changed. Otherwise only
             the first layer is updated, and the others are summed up again from all spikes.
     """
 

@@ -105,7 +105,7 @@ def decide(pixels: Bytes, plan: Plan, memory: Memory, incremental: bool) -> None
         pixels: Image, [channels * height * width].
         plan: Network.
         memory: State after the previous image, updated in place.
-        incremental: Whether later layers are updated by the spikes that have changed, instead of
+        incremental: True if later layers are updated by the spikes that have changed, instead of
             being summed up again from all spikes.
     """
     table, _, _, rest = plan

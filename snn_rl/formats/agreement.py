@@ -45,7 +45,7 @@ class Agreement:
 
     @property
     def is_exact(self) -> bool:
-        """Whether all Q-values and spikes are equal."""
+        """True if all Q-values and spikes are equal."""
         return self.spikes in (None, 1.0) and self.error == 0.0
 
     def __str__(self) -> str:

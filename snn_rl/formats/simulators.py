@@ -69,7 +69,7 @@ class _Simulator:
     Args:
         module: Module that the simulator built from the graph.
         layers: Names of the hidden layers.
-        batched: Whether images need a batch dimension.
+        batched: True if images need a batch dimension.
     """
 
     def __init__(self, module: nn.Module, layers: list[str], batched: bool):

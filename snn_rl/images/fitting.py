@@ -72,7 +72,7 @@ class Recipe:
         label_smoothing: Label smoothing of the cross-entropy.
         distill: Weight of the distillation loss in [0, 1]; the cross-entropy has the rest.
         temperature: Temperature of the distillation.
-        bf16: Whether autocast computes in bfloat16.
+        bf16: True if autocast computes in bfloat16.
         window: Timesteps of truncated backpropagation through time; 0 for all timesteps.
         teacher: Network to distill from; required if `distill` is above 0.
         masks: Masks of the weights that are kept, from `magnitude_masks`; empty for all weights.

@@ -77,7 +77,7 @@ class Network(nn.Module):
 
     @property
     def exact(self) -> bool:
-        """Whether the network is on the integer grid and takes raw pixels from 0 to 255."""
+        """True if the network is on the integer grid and takes raw pixels from 0 to 255."""
         return False
 
     def propagate(self, x: Tensor, fire: Fire, masks: Masks | None = None) -> Tensor:

@@ -127,7 +127,7 @@ def image_network(
             `register_image_network`).
         input_shape: (channels, height, width) of one image.
         classes: Units of the head.
-        batch_norm: Whether batch normalization follows every convolution. Without it the built-in
+        batch_norm: True if batch normalization follows every convolution. Without it the built-in
             networks have no biases either.
         pooling: AvgPool or MaxPool.
 

@@ -57,7 +57,7 @@ def q_network(name: str, input_shape: ImageShape, actions: int, bias: bool = Fal
             filters with stride 2, and 512 units.
         input_shape: (channels, height, width) of one observation.
         actions: Number of actions.
-        bias: Whether the layers have biases.
+        bias: True if the layers have biases.
 
     Raises:
         ValueError: The name is none of these, or the images are too small for the layers.

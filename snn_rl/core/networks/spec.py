@@ -114,10 +114,10 @@ class NetworkSpec:
         input_shape: (channels, height, width) of one image.
         layers: Layers from input to output, without the head.
         outputs: Number of units of the linear head (actions or classes).
-        bias: Whether every layer, including the head, has a bias.
-        batch_norm: Whether batch normalization follows every convolution and replaces its bias.
+        bias: True if every layer, including the head, has a bias.
+        batch_norm: True if batch normalization follows every convolution and replaces its bias.
             Analog networks only; conversion fuses it.
-        clip: Whether the ReLU of every hidden layer is clipped at a trainable threshold ([ULL]
+        clip: True if the ReLU of every hidden layer is clipped at a trainable threshold ([ULL]
             eq. 1). Analog networks only; the spiking threshold replaces it.
     """
 
@@ -165,7 +165,7 @@ class NetworkSpec:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the stack consists of convolutions, dense layers, and dropout only."""
+        """True if the stack consists of convolutions, dense layers, and dropout only."""
         return all(isinstance(layer, Conv | Dense | Dropout) for layer in self.layers)
 
     def connections(self) -> list[Connection]:

@@ -22,9 +22,9 @@ class SpikingOptions:
         surrogate: Surrogate gradient: a key of `snn_rl.core.surrogate.SURROGATES`, or
             `module:function`.
         encoding: Input encoding: a key of `snn_rl.core.encoding.ENCODINGS`.
-        carry_state: Whether membrane potentials are carried from image to image, with one timestep
+        carry_state: True if membrane potentials are carried from image to image, with one timestep
             per image (T = 1). The carried potentials replace a frame stack.
-        exact: Whether the weights are on an integer grid and the inputs are raw pixels, see
+        exact: True if the weights are on an integer grid and the inputs are raw pixels, see
             `snn_rl.core.conversion.integer_grid`. Requires T = 1.
     """
 
@@ -92,7 +92,7 @@ class SpikingNetwork(Network):
 
     @property
     def exact(self) -> bool:
-        """Whether the network is on the integer grid and takes raw pixels from 0 to 255."""
+        """True if the network is on the integer grid and takes raw pixels from 0 to 255."""
         return self.options.exact
 
     def activity(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -68,8 +68,8 @@ class Split(ABC):
         Args:
             batch_size: Number of images in a batch; the last batch may have fewer.
             generator: CPU generator for the order and the augmentation; None: images in order.
-            augment: Whether images are randomly cropped and flipped; needs a generator.
-            drop_last: Whether an incomplete last batch is dropped.
+            augment: True if images are randomly cropped and flipped; needs a generator.
+            drop_last: True if an incomplete last batch is dropped.
             limit: Number of images, see `first_balanced`; only without a generator.
             shard: (k, n) reads only part k, counted from 0, of n parts of each batch. The other
                 parts are read by other processes with the same generator state. Parts differ in
@@ -215,7 +215,7 @@ class Dataset:
         std: Standard deviation of each channel, float32 [3].
         train: Training images.
         test: Images on which accuracy is measured.
-        test_is_train: Whether the test images are the training images because the folder has no
+        test_is_train: True if the test images are the training images because the folder has no
             others. Accuracy on them does not measure generalization.
     """
 
