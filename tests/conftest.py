@@ -1,11 +1,13 @@
 """Settings for the whole test run, and runs whose files a test writes."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from snn_rl.chain import run_directory
 from snn_rl.chain.records import Invocation, write_invocations
@@ -27,6 +29,30 @@ torch.set_num_threads(1)
 # 72, 24 and 12 multiply-accumulates, 8 and 3 hidden neurons
 TINY = NetworkSpec((1, 5, 5), (Conv(2, 3, 2), Dense(3)), 4)
 ULL = {"batch_norm": False, "pooling": "max", "clip": True, "pixels": "standard"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fuzz",
+        type=int,
+        metavar="N",
+        help="fuzz every reader of files with N random inputs, each within one second "
+        "(default: 25 fixed inputs without a time limit)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Selects the inputs of the fuzz tests, which set neither max_examples nor deadline."""
+    count = config.getoption("--fuzz")
+    settings.register_profile(
+        "fuzz",
+        max_examples=count or 25,
+        derandomize=not count,
+        database=None,
+        deadline=timedelta(seconds=1) if count else None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    )
+    settings.load_profile("fuzz")
 
 
 @pytest.fixture
