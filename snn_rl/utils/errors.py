@@ -3,6 +3,22 @@
 import difflib
 from collections.abc import Iterable
 
+_LONGEST = 2_000  # characters of a message
+
+
+def one_line(text: object) -> str:
+    """Returns a text, which may come from any file, as one line for a terminal.
+
+    White space becomes single spaces, control characters are replaced by their escape sequences,
+    and the middle of a very long text is left out.
+    """
+    line = str(text)
+    if len(line) > _LONGEST:
+        line = f"{line[: 3 * _LONGEST // 4]} ... {line[-_LONGEST // 4 :]}"
+    line = " ".join(line.split())
+    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return "".join(shown)
+
 
 class UserError(Exception):
     """An error that the user can correct.
@@ -10,6 +26,9 @@ class UserError(Exception):
     The commands print its message as one line and exit with code 2. Every other exception is a
     bug and keeps its traceback.
     """
+
+    def __init__(self, message: object):
+        super().__init__(one_line(message))
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
