@@ -4,11 +4,14 @@ import io
 import json
 import math
 import re
+import stat
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from numpy.lib import format as npy
 from numpy.typing import NDArray
@@ -16,9 +19,12 @@ from numpy.typing import NDArray
 from snn_rl.utils.errors import UserError
 
 MAX_BYTES = 2**28  # of a file of weights and of its tensors, forty times the Atari network
-MAX_TEXT = 2**24  # of a JSON text from other programs
-MAX_NOTE = 2**26  # of our own JSON, which lists every episode of a training
+MAX_JSON = 2**24  # of a JSON text, which may list every episode of a training
 MAX_ENTRIES = 10_000  # of an archive
+# Numbers of characters in a JSON text: objects and their keys, and all other values. Each object
+# takes about a hundred bytes, many times its text.
+_MAX_VALUES = {"{:": 2**18, "[,": 2**22}
+_LFS_POINTER = b"version https://git-lfs"
 _MAX_RATIO = 200  # of a compressed entry; weights hardly compress
 _DIRECTORY_ENTRY = b"PK\x01\x02"
 
@@ -36,20 +42,49 @@ _DAMAGE = (
 )
 
 
+@contextmanager
+def open_file(path: Path, limit: int = MAX_BYTES) -> Iterator[BinaryIO]:
+    """Opens a regular file of at most `limit` bytes for reading.
+
+    Raises:
+        UserError: The path is not such a file, or the file cannot be read.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+            raise UserError(f"{path} is {kind}, but a file is required")
+        if status.st_size > limit:
+            raise UserError(f"{path} has {status.st_size:,} bytes, but at most {limit:,} are read")
+        with path.open("rb") as file:
+            if file.peek(len(_LFS_POINTER)).startswith(_LFS_POINTER):
+                raise UserError(
+                    f"{path} is only a Git LFS pointer to the file: download the file with "
+                    "`git lfs pull`"
+                )
+            yield file
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"no such file: {path}") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+
+
 def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
-    """Reads a whole file of at most `limit` bytes."""
-    if not path.is_file():
-        raise UserError(f"no such file: {path}")
-    size = path.stat().st_size
-    if size > limit:
-        raise UserError(f"{path} has {size:,} bytes, but at most {limit:,} are read")
-    return path.read_bytes()
+    """Reads a whole file of at most `limit` bytes, see `open_file`."""
+    with open_file(path, limit) as file:
+        return file.read()
 
 
-def parse_json(text: bytes | str, name: str, limit: int = MAX_TEXT) -> Any:
+def parse_json(text: bytes | str, name: str) -> Any:
     """Parses JSON without repeated keys; `name` stands for the text in error messages."""
-    if len(text) > limit:
-        raise UserError(f"{name} has {len(text):,} bytes of JSON, but at most {limit:,} are read")
+    if len(text) > MAX_JSON:
+        raise UserError(
+            f"{name} has {len(text):,} bytes of JSON, but at most {MAX_JSON:,} are read"
+        )
+    raw = text.encode() if isinstance(text, str) else text
+    for characters, limit in _MAX_VALUES.items():
+        if sum(raw.count(character.encode()) for character in characters) > limit:
+            raise UserError(f"{name} has too many JSON values")
     try:
         return json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:

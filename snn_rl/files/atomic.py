@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from snn_rl.files.archive import MAX_NOTE, parse_json, read_bytes
+from snn_rl.files.archive import MAX_JSON, parse_json, read_bytes
 from snn_rl.utils.errors import UserError
 
 
@@ -78,5 +78,5 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Reads a JSON file of at most `MAX_NOTE` bytes."""
-    return parse_json(read_bytes(path, MAX_NOTE), str(path), MAX_NOTE)
+    """Reads a JSON file of at most `MAX_JSON` bytes."""
+    return parse_json(read_bytes(path, MAX_JSON), str(path))

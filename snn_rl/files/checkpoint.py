@@ -5,6 +5,7 @@ Loading never unpickles. Files are written atomically, see `snn_rl.files.atomic`
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -17,15 +18,25 @@ from torch import Tensor
 
 from snn_rl.core.conversion.integer_grid import integers
 from snn_rl.core.networks import AnalogNetwork, NetworkSpec, SpikingNetwork, SpikingOptions
-from snn_rl.files.archive import MAX_NOTE, parse_json
+from snn_rl.files.archive import MAX_ENTRIES, MAX_JSON, open_file, parse_json
 from snn_rl.files.atomic import write_bytes
 from snn_rl.files.state_dict import check_weights
 from snn_rl.utils.errors import UserError
 
 SCHEMA = 1
+MAX_BYTES = 2**33  # of a checkpoint, including the state of the optimizer
+_MAX_HEADER = 2 * MAX_JSON  # of a safetensors file, including the note
 _META = "snn_rl"
 _DIGEST = "sha256"
 _BATCH_COUNT = ".num_batches_tracked"
+# Ranges of parameters by the last part of their name. Rounding to the integer grid may give 0 as
+# the threshold.
+_RANGES = {
+    "v_threshold": (0.0, math.inf),
+    "mu": (0.0, math.inf),
+    "leak": (0.0, 1.0),
+    "running_var": (0.0, math.inf),
+}
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
@@ -42,25 +53,36 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Returns:
         Tensors by name, and the note with its schema number.
     """
-    if not path.is_file():
-        raise UserError(f"no such file: {path}")
+    damaged = f"{path} is damaged or not a safetensors file"
     try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(_META)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, OverflowError) as error:
-        raise UserError(f"{path} is damaged or not a safetensors file ({error})") from None
+        with open_file(path, MAX_BYTES) as content:
+            if int.from_bytes(content.read(8), "little") > _MAX_HEADER:
+                raise UserError(f"{damaged} (header too long)")
+            with safe_open(path, framework="pt") as file:
+                meta = _note(path, (file.metadata() or {}).get(_META))
+                names = file.keys()
+                if len(names) > MAX_ENTRIES:
+                    raise UserError(f"{path} contains {len(names):,} tensors")
+                tensors = {name: file.get_tensor(name) for name in names}
+        intact = meta.pop(_DIGEST, None) == _digest(meta, tensors)
+    except (SafetensorError, ValueError, OverflowError, RuntimeError) as error:
+        raise UserError(f"{damaged} ({error})") from None
+    if not intact:
+        raise UserError(f"{path} is damaged: its content does not match its checksum")
+    return tensors, meta
+
+
+def _note(path: Path, text: str | None) -> dict[str, Any]:
+    """Parses the note of a file."""
     try:
-        meta = parse_json(text, str(path), MAX_NOTE) if text is not None else None
+        meta = parse_json(text, str(path)) if text is not None else None
     except UserError:
         meta = None
     if not isinstance(meta, dict) or "schema" not in meta:
         raise UserError(f"{path} was not written by snn_rl: its snn_rl metadata is missing")
     if meta["schema"] != SCHEMA:
         raise UserError(f"{path} has schema {meta['schema']}; this version reads schema {SCHEMA}")
-    if meta.pop(_DIGEST, None) != _digest(meta, tensors):
-        raise UserError(f"{path} is damaged: its content does not match its checksum")
-    return tensors, meta
+    return meta
 
 
 def _digest(note: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
@@ -101,11 +123,11 @@ def save_network(
 def load_network(path: Path) -> tuple[AnalogNetwork | SpikingNetwork, dict[str, Any]]:
     """Rebuilds a network that `save_network` wrote, in float32; also returns all notes of the file.
 
-    A network with a weight that is not a finite floating-point number is rejected.
+    A network with a weight that is not a finite floating-point number, or with a parameter outside
+    its range, is rejected.
     """
     tensors, meta = load_tensors(path)
-    weights = {name: t for name, t in tensors.items() if not name.endswith(_BATCH_COUNT)}
-    check_weights(weights.items(), str(path))
+    weights = check_parameters(tensors, str(path))
     network: AnalogNetwork | SpikingNetwork
     try:
         description = meta["network"]
@@ -123,6 +145,20 @@ def load_network(path: Path) -> tuple[AnalogNetwork | SpikingNetwork, dict[str, 
         if isinstance(network, SpikingNetwork) and network.exact:
             integers(network)  # raises if a value is not on the grid
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} does not hold the network it describes ({reason})") from None
+        raise UserError(f"{path} does not hold the network it describes ({error})") from None
     return network, meta
+
+
+def check_parameters(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Returns the parameters and statistics among the tensors of a network, without its counters.
+
+    Raises:
+        UserError: A tensor is not a finite floating-point number, or it is out of range.
+    """
+    weights = {key: t for key, t in tensors.items() if not key.endswith(_BATCH_COUNT)}
+    check_weights(weights.items(), name)
+    for key, values in weights.items():
+        low, high = _RANGES.get(key.rpartition(".")[2], (-math.inf, math.inf))
+        if not bool(((values >= low) & (values <= high)).all()):
+            raise UserError(f"{name}: {key[:100]!r} is not between {low:g} and {high:g}")
+    return weights

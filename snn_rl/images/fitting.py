@@ -301,7 +301,6 @@ def _resume(network: nn.Module, optimizer: torch.optim.Optimizer, path: Path) ->
     try:
         network.load_state_dict(weights)
         load_moments(optimizer, tensors)
-    except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is not the state of this stage ({reason})") from None
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"{path} is not the state of this stage ({error})") from None
     return Counters.from_json(meta.get("counters"), path)

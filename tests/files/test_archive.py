@@ -1,7 +1,9 @@
 """Bounded reading of JSON and arrays."""
 
+import errno
 import io
 import json
+import os
 import time
 import tracemalloc
 import zipfile
@@ -14,8 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snn_rl.files.archive import MAX_TEXT, parse_json, read_arrays
+from snn_rl.files.archive import MAX_JSON, parse_json, read_arrays, read_bytes
 from snn_rl.files.atomic import read_json
+from snn_rl.files.checkpoint import load_tensors
 from snn_rl.utils.errors import UserError
 
 QUICK = settings(max_examples=100, derandomize=True, deadline=None, database=None)
@@ -108,7 +111,39 @@ def test_arrays_beyond_the_limit_are_rejected(tmp_path: Path) -> None:
     with bomb.open("wb") as sparse:
         sparse.truncate(2**40)
     assert "has 1,099,511,627,776 bytes" in refused(lambda: read_arrays(bomb, LIMIT))
-    assert "no such file" in refused(lambda: read_arrays(Path("/dev/zero"), LIMIT))
+    assert "not a regular file" in refused(lambda: read_arrays(Path("/dev/zero"), LIMIT))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link to a device", "folder"])
+def test_only_regular_files_are_read(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "file"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero")
+    assert "but a file is required" in refused(lambda: read_bytes(path))
+    assert "but a file is required" in refused(lambda: load_tensors(path))
+
+
+def test_unreadable_file_gives_the_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deny(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    (tmp_path / "file").write_bytes(b"x")
+    monkeypatch.setattr(Path, "open", deny)
+    message = refused(lambda: read_bytes(tmp_path / "file"))
+    assert message == f"cannot read {tmp_path / 'file'}: Permission denied"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" + "{}," * 2**18 + "{}]", "[" + "[]," * 2**21 + "[]]", "{" + '"":0,' * 2**19 + '"":0}'],
+    ids=["objects", "lists", "keys"],
+)
+def test_short_json_of_many_values_is_rejected(text: str) -> None:
+    assert "too many JSON values" in refused(lambda: parse_json(text, "x.json"))
 
 
 @pytest.mark.parametrize(
@@ -132,12 +167,12 @@ def test_invalid_json_is_rejected(tmp_path: Path, text: str, words: str) -> None
 
 
 def test_long_json_is_rejected_without_reading(tmp_path: Path) -> None:
-    long = b" " * (MAX_TEXT + 1)
+    long = b" " * (MAX_JSON + 1)
     assert "bytes of JSON" in refused(lambda: parse_json(long, "x.json"))
     with (tmp_path / "x.json").open("wb") as sparse:
         sparse.truncate(2**40)
     assert "1,099,511,627,776 bytes" in refused(lambda: read_json(tmp_path / "x.json"))
-    assert "no such file" in refused(lambda: read_json(Path("/dev/zero")))
+    assert "not a regular file" in refused(lambda: read_json(Path("/dev/zero")))
 
 
 PLAIN = st.recursive(

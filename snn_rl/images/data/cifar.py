@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from snn_rl.files.archive import read_arrays
+from snn_rl.files.archive import read_arrays, read_bytes
+from snn_rl.images.data.decoding import MAX_FILE, decode
 from snn_rl.images.data.splits import Dataset, MemorySplit, check_labels, first_balanced
 from snn_rl.utils.errors import UserError
 
@@ -45,7 +45,7 @@ class Cifar:
         train_images: Number of images in each file of training images.
         test_images: Number of images in the file of test images.
         archive: URL of the official archive of the binary files.
-        md5: Official checksum of the archive.
+        sha256: Checksum of the archive, as recorded by TensorFlow Datasets.
         python: A file of the official Python version, which is not supported.
         layouts: Supported layouts.
     """
@@ -56,14 +56,14 @@ class Cifar:
     train_images: int
     test_images: int
     archive: str
-    md5: str
+    sha256: str
     python: str
     layouts: tuple[Layout, ...]
 
 
-def _read_binary(file: Path, cifar: Cifar) -> tuple[_Pixels, NDArray[Any]]:
-    content = np.frombuffer(file.read_bytes(), np.uint8)
+def _read_binary(file: Path, cifar: Cifar, expected: int) -> tuple[_Pixels, NDArray[Any]]:
     record = cifar.label_bytes + _PIXELS
+    content = np.frombuffer(read_bytes(file, 2 * expected * record), np.uint8)
     if len(content) % record:
         raise UserError(
             f"{file} is truncated or not a file of {cifar.title}: {len(content)} bytes are not a "
@@ -75,11 +75,7 @@ def _read_binary(file: Path, cifar: Cifar) -> tuple[_Pixels, NDArray[Any]]:
 
 
 def _read_mosaic(file: Path) -> tuple[_Pixels, NDArray[Any]]:
-    try:
-        with Image.open(file) as picture:
-            mosaic = np.asarray(picture.convert("RGB"))
-    except Exception as error:  # decoders raise many types on damaged bytes
-        raise UserError(f"{file} is damaged or not an image ({error})") from None
+    mosaic = np.asarray(decode(read_bytes(file, MAX_FILE), str(file)))
     if mosaic.shape[0] != mosaic.shape[1] or mosaic.shape[0] % SIDE:
         raise UserError(
             f"{file} is {mosaic.shape[1]}x{mosaic.shape[0]}, not a square grid of 32x32 images"
@@ -108,7 +104,7 @@ CIFARS = {
         train_images=10_000,
         test_images=10_000,
         archive="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
-        md5="c32a1d4ab5d03f1284b67883e8d87530",
+        sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
         python="cifar-10-batches-py/data_batch_1",
         layouts=(
             Layout(
@@ -131,7 +127,7 @@ CIFARS = {
         train_images=50_000,
         test_images=10_000,
         archive="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
-        md5="03b5dce01913d631647c71ecec9e9cb8",
+        sha256="58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
         python="cifar-100-python/train",
         layouts=(Layout("cifar-100-binary", ("train.bin",), "test.bin"),),
     ),
@@ -189,11 +185,8 @@ def _find(path: Path, cifar: Cifar) -> tuple[Path, Layout]:
 
 def _read_file(file: Path, cifar: Cifar, expected: int) -> tuple[Tensor, Tensor]:
     """Returns images uint8 [N, 32, 32, 3] and labels int64 [N] of a file."""
-    try:
-        is_mosaic = file.suffix == ".webp"
-        images, labels = _read_mosaic(file) if is_mosaic else _read_binary(file, cifar)
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror}") from None
+    is_mosaic = file.suffix == ".webp"
+    images, labels = _read_mosaic(file) if is_mosaic else _read_binary(file, cifar, expected)
     if len(images) != expected:
         raise UserError(f"{file} has {len(images)} images, but {cifar.title} has {expected}")
     return torch.from_numpy(images.copy(order="C")), torch.from_numpy(labels.astype(np.int64))

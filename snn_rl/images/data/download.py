@@ -16,7 +16,7 @@ from snn_rl.utils.errors import UserError
 def download_cifar(name: str, path: Path) -> None:
     """Downloads and unpacks the binary version of CIFAR for `open_dataset`.
 
-    The unpacked folder appears atomically, and only if the archive has the official checksum.
+    The unpacked folder appears atomically, and only if the archive has the known checksum.
     """
     cifar = CIFARS[name]
     folder = cifar.layouts[0].folder
@@ -30,8 +30,8 @@ def download_cifar(name: str, path: Path) -> None:
             with source, archive.open("wb") as target:
                 shutil.copyfileobj(source, target)
             with archive.open("rb") as file:
-                if hashlib.file_digest(file, "md5").hexdigest() != cifar.md5:
-                    raise UserError(f"{cifar.archive} has a wrong md5 checksum; try again")
+                if hashlib.file_digest(file, "sha256").hexdigest() != cifar.sha256:
+                    raise UserError(f"{cifar.archive} has a wrong SHA-256 checksum; try again")
             with tarfile.open(archive) as tar:
                 tar.extractall(temporary, filter="data")
             os.replace(Path(temporary) / folder, path / folder)

@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
+from snn_rl.files.archive import read_bytes
+from snn_rl.images.data.decoding import MAX_FILE
 from snn_rl.utils.errors import UserError
 
 _ENDINGS = (".jpeg", ".jpg", ".png", ".webp")
@@ -69,7 +71,4 @@ class Folders:
 
     def read(self, position: int) -> bytes:
         """Returns an encoded image."""
-        try:
-            return self.files[position].read_bytes()
-        except OSError as error:
-            raise UserError(f"cannot read {self.files[position]}: {error.strerror}") from None
+        return read_bytes(self.files[position], MAX_FILE)

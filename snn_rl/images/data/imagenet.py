@@ -1,6 +1,5 @@
 """ImageNet and similar datasets: images of any size, decoded during use."""
 
-import io
 import math
 import os
 from collections import deque
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Generator, Tensor
 
+from snn_rl.images.data.decoding import decode
 from snn_rl.images.data.folders import Folders
 from snn_rl.images.data.parquet import Parquet
 from snn_rl.images.data.splits import Dataset, Split, check_labels, first_balanced
@@ -92,13 +92,7 @@ class DecodedSplit(Split):
 
     def _image(self, position: int, seed: int | None) -> NDArray[np.uint8]:
         """Returns an image of a batch, uint8 [image_size, image_size, 3]."""
-        data = self.source.read(position)
-        try:
-            with Image.open(io.BytesIO(data)) as file:
-                image = file.convert("RGB")
-        except Exception as error:  # decoders raise many types on damaged bytes
-            reason = str(error) if str(error) and "BytesIO" not in str(error) else "not an image"
-            raise UserError(f"{self.source.name(position)} is damaged: {reason}") from None
+        image = decode(self.source.read(position), self.source.name(position))
         if seed is None:
             return resized(image, center_box(*image.size), self.image_size)
         random = np.random.default_rng(seed)

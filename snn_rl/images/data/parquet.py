@@ -11,9 +11,14 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from snn_rl.files.archive import open_file
 from snn_rl.utils.errors import UserError
 
 WINDOW = 16  # row groups that are shuffled together
+_COLUMNS = ("image.bytes", "label")
+_MAX_FILE = 2**40  # bytes
+_MAX_GROUP = 2**28  # bytes of a row group, decompressed
+_LEAST_IMAGE = 20  # bytes of a row, at least
 
 
 class Parquet:
@@ -96,15 +101,38 @@ def _open(path: Path) -> Any:
         raise UserError(
             f"reading {path} needs the package pyarrow: pip install 'snn_rl[parquet]'"
         ) from None
-    with _damage(path):
-        file = parquet.ParquetFile(path)
-    columns = {column.path for column in map(file.schema.column, range(len(file.schema)))}
-    for column in ("image.bytes", "label"):
-        if column not in columns:
+    with open_file(path, _MAX_FILE), _damage(path):
+        metadata = parquet.read_metadata(path)
+    schema = metadata.schema
+    columns = {column.path: column for column in map(schema.column, range(len(schema)))}
+    for name in _COLUMNS:
+        if name not in columns:
             raise UserError(
-                f"{path} has no column {column}, only {', '.join(sorted(columns)) or 'none'}"
+                f"{path} has no column {name}, only {', '.join(sorted(columns)) or 'none'}"
             )
-    return file
+    used = [columns[name] for name in _COLUMNS]
+    if used[0].physical_type != "BYTE_ARRAY" or any(c.max_repetition_level for c in used):
+        raise UserError(f"{path}: each row must have the bytes of one image and one label")
+    _check_size(path, metadata)
+    with _damage(path):
+        # Values that the file stores once and repeats are not copied in memory.
+        return parquet.ParquetFile(path, metadata=metadata, read_dictionary=_COLUMNS[:1])
+
+
+def _check_size(path: Path, metadata: Any) -> None:
+    """Raises a UserError if the rows of a file cannot be images, or would take too much memory."""
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    counts = [group.num_rows for group in groups]
+    if min(counts, default=0) < 0 or sum(counts) > path.stat().st_size / _LEAST_IMAGE:
+        raise UserError(f"{path} is damaged: {sum(counts):,} images do not fit in the file")
+    for group in groups:
+        chunks = map(group.column, range(group.num_columns))
+        size = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema in _COLUMNS)
+        if not 0 <= size <= _MAX_GROUP:
+            raise UserError(
+                f"{path} has a row group of {size:,} bytes, but at most {_MAX_GROUP:,} are read: "
+                "write it with fewer images per row group"
+            )
 
 
 @contextmanager
@@ -113,5 +141,4 @@ def _damage(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is damaged or not a parquet file: {reason}") from None
+        raise UserError(f"{path} is damaged or not a parquet file: {error}") from None

@@ -274,8 +274,10 @@ def check_labels(labels: Tensor, classes: int, where: str) -> None:
         raise UserError(f"{where}: label {int(wrong[0])} is out of range 0 to {classes - 1}")
     present = labels.unique()
     if len(present) != classes:
-        missing = sorted(set(range(classes)) - set(present.tolist()))
+        # the first gap in the sorted labels
+        gaps = (present != torch.arange(len(present))).nonzero()
+        missing = int(gaps[0]) if len(gaps) else len(present)
         raise UserError(
-            f"{where}: only {len(present)} of {classes} classes have images; class {missing[0]} "
+            f"{where}: only {len(present)} of {classes} classes have images; class {missing} "
             "has none"
         )

@@ -77,6 +77,14 @@ def test_truncated_file_is_named(tmp_path, tiny, refused, name, kind, folder, ke
         victim.write_bytes(whole)
 
 
+def test_long_file_is_rejected_without_reading(tmp_path, tiny, refused):
+    path = tiny("cifar10").write("bin", tmp_path)
+    with (path / "data_batch_1.bin").open("r+b") as sparse:
+        sparse.truncate(3 * 2**30)
+    line = refused(open_cifar, "cifar10", path)
+    assert f"{path / 'data_batch_1.bin'} has 3,221,225,472 bytes" in line
+
+
 def test_missing_records_are_found(tmp_path, tiny, refused):
     path = tiny("cifar10").write("bin", tmp_path)
     file = path / "data_batch_2.bin"

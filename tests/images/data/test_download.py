@@ -16,12 +16,14 @@ from snn_rl.images.data.download import download_cifar
 def offer(tmp_path, monkeypatch):
     """Replaces the archive of CIFAR-10."""
 
-    def put(fill, md5=None) -> None:
+    def put(fill, sha256=None) -> None:
         archive = tmp_path / "official.tar.gz"
         with tarfile.open(archive, "w:gz") as tar:
             fill(tar)
-        right = hashlib.md5(archive.read_bytes()).hexdigest()
-        cifar = dataclasses.replace(CIFARS["cifar10"], archive=archive.as_uri(), md5=md5 or right)
+        right = hashlib.sha256(archive.read_bytes()).hexdigest()
+        cifar = dataclasses.replace(
+            CIFARS["cifar10"], archive=archive.as_uri(), sha256=sha256 or right
+        )
         monkeypatch.setitem(CIFARS, "cifar10", cifar)
 
     return put
@@ -40,8 +42,8 @@ def test_downloaded_dataset_opens(tmp_path, tiny, offer, refused):
 
 def test_wrong_checksum_leaves_no_files(tmp_path, tiny, offer, refused):
     source = tiny("cifar10").write("bin", tmp_path / "source")
-    offer(lambda tar: tar.add(source, "cifar-10-batches-bin"), md5="0" * 32)
-    assert "wrong md5" in refused(download_cifar, "cifar10", tmp_path / "target")
+    offer(lambda tar: tar.add(source, "cifar-10-batches-bin"), sha256="0" * 64)
+    assert "wrong SHA-256" in refused(download_cifar, "cifar10", tmp_path / "target")
     assert not list((tmp_path / "target").iterdir())
 
 

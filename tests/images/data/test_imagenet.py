@@ -1,8 +1,10 @@
 """ImageNet: class folders, parquet files, crops, and damaged or missing files."""
 
 import io
+import struct
 import sys
 import threading
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -227,7 +229,7 @@ def test_damaged_image_is_named(tmp_path, refused, damage):
     dataset = open_imagenet(tmp_path, SIZE)
     assert f"{victim} is damaged" in refused(list, dataset.train.batches(4))
     victim.unlink()
-    assert f"cannot read {victim}: No such file" in refused(list, dataset.train.batches(4))
+    assert f"no such file: {victim}" in refused(list, dataset.train.batches(4))
 
 
 def test_incomplete_folders_are_rejected(tmp_path, refused):
@@ -341,6 +343,45 @@ def test_missing_or_damaged_parquet_is_rejected(parquet_folder, refused):
     for file in data.glob("train-*"):
         file.unlink()
     assert "no train-*.parquet" in refused(open_imagenet, parquet_folder)
+
+
+def test_device_behind_a_link_is_not_read(tmp_path, refused):
+    victim = write_folders(tmp_path) / "train" / "n02" / "n02_1.png"
+    victim.unlink()
+    victim.symlink_to("/dev/zero")
+    dataset = open_imagenet(tmp_path, SIZE)
+    assert f"{victim} is not a regular file" in refused(list, dataset.train.batches(4))
+
+
+def test_image_of_too_many_pixels_is_not_decoded(tmp_path, refused):
+    victim = write_folders(tmp_path) / "train" / "n02" / "n02_1.png"
+    size = 12_000
+    header = b"IHDR" + struct.pack(">II", size, size) + victim.read_bytes()[24:29]
+    checked = header + struct.pack(">I", zlib.crc32(header))
+    victim.write_bytes(victim.read_bytes()[:12] + checked + victim.read_bytes()[33:])
+    dataset = open_imagenet(tmp_path, SIZE)
+    assert f"{victim} has 12000x12000 pixels" in refused(list, dataset.train.batches(4))
+
+
+def test_small_parquet_files_take_little_memory(tmp_path, refused, monkeypatch):
+    pa = pytest.importorskip("pyarrow")
+    file = write_parquet(tmp_path / "train-0.parquet", [encoded(noise(0))], [2**28])
+    write_parquet(tmp_path / "val-0.parquet", [encoded(noise(0))], [0])
+    before = pa.total_allocated_bytes()
+    assert "only 1 of 268435457 classes have images; class 0" in refused(open_imagenet, tmp_path)
+
+    write_parquet(file, [b""] * 10_000, [0] * 10_000, group=10_000)
+    assert "10,000 images do not fit" in refused(Parquet, [file])
+
+    image = np.random.default_rng(0).bytes(2**16)
+    write_parquet(file, [image] * 500, [0] * 500, group=500)  # stored once
+    images = Parquet([file])
+    assert images.read(499) == image
+    assert pa.total_allocated_bytes() - before < 2**20
+
+    monkeypatch.setattr("snn_rl.images.data.parquet._MAX_GROUP", 2**19)
+    write_parquet(file, [bytes(2**20)], [0])
+    assert "has a row group of 1,0" in refused(Parquet, [file])
 
 
 def test_other_columns_and_missing_bytes_are_rejected(tmp_path, refused):
