@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from snn_rl.files.archive import parse_json, read_bytes
 from snn_rl.utils.errors import UserError
 
 PIXEL = 255  # largest value of a pixel
+_MAX_LAYERS = 1_000
+_MAX_NEURONS = 2**24  # in total, including the pixels of an image
 LIMIT = 2**24  # float32 represents all smaller integers, and Q-values are integers times `unit`
 SCHEMA = 1
 _META = "snn_rl.event"
@@ -62,22 +65,25 @@ class EventLayer:
         arrays = [weight] if bias is None else [weight, bias]
         if any(not np.issubdtype(array.dtype, np.signedinteger) for array in arrays):
             raise ValueError(f"{name}: weights and biases must be signed integers")
-        if weight.size and not np.abs(weight.astype(np.int64)).max() < 2**15:
+        if weight.size and not -(2**15) < weight.min() <= weight.max() < 2**15:
             raise ValueError(f"{name}: weights must have at most 16 bits")
+        if bias is not None and bias.size and not -LIMIT < bias.min() <= bias.max() < LIMIT:
+            raise ValueError(f"{name}: biases must have at most 25 bits")
         if (self.v_threshold is None) != is_head:
             raise ValueError(f"{name}: every layer except the head must have a threshold")
-        if self.v_threshold is not None and not abs(self.v_threshold) < LIMIT:
-            raise ValueError(f"{name}: the threshold must be below {LIMIT}")
+        if self.v_threshold is not None and not 0 <= self.v_threshold < LIMIT:
+            raise ValueError(f"{name}: the threshold must be from 0 to {LIMIT - 1}")
         if weight.ndim == 4:
             fits = len(shape) == 3 and weight.shape[1] == shape[0] and not is_head
             fits = fits and weight.shape[2] == weight.shape[3] and min(weight.shape) > 0
-            fits = fits and self.stride > 0 and self.padding >= 0
+            fits = fits and self.stride > 0 and 0 <= self.padding < weight.shape[2]
             fits = fits and min(shape[1:], default=0) >= weight.shape[2] - 2 * self.padding
         else:
             fits = weight.ndim == 2 and weight.shape[1] == np.prod(shape) and len(weight) > 0
         if not fits or (bias is not None and bias.shape != (len(weight),)):
             raise ValueError(f"{name}: weights {weight.shape} do not match inputs of {shape}")
-        sums = np.abs(weight.astype(np.int64)).reshape(len(weight), -1).sum(1) * largest_input
+        rows = np.abs(weight).reshape(len(weight), -1)
+        sums = rows.sum(1, dtype=np.int64) * largest_input
         bound = (sums + (0 if bias is None else np.abs(bias.astype(np.int64)))).max()
         if not bound < LIMIT:
             raise ValueError(f"{name} is not on the grid: its sums may reach {bound} units")
@@ -92,19 +98,27 @@ class EventNetwork:
         layers: Layers from input to output, the head last.
 
     Raises:
-        ValueError: A layer does not match its inputs, or its sums may leave the grid.
+        ValueError: A layer does not match its inputs, its sums may leave the grid, or the network
+            is too large.
     """
 
     input_shape: tuple[int, int, int]
     layers: tuple[EventLayer, ...]
 
     def __post_init__(self) -> None:
-        if not self.layers or min(self.input_shape) < 1:
-            raise ValueError("a network must have a head and images of at least one pixel")
+        names = {layer.name for layer in self.layers}
+        if not 1 <= len(names) == len(self.layers) <= _MAX_LAYERS:
+            raise ValueError(f"a network must have 1 to {_MAX_LAYERS} layers of different names")
+        if min(self.input_shape) < 1:
+            raise ValueError("images must have at least one pixel")
+        total = math.prod(self.input_shape)
         shape: tuple[int, ...] = self.input_shape
         for i, layer in enumerate(self.layers):
             layer.check(shape, 1 if i else PIXEL, i == len(self.layers) - 1)
             shape = layer.output_shape(shape)
+            total += math.prod(shape)
+            if total > _MAX_NEURONS:
+                raise ValueError(f"more than {_MAX_NEURONS:,} pixels and neurons in total")
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:

@@ -221,10 +221,14 @@ def ones(*shape):
     return np.ones(shape, np.int32)
 
 
+def conv(name, padding):
+    return EventLayer(name, 1.0, ones(2, 2, 3, 3), None, 1, padding=padding)
+
+
 @pytest.mark.parametrize(
     ("layers", "words"),
     [
-        ((), "have a head"),
+        ((), "have 1 to"),
         ((EventLayer("head", 0.3, ones(2, 18)),), "power of two"),
         ((EventLayer("head", 1.0, ones(2, 17)),), "do not match"),
         ((EventLayer("head", 1.0, ones(2, 18), ones(3)),), "do not match"),
@@ -240,6 +244,14 @@ def ones(*shape):
             ),
             "do not match",
         ),
+        (
+            (EventLayer("fc1", 1.0, ones(2, 18), None, -1), EventLayer("head", 1.0, ones(2, 2))),
+            "0 to",
+        ),
+        ((EventLayer("head", 1.0, ones(2, 18), np.full(2, -(2**63))),), "biases"),
+        ((EventLayer("fc1", 1.0, ones(18, 18), None, 1),) * 2, "different names"),
+        ((conv("conv1", 15_000), EventLayer("head", 1.0, ones(2, 2))), "do not match"),
+        ((*(conv(f"conv{i}", 2) for i in range(998)), conv("head", 0)), "in total"),
     ],
 )
 def test_invalid_layers_are_rejected(layers, words):
