@@ -59,7 +59,8 @@ class FrameStore:
 
     def __init__(self, rows: int, envs: int, image: tuple[int, int, int], dtype: Any):
         channels = image[0]
-        self.slots = np.full((2, rows, envs, channels), _EMPTY, np.int32)
+        # zeros (_EMPTY), because they take no memory before their first use
+        self.slots = np.zeros((2, rows, envs, channels), np.int32)
         # A stack needs one new frame per step, and more at the start of an episode.
         self._least = 1 + envs * (rows + channels)
         self.frames = _zeros((_SPARE * self._least, *image[1:]), dtype)

@@ -6,9 +6,6 @@ row's next observation, and its frame stack shifts by one frame. Frames with equ
 buffer are omitted. All other frames are stored.
 """
 
-import struct
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,12 +20,8 @@ from snn_rl.utils.errors import UserError
 
 Array = NDArray[Any]
 Stored = dict[str, Array]
-# Exceptions raised by numpy, zipfile, and zlib for a damaged archive
-_DAMAGE = (
-    *(OSError, ValueError, LookupError, EOFError, RuntimeError, OverflowError),
-    *(struct.error, zipfile.BadZipFile, zlib.error),
-)
 _FIELDS = ("actions", "rewards", "dones", "timeouts")
+_MAX_ROW = 10**12  # the names of the chunks have 12 digits
 
 
 def encode(buffer: FrameReplayBuffer, start: int, stop: int) -> Stored:
@@ -66,8 +59,10 @@ def decode(stored: Stored) -> Iterator[tuple[Array, Array]]:
 
 
 def _check(stored: Stored) -> None:
-    """Raises an exception of `_DAMAGE` if arrays are missing or their shapes do not match."""
+    """Raises a LookupError or ValueError if arrays are missing or do not match each other."""
     shifted, chained, newest = stored["shifted"], stored["chained"], stored["newest"]
+    if not shifted.dtype == chained.dtype == bool:
+        raise ValueError("shifted and chained must be boolean")
     count, envs = shifted.shape
     channels = stored["full_obs"].shape[1]
     expected = {
@@ -124,10 +119,12 @@ def load_chunk(path: Path, limit: int = 2**31) -> tuple[int, Stored]:
     """
     try:
         stored = read_arrays(path, limit)
-        start = int(stored.pop("start"))
+        start = stored.pop("start")
+        if start.shape or start.dtype.kind not in "iu" or not 0 <= start < _MAX_ROW:
+            raise ValueError("invalid first row")
         _check(stored)
-        return start, stored
-    except _DAMAGE as error:
+        return int(start), stored
+    except (LookupError, ValueError) as error:
         raise UserError(f"{path} is damaged or not a replay chunk ({error})") from None
 
 
@@ -145,7 +142,7 @@ def load_buffer(path: Path, buffer: FrameReplayBuffer) -> tuple[int, int]:
         First row of the chunk and end of its rows, exclusive.
 
     Raises:
-        UserError: The file is damaged, or its observations have another shape.
+        UserError: The file is damaged, or its arrays have other shapes or types than the buffer's.
     """
     # Size of the largest possible chunk: a full buffer without shared frames
     transitions = buffer.buffer_size * buffer.n_envs
@@ -154,6 +151,13 @@ def load_buffer(path: Path, buffer: FrameReplayBuffer) -> tuple[int, int]:
     shape = (stored["shifted"].shape[1], *stored["full_obs"].shape[1:])
     if shape != (wanted := buffer.observations.shape[1:]):
         raise UserError(f"{path}: expected observations of shape {wanted}, got {shape}")
+    types = {name: getattr(buffer, name).dtype for name in _FIELDS}
+    types |= dict.fromkeys(("newest", "full_obs", "full_next"), buffer.store.frames.dtype)
+    for name, dtype in types.items():
+        if stored[name].dtype != dtype:
+            raise UserError(f"{path}: expected {name} of type {dtype}, got {stored[name].dtype}")
+    if stored["actions"].shape[2:] != buffer.actions.shape[2:]:
+        raise UserError(f"{path}: the actions do not match the environment")
     write_rows(buffer, start, stored)
     return start, start + len(stored["dones"])
 

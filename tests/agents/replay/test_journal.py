@@ -185,6 +185,32 @@ def test_arrays_of_different_lengths_are_rejected(tmp_path: Path, name: str) -> 
         load_chunk(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("start", np.zeros(2, np.int64)),
+        ("start", np.array(-1)),
+        ("start", np.array(2**63, np.uint64)),
+        ("start", np.array("0")),
+        ("shifted", np.float32),
+        ("chained", np.uint8),
+        ("newest", np.float64),
+        ("full_obs", np.int64),
+        ("rewards", np.complex64),
+        ("dones", "M8[s]"),
+        ("actions", "U1"),
+    ],
+    ids=str,
+)
+def test_arrays_of_other_types_are_rejected(tmp_path: Path, name: str, value: Any) -> None:
+    path = tmp_path / "chunk.npz"
+    stored = {"start": np.array(0), **encoded(random_rows(np.random.default_rng(0), 5))}
+    other = value if isinstance(value, np.ndarray) else np.zeros(stored[name].shape, value)
+    np.savez(path, **(stored | {name: other}))
+    with pytest.raises(UserError, match=r"chunk\.npz"):
+        load_buffer(path, empty_buffer())
+
+
 class Trap:
     """Object that sets `sprung` when it is unpickled."""
 
