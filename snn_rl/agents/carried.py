@@ -1,6 +1,7 @@
 """DQN for spiking networks whose membrane potentials persist between frames."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -8,10 +9,11 @@ from numpy.typing import NDArray
 from stable_baselines3.common.noise import ActionNoise
 from torch import Tensor
 
-from snn_rl.agents.dqn import SAVED, SpikingDQN
+from snn_rl.agents.dqn import SpikingDQN
 from snn_rl.agents.objectives import sequence_td_loss
 from snn_rl.agents.policies import SpikingQNetwork
 from snn_rl.agents.replay.sequences import SequenceReplayBuffer, SequenceSamples
+from snn_rl.agents.saved import SAVED, Range
 from snn_rl.core.networks import SpikingNetwork, State, clear
 
 
@@ -32,7 +34,11 @@ class CarriedDQN(SpikingDQN):
         ValueError: n_steps is not 1, or carry_state is missing.
     """
 
-    saved = (*SAVED, "burn_in", "window")
+    saved: ClassVar[Mapping[str, Range]] = {
+        **SAVED,
+        "burn_in": (int, 0, 1_000),
+        "window": (int, 2, 1_000),
+    }
 
     def __init__(self, *args: Any, burn_in: int = 8, window: int = 8, **kwargs: Any):
         if kwargs.get("n_steps", 1) != 1:

@@ -16,12 +16,12 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from snn_rl.agents import CarriedDQN, SpikingDQN, SpikingDQNPolicy, SpikingQNetwork, evaluate, plan
-from snn_rl.agents.dqn import OPTIMIZERS
 from snn_rl.agents.evaluation import evaluate_stage
 from snn_rl.agents.loading import evaluation_env
 from snn_rl.agents.objectives import DISTILL, TD
 from snn_rl.agents.replay.journal import Journal
 from snn_rl.agents.retraining import cosine
+from snn_rl.agents.saved import OPTIMIZERS
 from snn_rl.agents.training import Duration, Selection, resume, train_stage
 from snn_rl.chain.records import (
     AgentNotes,

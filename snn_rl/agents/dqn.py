@@ -4,37 +4,35 @@ import io
 import json
 import pathlib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
 from stable_baselines3 import DQN
+from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.type_aliases import GymEnv, Schedule, TrainFreq
 from torch import Tensor
 
 from snn_rl.agents import objectives
-from snn_rl.agents.policies import SpikingDQNPolicy, SpikingQNetwork, network_kwargs
+from snn_rl.agents.policies import (
+    SpikingDQNPolicy,
+    SpikingQNetwork,
+    check_spaces,
+    network_kwargs,
+)
 from snn_rl.agents.replay.buffer import FrameReplayBuffer
 from snn_rl.agents.replay.journal import load_buffer, save_buffer
+from snn_rl.agents.saved import SAVED, Range, SavedAgent
 from snn_rl.core.networks import AnalogNetwork, Network, SpikingNetwork
-from snn_rl.files.checkpoint import load_network, load_tensors, save_tensors
+from snn_rl.files.checkpoint import check_parameters, load_network, load_tensors, save_tensors
 from snn_rl.files.optimizer_state import load_moments, moments
 from snn_rl.utils.errors import UserError
 
-SelfSpikingDQN = TypeVar("SelfSpikingDQN", bound="SpikingDQN")
+_POLICY = "policy."  # before the names of the tensors of the policy
 
-# Constructor arguments that `save` stores, besides those of the policy
-SAVED: tuple[str, ...] = (
-    *("buffer_size", "learning_starts", "batch_size", "tau", "gamma", "gradient_steps", "n_steps"),
-    *("target_update_interval", "exploration_fraction", "exploration_initial_eps"),
-    *("exploration_final_eps", "max_grad_norm", "seed", "double", "objective", "sharpness", "bf16"),
-)
-OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
-    "Adam": torch.optim.Adam,
-    "RMSprop": torch.optim.RMSprop,
-}
+SelfSpikingDQN = TypeVar("SelfSpikingDQN", bound="SpikingDQN")
 
 
 class SpikingDQN(DQN):
@@ -60,14 +58,15 @@ class SpikingDQN(DQN):
         last_loss: Mean loss of the most recent call to `train`; None before the first call.
 
     Raises:
-        ValueError: The objective is unknown.
+        ValueError: The objective is unknown, or the environment has other observations than uint8
+            images or other actions than `Discrete` from 0.
     """
 
     policy_aliases = {  # noqa: RUF012
         "SpikingCnnPolicy": SpikingDQNPolicy,
         "SpikingDQNPolicy": SpikingDQNPolicy,
     }
-    saved = SAVED
+    saved: ClassVar[Mapping[str, Range]] = SAVED
     policy: SpikingDQNPolicy
     q_net: SpikingQNetwork  # type: ignore[assignment]
     q_net_target: SpikingQNetwork  # type: ignore[assignment]
@@ -97,6 +96,7 @@ class SpikingDQN(DQN):
             self.teacher.to(self.device)
 
     def _setup_model(self) -> None:
+        check_spaces(self.observation_space, self.action_space)
         with warnings.catch_warnings():
             if self.replay_buffer_class is None:
                 self.replay_buffer_class = FrameReplayBuffer
@@ -194,19 +194,17 @@ class SpikingDQN(DQN):
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns all tensors that training changes: both networks and the optimizer state."""
-        weights = {f"policy.{name}": t for name, t in self.policy.state_dict().items()}
+        weights = {f"{_POLICY}{name}": t for name, t in self.policy.state_dict().items()}
         return weights | moments(self.policy.optimizer)
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Restores the tensors returned by `tensors`."""
-        prefix = "policy."
-        policy = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        policy = {n.removeprefix(_POLICY): t for n, t in tensors.items() if n.startswith(_POLICY)}
         try:
-            self.policy.load_state_dict(policy)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"the checkpoint does not fit the network: {reason}") from error
-        load_moments(self.policy.optimizer, tensors)
+            self.policy.load_state_dict(check_parameters(policy, "the checkpoint"))
+            load_moments(self.policy.optimizer, tensors)
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f"the checkpoint does not fit the network: {error}") from error
 
     def save(
         self,
@@ -233,15 +231,15 @@ class SpikingDQN(DQN):
         settings["learning_rate"] = self.lr_schedule(1.0)
         assert isinstance(self.train_freq, TrainFreq)  # after `_setup_model`
         settings["train_freq"] = [self.train_freq.frequency, self.train_freq.unit.value]
-        meta = {
-            "schedule": callable(self.learning_rate),
-            "settings": settings,
-            "policy_kwargs": self.policy.network_kwargs,
-            "optimizer": self.policy.optimizer_class.__name__,
-            "optimizer_kwargs": self.policy.optimizer_kwargs,
-            "num_timesteps": self.num_timesteps,
-            "n_updates": self._n_updates,
-        }
+        meta = SavedAgent(
+            settings=settings,
+            policy_kwargs=self.policy.network_kwargs,
+            optimizer=self.policy.optimizer_class.__name__,
+            optimizer_kwargs=self.policy.optimizer_kwargs,
+            num_timesteps=self.num_timesteps,
+            n_updates=self._n_updates,
+            schedule=callable(self.learning_rate),
+        ).to_json()
         json.dumps(
             meta
         )  # raises TypeError before a file is written if a setting is not serializable
@@ -283,21 +281,14 @@ class SpikingDQN(DQN):
             model = cls._built(path, env, network_kwargs(network), device=device, **kwargs)
             model.load_network(network)
             return model
+        saved = SavedAgent.from_json(meta, path)
+        env = cls._wrap_env(maybe_make_env(env, verbose=0))
         try:
-            settings = {**meta["settings"], **kwargs}
-            policy_kwargs = {
-                **meta["policy_kwargs"],
-                "optimizer_class": OPTIMIZERS[meta["optimizer"]],
-                "optimizer_kwargs": meta["optimizer_kwargs"],
-            }
-            if isinstance(settings["train_freq"], list):
-                settings["train_freq"] = tuple(settings["train_freq"])
-            steps, updates = int(meta["num_timesteps"]), int(meta["n_updates"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{path} was not written by SpikingDQN.save: missing or invalid entry {error}"
-            ) from None
-        if meta.get("schedule") and "learning_rate" not in kwargs:
+            settings = {**saved.arguments(cls.saved, kwargs), **kwargs}
+            policy_kwargs = saved.policy_arguments(env, tensors)
+        except ValueError as error:
+            raise UserError(f"{path} cannot be loaded: {error}") from None
+        if saved.schedule and "learning_rate" not in kwargs:
             warnings.warn(
                 f"{path} does not store the learning-rate schedule: training continues at "
                 f"{settings['learning_rate']} unless learning_rate= is passed to load",
@@ -305,7 +296,7 @@ class SpikingDQN(DQN):
             )
         model = cls._built(path, env, policy_kwargs, device=device, **settings)
         model.load_tensors(tensors)
-        model.num_timesteps, model._n_updates = steps, updates
+        model.num_timesteps, model._n_updates = saved.num_timesteps, saved.n_updates
         return model
 
     @classmethod

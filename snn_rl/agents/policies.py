@@ -9,6 +9,7 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.dqn.policies import DQNPolicy
@@ -32,6 +33,25 @@ from snn_rl.core.networks import (
 FRESH_THRESHOLD = 0.1
 
 
+def check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
+    """Raises a ValueError unless the spaces are uint8 images and discrete actions from 0.
+
+    The networks divide pixels by 255, so normalized images would be scaled twice.
+    """
+    if not is_image_space(observation_space):
+        raise ValueError(
+            "observations must be uint8 images from 0 to 255, [channels, height, width]; "
+            f"normalized images (VecNormalize) are not supported; got {observation_space}"
+        )
+    if not is_image_space_channels_first(observation_space):  # type: ignore[arg-type]
+        raise ValueError(
+            "observations must be [channels, height, width] with fewer channels than rows and "
+            f"columns, as in Stable-Baselines3 (VecTransposeImage); got {observation_space}"
+        )
+    if not isinstance(action_space, spaces.Discrete) or action_space.start != 0:
+        raise ValueError(f"actions must be Discrete and start at 0, got {action_space}")
+
+
 def network_spec(
     network: str | Mapping[str, Any],
     observation_space: spaces.Space[Any],
@@ -50,11 +70,15 @@ def network_spec(
         frames: Number of most recent frames that the network receives; None for all frames.
 
     Raises:
-        ValueError: The network is unknown, or the images are too small for its layers.
+        ValueError: The spaces are not supported, see `check_spaces`, the network is unknown, or the
+            images are too small for its layers.
     """
+    check_spaces(observation_space, action_space)
     assert isinstance(observation_space, spaces.Box) and len(observation_space.shape) == 3
     assert isinstance(action_space, spaces.Discrete)
     channels, height, width = observation_space.shape
+    if frames is not None and not 1 <= frames <= channels:
+        raise ValueError(f"frames={frames}: must be from 1 to {channels}")
     shape, actions = (frames or channels, height, width), int(action_space.n)
     if isinstance(network, str):
         return q_network(network, shape, actions, bias)

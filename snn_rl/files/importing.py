@@ -29,6 +29,7 @@ ATARI_IMAGE = (84, 84)
 # Strides by kernels: Mnih et al. (2015), Mnih et al. (2013), and [IIR] A.5.1 for CartPole
 _STRIDES = {(8, 4, 3): (4, 2, 1), (8, 4): (4, 2), (5, 5, 5): (2, 2, 2)}
 _MAX_LAYERS = 100
+_BATCH_NORM = ("running_mean", "running_var", "num_batches_tracked")
 # Weights of Stable-Baselines3's DQN; those of q_net_target are ignored
 _SB3_LAYER = re.compile(
     r"q_net\.(features_extractor\.cnn|features_extractor\.linear|q_net)\.\d+\.(weight|bias)"
@@ -52,9 +53,9 @@ def load_any(
     - A network.safetensors of this package. The other arguments are ignored.
     - A zip of Stable-Baselines3's `DQN("CnnPolicy")`, with any features_dim and net_arch.
     - A state dict of convolutions and dense layers with ReLU between them, from
-      `torch.save(network.state_dict(), path)`, from a checkpoint's `state_dict` or
-      `model_state_dict`, or from a safetensors file. Names of layers are ignored: each layer is
-      the next one in the file whose inputs match the outputs of the previous layer.
+      `torch.save(network.state_dict(), path)`, from a checkpoint's `state_dict`,
+      `model_state_dict` or `model`, or from a safetensors file. Names of layers are ignored: each
+      layer is the next one in the file whose inputs match the outputs of the previous layer.
 
     Args:
         path: Path of the file.
@@ -103,6 +104,12 @@ def from_state_dict(
         pixel_max: See `load_any`.
         name: Name of the state dict in error messages.
     """
+    for key in tensors:
+        if key.rpartition(".")[2] in _BATCH_NORM:
+            raise UserError(
+                f"{name} has batch normalization ({key[:100]!r}), which must be fused before the "
+                "import: torch.nn.utils.fuse_conv_bn_eval(conv, bn) returns the convolution"
+            )
     check_weights(tensors.items(), name)
     layers = _layers(tensors, name)
     convs = [layer for layer in layers if layer.weight.dim() == 4]
@@ -195,7 +202,7 @@ def _layers(tensors: Mapping[str, Tensor], name: str) -> list[_Layer]:
         if tensor.dim() not in (2, 4) or 0 in tensor.shape:
             raise UserError(
                 f"{name}: {shown} of shape {tuple(tensor.shape)} belongs neither to a convolution "
-                "nor to a dense layer (batch normalization must be fused before the import)"
+                "nor to a dense layer (normalization must be fused before the import)"
             )
         if tensor.dim() == 4 and tensor.shape[2] != tensor.shape[3]:
             raise UserError(f"{name}: {shown} is a convolution whose kernel is not square")
@@ -259,7 +266,7 @@ def _from_sb3(archive: Archive, image: tuple[int, int] | None, name: str) -> Ana
             f"{name} cannot be imported: its hidden layers have activation_fn="
             f"{activation[:100]!r}, but only ReLU can be converted to spikes"
         )
-    channels = next(t.shape[1] for key, t in layers.items() if t.dim() == 4)
+    channels = next((t.shape[1] for key, t in layers.items() if t.dim() == 4), 0)
     shape = _plain(data, "observation_space").get("_shape")
     if image is None and isinstance(shape, list) and len(shape) == 3:
         size = shape[1:] if shape[0] == channels else shape[:2]

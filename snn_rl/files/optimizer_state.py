@@ -1,6 +1,7 @@
 """The state of an optimizer as named tensors."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,16 +21,37 @@ def moments(optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def load_moments(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Restores the state that `moments` returned; other tensors are ignored."""
+    """Restores the state that `moments` returned; other tensors are ignored.
+
+    Raises:
+        ValueError: The state does not match the parameters and the kind of the optimizer.
+    """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    expected = state_names(type(optimizer), optimizer.defaults)
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if not name.startswith(_PREFIX):
             continue
-        index, _, key = name.removeprefix(_PREFIX).partition(".")
-        parameter = parameters[int(index)]
+        number, _, key = name.removeprefix(_PREFIX).partition(".")
+        index = int(number) if number.isdecimal() else len(parameters)
+        if index >= len(parameters) or key not in expected or not value.is_floating_point():
+            raise ValueError(f"unexpected state of the optimizer: {name[:100]!r}")
+        parameter = parameters[index]
+        if value.shape not in (parameter.shape, ()):
+            raise ValueError(f"{name!r} has shape {tuple(value.shape)}")
         if value.shape == parameter.shape:
             # Fused updates need the memory layout of the parameter.
             value = torch.empty_like(parameter).copy_(value).detach()
-        state.setdefault(int(index), {})[key] = value
+        state.setdefault(index, {})[key] = value
+    if any(entries.keys() != expected for entries in state.values()):
+        raise ValueError(f"the state of the optimizer lacks some of {', '.join(sorted(expected))}")
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def state_names(kind: type[Optimizer], options: Mapping[str, Any]) -> set[str]:
+    """Returns the names of the state tensors of each parameter after an update."""
+    parameter = torch.zeros(1, requires_grad=True)
+    parameter.grad = torch.zeros(1)
+    trial = kind([parameter], **options)
+    trial.step()
+    return {key for key, value in trial.state[parameter].items() if isinstance(value, Tensor)}

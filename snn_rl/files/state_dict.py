@@ -27,7 +27,7 @@ from snn_rl.utils.errors import UserError
 _MAX_PICKLE = 2**18  # bytes of the pickled description; about 1,000 for the Atari network
 _MAX_HEADER = 2**20  # bytes of the header of a safetensors file
 _MAX_DIMS = 8
-_WRAPPERS = ("state_dict", "model_state_dict")  # keys of state dicts within checkpoints
+_WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys of state dicts within checkpoints
 _LEGACY_MAGIC, _LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
 
 _STORAGES = {
@@ -47,8 +47,9 @@ _STORAGES = {
 def torch_state_dict(data: bytes, name: str) -> dict[str, Tensor]:
     """Returns the tensors of a PyTorch file, in the order of the file.
 
-    The file contains a state dict, or a dictionary with `state_dict` or `model_state_dict`. Both
-    formats of `torch.save` are supported: zip archives, and the format before PyTorch 1.6.
+    The file contains a state dict, or a dictionary with `state_dict`, `model_state_dict` or
+    `model`. Both formats of `torch.save` are supported: zip archives, and the format before
+    PyTorch 1.6.
     """
     try:
         content, read = _read_zip(data, name) if data[:2] == b"PK" else _read_legacy(data, name)

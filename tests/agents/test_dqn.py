@@ -1,6 +1,7 @@
 """Training, prediction and files of `SpikingDQN`."""
 
 import pickle
+import time
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -16,15 +17,16 @@ from safetensors import safe_open
 from stable_baselines3.common.callbacks import EvalCallback, StopTrainingOnMaxEpisodes
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from torch import Tensor
 
 from snn_rl.agents import SpikingDQN
 from snn_rl.agents.objectives import OBJECTIVES
+from snn_rl.agents.policies import network_spec
 from snn_rl.core.conversion import spike_rates
 from snn_rl.core.lif import MIN_THRESHOLD
 from snn_rl.core.networks import AnalogNetwork, SpikingNetwork
-from snn_rl.files.checkpoint import save_network
+from snn_rl.files.checkpoint import load_tensors, save_network, save_tensors
 from snn_rl.utils.errors import UserError
 
 MakeCatch = Callable[..., VecEnv]
@@ -388,6 +390,134 @@ def test_damaged_file_is_rejected(make_catch: MakeCatch, tmp_path: Path, keep: i
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(UserError, match=r"agent\.safetensors"):
         SpikingDQN.load(tmp_path / "agent", env=make_catch())
+
+
+def note_of(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors, note = load_tensors(path)
+    del note["schema"]
+    return tensors, note
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("settings.buffer_size", 10**8),
+        ("settings.buffer_size", "200"),
+        ("settings.gamma", None),
+        ("settings.batch_size", True),
+        ("settings.n_steps", 0),
+        ("settings.objective", 5),
+        ("settings.objective", "other"),
+        ("settings.train_freq", [1, "year"]),
+        ("settings", []),
+        ("policy_kwargs.network", "40000"),
+        ("policy_kwargs.network", "no such network"),
+        ("policy_kwargs.network", {"layers": []}),
+        ("policy_kwargs.network", 3),
+        ("policy_kwargs.timesteps", 10**8),
+        ("policy_kwargs.timesteps", "1"),
+        ("policy_kwargs.surrogate", ["linear"]),
+        ("policy_kwargs.frames", 3),
+        ("policy_kwargs.frames", "1"),
+        ("policy_kwargs.color", "red"),
+        ("optimizer", "SGD"),
+        ("optimizer_kwargs", {"eps": "small"}),
+        ("optimizer_kwargs", {"betas": [0.9]}),
+        ("optimizer_kwargs", {"lr": 0.1}),
+        ("optimizer_kwargs", {"capturable": True}),
+        ("num_timesteps", "40"),
+        ("n_updates", -1),
+    ],
+    ids=str,
+)
+def test_changed_note_is_rejected_at_once(
+    make_catch: MakeCatch, tmp_path: Path, key: str, value: Any
+) -> None:
+    path = tmp_path / "agent.safetensors"
+    make_model(make_catch(), 2).save(path)
+    tensors, note = note_of(path)
+    section, _, name = key.rpartition(".")
+    (note[section] if section else note)[name] = value
+    save_tensors(path, tensors, note)
+    env = make_catch()
+    started = time.process_time()
+    with pytest.raises(UserError, match=r"agent\.safetensors"):
+        SpikingDQN.load(path, env=env)
+    assert time.process_time() - started < 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("optimizer.0.exp_avg", None),
+        ("optimizer.0.other", torch.zeros(())),
+        ("optimizer.99.step", torch.zeros(())),
+        ("optimizer.x.step", torch.zeros(())),
+        ("optimizer.0.exp_avg", torch.zeros(2)),
+        ("optimizer.0.exp_avg", torch.zeros((), dtype=torch.int64)),
+        ("policy.q_net.network.neurons.0.v_threshold", torch.tensor(-1.0)),
+        ("policy.q_net.network.neurons.0.leak", torch.tensor(7.0)),
+        ("policy.q_net.network.neurons.0.leak", torch.tensor(1)),
+        ("policy.q_net.network.neurons.0.leak", torch.tensor(float("nan"))),
+        ("policy.q_net.network.head.weight", None),
+    ],
+    ids=str,
+)
+def test_changed_tensors_are_rejected(
+    make_catch: MakeCatch, tmp_path: Path, name: str, value: Tensor | None
+) -> None:
+    path = tmp_path / "agent.safetensors"
+    model = make_model(make_catch(), 2)
+    model.learn(40)
+    model.save(path)
+    tensors, note = note_of(path)
+    tensors |= {name: value}  # type: ignore[dict-item]
+    save_tensors(path, {key: t for key, t in tensors.items() if t is not None}, note)
+    with pytest.raises(UserError, match=r"does not fit|the checkpoint"):
+        SpikingDQN.load(path, env=make_catch())
+
+
+class Spaces(gym.Env[Any, Any]):
+    """An environment with any spaces."""
+
+    def __init__(self, observations: spaces.Space[Any], actions: spaces.Space[Any]):
+        self.observation_space, self.action_space = observations, actions
+
+
+IMAGES = spaces.Box(0, 255, (3, 84, 84), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("observations", "actions", "words"),
+    [
+        (spaces.Box(0, 1, (3, 84, 84), np.float32), spaces.Discrete(3), "must be uint8 images"),
+        (spaces.Box(0, 1, (64, 64, 3), np.float32), spaces.Discrete(3), "must be uint8 images"),
+        (spaces.Box(0, 1, (3, 84, 84), np.uint8), spaces.Discrete(3), "must be uint8 images"),
+        (spaces.Box(0, 255, (84, 84), np.uint8), spaces.Discrete(3), "must be uint8 images"),
+        (IMAGES, spaces.Discrete(3, start=1), "start at 0"),
+    ],
+    ids=str,
+)
+def test_other_spaces_are_rejected_at_construction(
+    observations: spaces.Space[Any], actions: spaces.Space[Any], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words) as caught:
+        SpikingDQN("SpikingCnnPolicy", Spaces(observations, actions), buffer_size=10)
+    assert "\n" not in str(caught.value)
+
+
+def test_normalized_images_are_rejected_at_construction() -> None:
+    env = VecNormalize(DummyVecEnv([lambda: Spaces(IMAGES, spaces.Discrete(3))]))
+    with pytest.raises(ValueError, match="VecNormalize"):
+        SpikingDQN("SpikingCnnPolicy", env, buffer_size=10)
+
+
+def test_channels_come_first() -> None:
+    last = spaces.Box(0, 255, (84, 84, 3), np.uint8)
+    model = SpikingDQN("SpikingCnnPolicy", Spaces(last, spaces.Discrete(3)), buffer_size=10)
+    assert model.network.spec.input_shape == (3, 84, 84)
+    with pytest.raises(ValueError, match="VecTransposeImage"):
+        network_spec("mnih", last, spaces.Discrete(3), bias=False)
 
 
 def test_unsupported_arguments_of_load_and_save(make_catch: MakeCatch, tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from snn_rl.agents.dqn import OPTIMIZERS
 from snn_rl.agents.objectives import OBJECTIVES
+from snn_rl.agents.saved import OPTIMIZERS
 from snn_rl.configs.image_schema import ClassifyConfig
 from snn_rl.configs.schema import Config
 from snn_rl.configs.setting import CUSTOM, check_settings, settings_of

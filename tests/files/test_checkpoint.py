@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +178,7 @@ def test_missing_files_and_directories_are_rejected(tmp_path):
     assert "no such file" in refused(tmp_path / "none.safetensors")
     assert "no such file" in refused(tmp_path / "nowhere" / "none.safetensors")
     (tmp_path / "folder").mkdir()
-    assert "no such file" in refused(tmp_path / "folder")
+    assert "is a folder" in refused(tmp_path / "folder")
 
 
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"snn_rl": "{"}, {"snn_rl": "[1]"}])
@@ -272,6 +273,43 @@ def test_weights_that_are_not_finite_floats_are_rejected(tmp_path, value, words)
     path = tmp_path / "network.safetensors"
     save_tensors(path, {**spiking(2).state_dict(), "head.weight": value}, {"network": described()})
     assert words in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("v_threshold", -1.0), ("leak", 7.0), ("leak", -0.5)], ids=str
+)
+def test_parameters_outside_their_range_are_rejected(tmp_path, name, value):
+    path = tmp_path / "network.safetensors"
+    network = spiking(2)
+    network.state_dict()[f"neurons.1.{name}"].fill_(value)
+    save_network(path, network)
+    assert f"'neurons.1.{name}' is not between 0 and" in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"timesteps": 10**8}, "timesteps=100000000: must be from 1 to"),
+        ({"spec_layers": [{"kind": "dropout"}] * 100_000}, "layers are supported"),
+        ({"spec_input_shape": [1, 10**5, 10**5]}, "pixels"),
+        (
+            {
+                "spec_layers": [
+                    {"kind": "conv", "channels": 2, "kernel": 3, "padding": 15_000},
+                    {"kind": "dense", "units": 3},
+                ]
+            },
+            "neurons are not supported",
+        ),
+    ],
+    ids=["timesteps", "layers", "images", "padding"],
+)
+def test_costly_description_is_rejected_at_once(tmp_path, change, words):
+    path = tmp_path / "network.safetensors"
+    save_tensors(path, spiking(2).state_dict(), {"network": described(**change)})
+    started = time.process_time()
+    assert words in refused(path)
+    assert time.process_time() - started < 1
 
 
 @pytest.mark.parametrize("note", ['{"schema": 1, "schema": 1}', "[" * 100_000, "9" * 5_000])

@@ -152,7 +152,7 @@ def test_state_dict_keeps_its_outputs(tmp_path: Path, kind: str, bias: bool) -> 
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize("wrapper", ["state_dict", "model_state_dict"])
+@pytest.mark.parametrize("wrapper", ["state_dict", "model_state_dict", "model"])
 def test_checkpoint_with_an_optimizer_is_read(tmp_path: Path, zipped: bool, wrapper: str) -> None:
     network = stack()
     optimizer = torch.optim.Adam(network.parameters())
@@ -280,8 +280,8 @@ BAD_TENSORS = {
     ),
     "integers": (changed(**{"0_weight": torch.ones(4, 3, 8, 8, dtype=torch.int64)}), "int64"),
     "bool": (changed(**{"0_weight": torch.ones(4, 3, 8, 8, dtype=torch.bool)}), "bool"),
-    "batch norm": (changed(**{"3_running_mean": torch.ones(2)}), "neither a weight nor a bias"),
-    "scales": (changed(**{"3_weight": torch.ones(2)}), "batch normalization"),
+    "batch norm": ({**changed(), "3.running_mean": torch.ones(2)}, "has batch normalization"),
+    "scales": (changed(**{"3_weight": torch.ones(2)}), "normalization must be fused"),
     "3-D": (changed(**{"0_weight": torch.ones(4, 3, 8)}), "neither to a convolution"),
     "not square": (changed(**{"0_weight": torch.ones(4, 3, 8, 7)}), "not square"),
     "empty": (changed(**{"0_weight": torch.ones(0, 3, 8, 8)}), "neither to a convolution"),
@@ -310,6 +310,18 @@ def test_other_structures_in_safetensors_are_rejected(tmp_path: Path, case: str)
     content, words = BAD_TENSORS[case]
     save_file(content, tmp_path / "net")
     assert words in refused(tmp_path / "net", image=(40, 40))
+
+
+def test_batch_normalization_gives_the_function_that_fuses_it(tmp_path: Path) -> None:
+    network = nn.Sequential(*stack()[:2], nn.BatchNorm2d(4), *stack()[2:])
+    message = refused(state_dict(tmp_path, network.state_dict()), image=(40, 40))
+    assert "fuse_conv_bn_eval" in message
+
+
+def test_git_lfs_pointer_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "net.pth"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    assert "git lfs pull" in refused(path)
 
 
 def test_pickled_module_is_rejected(tmp_path: Path) -> None:
@@ -576,7 +588,7 @@ def test_sparse_file_of_a_terabyte_is_rejected(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["nowhere.zip", "/dev/zero", "/"])
 def test_missing_files_and_devices_are_rejected(path: str) -> None:
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match=r"no such file|not a regular file|is a folder"):
         load_any(Path(path))
 
 

@@ -7,6 +7,11 @@ from typing import Any
 
 from snn_rl.utils.plugins import Registry
 
+# Bounds of a description, which may come from any file
+_MAX_LAYERS = 1_000
+_MAX_PIXELS = 2**24  # of the input
+_MAX_NEURONS = 2**26  # of a convolution or pooling
+
 Shape = tuple[int, ...]
 ImageShape = tuple[int, int, int]  # channels, height, width
 
@@ -152,7 +157,7 @@ class NetworkSpec:
                 fields = {key: int(value) for key, value in entry.items() if key != "kind"}
                 layers.append(_KINDS[entry["kind"]](**fields))
             channels, height, width = (int(n) for n in data["input_shape"])
-            return cls(
+            spec = cls(
                 (channels, height, width),
                 tuple(layers),
                 int(data["outputs"]),
@@ -162,6 +167,8 @@ class NetworkSpec:
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ValueError(f"not a valid network description ({error!r})") from error
+        spec.connections()
+        return spec
 
     @property
     def is_plain(self) -> bool:
@@ -174,10 +181,15 @@ class NetworkSpec:
         A block contributes two convolutions, followed by its shortcut.
 
         Raises:
-            ValueError: A size is invalid, the images are too small for the stack, or a
+            ValueError: A size is invalid or too large, the images are too small for the stack, or a
                 convolution or pooling follows a dense layer.
         """
         shape: Shape = self.input_shape
+        if min(shape) < 1 or math.prod(shape) > _MAX_PIXELS or len(self.layers) > _MAX_LAYERS:
+            raise ValueError(
+                f"images of {shape} and {len(self.layers)} layers: at most {_MAX_PIXELS:,} pixels "
+                f"and {_MAX_LAYERS:,} layers are supported"
+            )
         source: int | None = None
         found: list[Connection] = []
         neurons = 0
@@ -220,6 +232,8 @@ class NetworkSpec:
                 f"images of {self.input_shape} are too small for layer {i}, "
                 f"a {layer.kernel}x{layer.kernel} {kind}"
             )
+        if layer.channels * height * width > _MAX_NEURONS:
+            raise ValueError(f"layer {i}: more than {_MAX_NEURONS:,} neurons are not supported")
         return (layer.channels, height, width)
 
     def shapes(self) -> list[Shape]:

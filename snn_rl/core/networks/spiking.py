@@ -1,7 +1,7 @@
 """Spiking network: a layer stack with LIF neurons."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +12,15 @@ from snn_rl.core.networks.base import WINDOW, Masks, Network, State, head_output
 from snn_rl.core.networks.spec import NetworkSpec
 from snn_rl.core.surrogate import SpikeTime, get_surrogate
 
+MAX_TIMESTEPS = 10_000
+
 
 @dataclass(frozen=True)
 class SpikingOptions:
     """Options of a spiking network.
 
     Attributes:
-        timesteps: Number of timesteps T >= 1.
+        timesteps: Number of timesteps T, from 1 to `MAX_TIMESTEPS`.
         surrogate: Surrogate gradient: a key of `snn_rl.core.surrogate.SURROGATES`, or
             `module:function`.
         encoding: Input encoding: a key of `snn_rl.core.encoding.ENCODINGS`.
@@ -35,9 +37,12 @@ class SpikingOptions:
     exact: bool = False
 
     def __post_init__(self) -> None:
+        for each in fields(self):
+            if not isinstance(value := getattr(self, each.name), each.type):  # type: ignore[arg-type]
+                raise ValueError(f"{each.name}={value!r}: must be {each.type.__name__}")  # type: ignore[union-attr]
         one_direct = self.timesteps == 1 and self.encoding == "direct"
-        if not isinstance(self.timesteps, int) or self.timesteps < 1:
-            raise ValueError(f"timesteps={self.timesteps}: must be an integer of at least 1")
+        if not 1 <= self.timesteps <= MAX_TIMESTEPS:
+            raise ValueError(f"timesteps={self.timesteps}: must be from 1 to {MAX_TIMESTEPS}")
         if self.encoding not in ENCODINGS:
             raise ValueError(f"encoding={self.encoding}: must be one of {', '.join(ENCODINGS)}")
         if self.carry_state and not one_direct:
