@@ -70,13 +70,16 @@ def agent_presets(config: Config) -> list[str]:
 
 
 def image_presets(config: ClassifyConfig) -> list[str]:
-    """Returns the presets of a dataset and a network."""
-    family = "imagenet" if config.dataset == "imagenet" else "cifar"
-    # Names without presets of their own, misspelled ones among them, select nothing.
+    """Returns the presets of a dataset and a network, for example of cifar, cifar10 and vgg16."""
+    dataset, net = config.dataset, config.net
+    if not dataset:
+        raise UserError("no dataset given; for example, set dataset=cifar10")
     known = settings_of(ClassifyConfig)
-    named = {"dataset": config.dataset, "net": config.net}
-    names = [name for key, name in named.items() if name in known[key].choices]
-    return _preset_names([family, *names], config.preset)
+    known["dataset"].check(dataset)
+    family = dataset.rstrip("0123456789")
+    # Networks without presets of their own, misspelled ones among them, select nothing.
+    networks = [net, f"{dataset}_{net}"] if net in known["net"].choices else []
+    return _preset_names([family, dataset, *networks], config.preset)
 
 
 def _preset_names(names: Sequence[str], preset: str) -> list[str]:

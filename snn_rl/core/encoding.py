@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def direct(x: Tensor, timesteps: int) -> Tensor:
-    """Returns the analog image as the constant input of all timesteps ([IIR] section 3).
+    """Returns the analog image as the constant input of all timesteps ([IIR] section 2).
 
     The first layer's current is then the same at every t, so the network computes it once.
 
@@ -15,7 +15,7 @@ def direct(x: Tensor, timesteps: int) -> Tensor:
 
 
 def poisson(x: Tensor, timesteps: int) -> Tensor:
-    """Returns spikes with the sign of x, each with probability |x| ([STDB] section 2).
+    """Returns spikes with the sign of x, each with probability |x| ([STDB] section 5).
 
     Args:
         x: Images [N, ...] in [-1, 1].

@@ -16,8 +16,6 @@ from snn_rl.utils.errors import UserError
 
 def check_values(config: ClassifyConfig) -> None:
     """Checks the settings before any computation."""
-    if not config.dataset:
-        raise UserError("no dataset given; for example, set dataset=cifar10")
     check_settings(config)
     try:
         check_surrogate(config.iir.surrogate)

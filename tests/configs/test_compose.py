@@ -78,6 +78,19 @@ def test_the_command_line_overrides_the_presets_and_they_the_schema() -> None:
     assert compose(ClassifyConfig, [*images, "iir.epochs=2"]).iir.epochs == 2
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(f"dataset=cifar10 preset={preset}" for preset in ("paper", "stdb", "ull")),
+        *(f"dataset=imagenet preset={preset}" for preset in ("paper", "stdb")),
+        *(f"env={env} preset=paper" for env in ("CartPole-v1", "PongNoFrameskip-v4")),
+    ],
+)
+def test_the_presets_of_the_papers_train_in_float32(words: str) -> None:
+    schema = Config if words.startswith("env=") else ClassifyConfig
+    assert compose(schema, words.split()).precision == "float32"
+
+
 def test_composed_settings_are_plain_values() -> None:
     config = compose(ClassifyConfig, ["dataset=cifar10"])
     assert asdict(config) == asdict(ClassifyConfig(dataset="cifar10"))

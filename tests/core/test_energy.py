@@ -54,7 +54,7 @@ def test_memory_accesses_of_vgg16_equal_paper():
 @pytest.mark.parametrize(("rate", "ratio"), [(0.08, 7.53), (0.42, 5.23), (2.92, 1.61)])
 @pytest.mark.parametrize("own_layer", [False, True])
 def test_ratio_at_average_rates_equals_papers(rate, ratio, own_layer):
-    """Checks [IIR] 5.2 and A.6: 7.55, 5.22 and 1.75 for T1, T5 and T100 on one frame.
+    """Checks [IIR] section 5 and A.5.2: 7.55, 5.22 and 1.75 for T1, T5 and T100 on one frame.
 
     An average rate is the same in every layer, so the indexing makes no difference.
     """

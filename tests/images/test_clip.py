@@ -41,7 +41,8 @@ def test_the_default_does_not_clip():
     ("dataset", "preset", "message"),
     [
         ("cifar10", "ul", "preset=ul: must be one of default, .*ull; did you mean ull"),
-        ("imagenet", "ull", "preset=ull: must be one of default, paper$"),
+        ("imagenet", "ull", "preset=ull: must be one of default, paper, stdb$"),
+        ("cifar01", "ull", "dataset=cifar01: must be one of .*; did you mean cifar10"),
         ("cifar100", "paper_cifar", "preset=paper_cifar: must be one of default, paper"),
     ],
 )

@@ -4,14 +4,18 @@ import shutil
 
 import pytest
 
-from snn_rl.papers.page import FIGURE, write_page
+from snn_rl.configs.compose import compose
+from snn_rl.configs.image_schema import ClassifyConfig
+from snn_rl.papers.page import FIGURE, MAKERS, TABLE, write_page
 
 ANALOG = {"clip": False, "pixels": "symmetric", "pooling": "avg"}
 POISSON = {
     **ANALOG,
     "iir.encoding": "poisson",
     "iir.surrogate": "stdb",
+    "iir.thresholds": "percentile",
     "iir.percentile": 100.0,
+    "iir.block_thresholds": "unity",
     "iir.train_threshold": False,
 }
 
@@ -149,3 +153,11 @@ def test_a_missing_run_has_the_settings_of_its_counterpart(whole, image_stage, t
     assert "| one epoch of training, from scratch / ANN | 136.8 (78 / 0.57 min) | – |" in (
         path.read_text()
     )
+
+
+@pytest.mark.parametrize("row", MAKERS["stdb", TABLE, 1].rows, ids=lambda row: "-".join(row[:3]))
+def test_the_preset_has_the_timesteps_of_every_row(row):
+    net, dataset, timesteps, *_ = row
+    config = compose(ClassifyConfig, ["preset=stdb", f"net={net}", f"dataset={dataset}"])
+    assert config.T == int(timesteps)
+    assert (config.batch_norm, config.pixels) == (False, "symmetric")

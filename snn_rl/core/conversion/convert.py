@@ -60,12 +60,14 @@ def convert(
     spiking = _with_weights_of(analog, options).to(images.device)
     fixed = _fixed_thresholds(analog, images, options.timesteps, search)
     names = spiking.spec.names()
+    balanced = fixed is not None or search.blocks != UNITY
+    unity = {i for i, name in enumerate(names) if not balanced and name.startswith("block")}
     timesteps = search.timesteps or options.timesteps
 
     def set_threshold(index: int, current: Iterable[Tensor]) -> None:
         if fixed is not None:
             v_threshold, amplitude = fixed[index]
-        elif search.blocks == UNITY and names[index].startswith("block"):
+        elif index in unity:
             # the threshold inside a block is the amplitude of the spikes that enter the block
             before = spiking.neurons[index - 1].v_threshold if index else 1.0
             v_threshold = amplitude = float(before)
@@ -88,8 +90,9 @@ def convert(
     else:
         for index in range(len(spiking.neurons)):
             set_threshold(index, _currents(spiking, images, index, timesteps))
-    for neuron in spiking.neurons:
-        neuron.v_threshold.mul_(search.scale)
+    for index, neuron in enumerate(spiking.neurons):
+        if index not in unity:
+            neuron.v_threshold.mul_(search.scale)
     return spiking
 
 

@@ -14,7 +14,7 @@ def magnitude_masks(network: Network, fraction: float) -> dict[str, Tensor]:
 
     The head and the biases are not pruned; they are a few thousandths of the weights.
 
-    Source: [IIR] section 5.3 (90 % of a T1 network's weights), after Han et al. (2015).
+    Source: [IIR] section 5 (90 % of a T1 network's weights), after Han et al. (2015).
 
     Args:
         network: Analog or spiking network.

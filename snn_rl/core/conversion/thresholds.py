@@ -34,14 +34,14 @@ class ThresholdSearch:
         percentile: Percentile of the input currents, in (0, 100].
         over: Input currents included in the percentiles: "positive" or "all".
         timesteps: Number of timesteps simulated in the search; 0 uses the network's T.
-        scale: Factor applied to every threshold after the search and not folded into the
+        scale: Factor applied to every threshold found, after the search, and not folded into the
             weights. A factor below 1 gives more spikes at few timesteps ([STDB] table 1, "adjusted
             thresholds"). Activity grows by a factor of 1 / scale per layer, so use the
             factor only in networks without biases.
         blocks: Thresholds inside residual blocks: "search", or "unity" for the amplitude of the
-            spikes that enter the block ([STDB] section 4.2).
+            spikes that enter the block ([STDB] section 4.2), which is not scaled.
         given: Thresholds of all hidden layers, used instead of the search. For example, the
-            thresholds of another trained network ([IIR] section 5.3).
+            thresholds of another trained network ([IIR] section 5).
     """
 
     method: str = PERCENTILE

@@ -61,7 +61,7 @@ class Network(nn.Module):
         synapses: Weight layers without the head, in the order of `NetworkSpec.connections`.
         head: Last weight layer.
         dropout: Dropout probability of the `Dropout` layers in training mode. All timesteps use the
-            same mask ([STDB] section 4, [IIR] A.2.2).
+            same mask ([STDB] section 5, [IIR] A.2.2).
     """
 
     head: nn.Linear

@@ -416,6 +416,7 @@ def unit_spikes(
 @pytest.mark.parametrize("scale", [1.0, 0.7])
 @torch.no_grad()
 def test_unity_blocks_and_scale_equal_unit_spikes(scale):
+    """The factor scales the layers before the blocks; the thresholds of the blocks stay 1."""
     torch.manual_seed(0)
     analog = AnalogNetwork(RESIDUAL).double()
     for layer in analog.synapses:
@@ -431,7 +432,7 @@ def test_unity_blocks_and_scale_equal_unit_spikes(scale):
     balanced = float(analog.synapses[0](x).max())
     assert spiking.neurons[0].v_threshold.item() == pytest.approx(scale * balanced, rel=1e-5)
     stored = spiking.neurons[0].v_threshold.item()
-    expected = unit_spikes(analog, [stored, *[scale] * 4], x, 12)
+    expected = unit_spikes(analog, [stored, *[1.0] * 4], x, 12)
     layers = spiking.activity(x)[1]
     for layer, train in zip(layers, expected, strict=True):
         assert 0.005 < layer.mean() < 0.995

@@ -147,7 +147,7 @@ def test_number_of_weight_layers_equals_name(name):
 
 
 def test_vgg16_has_weights_and_neurons_of_paper():
-    """Checks [IIR] section 5.2: 39.9 M weights and 0.285 M membranes on CIFAR."""
+    """Checks [IIR] "Inference Efficiency": 39.9 M weights and 0.285 M membranes on CIFAR."""
     spec = IMAGE_NETWORKS["vgg16"]((3, 32, 32), 10, batch_norm=False)
     weights = sum(parameter.numel() for parameter in AnalogNetwork(spec).parameters())
     assert weights / 1e6 == pytest.approx(39.9, abs=0.05)
