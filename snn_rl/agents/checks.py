@@ -120,13 +120,14 @@ def import_networks(config: Config) -> tuple[Config, dict[str, AnalogNetwork]]:
 
     Raises:
         UserError: A file is damaged, contains disallowed objects, or holds a spiking network; a
-            network does not fit the environment; or the images are too small for `network`.
+            network does not fit the environment or `exact`; or the images are too small for
+            `network`.
     """
     if config.ann is not None and config.init is not None:
         raise UserError(
             "ann and init are mutually exclusive: ann is converted as is, init is trained further"
         )
-    needed = _needed_spec(config)
+    trained = needed = _needed_spec(config)
     networks = {}
     files = {"ann": config.ann, "init": config.init, "teacher": config.teacher}
     for key, file in files.items():
@@ -145,7 +146,13 @@ def import_networks(config: Config) -> tuple[Config, dict[str, AnalogNetwork]]:
                     raise UserError(f"{key}={file} is not supported: {error}") from None
                 layers = config.network
             config = replace(config, network=layers, bias=network.spec.bias)
+            trained = network.spec
         networks[key] = network
+    if config.exact and not trained.is_plain:
+        raise UserError(
+            "exact=true requires a network of convolutions and dense layers, but "
+            f"network={config.network} has other layers"
+        )
     return config, networks
 
 

@@ -25,13 +25,9 @@ def directory_of(config: Config) -> Path:
 def chain(config: Config) -> list[Stage]:
     """Returns the stages of the chain that the settings describe."""
     return schedule(
-        ChainOptions(
-            config.T,
-            config.T_start,
-            config.T_step,
-            config.direct,
-            config.stages,
-            config.carry_state,
+        ChainOptions.of(
+            config,
+            carry_state=config.carry_state,
             exact=config.exact,
             finetune=config.finetune.steps > 0 and config.ann is None,
         )

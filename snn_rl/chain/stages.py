@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass
 
+from snn_rl.configs.image_schema import ClassifyConfig
+from snn_rl.configs.schema import Config
 from snn_rl.utils.errors import UserError
 
 ANN = "ann"
@@ -110,11 +112,16 @@ class ChainOptions:
     direct: bool = False  # retrains at T directly after conversion ([IIR], variant "_d")
     stages: str = "iir"  # "iir" retrains; "none" only converts, for any T
     carry_state: bool = False  # adds a stage whose membrane potentials persist between frames
-    # adds a stage in which the smallest weights are removed and the rest retrained ([IIR],
-    # section 5.3)
+    # adds a stage in which the smallest weights are removed and the rest retrained ([IIR]
+    # section 5, "magnitude based weight pruning")
     prune: bool = False
     exact: bool = False  # adds a stage with the T=1 network on the integer grid
     finetune: bool = False  # trains the ANN in two stages, pretraining and fine-tuning
+
+    @classmethod
+    def of(cls, config: Config | ClassifyConfig, **added: bool) -> "ChainOptions":
+        """Returns the options in the settings of a command, with the `added` stages."""
+        return cls(config.T, config.T_start, config.T_step, config.direct, config.stages, **added)
 
 
 def schedule(options: ChainOptions) -> list[Stage]:

@@ -47,16 +47,7 @@ def chain(config: ClassifyConfig) -> list[Stage]:
     """Returns the stages of the settings."""
     if config.scratch:
         return [Stage.parse(f"T{config.T}-{SCRATCH}")]
-    return schedule(
-        ChainOptions(
-            config.T,
-            config.T_start,
-            config.T_step,
-            config.direct,
-            config.stages,
-            prune=config.prune > 0,
-        )
-    )
+    return schedule(ChainOptions.of(config, prune=config.prune > 0))
 
 
 def directory_of(config: ClassifyConfig) -> Path:
@@ -311,7 +302,7 @@ def _thresholds(file: str | None) -> list[float] | None:
 
 
 def initialize(network: AnalogNetwork) -> None:
-    """Initializes weights after He et al. (2015), as in [IIR] A.2.2 and [STDB] section 3."""
+    """Initializes weights after He et al. (2015), as in [IIR] A.2.2."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

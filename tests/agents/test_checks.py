@@ -1,11 +1,15 @@
 """Checks of settings that involve several settings."""
 
+from dataclasses import replace
+
 import pytest
 
 from snn_rl.agents import plan
-from snn_rl.agents.checks import check_values
+from snn_rl.agents.checks import check_values, import_networks
 from snn_rl.configs.compose import compose
 from snn_rl.configs.schema import Config
+from snn_rl.core.networks import AvgPool, Conv, NetworkSpec
+from snn_rl.core.networks.q_networks import Q_NETWORKS
 from snn_rl.utils.errors import UserError
 
 
@@ -60,3 +64,16 @@ def test_the_preset_of_pong_is_compatible_with_other_settings(override: str) -> 
     # Stages that learn without sticky actions are selected without sticky actions.
     chosen = {each.sticky for each in plan.selection_games(config, plan.chain(config)[-1])}
     assert chosen == ({0.0, 0.25} if config.ann else {config.rollout.sticky})
+
+
+def test_a_network_that_cannot_be_exact_is_refused_before_training(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def pooled(shape: tuple[int, int, int], actions: int, bias: bool = False) -> NetworkSpec:
+        return NetworkSpec(shape, (Conv(4, 5, 2), AvgPool(2)), actions, bias)
+
+    monkeypatch.setitem(Q_NETWORKS, "pooled", pooled)
+    config = compose(Config, ["env=CartPole-v1", "network=pooled"])
+    import_networks(config)
+    with pytest.raises(UserError, match=r"^exact=true requires .* network=pooled has other layers"):
+        import_networks(replace(config, exact=True))
