@@ -78,7 +78,7 @@ def image_stage(tmp_path: Path) -> Callable[..., str]:
             assert timesteps is not None
             network = SpikingNetwork(TINY, SpikingOptions(timesteps))
             whole |= {"T": timesteps, "source": "ann", "iir.encoding": "direct"}
-            whole |= {"iir.threshold_scale": 1.0}
+            whole |= {"iir.threshold_scale": 1.0, "iir.train_threshold": True}
         run_settings = {"dataset": "cifar10", "net": "vgg5", "seed": seed}
         write_invocations(directory, [Invocation(command, "abc", time, settings=run_settings)])
         write_json(directory / name / "settings.json", {**whole, **settings})

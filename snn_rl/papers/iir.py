@@ -6,7 +6,7 @@ training on Pong and conversion without training (both appendix A.5).
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -16,11 +16,12 @@ from snn_rl.chain.records import StageResult
 from snn_rl.chain.stages import ANN, Stage
 from snn_rl.configs.compose import compose
 from snn_rl.configs.schema import Config
-from snn_rl.papers.page import FIGURE, TABLE, Page, RunRow, reproduces
-from snn_rl.papers.runs import AgentRun, read_agents, train_command
+from snn_rl.core.conversion.thresholds import PERCENTILE, SEARCH
+from snn_rl.papers.page import FIGURE, TABLE, Compared, Page, RunRow, differences, reproduces
+from snn_rl.papers.runs import AgentRun, PaperSettings, read_agents, train_command
 from snn_rl.papers.tables import AccuracyTable, Cell, accuracy_rows
 from snn_rl.reports import panels
-from snn_rl.reports.markdown import bullets, code, csv_text, listed, number, plain, table
+from snn_rl.reports.markdown import bullets, code, csv_text, listed, number, table
 from snn_rl.utils.errors import UserError
 
 CARTPOLE, PONG = "CartPole-v1", "PongNoFrameskip-v4"
@@ -44,10 +45,6 @@ PUBLISHED_RETURNS = {
 # Spikes per neuron and decision, over all layers
 PUBLISHED_RATES = {(PONG, "T1"): 0.08, (PONG, "T5"): 0.42, (PONG, CONVERTED): 2.92}
 
-# settings that identify a stage or its ANN and do not say how the stage was trained
-_IDENTITY = {
-    *("env", "seed", "T", "source", "threads", "checkpoint_steps", "rollout.cap", "ann", "init")
-}
 # reasons why our settings differ, for every group of settings
 _REASONS = {
     ("rollout.frame_stack", "rollout.frames"): "The paper's agents receive single frames of Pong, "
@@ -121,8 +118,11 @@ class AgentFigure:
         notes = (f"{'; '.join(names)}: {text}" for text, names in versions.items())
         return Page(
             shows,
-            [*self._numbers(), *self._differences()],
+            self._numbers(),
             (["command", "revision", "time (UTC)"], rows, bullets(notes)),
+            compared=self._compared,
+            labels="game",
+            remarks=self._remarks(),
             panels=known,
             columns=columns,
             data=(RETURNS, self._csv()),
@@ -252,23 +252,19 @@ class AgentFigure:
         shown = (note for note, applies in notes.items() if applies)
         return ["## Numbers", table(head, rows, names=2), bullets(shown)]
 
-    def _differences(self) -> list[str]:
-        """Returns the section with the settings that are not the paper's, and the reasons."""
-        rows = []
-        for env, names in self.stages.items():
-            trained = [name for name in names if name != CONVERTED]
-            stages = [
-                r.stages[name] for name in trained for r in self.runs[env] if name in r.stages
-            ]
-            ours = _values([stage.settings for stage in stages])
-            config = compose(Config, [f"env={env}", "preset=paper"])
-            theirs = _values([plan.stage_settings(config, Stage.parse(name)) for name in trained])
-            for key, values in ours.items():
-                before = theirs.get(key, ["–"])
-                unset = set(values) <= {"null"} and set(before) <= {"–", "null"}
-                if sorted(values) != sorted(before) and not unset:
-                    rows.append([_GAMES[env], f"`{key}`", ", ".join(before), ", ".join(values)])
-        different = {key.strip("`") for _, key, _, _ in rows}
+    @cached_property
+    def _compared(self) -> list[Compared]:
+        """Settings of the trained stages beside the paper's, by game."""
+        compared = []
+        for env, name, stages in self.shown:
+            theirs = plan.stage_settings(_paper(env), Stage.parse(name))
+            if name != CONVERTED:
+                compared += [Compared(_GAMES[env], s.settings, theirs) for s in stages.values()]
+        return compared
+
+    def _remarks(self) -> list[str]:
+        """Returns other differences from the paper, and reasons."""
+        different = {key for _, key, _, _ in differences(self._compared)}
         notes = {
             "The paper does not say how its trials start and end. Ours are unclipped episodes, "
             "each with its own seed, without exploration.": True,
@@ -285,13 +281,7 @@ class AgentFigure:
                 _imported(stage) for _, _, stages in self.shown for stage in stages.values()
             ),
         }
-        settings = [
-            "Settings that differ from the paper's, as set by `preset=paper` (the preset names the "
-            "source of each setting that the paper leaves open):",
-            table(["game", "setting", "paper", "ours"], rows, names=4),
-        ]
-        shown = bullets(note for note, applies in notes.items() if applies)
-        return ["## Differences from the paper", shown, *(settings if rows else [])]
+        return [note for note, applies in notes.items() if applies]
 
     def _csv(self) -> str:
         rows: list[list[Any]] = []
@@ -309,6 +299,11 @@ class AgentFigure:
         return csv_text(head, rows)
 
 
+@cache
+def _paper(env: str) -> Config:
+    return compose(Config, [f"env={env}", "preset=paper"])
+
+
 def _label(name: str) -> str:
     return "T100, converted" if name == CONVERTED else Stage.parse(name).label
 
@@ -324,15 +319,6 @@ def _episodes(stage: StageResult) -> list[list[float]]:
 
 def _curve(stage: StageResult) -> list[float]:
     return [row[1] for row in _episodes(stage)]
-
-
-def _values(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Returns every value of each setting of the training, in the order of the stages."""
-    values: dict[str, list[str]] = {}
-    for key, value in (item for each in settings for item in each.items()):
-        if key not in _IDENTITY and plain(value) not in values.setdefault(key, []):
-            values[key].append(plain(value))
-    return values
 
 
 def _by_seed(stages: Stages, text: Callable[[StageResult], str]) -> str:
@@ -391,9 +377,22 @@ def training_on_pong(folder: Path) -> Page:
 
 # tables of classification accuracy
 
-_ANALOG = {"batch_norm": True, "pooling": "avg"}
-_DIRECT_ENCODING = {"iir.encoding": "direct"}
+_PAPER = PaperSettings("paper")
+_LAYERS = {"pooling": "avg", "clip": False, "pixels": "standard"}
+_SPIKING = {
+    "iir.encoding": "direct",
+    "iir.thresholds": PERCENTILE,
+    "iir.threshold_scale": 1.0,
+    "iir.thresholds_from": None,
+    "iir.block_thresholds": SEARCH,
+    "iir.train_threshold": True,
+}
+_SCRATCH = {**_LAYERS, **_SPIKING}
+_ANALOG = {**_LAYERS, "batch_norm": True}
+_TRAINED = {**_ANALOG, **_SPIKING}
+_WITHOUT_BN = {**_TRAINED, "batch_norm": False}
 _VGG6, _VGG16 = ({"net": net, "dataset": "cifar10"} for net in ("vgg6", "vgg16"))
+_VGG16_100 = {"net": "vgg16", "dataset": "cifar100"}
 _CHAIN = ("T5", "T4", "T3", "T2", "T1")
 
 
@@ -402,7 +401,7 @@ def _columns(*columns: tuple[str, Mapping[str, Any], Sequence[float]]) -> list[l
     rows: list[list[str | Cell]] = [[name[1:]] for name in _CHAIN]
     for suffix, settings, published in columns:
         for row, name, value in zip(rows, _CHAIN, published, strict=True):
-            row.append(Cell(value, f"{name}{suffix}", {**settings, **_DIRECT_ENCODING}))
+            row.append(Cell(value, f"{name}{suffix}", settings))
     return rows
 
 
@@ -416,45 +415,50 @@ _TABLE_1 = [
 ]
 reproduces("iir", TABLE, 1)(
     AccuracyTable(
+        _PAPER,
         "Top-1 accuracy of the ANN and of T timesteps, each network initialized from the previous "
         "one.",
         ["network", "data", "ANN", *_CHAIN],
-        accuracy_rows(_TABLE_1, (ANN, *_CHAIN), _ANALOG, _DIRECT_ENCODING),
+        accuracy_rows(_TABLE_1, {ANN: _ANALOG, **dict.fromkeys(_CHAIN, _TRAINED)}),
     )
 )
 reproduces("iir", TABLE, 3)(
     AccuracyTable(
+        _PAPER,
         "One timestep compared with networks of binary activations. The VGG6 rows are from table "
         "1. The paper's other networks are from other papers.",
         ["network", "data", "accuracy"],
         [
-            ["T1, vgg16", "cifar10", Cell(93.05, "T1", {**_VGG16, **_DIRECT_ENCODING})],
-            ["binary activations from scratch, vgg16", "cifar10", Cell(None, "T1-scratch", _VGG16)],
-            ["T1, vgg6", "cifar10", Cell(89.10, "T1", {**_VGG6, **_DIRECT_ENCODING})],
-            ["binary activations from scratch, vgg6", "cifar10", Cell(None, "T1-scratch", _VGG6)],
+            [f"{name}, {net['net']}", "cifar10", Cell(value, stage, {**net, **settings})]
+            for net, published in ((_VGG16, 93.05), (_VGG6, 89.10))
+            for name, value, stage, settings in (
+                ("T1", published, "T1", _TRAINED),
+                ("binary activations from scratch", None, "T1-scratch", _SCRATCH),
+            )
         ],
     )
 )
 reproduces("iir", TABLE, 4)(
     AccuracyTable(
+        _PAPER,
         "VGG6 on CIFAR-10: timesteps reduced gradually (g), or trained directly from the ANN (d).",
         ["T", "VGG6 g", "VGG6 d"],
         _columns(
-            ("", {**_VGG6, **_ANALOG}, (90.61, 90.52, 90.40, 90.05, 89.10)),
-            ("-direct", {**_VGG6, **_ANALOG}, (90.15, 90.08, 89.91, 89.35, 88.64)),
+            ("", {**_VGG6, **_TRAINED}, (90.61, 90.52, 90.40, 90.05, 89.10)),
+            ("-direct", {**_VGG6, **_TRAINED}, (90.15, 90.08, 89.91, 89.35, 88.64)),
         ),
     )
 )
-_VGG16_100 = {"net": "vgg16", "dataset": "cifar100"}
 reproduces("iir", TABLE, 5)(
     AccuracyTable(
+        _PAPER,
         "VGG16 from an ANN with batch norm (bn) or without (nbn).",
         ["T", "CIFAR-10 bn", "CIFAR-10 nbn", "CIFAR-100 bn", "CIFAR-100 nbn"],
         _columns(
-            ("", {**_VGG16, "batch_norm": True}, (93.90, 93.87, 93.85, 93.72, 93.05)),
-            ("", {**_VGG16, "batch_norm": False}, (92.15, 91.95, 91.90, 91.88, 91.03)),
-            ("", {**_VGG16_100, "batch_norm": True}, (71.58, 71.51, 71.46, 71.43, 70.15)),
-            ("", {**_VGG16_100, "batch_norm": False}, (69.86, 69.84, 69.76, 69.30, 67.76)),
+            ("", {**_VGG16, **_TRAINED}, (93.90, 93.87, 93.85, 93.72, 93.05)),
+            ("", {**_VGG16, **_WITHOUT_BN}, (92.15, 91.95, 91.90, 91.88, 91.03)),
+            ("", {**_VGG16_100, **_TRAINED}, (71.58, 71.51, 71.46, 71.43, 70.15)),
+            ("", {**_VGG16_100, **_WITHOUT_BN}, (69.86, 69.84, 69.76, 69.30, 67.76)),
         ),
     )
 )

@@ -113,6 +113,7 @@ class ImageFigure:
     """Description of a figure.
 
     Attributes:
+        paper: Settings of the paper.
         shows: Content of the figure in the paper.
         wanted: Function from a network to the parts of the figure about it.
         values: Function from a stage to its quantities.
@@ -124,6 +125,7 @@ class ImageFigure:
         start: Words of a command that makes a first run.
     """
 
+    paper: runs.PaperSettings
     shows: str
     wanted: Callable[[ImageNetwork], Wants]
     values: Callable[[ScoredStage], Values]
@@ -175,6 +177,7 @@ class ImageFigure:
             self.shows,
             sections,
             runs.image_table(used, folder),
+            self.paper.compared(used, scored),
             panels=drawn,
             columns=self.columns,
             data=(DATA, _csv(parts, folder)),

@@ -7,14 +7,15 @@ kind and number:
     def returns_and_spikes(folder: Path) -> Page: ...
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from snn_rl.chain import run_directory
 from snn_rl.configs.schema import Config
 from snn_rl.files.atomic import write_text
-from snn_rl.reports.markdown import bullets, listed, page, table
+from snn_rl.reports.markdown import bullets, listed, page, plain, table
 from snn_rl.reports.panels import Drawing
 from snn_rl.utils.errors import UserError
 
@@ -33,6 +34,38 @@ Key = tuple[str, str, int]  # paper, kind and number
 RunRow = tuple[str, Path, Sequence[str]]  # name, directory and other cells of a run
 RunTable = tuple[Sequence[str], Sequence[RunRow], str]  # other columns, rows, and a note below
 
+# Settings that say which network is trained, where and from what, but not how
+_IDENTITY = {
+    *("env", "seed", "T", "source", "training_images"),
+    *("threads", "workers", "checkpoint_steps", "rollout.cap"),
+}
+
+
+class Compared(NamedTuple):
+    """Settings of a stage beside the paper's, by full name."""
+
+    label: str  # name of the stage, or of a group of stages, in the page
+    ours: Mapping[str, Any]
+    paper: Mapping[str, Any]
+
+
+def differences(stages: Iterable[Compared]) -> list[tuple[str, str, str, str]]:
+    """Returns labels, setting, the paper's value and ours, for each recorded setting that differs.
+
+    Several values of one label are listed together. Labels with the same values share a row.
+    """
+    found: dict[tuple[str, str], tuple[list[str], list[str]]] = {}
+    for label, ours, paper in stages:
+        for key in (key for key in ours if key not in _IDENTITY and ours[key] != paper.get(key)):
+            pair = found.setdefault((key, label), ([], []))
+            for values, settings in zip(pair, (paper, ours), strict=True):
+                value = plain(settings[key]) if key in settings else "–"
+                values += [value] if value not in values else []
+    rows: dict[tuple[str, str, str], list[str]] = {}
+    for (key, label), (theirs, values) in found.items():
+        rows.setdefault((key, ", ".join(theirs), ", ".join(values)), []).append(label)
+    return [(", ".join(labels), *row) for row, labels in rows.items()]
+
 
 @dataclass(frozen=True)
 class Page:
@@ -42,6 +75,9 @@ class Page:
         shows: Content of the figure or table in the paper.
         sections: Paragraphs with the paper's numbers beside ours.
         runs: Table of the runs.
+        compared: Settings of the stages shown, beside the paper's.
+        labels: Meaning of the labels in `compared`.
+        remarks: Differences from the paper that are no settings, and reasons.
         panels: Functions that draw the panels of the picture, by title.
         columns: Largest number of panels in a row.
         data: Name and text of a file with all numbers of the picture.
@@ -51,6 +87,9 @@ class Page:
     shows: str
     sections: Sequence[str]
     runs: RunTable
+    compared: Sequence[Compared] = ()
+    labels: str = "runs"
+    remarks: Sequence[str] = ()
     panels: Mapping[str, Drawing] = field(default_factory=dict)
     columns: int = 1
     data: tuple[str, str] | None = None
@@ -129,6 +168,7 @@ def write_page(key: Key, folder: Path) -> tuple[Path, Sequence[str]]:
         picture,
         f"{reference}: *{TITLES[paper]}*. {kind.capitalize()} {number}: {made.shows}",
         *made.sections,
+        *_differences(made),
         "## Runs",
         table(["run", *head], rows, names=1 + len(head)) if rows else "There are no runs.",
         note,
@@ -136,3 +176,20 @@ def write_page(key: Key, folder: Path) -> tuple[Path, Sequence[str]]:
     ]
     write_text(target / README, page(parts))
     return target / README, made.missing
+
+
+def _differences(made: Page) -> list[str]:
+    """Returns the section with the settings of the stages that are not the paper's."""
+    if not made.compared:
+        return []
+    rows = [[of, f"`{key}`", paper, ours] for of, key, paper, ours in differences(made.compared)]
+    text = (
+        "Settings that differ from the paper's, as set by its preset (the preset names the source "
+        "of each setting that the paper leaves open):"
+    )
+    return [
+        "## Differences from the paper",
+        bullets(made.remarks),
+        text if rows else "All recorded settings are those of the paper's preset.",
+        table([made.labels, "setting", "paper", "ours"], rows, names=4) if rows else "",
+    ]

@@ -3,15 +3,18 @@
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from snn_rl.chain import records, run_directory
 from snn_rl.chain.records import ImageResult, Invocation, StageResult
-from snn_rl.chain.stages import ANN, PRETRAINED, SCRATCH, ChainOptions, schedule
-from snn_rl.configs.compose import is_sweep
+from snn_rl.chain.stages import ANN, PRETRAINED, SCRATCH, ChainOptions, Stage, schedule
+from snn_rl.configs.compose import compose, is_sweep
+from snn_rl.configs.image_schema import ClassifyConfig
 from snn_rl.configs.schema import Config
-from snn_rl.papers.page import RunRow, RunTable
+from snn_rl.images.chain import stage_settings
+from snn_rl.papers.page import Compared, RunRow, RunTable
 from snn_rl.reports.markdown import code, plain
 from snn_rl.utils.errors import UserError
 
@@ -66,6 +69,12 @@ _SOURCES = {name: tuple(_CHAIN[:i]) for i, name in enumerate(_CHAIN)}  # in [IIR
 _DEPTHS = ("*", "*/*")  # where runs are searched
 # settings in which otherwise equal ANNs may differ
 _INCIDENTAL = ("seed", "threads", "bf16", "workers")
+# settings of a conversion, besides the ANN and T
+CONVERSION = (
+    *("iir.thresholds", "iir.percentile", "iir.percentile_over", "iir.threshold_scale"),
+    *("iir.block_thresholds", "iir.conversion_samples", "iir.conversion_timesteps"),
+    *("iir.thresholds_from", "limit"),  # the samples are training images
+)
 # settings that an ANN and a network trained from scratch share if they are comparable
 _BUILT = ("dataset", "net", "batch_norm", "pooling", "clip", "pixels", "image_size", "limit")
 
@@ -191,8 +200,8 @@ def best(entries: Iterable[ScoredStage]) -> list[ScoredStage]:
     return [entry for entry in first if newest and entry.group(ANN) == newest.group(ANN)]
 
 
-def networks_of(scored: Sequence[ScoredStage]) -> list[ImageNetwork]:
-    """Groups spiking stages by the ANN that they started from, with its seeds in one group.
+def anns_of(scored: Sequence[ScoredStage]) -> dict[Path, ScoredStage]:
+    """Returns the ANN that each stage started from, by the stage's directory.
 
     A stage often lies in another run than its ANN, which was then imported with ann=FILE. The
     checksum of that file in the settings identifies the ANN.
@@ -200,13 +209,23 @@ def networks_of(scored: Sequence[ScoredStage]) -> list[ImageNetwork]:
     own = {entry.run: entry for entry in scored if entry.name == ANN}
     files = [entry for entry in own.values() if entry.network.exists()]
     by_file = {run_directory.file_hash(entry.network): entry for entry in files}
-    scratch = [entry for entry in scored if entry.stage.kind == SCRATCH]
-    groups: dict[str, tuple[list[ScoredStage], list[ScoredStage]]] = {}
+    found = {}
     for entry in scored:
-        analog = None if entry in scratch else own.get(entry.run)
+        analog = None if entry.stage.kind == SCRATCH else own.get(entry.run)
         while analog is not None and analog.settings.get("ann") in by_file:
             analog = by_file[analog.settings["ann"]]
         if analog is not None:
+            found[entry.directory] = analog
+    return found
+
+
+def networks_of(scored: Sequence[ScoredStage]) -> list[ImageNetwork]:
+    """Groups spiking stages by the ANN that they started from, with its seeds in one group."""
+    anns = anns_of(scored)
+    scratch = [entry for entry in scored if entry.stage.kind == SCRATCH]
+    groups: dict[str, tuple[list[ScoredStage], list[ScoredStage]]] = {}
+    for entry in scored:
+        if analog := anns.get(entry.directory):
             analogs, stages = groups.setdefault(analog.group(), ([], []))
             analogs += [analog] if analog not in analogs else []
             stages += [entry] if entry.name != ANN else []
@@ -216,6 +235,52 @@ def networks_of(scored: Sequence[ScoredStage]) -> list[ImageNetwork]:
         stages += [entry for entry in scratch if entry.has(built)]
         networks.append(ImageNetwork(f"{built['net']} on {built['dataset']}", analogs, stages))
     return networks
+
+
+@dataclass(frozen=True)
+class PaperSettings:
+    """Settings of the classifiers in a paper.
+
+    Attributes:
+        preset: Preset with the settings of the paper.
+        nets: Networks of a figure; () for a table, which names its networks.
+        datasets: Datasets of a figure, see `nets`.
+    """
+
+    preset: str
+    nets: Sequence[str] = ()
+    datasets: Sequence[str] = ()
+
+    def compared(
+        self, entries: Sequence[ScoredStage], scored: Sequence[ScoredStage]
+    ) -> list[Compared]:
+        """Returns the settings of the numbered entries, and of their ANNs, beside the paper's.
+
+        `scored` has all stages, among which the ANNs are searched.
+        """
+        anns, compared = anns_of(scored), []
+        for number, entry in enumerate(entries, start=1):
+            analog = anns.get(entry.directory, entry)
+            # the checksum of an ANN whose training is unknown
+            ours = {**analog.settings, **entry.settings, "ann": analog.settings.get("ann")}
+            if not entry.stage.trained:  # the other settings have no effect on a conversion
+                kept = (*CONVERSION, "iir.encoding")
+                ours = {k: v for k, v in ours.items() if not k.startswith("iir.") or k in kept}
+            config = _settings_of(self.preset, self._of("net", entry), self._of("dataset", entry))
+            theirs = [stage_settings(config, "", each) for each in (Stage.parse(ANN), entry.stage)]
+            compared.append(Compared(str(number), ours, {**theirs[0], **theirs[1]}))
+        return compared
+
+    def _of(self, key: str, entry: ScoredStage) -> str:
+        """Returns the entry's network or dataset, or the paper's first if the paper has others."""
+        own: str = entry.settings[key]
+        choices = self.nets if key == "net" else self.datasets
+        return own if own in choices or not choices else choices[0]
+
+
+@cache
+def _settings_of(preset: str, net: str, dataset: str) -> ClassifyConfig:
+    return compose(ClassifyConfig, [f"preset={preset}", f"net={net}", f"dataset={dataset}"])
 
 
 def image_table(entries: Sequence[ScoredStage], folder: Path) -> RunTable:

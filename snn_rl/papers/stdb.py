@@ -5,10 +5,11 @@ from functools import partial
 from typing import Any
 
 from snn_rl.chain import stages
+from snn_rl.core.conversion.thresholds import PERCENTILE, UNITY
 from snn_rl.papers import image_page as images
 from snn_rl.papers.image_page import ANN_LABEL, ImageFigure, Panels, Part, Values, Wanted, Wants
 from snn_rl.papers.page import FIGURE, TABLE, reproduces
-from snn_rl.papers.runs import ImageNetwork, ScoredStage, best
+from snn_rl.papers.runs import CONVERSION, ImageNetwork, PaperSettings, ScoredStage, best
 from snn_rl.papers.tables import AccuracyTable, accuracy_rows
 from snn_rl.reports.panels import Bars, grouped_bars
 
@@ -17,23 +18,27 @@ CONVERTED, HYBRID, FROM_SCRATCH = "converted", "converted and trained", "from sc
 # Source: [STDB] appendix B
 PAPER_EPOCHS = {ANN_LABEL: 250, FROM_SCRATCH: 250, HYBRID: 20}
 
-_ANALOG = {"batch_norm": False, "clip": False, "pixels": "symmetric"}
-_POISSON = {"iir.encoding": "poisson"}
-_TRAINED = {**_POISSON, "iir.surrogate": "stdb"}
-_FIXED = {**_TRAINED, "iir.train_threshold": False}  # the thresholds of the conversion
+# the factor of the thresholds is not printed: any factor at few timesteps, none at 2,500
+_ANALOG = {"batch_norm": False, "pooling": "avg", "clip": False, "pixels": "symmetric"}
+_CONVERTED = {
+    **_ANALOG,
+    "iir.encoding": "poisson",
+    "iir.thresholds": PERCENTILE,
+    "iir.percentile": 100.0,
+    "iir.thresholds_from": None,
+    "iir.block_thresholds": UNITY,
+}
+_UNSCALED = {**_CONVERTED, "iir.threshold_scale": 1.0}
+_TRAINED = {**_CONVERTED, "iir.surrogate": "stdb", "iir.train_threshold": False}
+_SCRATCH = {**_ANALOG, "iir.encoding": "poisson", "iir.surrogate": "stdb"}
 # kind of the stages, their settings, and settings of the command that makes them
 _RUNS: Mapping[str, tuple[str, Mapping[str, Any], str]] = {
-    CONVERTED: (stages.CONVERTED, _POISSON, "stages=none"),
-    HYBRID: (stages.DIRECT, _FIXED, "direct=true"),
-    FROM_SCRATCH: (stages.SCRATCH, _TRAINED, "scratch=true iir.distill=0"),
+    CONVERTED: (stages.CONVERTED, _CONVERTED, "stages=none"),
+    HYBRID: (stages.DIRECT, _TRAINED, "direct=true"),
+    FROM_SCRATCH: (stages.SCRATCH, _SCRATCH, "scratch=true iir.distill=0"),
 }
 _START = "dataset=cifar10 net=vgg16 T=100 preset=stdb"
-# settings of a conversion, besides the ANN and T: "iso conditions" ([STDB] section 7)
-_CONVERSION = (
-    *("iir.thresholds", "iir.percentile", "iir.percentile_over", "iir.threshold_scale"),
-    *("iir.block_thresholds", "iir.conversion_samples", "iir.conversion_timesteps"),
-    *("iir.thresholds_from", "limit"),  # the samples are training images
-)
+_PAPER = PaperSettings("stdb", nets=("vgg16",), datasets=("cifar10",))
 
 
 def _stages(network: ImageNetwork, label: str) -> list[ScoredStage]:
@@ -54,15 +59,18 @@ def _wanted(label: str, like: ScoredStage, conversion: Mapping[str, Any] | None 
 
 
 def _pairs(network: ImageNetwork) -> Wants:
-    """Returns one part for every T and conversion: the converted and the trained network."""
+    """Returns one part for every T and conversion: the converted and the trained network.
+
+    Both have the same conversion: "iso conditions" ([STDB] section 7).
+    """
     groups: dict[tuple[Any, ...], list[ScoredStage]] = {}
     found = _stages(network, HYBRID) or _stages(network, CONVERTED)
     for entry in sorted(found, key=lambda entry: entry.timesteps):
-        key = (entry.timesteps, *(repr(entry.settings.get(name)) for name in _CONVERSION))
+        key = (entry.timesteps, *(repr(entry.settings.get(name)) for name in CONVERSION))
         groups.setdefault(key, []).append(entry)
     wants = []
     for like in (best(alike)[0] for alike in groups.values()):
-        conversion = {key: like.settings.get(key) for key in _CONVERSION}
+        conversion = {key: like.settings.get(key) for key in CONVERSION}
         pair = [_wanted(label, like, conversion) for label in (CONVERTED, HYBRID)]
         wants.append((f", T = {like.timesteps}", pair))
     return wants
@@ -81,6 +89,7 @@ def _spike_panels(part: Part) -> Panels:
 
 reproduces("stdb", FIGURE, 3)(
     ImageFigure(
+        _PAPER,
         "Spikes per neuron of every layer over 100 timesteps, of the converted network and of the "
         "network trained by spike time; VGG16, 1,500 test images of CIFAR-10.",
         _pairs,
@@ -186,6 +195,7 @@ def _epochs_over_hybrid(part: Part) -> float | None:
 
 reproduces("stdb", FIGURE, 5)(
     ImageFigure(
+        _PAPER,
         "Time and memory of training and inference, divided by the ANN's, on a logarithmic scale: "
         "the ANN, the spiking network trained from scratch, and the converted and trained network "
         "(hybrid); VGG16, CIFAR-10, 100 timesteps, batches of 32, one 2080 Ti GPU.",
@@ -233,13 +243,21 @@ _TABLE_1 = [
     ("resnet34", "imagenet", 250, (70.2, 65.1, 56.87, 61.48)),
     ("vgg16", "imagenet", 250, (69.35, 68.12, 62.73, 65.19)),
 ]
-_COLUMNS = (stages.ANN, "T2500-converted", "T{}-converted", "T{}-direct")
 
 reproduces("stdb", TABLE, 1)(
     AccuracyTable(
+        PaperSettings("stdb"),
         "The ANN, its conversion at 2,500 timesteps, its conversion at T with scaled thresholds, "
         "and the network trained by spike time.",
         ["network", "data", "T", "ANN", "T2500", "converted", "trained"],
-        accuracy_rows(_TABLE_1, _COLUMNS, _ANALOG, _POISSON),
+        accuracy_rows(
+            _TABLE_1,
+            {
+                stages.ANN: _ANALOG,
+                "T2500-converted": _UNSCALED,
+                "T{}-converted": _CONVERTED,
+                "T{}-direct": _TRAINED,
+            },
+        ),
     )
 )

@@ -6,7 +6,6 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
-from snn_rl.chain.stages import ANN
 from snn_rl.papers import runs
 from snn_rl.papers.page import Page
 from snn_rl.reports.markdown import number, table
@@ -15,7 +14,10 @@ _OWN_CHAIN = "†"
 
 
 class Cell(NamedTuple):
-    """Accuracy in a table: the paper's in percent, and the name and settings of our stage."""
+    """Accuracy in a table: the paper's in percent, and our stage.
+
+    `settings` has all settings that define the method. Others are listed as differences.
+    """
 
     published: float | None
     stage: str
@@ -23,26 +25,20 @@ class Cell(NamedTuple):
 
 
 def accuracy_rows(
-    published: Sequence[tuple[Any, ...]],
-    stages: Sequence[str],
-    analog: Mapping[str, Any],
-    spiking: Mapping[str, Any],
+    published: Sequence[tuple[Any, ...]], columns: Mapping[str, Mapping[str, Any]]
 ) -> list[list[str | Cell]]:
     """Returns one row per network and dataset.
 
     Args:
         published: Network, dataset, T if the stages depend on T, and accuracies in the paper.
-        stages: Names of the stages, with {} in place of T.
-        analog: Settings of all stages, besides network and dataset.
-        spiking: Further settings of spiking stages.
+        columns: Settings of each column, by the name of its stages, with {} in place of T.
     """
     rows: list[list[str | Cell]] = []
     for net, dataset, *T, values in published:
         rows.append([net, dataset, *map(str, T)])
-        for value, stage in zip(values, stages, strict=True):
-            further = spiking if stage != ANN else {}
-            settings = {"net": net, "dataset": dataset, **analog, **further}
-            rows[-1].append(Cell(value, stage.format(*T), settings))
+        for value, (stage, settings) in zip(values, columns.items(), strict=True):
+            of = {"net": net, "dataset": dataset}
+            rows[-1].append(Cell(value, stage.format(*T), {**of, **settings}))
     return rows
 
 
@@ -50,6 +46,7 @@ def accuracy_rows(
 class AccuracyTable:
     """Description of a table, whose rows are names, followed by cells."""
 
+    paper: runs.PaperSettings
     shows: str
     head: Sequence[str]
     rows: Sequence[Sequence[str | Cell]]
@@ -73,7 +70,8 @@ class AccuracyTable:
                 "T + 1), of which there is no run with as many images, but from the stages in the "
                 "column *from*."
             )
-        return Page(self.shows, sections, runs.image_table(used, folder))
+        compared = self.paper.compared(used, scored)
+        return Page(self.shows, sections, runs.image_table(used, folder), compared)
 
 
 def _text(cell: Cell, scored: Sequence[runs.ScoredStage], used: list[runs.ScoredStage]) -> str:

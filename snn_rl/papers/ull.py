@@ -10,7 +10,7 @@ from snn_rl.core.energy import INT32, energy, macs, operations
 from snn_rl.papers import image_page as images
 from snn_rl.papers.image_page import ANN_LABEL, ImageFigure, Panels, Part, Values, Wanted, Wants
 from snn_rl.papers.page import FIGURE, TABLE, reproduces
-from snn_rl.papers.runs import ImageNetwork, ScoredStage
+from snn_rl.papers.runs import ImageNetwork, PaperSettings, ScoredStage
 from snn_rl.papers.tables import AccuracyTable, accuracy_rows
 from snn_rl.reports.panels import Drawing, grouped_bars, timestep_lines
 
@@ -19,13 +19,17 @@ OPERATIONS, ENERGY = "operations (M)", "compute energy (µJ)"
 T2, T3, HYBRID, OPTIMAL = "T2, [ULL]", "T3, [ULL]", "T5, hybrid", "T16, converted"
 
 # the ANN of all figures, as in preset=ull
-_ANALOG = {"clip": True, "batch_norm": False, "pooling": "max"}
-_DIRECT = {"iir.encoding": "direct"}
-_CONVERTED = {**_DIRECT, "iir.threshold_scale": 1.0, "iir.thresholds_from": None}
+_ANALOG = {"clip": True, "batch_norm": False, "pooling": "max", "pixels": "standard"}
+_CONVERTED = {
+    "iir.encoding": "direct",
+    "iir.threshold_scale": 1.0,
+    "iir.thresholds_from": None,
+}
 _SEARCH = {"iir.thresholds": ALPHA_BETA}
 _CLIPS = {"iir.thresholds": CLIP}
 _PERCENTILE = {"iir.thresholds": PERCENTILE}
 _START = "dataset=cifar10 net=vgg16 T=2 preset=ull"
+_PAPER = PaperSettings("ull", nets=("vgg16",), datasets=("cifar10", "cifar100"))
 
 
 def _conversion(label: str, folder: str, thresholds: Mapping[str, Any], *words: str) -> Wanted:
@@ -45,13 +49,13 @@ _CONVERSIONS = (
     ),
     _conversion(SEARCHED, "alpha-beta", _SEARCH),
 )
-_TRAINED = {**_DIRECT, **_SEARCH}
+_TRAINED = {**_CONVERTED, **_SEARCH, "iir.train_threshold": True}
 _T2, _T3 = (
     Wanted(label, f"T{T}-direct", _TRAINED, f"preset=ull direct=true T={T}", "alpha-beta")
     for T, label in ((2, T2), (3, T3))
 )
 _PERCENTILES = f"iir.thresholds={PERCENTILE} iir.percentile=90 iir.percentile_over=positive"
-_TOGETHER = {**_DIRECT, **_PERCENTILE, "iir.train_threshold": True, "source": ANN}
+_TOGETHER = {**_CONVERTED, **_PERCENTILE, "iir.train_threshold": True, "source": ANN}
 _T5 = Wanted(
     HYBRID, "T5(-direct)?", _TOGETHER, f"preset=ull direct=true T=5 {_PERCENTILES}", "hybrid"
 )
@@ -61,7 +65,7 @@ _T16 = Wanted(OPTIMAL, "T16-converted", {**_CONVERTED, **_CLIPS}, _AT_16, "clip"
 
 def _clipped(wanted: Sequence[Wanted], network: ImageNetwork) -> Wants:
     """Returns one part for a network with clipped ReLUs."""
-    return [("", wanted)] if network.analogs[0].has({**_ANALOG, "pixels": "standard"}) else []
+    return [("", wanted)] if network.analogs[0].has(_ANALOG) else []
 
 
 # figure 2
@@ -82,6 +86,7 @@ def _searched(part: Part, T: int) -> float | None:
 
 reproduces("ull", FIGURE, 2)(
     ImageFigure(
+        PaperSettings("ull", nets=("vgg16", "vgg11", "resnet20"), datasets=("cifar10",)),
         "Accuracy against the number of timesteps of an ANN that is converted without training, "
         "with thresholds from the trained clips of its ReLUs and from the maximum pre-activation "
         "(its reference [15]); VGG and ResNet networks on CIFAR-10.",
@@ -150,6 +155,7 @@ def _resource_panels(part: Part) -> Panels:
 
 reproduces("ull", FIGURE, 3)(
     ImageFigure(
+        _PAPER,
         "(a) Time per epoch and (b) memory of training and inference: the ANN, the spiking "
         "networks with 2 and 3 timesteps, and the hybrid training of its reference [7] with 5; "
         "VGG16 on CIFAR-10 and CIFAR-100.",
@@ -199,6 +205,7 @@ def _inference_panels(part: Part) -> Panels:
 
 reproduces("ull", FIGURE, 4)(
     ImageFigure(
+        _PAPER,
         "(a) Spikes per neuron and image of every layer, (b) operations and (c) compute energy of "
         "one image: the ANN, the spiking networks with 2 and 3 timesteps, the hybrid training of "
         "its reference [7] with 5, and the conversion of its reference [15] with 16; VGG16 on "
@@ -250,9 +257,17 @@ _TABLE_1 = [
 
 reproduces("ull", TABLE, 1)(
     AccuracyTable(
+        PaperSettings("ull"),
         "The ANN with clipped ReLUs, its conversion by the alpha-beta search, and the trained "
         "network.",
         ["network", "data", "T", "ANN", "converted", "trained"],
-        accuracy_rows(_TABLE_1, (ANN, "T{}-converted", "T{}-direct"), _ANALOG, _SEARCH),
+        accuracy_rows(
+            _TABLE_1,
+            {
+                ANN: _ANALOG,
+                "T{}-converted": {**_ANALOG, **_CONVERTED, **_SEARCH},
+                "T{}-direct": {**_ANALOG, **_TRAINED},
+            },
+        ),
     )
 )

@@ -59,7 +59,9 @@ def build_run(
     for k, name in enumerate(names):
         rng = np.random.default_rng([seed, k])
         stage = Stage.parse(name)
-        write_json(directory / name / "settings.json", plan.stage_settings(config, stage) | kw)
+        settings = plan.stage_settings(config, stage)
+        settings |= {key: v for key, v in kw.items() if not (stage.analog and key[:4] == "iir.")}
+        write_json(directory / name / "settings.json", settings)
         torch.manual_seed(k)
         network = AnalogNetwork(spec)
         if stage.timesteps is not None:

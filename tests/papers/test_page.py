@@ -8,7 +8,15 @@ import pytest
 from snn_rl import report
 from snn_rl.configs.compose import run_command
 from snn_rl.configs.schema import Config
-from snn_rl.papers.page import FIGURE, MAKERS, Page, reproduces, write_page
+from snn_rl.papers.page import (
+    FIGURE,
+    MAKERS,
+    Compared,
+    Page,
+    differences,
+    reproduces,
+    write_page,
+)
 
 PAPERS = "iir, stdb or ull"
 OF_IIR = "figure=3, 5 or 6 or table=1, 3, 4 or 5"
@@ -96,6 +104,35 @@ def test_a_registered_function_makes_a_page(tmp_path, monkeypatch):
     assert "*. Figure 9: Everything.\n\n## Numbers\n\n## Runs" in text
     assert "| [seed 0](../../CartPole-v1/seed0) | a command |\n\nA note.\n\n" in text
     assert text.endswith("## Left out\n\n- All.\n")
+
+
+def test_differences_are_the_recorded_settings_that_are_not_the_paper_s():
+    paper = {"lr": 0.1, "steps": 9, "name": "a", "own": None, "threads": 1}
+    pages = [
+        Compared("x", {"lr": 0.1, "steps": 8, "new": None, "threads": 2}, paper),
+        Compared("x", {"lr": 0.1, "steps": 7, "name": "a", "other": 3}, paper),
+        Compared("y", {"lr": 0.2, "steps": 9, "other": 3}, paper),
+    ]
+    assert differences(pages) == [
+        ("x", "steps", "9", "8, 7"),
+        ("x, y", "other", "–", "3"),
+        ("y", "lr", "0.1", "0.2"),
+    ]
+
+
+def test_a_page_lists_the_differences_from_the_paper(tmp_path, monkeypatch):
+    monkeypatch.setattr("snn_rl.papers.page.MAKERS", {})
+    for number, lr in ((1, 1.0), (2, 2.0)):
+        compared = [Compared("A", {"lr": 1.0}, {"lr": lr})]
+        page = Page("All.", [], ([], [], ""), compared, "game", ["A remark."])
+        reproduces("iir", FIGURE, number)(lambda folder, page=page: page)
+    same, other = (
+        write_page(("iir", FIGURE, n), tmp_path)[0].read_text().split("## Differences ")[1]
+        for n in (1, 2)
+    )
+    assert "- A remark.\n\nAll recorded settings are those of the paper's preset." in same
+    assert "| game | setting | paper | ours |" in other
+    assert "| A | `lr` | 2.0 | 1.0 |" in other
 
 
 @pytest.mark.parametrize("arguments", [["paper=iir", "table=1"], ["sweep=runs"]])

@@ -6,14 +6,32 @@ from pathlib import Path
 import pytest
 
 from snn_rl import report
+from snn_rl.chain import run_directory
 from snn_rl.configs.compose import run_command
 from snn_rl.configs.schema import Config
 from snn_rl.files.atomic import write_json
 from snn_rl.papers.page import MAKERS, TABLE, write_page
 from snn_rl.papers.tables import AccuracyTable, Cell
 
-VGG6 = {"dataset": "cifar10", "net": "vgg6", "batch_norm": True, "pooling": "avg"}
-DIRECT = {"iir.encoding": "direct"}
+LAYERS = {"batch_norm": True, "pooling": "avg", "clip": False, "pixels": "standard"}
+VGG6 = {"dataset": "cifar10", "net": "vgg6", **LAYERS}
+DIRECT = {
+    "iir.encoding": "direct",
+    "iir.thresholds": "percentile",
+    "iir.threshold_scale": 1.0,
+    "iir.block_thresholds": "search",
+    "iir.train_threshold": True,
+}
+VGG16 = {"net": "vgg16"}
+POISSON = {
+    **VGG16,
+    **{"batch_norm": False, "pixels": "symmetric"},
+    **{"iir.encoding": "poisson", "iir.thresholds": "percentile", "iir.percentile": 100.0},
+    **{"iir.block_thresholds": "unity", "iir.threshold_scale": 0.7},
+}
+SPIKE_TIME = {**POISSON, "iir.surrogate": "stdb", "iir.train_threshold": False}
+CLIPPED = {"batch_norm": False, "clip": True, "pooling": "max"}
+SEARCHED = {**VGG16, **CLIPPED, **DIRECT, "iir.thresholds": "alpha_beta"}
 
 
 def stage(folder: Path, seed: int, name: str, accuracy: float, **settings: object) -> None:
@@ -123,6 +141,61 @@ def test_runs_are_found_at_two_depths(capsys, tmp_path):
     assert "| 91.59 / **85.00** [1, 2] |" in text
     assert "[2: seed 1](../../mine)" in text
     assert f"Runs are searched in `{tmp_path}/*` and `{tmp_path}/*/*`." in text
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "method", "other"),
+    [
+        (("iir", 1), "T5", {**VGG16, **DIRECT}, {"pixels": "symmetric"}),
+        (("iir", 3), "T1", {**VGG16, **DIRECT}, {"clip": True}),
+        (("iir", 3), "T1", {**VGG16, **DIRECT}, {"batch_norm": False}),
+        (("iir", 3), "T1-scratch", {**VGG16, **DIRECT}, {"pooling": "max"}),
+        (("iir", 4), "T2-direct", DIRECT, {"iir.threshold_scale": 0.7}),
+        (("iir", 5), "T5", {**VGG16, **DIRECT}, {"pooling": "max"}),
+        (("iir", 5), "T5", {**VGG16, **DIRECT}, {"iir.thresholds": "alpha_beta"}),
+        (("iir", 5), "T5", {**VGG16, **DIRECT}, {"iir.train_threshold": False}),
+        (("iir", 5), "T1", {**VGG16, **DIRECT}, {"iir.thresholds_from": "0123"}),
+        (("stdb", 1), "ann", POISSON, {"pooling": "max"}),
+        (("stdb", 1), "T100-direct", SPIKE_TIME, {"iir.surrogate": "linear"}),
+        (("stdb", 1), "T100-direct", SPIKE_TIME, {"iir.train_threshold": True}),
+        (("stdb", 1), "T100-converted", POISSON, {"iir.percentile": 99.0}),
+        (("stdb", 1), "T100-converted", POISSON, {"iir.block_thresholds": "search"}),
+        (("stdb", 1), "T2500-converted", {**POISSON, "iir.threshold_scale": 1.0}, POISSON),
+        (("ull", 1), "T2-converted", SEARCHED, {"iir.thresholds": "clip"}),
+        (("ull", 1), "T2-direct", SEARCHED, {"iir.train_threshold": False}),
+    ],
+)
+def test_runs_of_another_method_do_not_fill_a_cell(tmp_path, key, name, method, other):
+    paper, number = key
+    for settings in ({**method, **other}, method):
+        stage(tmp_path, 0, name, 0.5, **settings)
+        text = write_page((paper, TABLE, number), tmp_path)[0].read_text()
+        assert ("/ **50.00**" in text) == (settings == method)
+
+
+def test_settings_that_differ_from_the_paper_are_listed_by_run(tmp_path):
+    chain(tmp_path, 0, (5, 0.8), **{"iir.epochs": 300, "iir.distill": 0.0})
+    stage(tmp_path, 0, "T4", 0.7, source="T5", limit=500, **DIRECT, **{"iir.distill": 1.0})
+    stage(tmp_path, 0, "ann", 0.9, **{"fit.epochs": 15, "fit.lr": 0.01})
+    text = write_page(("iir", TABLE, 4), tmp_path)[0].read_text()
+    section = text.split("\n## Differences from the paper\n")[1].split("\n## ")[0]
+    assert [line for line in section.splitlines() if line.startswith("|")][2:] == [
+        "| 1, 2 | `fit.epochs` | 500 | 15 |",
+        "| 2 | `limit` | null | 500 |",
+        "| 2 | `iir.distill` | 0.0 | 1.0 |",
+    ]
+
+
+def test_the_training_of_an_imported_ann_is_compared(tmp_path):
+    stage(tmp_path, 0, "ann", 0.9, **{"fit.epochs": 15})
+    file = tmp_path / "cifar10-vgg6/seed0/ann/network.safetensors"
+    file.write_bytes(b"the network")
+    for run, ann in (("known", run_directory.file_hash(file)), ("unknown", "0123")):
+        stage_of(tmp_path / run, 1, "ann", 0.9, ann=ann)
+        stage_of(tmp_path / run, 1, "T5", 0.8, source="ann", ann=ann, **DIRECT)
+    text = write_page(("iir", TABLE, 4), tmp_path)[0].read_text()
+    assert "| 1 | `fit.epochs` | 500 | 15 |" in text
+    assert "| 2 | `ann` | – | 0123 |" in text
 
 
 def test_the_anns_of_two_papers_are_distinguished(capsys, tmp_path):
