@@ -5,11 +5,12 @@ Arrays are float32, or uint16 with the bits of bfloat16, which are the upper hal
 
 from typing import Any
 
-import numba
 import numpy as np
 from numba import types
 from numba.extending import overload
 from numpy.typing import NDArray
+
+from snn_rl.utils.compiling import compiled
 
 Array = NDArray[np.float32] | NDArray[np.uint16]
 
@@ -18,7 +19,7 @@ BLOCK = 1024
 LINEAR, EXPONENTIAL, BOXCAR = 0, 1, 2
 
 # without fastmath, so that membranes and spikes equal those of the plain neuron bit by bit
-_compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy")
+_compiled: Any = compiled()
 
 
 def _wide(x: Any) -> Any:

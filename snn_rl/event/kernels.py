@@ -2,9 +2,10 @@
 
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from snn_rl.utils.compiling import compiled
 
 Integers = NDArray[np.int32]
 Bytes = NDArray[np.uint8]
@@ -45,9 +46,9 @@ Plan = tuple[Layers, Table, NDArray[np.int16], Integers]
 #   operations: Multiply-accumulates (first layer) or accumulations of each layer in a decision
 Memory = tuple[Bytes, Integers, Bytes, Bytes, Table]
 
-_compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy")
+_compiled: Any = compiled()
 # A call takes as long as the additions of a few events.
-_inlined: Any = numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")
+_inlined: Any = compiled(inline="always")
 
 
 @_inlined  # type: ignore[untyped-decorator]
