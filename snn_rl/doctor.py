@@ -3,8 +3,8 @@
     python -m snn_rl.doctor
     python -m snn_rl.doctor --runs /data/runs
 
-Checks the packages, the CPU and GPU, bfloat16, the Atari ROMs, the renderer,
-the optional extras, the free disk space, and the folder of the runs. Prints one
+Checks the packages, the CPU and GPU, bfloat16, the Atari ROMs, the videos, the
+optional extras, the free disk space, and the folder of the runs. Prints one
 line per check, followed by the consequence and the remedy of each problem. The
 exit code is 0 if agents can be trained on this machine and 1 otherwise.
 """
@@ -21,17 +21,20 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from textwrap import TextWrapper
 
 from snn_rl import __version__
+from snn_rl.utils.console import replace_unprintable
 from snn_rl.utils.errors import UserError
 
 # Everything outside the standard library is imported by its check, because it may be broken.
 
-# Packages that training imports, and the module of each
+# Dependencies of the package, and the module of each
 REQUIRED = {
     **{name: name for name in ("torch", "numpy", "gymnasium", "av", "omegaconf", "matplotlib")},
     **{"stable-baselines3": "stable_baselines3", "ale-py": "ale_py", "opencv-python": "cv2"},
     **{"hydra-core": "hydra", "pillow": "PIL", "safetensors": "safetensors", "tqdm": "tqdm"},
+    **{"tensorboard": "tensorboard"},
 }
 # Modules of each extra, and the consequence of their absence
 EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
@@ -49,6 +52,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "docs": (("mkdocs", "material", "mkdocstrings"), "the documentation cannot be built"),
 }
+_COLORS = {"ok": 32, "note": 33, "FAIL": 31}
 ENOUGH_DISK = 1e9  # bytes; a complete Pong run takes about a quarter
 _REINSTALL = (
     "nothing can be trained; in the checkout, `pip install -c constraints.txt -e .` installs the "
@@ -148,22 +152,23 @@ def roms() -> Finding:
     return Finding("Atari ROMs", f"{len(ATARI_IDS)} games; Pong starts, with images {shape}")
 
 
-def renderer() -> Finding:
-    """Renders an environment and looks for a display."""
-    from snn_rl.envs import make_env
-    from snn_rl.reports.video import has_display
+def videos() -> Finding:
+    """Draws and encodes an image of an environment of each kind, and looks for a display."""
+    from snn_rl.envs import family, make_env
+    from snn_rl.reports.video import has_display, write_mp4
 
-    # CartPole's renderer needs pygame, which is optional
-    env = make_env("PongNoFrameskip-v4")
-    env.reset()
-    picture = env.render()
-    env.close()
-    assert picture is not None
-    found = f"renders {picture.shape[1]}x{picture.shape[0]} images"
+    with tempfile.TemporaryDirectory() as folder:
+        for env_id in ("CartPole-v1", "PongNoFrameskip-v4"):
+            env = make_env(env_id)
+            env.reset()
+            write_mp4(
+                Path(folder, "play.mp4"), [family(env_id).picture(*env.get_attr("unwrapped"))], 30
+            )
+            env.close()
     if has_display():
-        return Finding("renderer", f"{found} and opens windows")
+        return Finding("videos", "are written, and windows open")
     advice = "snn_rl.play writes a video instead of opening a window"
-    return Finding("renderer", f"{found}, no window", advice)
+    return Finding("videos", "are written, no window", advice)
 
 
 def extras() -> Iterator[Finding]:
@@ -225,11 +230,28 @@ def examine(folder: Path) -> Iterator[Finding]:
     yield Finding("Python", system)
     yield from packages()
     checks = {"CPU": cpu, "GPU": gpu, "bfloat16": bfloat16, "Atari ROMs": roms}
-    for name, check in (checks | {"renderer": renderer}).items():
+    for name, check in (checks | {"videos": videos}).items():
         yield _attempt(check, name)
     yield from extras()
     yield disk(folder)
     yield run_folder(folder)
+
+
+def show(finding: Finding) -> None:
+    """Prints a finding. On a terminal, the mark is colored and lines are broken between words."""
+    text = str(finding)
+    if sys.stdout.isatty():
+        wrapper = TextWrapper(
+            shutil.get_terminal_size().columns,
+            subsequent_indent=" " * 21,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        text = "\n".join(map(wrapper.fill, text.splitlines()))
+        if "NO_COLOR" not in os.environ:
+            mark = text.split()[0]
+            text = text.replace(mark, f"\x1b[{_COLORS[mark]}m{mark}\x1b[0m", 1)
+    print(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -240,9 +262,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
+    parser.add_argument("--version", action="version", version=f"snn_rl {__version__}")
+    replace_unprintable()
     fatal = 0
     for finding in examine(parser.parse_args(arguments).runs):
-        print(finding)
+        show(finding)
         fatal += finding.fatal
     problems = f"{fatal} problem{'s' * (fatal > 1)} to fix before agents can be trained"
     print(f"\n{problems if fatal else 'agents can be trained here'}")

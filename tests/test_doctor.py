@@ -2,6 +2,9 @@
 
 import importlib
 import importlib.util
+import re
+import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,8 +14,12 @@ import pytest
 import torch
 
 from snn_rl import doctor
-from snn_rl.doctor import EXTRAS, Finding
+from snn_rl.doctor import EXTRAS, REQUIRED, Finding
 from snn_rl.utils import device
+
+PROJECT = tomllib.loads(Path(__file__).parents[1].joinpath("pyproject.toml").read_text("utf-8"))[
+    "project"
+]
 
 
 @pytest.fixture
@@ -50,12 +57,58 @@ def test_this_machine_can_train_agents(tmp_path: Path, capsys: pytest.CaptureFix
     assert "FAIL" not in text and text.endswith("agents can be trained here\n")
 
 
-def test_every_extra_of_the_project_is_checked() -> None:
-    import tomllib
+def names(requirements: list[str]) -> set[str]:
+    return {re.split(r"[=<>\[]", requirement)[0] for requirement in requirements}
 
-    root = Path(__file__).parents[1]
-    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert set(EXTRAS) == set(project["optional-dependencies"]) - {"dev"}
+
+def test_every_dependency_and_every_extra_of_the_project_is_checked() -> None:
+    assert set(REQUIRED) == names(PROJECT["dependencies"])
+    assert set(EXTRAS) == set(PROJECT["optional-dependencies"]) - {"dev"}
+
+
+def test_the_documented_installation_can_train(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    groups = PROJECT["optional-dependencies"].values()
+    optional = names([each for group in groups for each in group]) - {"snn_rl"}
+    modules = {
+        "pygame-ce": "pygame",
+        "mkdocs-material": "material",
+        "import-linter": "importlinter",
+    }
+    for package in optional - {"pytest", "setuptools"}:
+        # an import of a module that is None fails
+        monkeypatch.setitem(sys.modules, modules.get(package, package.replace("-", "_")), None)
+    assert doctor.main(["--runs", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "no numba" in text and "videos         are written" in text and "FAIL" not in text
+
+
+def test_lines_on_a_terminal_are_colored_and_broken_between_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finding = Finding("disk", "0.1 GB free at " + "x" * 70, "not enough; runs=PATH " * 9)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    doctor.show(finding)
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first == "\x1b[33mnote\x1b[0m  disk           0.1 GB free at"
+    assert all(line.startswith(" " * 21) for line in others)
+    assert " ".join(" ".join(others).split()) == f"{'x' * 70} -> {finding.trouble}".strip()
+    assert all(len(line) <= 80 for line in others[1:])
+    monkeypatch.setenv("NO_COLOR", "1")
+    doctor.show(finding)
+    assert "\x1b" not in capsys.readouterr().out
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: False)
+    doctor.show(finding)
+    assert capsys.readouterr().out == f"{finding}\n"
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        doctor.main(["--version"])
+    assert capsys.readouterr().out == f"snn_rl {PROJECT['version']}\n"
 
 
 @pytest.mark.parametrize("extra", EXTRAS)
