@@ -417,21 +417,37 @@ def write_invocations(directory: Path, invocations: Iterable[Invocation]) -> Non
 
 
 def record_invocation(directory: Path, config: Any, launcher: str = "python -m") -> None:
-    """Adds this process to the commands of a run directory, see `Invocation.current`."""
+    """Adds this process to the commands of a run directory, see `Invocation.current`.
+
+    Prints a note if the last command ran with other versions of Python or of the packages.
+    """
     before = read_invocations(directory) if (directory / run_directory.RUN).exists() else []
-    write_invocations(directory, [*before, Invocation.current(config, launcher)])
+    now = Invocation.current(config, launcher)
+    if before:
+        old = before[-1].versions
+        changes = [f"{k} {old[k]}, now {v}" for k, v in now.versions.items() if old.get(k, v) != v]
+        if changes:
+            print(f"note: {directory} was made with {'; '.join(changes)}. Results may differ")
+    write_invocations(directory, [*before, now])
 
 
 def _revision() -> str | None:
+    """Returns the Git revision of the code, or None if the code is not part of a repository."""
+    tracked = ["git", "ls-files", "--error-unmatch", Path(__file__).name]
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
+        # a package installed in an environment inside another repository is not tracked there
+        _, done = [
+            subprocess.run(
+                command,
+                cwd=Path(__file__).parent,
+                capture_output=True,
+                text=True,
+                timeout=10,
+                check=True,
+            )
+            for command in (tracked, describe)
+        ]
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()

@@ -3,12 +3,16 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import snn_rl
 from snn_rl import zoo
+from snn_rl.chain import records
 from snn_rl.chain.records import (
     AgentNotes,
     Columns,
@@ -26,11 +30,12 @@ from snn_rl.chain.records import (
     read_metrics,
     read_settings,
     read_stages,
+    record_invocation,
     section,
     stages_in,
     write_invocations,
 )
-from snn_rl.configs.schema import RolloutConfig
+from snn_rl.configs.schema import Config, RolloutConfig
 from snn_rl.core.conversion import LayerReport
 from snn_rl.files.atomic import read_json, write_json
 from snn_rl.files.checkpoint import load_tensors
@@ -211,3 +216,40 @@ def test_reading_records_imports_neither_matplotlib_nor_the_rl_libraries() -> No
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "set()", done.stderr
+
+
+def test_another_version_of_a_package_is_noted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record_invocation(tmp_path, Config())
+    record_invocation(tmp_path, Config())
+    assert capsys.readouterr().out == ""
+    (first, second) = read_invocations(tmp_path)
+    older = replace(second, versions=second.versions | {"torch": "2.0.0", "snn_rl": "0.0.9"})
+    write_invocations(tmp_path, [first, older])
+    record_invocation(tmp_path, Config())
+    assert capsys.readouterr().out == (
+        f"note: {tmp_path} was made with snn_rl 0.0.9, now {snn_rl.__version__}; torch 2.0.0, now "
+        f"{version('torch')}. Results may differ\n"
+    )
+    write_invocations(tmp_path, [replace(older, versions={})])  # an old run
+    record_invocation(tmp_path, Config())
+    assert capsys.readouterr().out == ""
+
+
+def test_the_revision_is_that_of_the_package_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # installed in an environment inside another repository, which ignores the environment
+    module = tmp_path / ".venv" / "snn_rl" / "records.py"
+    module.parent.mkdir(parents=True)
+    module.touch()
+    (tmp_path / ".gitignore").write_text(".venv")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x"]
+    for command in (["init", "-q"], ["add", ".gitignore"], ["commit", "-q", "-m", "x"]):
+        subprocess.run([*git, *command], check=True)
+    monkeypatch.setattr(records, "__file__", str(module))
+    assert records._revision() is None
+    subprocess.run([*git, "add", "-f", str(module)], check=True)
+    revision = records._revision()
+    assert revision is not None and revision.endswith("-dirty")
