@@ -75,7 +75,7 @@ def check_settings(directory: Path, settings: dict[str, Any]) -> None:
         return
     before = read_settings(directory)
     changes = [
-        f"{key} was {before.get(key, 'absent')}, now {settings.get(key, 'absent')}"
+        _change(key, before.get(key, "absent"), settings.get(key, "absent"))
         for key in sorted(before.keys() | settings.keys())
         if before.get(key) != settings.get(key)  # None equals a missing setting
         and not (key in RECORDED_LATER and key not in before)
@@ -85,6 +85,13 @@ def check_settings(directory: Path, settings: dict[str, Any]) -> None:
             f"{directory} was started with other settings: {'; '.join(changes)}. Use the previous "
             "settings or another run_dir"
         )
+
+
+def _change(key: str, before: Any, now: Any) -> str:
+    if key == "bf16":  # the stored form of the setting `precision`
+        key, names = "precision", {True: "bfloat16", False: "float32"}
+        before, now = names.get(before, before), names.get(now, now)
+    return f"{key} was {before}, now {now}"
 
 
 def load_stage(run_dir: Path, name: str) -> AnalogNetwork | SpikingNetwork:

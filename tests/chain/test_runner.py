@@ -32,7 +32,7 @@ class Trainer:
 
 
 def settings(stage: Stage) -> dict[str, Any]:
-    return {"env": "Pole", "lr": 0.1, "T": stage.timesteps}
+    return {"env": "Pole", "lr": 0.1, "bf16": False, "T": stage.timesteps}
 
 
 def snapshot(directory: Path) -> dict[str, tuple[int, bytes]]:
@@ -109,6 +109,7 @@ def test_an_interrupted_stage_runs_again(tmp_path):
     [
         ({"lr": 0.2}, r"lr was 0\.1, now 0\.2"),
         ({"extra": 1}, "extra was absent, now 1"),
+        ({"bf16": True}, "precision was float32, now bfloat16"),
         ({"env": "Pong", "lr": 0.2}, r"env was Pole, now Pong; lr was 0\.1, now 0\.2"),
     ],
 )
