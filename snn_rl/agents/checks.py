@@ -38,6 +38,7 @@ def check_values(config: Config) -> None:
     _check_selection(config)
     _check_spiking(config)
     _check_steps(config)
+    _check_updates(config)
 
 
 def _check_selection(config: Config) -> None:
@@ -97,6 +98,30 @@ def _check_steps(config: Config) -> None:
             raise UserError(
                 f"{name}={steps} must exceed rollout.n_envs={n_envs}, because each vectorized step "
                 "counts as n_envs steps"
+            )
+
+
+def _check_updates(config: Config) -> None:
+    """Refuses stages that would end without a gradient step."""
+    n_envs = config.rollout.n_envs
+    for stage in plan.chain(config):
+        if not stage.trained or (stage.analog and config.ann):
+            continue
+        steps, every = plan.stage_steps(config, stage), plan.checkpoint_steps(config, stage)
+        name = "dqn.train_freq" if stage.analog else "iir.train_freq"
+        phase = value_of(config, name) * n_envs
+        starts = config.dqn.learning_starts if stage.analog else 0
+        # Gradient steps follow a phase of acting, unless a checkpoint cuts the phase short.
+        segments = range(0, steps, -(-every // n_envs) * n_envs)
+        if not any(
+            start + (min(every, steps - start) - 1) // phase * phase > max(start, starts)
+            for start in segments[-2:]
+        ):
+            raise UserError(
+                f"{name}={value_of(config, name)}: the stage {stage.name} would end without a "
+                f"gradient step, because a training phase takes {phase} agent steps "
+                f"({name} * rollout.n_envs) and has to end after {starts} steps (learning_starts) "
+                f"and before the next checkpoint ({every} steps) and the last step ({steps})"
             )
 
 

@@ -1,11 +1,12 @@
 """Checks of settings that involve several settings."""
 
+import random
 from dataclasses import replace
 
 import pytest
 
 from snn_rl.agents import plan
-from snn_rl.agents.checks import check_values, import_networks
+from snn_rl.agents.checks import _check_updates, check_values, import_networks
 from snn_rl.configs.compose import compose
 from snn_rl.configs.schema import Config
 from snn_rl.core.networks import AvgPool, Conv, NetworkSpec
@@ -77,3 +78,52 @@ def test_a_network_that_cannot_be_exact_is_refused_before_training(
     import_networks(config)
     with pytest.raises(UserError, match=r"^exact=true requires .* network=pooled has other layers"):
         import_networks(replace(config, exact=True))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "stage"),
+    [
+        (["dqn.train_freq=100000"], "ann"),
+        (["dqn.train_freq=50", "checkpoint_steps=400"], "ann"),  # 400 steps per phase
+        (["dqn.train_freq=49", "checkpoint_steps=400"], ""),
+        (["dqn.learning_starts=19992", "dqn.steps=20000"], "ann"),
+        (["dqn.learning_starts=19980", "dqn.steps=20000", "finetune.steps=0"], ""),
+        (["finetune.steps=10008"], "ann"),
+        (["iir.train_freq=1000", "iir.steps=3000"], "T5"),
+        (["iir.train_freq=1000", "iir.steps=9000"], ""),
+        (["iir.steps=8"], "T5"),
+        (["iir.t1_steps=8"], "T1"),
+        (["dqn.train_freq=100000", "ann=any.safetensors"], ""),  # the ANN is not trained
+        (["iir.train_freq=100000", "stages=none"], ""),
+    ],
+)
+def test_a_stage_without_gradient_steps_is_refused(overrides: list[str], stage: str) -> None:
+    config = settings(*overrides)
+    if not stage:
+        check_values(config)
+        return
+    with pytest.raises(UserError, match=f"the stage {stage}.* would end without a gradient step"):
+        check_values(config)
+
+
+def test_the_check_of_gradient_steps_agrees_with_the_training_loop() -> None:
+    rng = random.Random(0)
+    for _ in range(500):
+        n_envs, train_freq = rng.randint(1, 9), rng.randint(1, 20)
+        every, steps = n_envs + rng.randint(1, 200), n_envs + rng.randint(1, 200)
+        starts = rng.randint(n_envs + 1, steps + n_envs)
+        acted = updates = 0
+        while acted < steps:
+            end, phase = min(acted + every, steps), 0
+            while acted < end:
+                acted, phase = acted + n_envs, phase + 1
+                if phase == train_freq and acted < end:
+                    updates, phase = updates + (acted > starts), 0
+        config = Config(env="CartPole-v1", checkpoint_steps=every, stages="none")
+        config.rollout.n_envs, config.dqn.train_freq = n_envs, train_freq
+        config.dqn.steps, config.dqn.learning_starts = steps, starts
+        if updates:
+            _check_updates(config)
+        else:
+            with pytest.raises(UserError, match="without a gradient step"):
+                _check_updates(config)
