@@ -12,13 +12,15 @@ interrupted run.
 (docs/imagenet.md): torchrun --nproc-per-node 8 -m snn_rl.classify ...
 
 Presets in snn_rl/configs/settings override the defaults below for a dataset, a
-network, or a paper. --help all lists all settings.
+network, or a paper. --help all lists all settings, and --cfg job prints the
+settings of a run without starting it.
 """
 
 import os
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from snn_rl.chain import run_directory
 from snn_rl.chain.records import record_invocation
@@ -39,6 +41,12 @@ _MAIN_SETTINGS = (
     *("test_limit", "limit", "threads", "fit.epochs", "iir.epochs", "iir.t1_epochs"),
     *("iir.distill", "iir.thresholds", "iir.surrogate", "iir.encoding", "iir.window"),
 )
+
+
+def results(config: ClassifyConfig) -> dict[Path, dict[str, Any]]:
+    """Returns the directories of the stages and the settings that their results depend on."""
+    directory = directory_of(config)
+    return {directory / s.name: stage_settings(config, "", s) for s in chain(config)}
 
 
 def main(config: ClassifyConfig) -> None:
@@ -71,4 +79,8 @@ def main(config: ClassifyConfig) -> None:
 
 if __name__ == "__main__":
     with distributed.workers():
-        run_command(ClassifyConfig, main, __doc__, _MAIN_SETTINGS, complain=distributed.complain)
+        run_command(
+            *(ClassifyConfig, main, __doc__, _MAIN_SETTINGS),
+            complain=distributed.complain,
+            results=results,
+        )

@@ -12,11 +12,14 @@ Rerun the same command to resume an interrupted run. A smaller T continues the
 chain of a finished run. -m seed=0,1,2 runs a sweep (Hydra).
 
 Presets in snn_rl/configs/settings override the defaults below for an
-environment. --help all lists all settings.
+environment. --help all lists all settings, and --cfg job prints the settings of
+a run without starting it.
 """
 
 import warnings
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from snn_rl.agents import plan
 from snn_rl.agents.chain import AgentChain
@@ -39,6 +42,12 @@ _MAIN_SETTINGS = (
     *("iir.objective", "iir.steps", "iir.t1_steps", "iir.sticky", "iir.selection_games"),
     "iir.surrogate",
 )
+
+
+def results(config: Config) -> dict[Path, dict[str, Any]]:
+    """Returns the directories of the stages and the settings that their results depend on."""
+    directory = plan.directory_of(config)
+    return {directory / s.name: plan.stage_settings(config, s) for s in plan.chain(config)}
 
 
 def main(config: Config) -> None:
@@ -68,4 +77,4 @@ def main(config: Config) -> None:
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
-    run_command(Config, main, __doc__, _MAIN_SETTINGS)
+    run_command(Config, main, __doc__, _MAIN_SETTINGS, results=results)

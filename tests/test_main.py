@@ -85,7 +85,7 @@ def test_train_is_the_same_as_the_module(tmp_path: Path) -> None:
 
 
 def test_sweep_starts_a_job_per_value(tmp_path: Path) -> None:
-    done = run("train", "-m", "env=CartPole-v1", "T=7,2", cwd=tmp_path, script=True)
+    done = run("train", "-m", "env=CartPole-v1", "T=7,8", cwd=tmp_path, script=True)
     assert done.returncode == 2
     assert "error: T=7 must not exceed T_start=5" in done.stderr
 

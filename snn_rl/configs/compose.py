@@ -4,26 +4,28 @@ Precedence: schema < family preset < preset of the exact id < paper preset < com
 """
 
 import os
-import re
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
+from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
 from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from snn_rl import __version__
 from snn_rl.configs.image_schema import ClassifyConfig
 from snn_rl.configs.schema import Config
 from snn_rl.configs.setting import help_text, settings_of
+from snn_rl.configs.sweep import combinations, launch
 from snn_rl.envs import UnknownEnv, family
+from snn_rl.utils.console import replace_unprintable
 from snn_rl.utils.errors import UserError, did_you_mean
 
 Settings = TypeVar("Settings", Config, ClassifyConfig)
@@ -120,28 +122,56 @@ def run_command(
     settings: Collection[str] = (),
     presets: Callable[[Settings], list[str]] | None = None,
     complain: Callable[[UserError], None] = print_error,
+    results: Callable[[Settings], Mapping[Path, Mapping[str, Any]]] = lambda _: {},
 ) -> None:
-    """Runs a command with the settings of the command line; -m runs a sweep.
+    """Runs a command with the settings of the command line.
 
     A `UserError` ends the process with exit code 2 after one line on stderr. `--help` shows `doc`
-    and the listed settings and sections, `--help all` all settings.
+    and the listed settings and sections, and `--help all` all settings. `--cfg job` prints the
+    settings, `-m` runs a sweep.
+
+    `results` returns the directories that a run writes, and the settings that the content of each
+    directory depends on.
     """
-    arguments = sys.argv[1:]
-    if not {"-h", "--help"}.isdisjoint(arguments):
+    replace_unprintable()
+    options = {argument for argument in sys.argv[1:] if argument.startswith("-")}
+    arguments = [argument for argument in sys.argv[1:] if argument not in options]
+    if options & {"-h", "--help"}:
         print(help_text(schema, doc or "", () if "all" in arguments else settings))
         return
 
     def run(overrides: Sequence[str]) -> None:
-        main(compose(schema, overrides, presets))
+        replace_unprintable()  # a sweep may start other processes
+        try:
+            main(compose(schema, overrides, presets))
+        except MemoryError as error:
+            raise UserError(f"the memory is full: {error}") from None
 
     try:
-        if not any(argument.startswith("-") for argument in arguments):
-            run(arguments)
-        else:
-            # Flags and Hydra's own settings aside, an unknown key stops the sweep before it starts.
-            own = [a for a in arguments if "=" in a and not re.match(r"-|[+~]*hydra[./]", a)]
+        for option in options - {"--version", "--cfg", "-m", "--multirun"}:
+            raise UserError(
+                f"unknown option {option}: must be one of --help, --version, --cfg job (prints the "
+                "settings), -m (sweep); settings are key=value"
+            )
+        if "--version" in options:
+            print(f"snn_rl {__version__}")
+        elif "--cfg" in options:
+            arguments = [argument for argument in arguments if argument != "job"]
+            print(OmegaConf.to_yaml(compose(schema, arguments, presets)), end="")
+        elif options:
+            own = [word for word, each in _parse(arguments) if not each.is_hydra_override()]
             _check_keys(own, schema)
-            _sweep(run, _PRIMARY[schema], complain)
+            with _one_line_errors():
+                runs = combinations(own)
+                _check_runs(runs, lambda run: results(compose(schema, run, presets)))
+                failed = launch(runs, run, complain, [a for a in arguments if a not in own])
+            if failed:
+                complain(
+                    UserError(f"{len(failed)} of {len(runs)} runs failed: {'; '.join(failed)}")
+                )
+                sys.exit(1)
+        else:
+            run(arguments)
     except UserError as error:
         complain(error)
         sys.exit(2)
@@ -150,24 +180,32 @@ def run_command(
         sys.exit(130)
 
 
-def _sweep(
-    run: Callable[[Sequence[str]], None], primary: str, complain: Callable[[UserError], None]
+def _check_runs(
+    runs: Sequence[Sequence[str]],
+    results: Callable[[Sequence[str]], Mapping[Path, Mapping[str, Any]]],
 ) -> None:
-    """Runs Hydra's own command line, which starts one job per combination of settings."""
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # a bug keeps its traceback
-
-    @hydra.main(version_base="1.3", config_path="pkg://snn_rl.configs", config_name=primary)
-    def job(_: Any) -> None:
-        overrides = list(HydraConfig.get().overrides.task)
-        GlobalHydra.instance().clear()
+    """Refuses a sweep whose runs would overwrite each other, or would all be refused."""
+    errors = []
+    written: dict[Path, tuple[Sequence[str], Mapping[str, Any]]] = {}
+    for run in runs:
         try:
-            run(overrides)
+            directories = results(run)
+        except OSError:
+            continue  # the run itself reports the error
         except UserError as error:
-            complain(error)
-            sys.exit(2)
-
-    with _one_line_errors():
-        job()
+            errors.append(error)
+            continue
+        for directory, settings in directories.items():
+            other, before = written.setdefault(directory, (run, settings))
+            if before != settings:
+                (first, second), *_ = ((a, b) for a, b in zip(other, run, strict=True) if a != b)
+                key = first.partition("=")[0]
+                raise UserError(
+                    f"the runs with {first} and {second} would both write to {directory}: give "
+                    f"each run its own directory, for example 'run_dir=runs/{key}${{{key}}}'"
+                )
+    if len(errors) == len(runs):
+        raise errors[0]
 
 
 def is_sweep(override: str) -> bool:
@@ -179,22 +217,42 @@ def is_sweep(override: str) -> bool:
         return OverridesParser.create().parse_override(override).is_sweep_override()
 
 
+def _parse(words: Sequence[str]) -> Iterator[tuple[str, Override]]:
+    """Yields the parts of the command line, as written and parsed."""
+    parser = OverridesParser.create()
+    for word in words:
+        try:
+            yield word, parser.parse_override(word)
+        except HydraException:
+            raise UserError(_unparsed(word)) from None
+
+
 def _check_keys(overrides: Sequence[str], schema: type[Any]) -> None:
     known = settings_of(schema)
     groups = {key.split(".")[0] for key in known if "." in key}
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except HydraException as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"cannot parse the command line, settings are key=value: {reason}"
-        ) from None
-    for override in parsed:
+    for word, override in _parse(overrides):
         key = override.key_or_group
-        if override.is_delete() or key in groups or key not in known:
+        if override.is_delete() and key in known:
+            raise UserError(f"{word}: a setting cannot be removed; set {key}=VALUE")
+        if key in groups or key not in known:
             everything = f"; {schema.__module__.replace('.', '/')}.py lists them all"
             hint = did_you_mean(key, known) or everything
-            raise UserError(f"unknown setting {key}={override.value()}{hint}")
+            raise UserError(f"unknown setting {word if '=' in word else key}{hint}")
+
+
+def _unparsed(word: str) -> str:
+    """Returns the error message for a part of the command line that is not a setting."""
+    key, equals, value = " ".join(word.split()).partition("=")
+    if not equals:
+        return (
+            f"cannot parse {key}: settings are key=value; a value with spaces needs quotes, for "
+            'example "run_dir=my runs"'
+        )
+    value = os.path.expanduser(value).replace("'", "").replace('"', "")
+    return (
+        f"cannot parse {word!r}: a value with special characters needs two pairs of quotes, for "
+        f"example '{key}=\"{value}\"'"
+    )
 
 
 @contextmanager
@@ -206,6 +264,6 @@ def _one_line_errors() -> Iterator[None]:
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
         line = next(line.strip() for line in str(cause).splitlines() if line.strip())
         key = getattr(cause, "full_key", None)
-        if "Missing" in type(cause).__name__ or "MISSING" in line or "???" in line:
+        if key and ("Missing" in type(cause).__name__ or "MISSING" in line or "???" in line):
             raise UserError(f"{key} is missing: set a value") from None
         raise UserError(f"{key}: {line}" if key else line) from None

@@ -1,13 +1,18 @@
 """The command line: precedence, and one clear line for any input that is not allowed."""
 
+import io
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import gymnasium as gym
+import numpy as np
 import pytest
+import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import snn_rl
 from snn_rl.agents import plan
 from snn_rl.agents.checks import check_values
 from snn_rl.configs.compose import compose, is_sweep, run_command
@@ -128,6 +133,95 @@ def test_errors_are_one_line_and_exit_code_2(
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
+
+
+def outcome(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
+) -> tuple[int, str]:
+    """Returns the exit code of a command that must not start, and its output."""
+    monkeypatch.setattr(sys, "argv", ["train", *arguments])
+    code = 0
+    try:
+        run_command(Config, lambda config: pytest.fail(str(config)))
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    out, err = capsys.readouterr()
+    return code, out + err
+
+
+@pytest.mark.parametrize(
+    "option", ["--config-name=my", "-cn", "--config-dir=conf", "--info", "--resolve", "--run", "-x"]
+)
+def test_unknown_options_are_refused(
+    option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, text = outcome(monkeypatch, capsys, option, "env=CartPole-v1")
+    assert code == 2
+    assert text.startswith(f"error: unknown option {option}: must be one of --help, --version")
+
+
+def test_the_version_is_that_of_the_package(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert outcome(monkeypatch, capsys, "--version") == (0, f"snn_rl {snn_rl.__version__}\n")
+
+
+def test_cfg_prints_the_settings_with_the_presets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, text = outcome(monkeypatch, capsys, "--cfg", "job", "env=CartPole-v1", "T=3")
+    assert code == 0
+    printed = yaml.safe_load(text)
+    assert (printed["network"], printed["T"], printed["dqn"]["steps"]) == ("cartpole", 3, 150_000)
+    assert printed == asdict(compose(Config, ["env=CartPole-v1", "T=3"]))
+
+
+@pytest.mark.parametrize(
+    ("word", "words"),
+    [
+        ("~dqn.lr", "~dqn.lr: a setting cannot be removed; set dqn.lr=VALUE"),
+        ("~dqn.lt", "unknown setting dqn.lt; did you mean dqn.lr?"),
+        ("dqn.lt=1", "unknown setting dqn.lt=1; did you mean dqn.lr?"),
+        ("runs", '"run_dir=my runs"'),  # the second half of run_dir=my runs
+        ("run_dir=~/x", f"""'run_dir="{Path.home()}/x"'"""),
+        ("run_dir=a#b", """'run_dir="a#b"'"""),
+        ("run_dir=it's", """'run_dir="its"'"""),
+        ("seed=-1", "seed=-1: must be between 0 and 2147483647"),
+    ],
+)
+def test_messages_say_what_would_be_right(word: str, words: str) -> None:
+    message = complaint("env=CartPole-v1", word)
+    assert words in message
+    assert "None" not in message
+
+
+def test_a_full_memory_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(config: Config) -> None:
+        np.empty(2**50)
+
+    monkeypatch.setattr(sys, "argv", ["train", "env=CartPole-v1"])
+    with pytest.raises(SystemExit):
+        run_command(Config, main)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: the memory is full: Unable to allocate")
+
+
+def test_a_console_without_a_character_prints_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "argv", ["train", "env=CartPole-v1"])
+    monkeypatch.setattr(sys, "stdout", console)
+    run_command(Config, lambda config: print("18.3 ± 2.1"))
+    console.flush()
+    assert console.buffer.getvalue() == b"18.3 ? 2.1\n"
+
+
+@pytest.mark.parametrize("env", ["CartPole-v0", "CartPole-v1"])
+def test_the_target_return_of_a_preset_can_be_reached(env: str) -> None:
+    target, longest = compose(Config, [f"env={env}"]).dqn.target_return, gym.spec(env)
+    assert target is not None and longest.max_episode_steps is not None
+    assert 0.9 < target / longest.max_episode_steps < 1
 
 
 def test_a_sweep_runs_the_command_with_every_combination(
