@@ -42,9 +42,15 @@ The packages from the lowest to the highest layer:
 """
 
 import importlib
+import sys
 from typing import Any
 
+from snn_rl.utils.console import end_quietly_on_interrupt
+
 __version__ = "0.1.0"
+
+if sys.argv[:1] == ["-m"]:  # of `python -m snn_rl.train`, which imports the package first
+    end_quietly_on_interrupt()
 
 # Public names and their modules, which are imported on first use
 _EXPORTS = {

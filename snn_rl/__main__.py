@@ -7,6 +7,7 @@ import sys
 from importlib import resources
 
 from snn_rl import __version__
+from snn_rl.utils.console import end_quietly_on_interrupt
 
 COMMANDS = ("train", "evaluate", "play", "export", "report", "publish", "classify", "doctor")
 
@@ -32,6 +33,7 @@ def overview() -> str:
 
 def main() -> None:
     """Runs the command given on the command line."""
+    end_quietly_on_interrupt()
     command, *arguments = sys.argv[1:] or ["--help"]
     if command in ("-h", "--help"):
         print(overview())
