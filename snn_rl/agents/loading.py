@@ -18,6 +18,7 @@ from snn_rl.chain.records import (
     GREEDY,
     STICKY,
     Evaluation,
+    Record,
     flat,
     read_settings,
     section,
@@ -26,7 +27,7 @@ from snn_rl.chain.records import (
 from snn_rl.chain.stages import ANN
 from snn_rl.configs.schema import RolloutConfig
 from snn_rl.core.networks import AnalogNetwork, SpikingNetwork
-from snn_rl.envs import make_env
+from snn_rl.envs import STACK, make_env
 from snn_rl.files.checkpoint import load_network, load_tensors, save_network
 from snn_rl.files.importing import load_any
 from snn_rl.formats.event import EventDriven
@@ -208,6 +209,15 @@ def evaluation_env(
     )
 
 
+@dataclass(frozen=True)
+class _NetworkSettings(Record):
+    """Settings of a stage that determine its network."""
+
+    env: str
+    network: str
+    bias: bool
+
+
 def load_agent(directory: Path, device: str = "auto", engine: str = "dense") -> Agent:
     """Loads the agent of a finished stage.
 
@@ -217,19 +227,28 @@ def load_agent(directory: Path, device: str = "auto", engine: str = "dense") -> 
         engine: "dense", or "event" for an exact stage on `snn_rl.event.engine`.
     """
     settings = read_settings(directory)
+    own = _NetworkSettings.from_json(settings, directory / run_directory.SETTINGS)
+    rollout = section(settings, "rollout", RolloutConfig)
     path = directory / run_directory.NETWORK
     network, _ = load_network(path)
-    env = evaluation_env(settings["env"], section(settings, "rollout", RolloutConfig), 1, 0)
+    channels = network.spec.input_shape[0]
+    if rollout.frames == STACK and rollout.frame_stack > channels:
+        raise UserError(
+            f"{path} does not fit rollout.frame_stack={rollout.frame_stack}: the network takes "
+            f"{channels} channels"
+        )
     # The file stores the layers of a module:function network, which may not be importable.
-    named = not is_reference(settings["network"])
-    layers = settings["network"] if named else network.spec.to_dict()
-    needed = network_spec(layers, env.observation_space, env.action_space, settings["bias"])
+    layers = network.spec.to_dict() if is_reference(own.network) else own.network
+    try:
+        env = evaluation_env(own.env, rollout, 1, 0)
+        needed = network_spec(layers, env.observation_space, env.action_space, own.bias)
+    except ValueError as error:
+        raise UserError(f"{directory / run_directory.SETTINGS}: {error}") from None
     if network.spec != needed:
         raise UserError(
-            f"{path} does not fit env={settings['env']}: its input shape is "
-            f"{network.spec.input_shape} with {network.spec.outputs} outputs, expected "
-            f"{needed.input_shape} with {needed.outputs} outputs and the layers of "
-            f"network={settings['network']}"
+            f"{path} does not fit env={own.env}: its input shape is {network.spec.input_shape} "
+            f"with {network.spec.outputs} outputs, expected {needed.input_shape} with "
+            f"{needed.outputs} outputs and the layers of network={own.network}"
         )
     env.close()
     if engine == "event":

@@ -23,6 +23,7 @@ import torch
 from snn_rl import __version__
 from snn_rl.chain import run_directory
 from snn_rl.chain.stages import Stage
+from snn_rl.configs.setting import check_settings
 from snn_rl.core.conversion import LayerReport
 from snn_rl.core.energy import spikes
 from snn_rl.core.networks import NetworkSpec
@@ -355,9 +356,19 @@ def flat(section: str, config: Any) -> dict[str, Any]:
 
 
 def section(settings: dict[str, Any], name: str, kind: type[T]) -> T:
-    """Rebuilds a section from settings keyed by full name; the inverse of `flat`."""
+    """Rebuilds a section from settings keyed by full name; the inverse of `flat`.
+
+    Raises:
+        UserError: A value has the wrong type or is out of range.
+    """
     keys = {each.name: f"{name}.{each.name}" for each in fields(kind)}  # type: ignore[arg-type]
-    return kind(**{own: settings[key] for own, key in keys.items() if key in settings})
+    try:
+        values = {own: settings[key] for own, key in keys.items() if key in settings}
+        config: T = _typed(kind, values)
+    except ValueError as error:
+        raise UserError(f"invalid setting {name}.{error}") from None
+    check_settings(config)
+    return config
 
 
 def is_done(directory: Path) -> bool:

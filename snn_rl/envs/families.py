@@ -107,9 +107,11 @@ def family(env_id: str) -> EnvFamily:
     module, _, name = env_id.rpartition(":")
     if module:
         try:
+            if not all(part.isidentifier() for part in module.split(".")):
+                raise ModuleNotFoundError(name=module)
             importlib.import_module(module)
         except ModuleNotFoundError as error:
-            if error.name != module:
+            if not f"{module}.".startswith(f"{error.name}."):
                 raise
             raise UnknownEnv(f"env={env_id}: there is no module {module} to import") from None
     for each in _families():

@@ -10,9 +10,10 @@ from stable_baselines3 import DQN
 
 from snn_rl import zoo
 from snn_rl.agents.loading import Agent, load
-from snn_rl.chain.run_directory import NETWORK
+from snn_rl.chain.run_directory import NETWORK, SETTINGS
 from snn_rl.core.networks import AnalogNetwork, SpikingNetwork
 from snn_rl.envs import make_env
+from snn_rl.files.atomic import read_json, write_json
 from snn_rl.utils.errors import UserError
 
 CARTPOLE = "CartPole-v1"
@@ -87,6 +88,36 @@ def test_files_of_other_libraries_are_loaded(tmp_path: Path) -> None:
     assert same(load(tmp_path / "dqn.pth", device="cpu", **options), agent)
     with pytest.raises(UserError, match="pass its id as env="):
         load(tmp_path / "dqn.pth", device="cpu", **options).evaluate()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("env", None, "missing key 'env'"),
+        ("env", ["CartPole-v1"], "env: expected str"),
+        ("env", "NoSuchGame-v0", "unknown env=NoSuchGame-v0"),
+        ("env", "no.such.module:Game", "there is no module no.such.module"),
+        ("env", "..:Game", "there is no module"),
+        ("network", 7, "network: expected str"),
+        ("network", "nonsense", "network=nonsense: must be one of"),
+        ("network", "40000", "does not fit"),
+        ("bias", "yes", "bias: expected bool"),
+        ("rollout.frame_stack", "3", "invalid setting rollout.frame_stack: expected int"),
+        ("rollout.frame_stack", 0, "frame_stack=0: must be 1 or more"),
+        ("rollout.frame_stack", 10**9, "the network takes 3 channels"),
+        ("rollout.frames", "none", "frames=none: must be one of"),
+        ("rollout.cap", None, "invalid setting rollout.cap"),
+    ],
+)
+def test_changed_settings_of_a_stage_are_rejected(
+    tmp_path: Path, name: str, value: object, message: str
+) -> None:
+    stage = tmp_path / "T1"
+    shutil.copytree(SHIPPED / "T1", stage)
+    settings = read_json(stage / SETTINGS) | {name: value}
+    write_json(stage / SETTINGS, {k: v for k, v in settings.items() if (k, v) != ("env", None)})
+    with pytest.raises(UserError, match=message):
+        load(stage, device="cpu")
 
 
 @pytest.mark.parametrize(
