@@ -29,6 +29,7 @@ from snn_rl.configs.schema import Config
 from snn_rl.papers import page
 from snn_rl.reports import sweeps
 from snn_rl.reports.run_report import write_report
+from snn_rl.utils.errors import one_line
 
 _ACCEPTED = ("env", "seed", "run_dir", "runs", "paper", "figure", "table", "sweep")
 
@@ -46,7 +47,7 @@ def main(config: Config) -> None:
     elif (key := page.requested(config)) is not None:
         path, missing = page.write_page(key, Path(config.runs))
         for line in missing:
-            print(f"left out: {line}")
+            print(one_line(f"left out: {line}"))
         print(path)
     else:
         print(write_report(plan.directory_of(config)))

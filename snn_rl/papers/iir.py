@@ -21,7 +21,7 @@ from snn_rl.papers.page import FIGURE, TABLE, Compared, Page, RunRow, difference
 from snn_rl.papers.runs import AgentRun, PaperSettings, read_agents, train_command
 from snn_rl.papers.tables import AccuracyTable, Cell, accuracy_rows
 from snn_rl.reports import panels
-from snn_rl.reports.markdown import bullets, code, csv_text, listed, number, table
+from snn_rl.reports.markdown import bullets, code, csv_text, escape, listed, number, table
 from snn_rl.utils.errors import UserError
 
 CARTPOLE, PONG = "CartPole-v1", "PongNoFrameskip-v4"
@@ -119,7 +119,7 @@ class AgentFigure:
         return Page(
             shows,
             self._numbers(),
-            (["command", "revision", "time (UTC)"], rows, bullets(notes)),
+            (["command", "revision", "time (UTC)"], rows, bullets(map(escape, notes))),
             compared=self._compared,
             labels="game",
             remarks=self._remarks(),

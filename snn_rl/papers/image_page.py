@@ -17,7 +17,7 @@ from snn_rl.configs.schema import Config
 from snn_rl.papers import runs
 from snn_rl.papers.page import Page
 from snn_rl.papers.runs import ImageNetwork, ScoredStage
-from snn_rl.reports.markdown import bullets, csv_text, number, table
+from snn_rl.reports.markdown import bullets, csv_text, escape, number, table
 from snn_rl.reports.panels import Bars, Drawing, grouped_bars
 from snn_rl.utils.errors import UserError
 
@@ -310,7 +310,7 @@ def _number_section(part: Part, used: Sequence[ScoredStage]) -> str:
         numbers = ", ".join(str(used.index(entry) + 1) for entry, _ in part.of(label, T))
         means = [number(part.mean(label, quantity, T), ".4g") for quantity in quantities]
         rows.append([label, str(T or "–"), f"[{numbers}]", *means])
-    return f"### {part.name}\n\n" + table(["", "T", "runs", *quantities], rows)
+    return f"### {escape(part.name)}\n\n" + table(["", "T", "runs", *quantities], rows)
 
 
 def _csv(parts: Sequence[Part], folder: Path) -> str:

@@ -15,7 +15,17 @@ from typing import Any, NamedTuple
 from snn_rl.chain import run_directory
 from snn_rl.configs.schema import Config
 from snn_rl.files.atomic import write_text
-from snn_rl.reports.markdown import bullets, listed, page, plain, table
+from snn_rl.reports.markdown import (
+    Markdown,
+    bullets,
+    code,
+    escape,
+    link,
+    listed,
+    page,
+    plain,
+    table,
+)
 from snn_rl.reports.panels import Drawing
 from snn_rl.utils.errors import UserError
 
@@ -153,13 +163,13 @@ def write_page(key: Key, folder: Path) -> tuple[Path, Sequence[str]]:
         from snn_rl.reports import figures  # imports matplotlib
 
         figures.save(figures.grid(made.panels, made.columns), target / PICTURE)
-        picture = f"![{' | '.join(made.panels)}]({PICTURE})"
+        picture = "!" + link(Markdown(" | ".join(map(escape, made.panels))), PICTURE)
     if made.data is not None:
         name, text = made.data
         write_text(target / name, text)
     head, runs, note = made.runs
     rows = [
-        [f"[{name}]({run_directory.link(directory, target)})", *cells]
+        [link(name, run_directory.link(directory, target)), *cells]
         for name, directory, cells in runs
     ]
     reference = f"[{paper.upper()}]"
@@ -172,7 +182,7 @@ def write_page(key: Key, folder: Path) -> tuple[Path, Sequence[str]]:
         "## Runs",
         table(["run", *head], rows, names=1 + len(head)) if rows else "There are no runs.",
         note,
-        *(["## Left out", bullets(made.missing)] if made.missing else []),
+        *(["## Left out", bullets(map(escape, made.missing))] if made.missing else []),
     ]
     write_text(target / README, page(parts))
     return target / README, made.missing
@@ -182,7 +192,7 @@ def _differences(made: Page) -> list[str]:
     """Returns the section with the settings of the stages that are not the paper's."""
     if not made.compared:
         return []
-    rows = [[of, f"`{key}`", paper, ours] for of, key, paper, ours in differences(made.compared)]
+    rows = [[of, code(key), paper, ours] for of, key, paper, ours in differences(made.compared)]
     text = (
         "Settings that differ from the paper's, as set by its preset (the preset names the source "
         "of each setting that the paper leaves open):"

@@ -15,7 +15,7 @@ from snn_rl.configs.image_schema import ClassifyConfig
 from snn_rl.configs.schema import Config
 from snn_rl.images.chain import stage_settings
 from snn_rl.papers.page import Compared, RunRow, RunTable
-from snn_rl.reports.markdown import code, plain
+from snn_rl.reports.markdown import Markdown, code, plain
 from snn_rl.utils.errors import UserError
 
 # agents
@@ -291,7 +291,7 @@ def image_table(entries: Sequence[ScoredStage], folder: Path) -> RunTable:
         commands = dict.fromkeys(code(invocation.command) for invocation in entry.invocations)
         limit, images = entry.settings.get("limit") or "all", entry.score.images
         cells = [entry.name, ", ".join(entry.lineage) or "-", f"{entry.accuracy:.2f}"]
-        cells += [str(entry.epochs), str(limit), str(images), "<br>".join(commands)]
+        cells += [str(entry.epochs), str(limit), str(images), Markdown("<br>".join(commands))]
         cells.append(entry.invocations[-1].revision or "unknown")
         rows.append((f"{number}: seed {entry.settings['seed']}", entry.run, cells))
     depths = " and ".join(code(f"{folder}/{depth}") for depth in _DEPTHS)

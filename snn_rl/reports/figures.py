@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -35,6 +36,7 @@ from snn_rl.reports.panels import (
 
 SKIPPING = "ANN, skips zeros"  # bar of an ANN that skips its zeros, in `energies`
 _FIRST_LAYER = "#BBBBBB"
+matplotlib.rcParams["text.parse_math"] = False  # names of folders may contain dollar signs
 
 
 def save(figure: Figure, path: Path) -> None:

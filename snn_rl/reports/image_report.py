@@ -8,7 +8,7 @@ from snn_rl.chain.records import ImageResult, Score, read_image_stages, read_inv
 from snn_rl.core.energy import FLOAT32, energy, memory_accesses
 from snn_rl.files.atomic import write_text
 from snn_rl.images.chain import AT_ONE
-from snn_rl.reports.markdown import block, page, table
+from snn_rl.reports.markdown import block, escape, page, table
 from snn_rl.reports.panels import AT_ONE_PREFIX
 
 _FIGURE = f"{run_directory.FIGURES}/vanishing.png"
@@ -25,7 +25,7 @@ def write_report(directory: Path) -> Path:
     rates = [[s.stage.label, *(f"{rate:.3f}" for rate in s.score.spike_rates)] for s in stages]
     versions = ", ".join(f"{key} {value}" for key, value in latest.versions.items())
     parts = [
-        f"# {settings['net']} on {settings['dataset']}, seed {settings['seed']}",
+        escape(f"# {settings['net']} on {settings['dataset']}, seed {settings['seed']}"),
         block("text", "\n".join(dict.fromkeys(entry.command for entry in invocations))),
         table(
             ["stage", "accuracy", "epochs", "gradient steps", "minutes", "spikes/neuron", "energy"],
@@ -56,7 +56,10 @@ def write_report(directory: Path) -> Path:
             list(map(_cost_cells, stages)),
         ),
         "## Environment",
-        f"{versions}; revision {latest.revision or 'unknown'}; {latest.machine} (latest command).",
+        escape(
+            f"{versions}; revision {latest.revision or 'unknown'}; {latest.machine} "
+            "(latest command)."
+        ),
     ]
     path = directory / run_directory.REPORT
     write_text(path, page(parts))

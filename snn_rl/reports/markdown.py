@@ -1,16 +1,39 @@
-"""Pieces of Markdown and CSV, as text."""
+"""Pieces of Markdown and CSV, as text.
+
+Values from files (settings, commands, notes) and names of folders may contain anything. `table`
+escapes its cells; in other text, `escape`, `code`, `link` or `block` must enclose each value.
+"""
 
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
+from urllib.parse import quote
+
+from snn_rl.utils.errors import one_line, printable
+
+_LONGEST = 50_000  # characters of a value
+# Characters that begin HTML, code, a cell of a table, or the target of a link
+_ACTIVE = re.compile(r"[<`|]|\](?=[(\[:])")
+
+
+class Markdown(str):
+    """Text whose Markdown is intended, which `escape` does not change."""
+
+
+def escape(value: Any) -> Markdown:
+    """Returns a value as plain text on one line, without HTML, code and links."""
+    if isinstance(value, Markdown):
+        return value
+    return Markdown(_ACTIVE.sub(lambda m: f"&#{ord(m[0])};", one_line(value, _LONGEST)))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]], names: int = 1) -> str:
     """Returns a Markdown table whose columns behind the first `names` are aligned right."""
     marks = ["---" if i < names else "---:" for i in range(len(head))]
-    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (head, marks, *rows))
+    return "\n".join(f"| {' | '.join(map(escape, row))} |" for row in (head, marks, *rows))
 
 
 def bullets(lines: Iterable[str]) -> str:
@@ -19,13 +42,23 @@ def bullets(lines: Iterable[str]) -> str:
 
 
 def block(language: str, text: str) -> str:
-    """Returns a block of code."""
-    return f"```{language}\n{text}\n```"
+    """Returns a block of code, which ends after a longer fence than any in the text."""
+    fence = max(["``", *re.findall("`+", text)], key=len) + "`"
+    lines = map(printable, text.split("\n"))
+    return "\n".join([f"{fence}{language}", *lines, fence])
 
 
-def code(text: str) -> str:
-    """Returns code in a table's cell, with its bars escaped."""
-    return "`" + text.replace("|", "\\|") + "`"
+def code(text: str) -> Markdown:
+    """Returns code, also for a table's cell; text that cannot be shown as code stays plain."""
+    line = one_line(text, _LONGEST)
+    if "`" in line or "\\|" in line:
+        return escape(line)
+    return Markdown("`" + line.replace("|", "\\|") + "`")
+
+
+def link(text: str, path: str) -> Markdown:
+    """Returns a link to a file, given by its relative path."""
+    return Markdown(f"[{escape(text)}]({quote(path)})")
 
 
 def listed(items: Sequence[Any], word: str) -> str:

@@ -9,7 +9,7 @@ from snn_rl.chain.records import StageResult, read_invocations, read_stages
 from snn_rl.chain.stages import ANN, PRETRAINED, Stage
 from snn_rl.envs import ATARI, family
 from snn_rl.files.atomic import read_json, write_text
-from snn_rl.reports.markdown import block, page, table
+from snn_rl.reports.markdown import Markdown, block, code, escape, link, page, table
 from snn_rl.reports.run_report import (
     command_section,
     energy_section,
@@ -18,6 +18,7 @@ from snn_rl.reports.run_report import (
     reward_section,
     spike_section,
 )
+from snn_rl.utils.errors import printable
 
 CARD = "MODEL_CARD.md"
 GAME = "game.json"  # one episode of a stage's agent, beside its weights
@@ -33,12 +34,12 @@ def write_card(folder: Path, commands: Sequence[str], picture: str) -> Path:
     last = stages[-1]
     env = last.settings["env"]
     parts = [
-        f"# {env}: trained agents",
+        f"# {escape(env)}: trained agents",
         headline(stages),
-        f"![Episode of {last.label} with its spikes and Q-values]({picture})",
+        "!" + link(f"Episode of {last.label} with its spikes and Q-values", picture),
         table(["", ""], _facts(stages), names=2),
         "## Use",
-        "\n".join(f"    {command}" for command in commands),
+        "\n".join(f"    {printable(command)}" for command in commands),
         "In Python:",
         block("python", _program(env, last.stage)),
         *reward_section(stages),
@@ -56,19 +57,19 @@ def write_card(folder: Path, commands: Sequence[str], picture: str) -> Path:
 
 def _facts(stages: Sequence[StageResult]) -> list[list[str]]:
     settings = stages[-1].settings
-    files = ", ".join(f"`{stage.name}/{run_directory.NETWORK}`" for stage in stages)
+    files = ", ".join(code(f"{stage.name}/{run_directory.NETWORK}") for stage in stages)
     sticky = {stage.label: f"{stage.settings['rollout.sticky']:g}" for stage in stages}
     same = len(set(sticky.values())) == 1
     each = list(sticky.values())[:1] if same else [f"{k}: {v}" for k, v in sticky.items()]
     return [
-        ["files", f"{files}: safetensors, stored as float16, computed in float32"],
+        ["files", Markdown(f"{files}: safetensors, stored as float16, computed in float32")],
         ["evaluation", "of these files, not of the float32 weights before rounding"],
         ["environment", f"{settings['env']}, {_wrappers(settings)}"],
         ["network", _network(stages[-1])],
         ["training", "; ".join(_training(stage) for stage in stages)],
         ["sticky actions in training", ", ".join(each)],
         ["seed", str(settings["seed"])],
-        ["all settings", "`settings.json` beside each file"],
+        ["all settings", Markdown("`settings.json` beside each file")],
         ["license", "MIT, as the code"],
     ]
 

@@ -19,7 +19,18 @@ from snn_rl.chain.records import (
 from snn_rl.chain.stages import ANN
 from snn_rl.core.energy import FLOAT32, INT32, energy, skipping_energy
 from snn_rl.files.atomic import write_text
-from snn_rl.reports.markdown import block, bullets, code, counted, csv_text, page, plain, table
+from snn_rl.reports.markdown import (
+    block,
+    bullets,
+    code,
+    counted,
+    csv_text,
+    escape,
+    link,
+    page,
+    plain,
+    table,
+)
 from snn_rl.reports.panels import RUNNING
 from snn_rl.utils.errors import UserError
 
@@ -46,7 +57,7 @@ def write_report(directory: Path) -> Path:
     write_text(directory / RETURNS, _returns_csv(stages))
     latest = invocations[-1].settings
     parts = [
-        f"# {latest['env']}, seed {latest['seed']}",
+        f"# {escape(latest['env'])}, seed {escape(latest['seed'])}",
         headline(stages),
         _unfinished(stages),
         _videos(directory, stages),
@@ -100,7 +111,7 @@ def _unfinished(stages: Sequence[StageResult]) -> str:
 
 def _videos(directory: Path, stages: Sequence[StageResult]) -> str:
     links = [
-        f"[{stage.label}]({stage.name}/{path.name})"
+        link(stage.label, f"{stage.name}/{path.name}")
         for stage in stages
         for path in sorted((directory / stage.name).iterdir())
         # unfinished videos have hidden names
@@ -398,7 +409,7 @@ def _settings_section(stages: Sequence[StageResult], latest: dict[str, Any]) -> 
         if len(known) == 1:
             shared.append(f"{key}: {known.pop()}")
         else:
-            rows.append([f"`{key}`", *values])
+            rows.append([code(key), *values])
     parts = ["## Settings"]
     if shared:
         parts += ["Settings shared by all stages:", block("yaml", "\n".join(shared))]
@@ -421,7 +432,7 @@ def command_section(invocations: Sequence[Invocation]) -> list[str]:
         revision = entry.revision or "unknown"
         rows.append([i, entry.time, code(entry.command), revision, entry.machine])
         text = ", ".join(f"{name} {number}" for name, number in sorted(entry.versions.items()))
-        versions.setdefault(text, []).append(str(i))
+        versions.setdefault(escape(text), []).append(str(i))
     return [
         "## Commands",
         table(["#", "time (UTC)", "command", "revision", "machine"], rows, names=5),

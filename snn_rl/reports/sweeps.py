@@ -31,7 +31,7 @@ from snn_rl.chain.records import (
 from snn_rl.chain.runner import RECORDED_LATER
 from snn_rl.chain.stages import Stage
 from snn_rl.files.atomic import write_text
-from snn_rl.reports.markdown import bullets, csv_text, page, table
+from snn_rl.reports.markdown import bullets, code, csv_text, escape, page, table
 from snn_rl.utils.errors import UserError
 
 REPORT, SCORES, FIGURE = "sweep.md", "sweep.csv", "sweep.png"
@@ -153,7 +153,7 @@ def write_sweep(folder: Path) -> Path:
         parent if parents.count(parent) == 1 else f"{_title(folder, parent)}, {subject}": members
         for (parent, subject), members in groups.items()
     }
-    parts = [f"# {len(found)} runs in {folder.name or folder}"]
+    parts = [f"# {len(found)} runs in {escape(folder.name or folder)}"]
     for name, members in tasks.items():
         parts += _task_section(_title(folder, name), members)
     notes = [
@@ -212,13 +212,14 @@ def _task_section(name: str, members: Sequence[Run]) -> list[str]:
             scores = np.array([each[column] for each in done if column in each])
             row += [_with_interval([scores]), f"{scores.min():z.1f} to {scores.max():z.1f}"]
         rows.append(row)
-    seeds = ", ".join(str(seed) for seed in sorted(run.settings["seed"] for run in members))
+    title = f"## {escape(name)}"
+    seeds = ", ".join(escape(seed) for seed in sorted(run.settings["seed"] for run in members))
     if not rows:
-        return [f"## {name}", f"Seeds {seeds}: no stage has been evaluated yet."]
+        return [title, f"Seeds {seeds}: no stage has been evaluated yet."]
     head = ["stage", "runs"]
     for column in columns:
         head += [f"{column}, IQM", "range"]
-    return [f"## {name}", f"Seeds {seeds}.", table(head, rows), *_differences(members)]
+    return [title, f"Seeds {seeds}.", table(head, rows), *_differences(members)]
 
 
 def _differences(members: Sequence[Run]) -> list[str]:
@@ -229,7 +230,7 @@ def _differences(members: Sequence[Run]) -> list[str]:
         for key in {key for each in settings for key in each}:
             known = [each for each in settings if key in each or key not in RECORDED_LATER]
             if any(each.get(key) != known[0].get(key) for each in known):
-                different.add(f"`{key}`")
+                different.add(code(key))
     if not different:
         return []
     return [f"**These runs differ in more than their seed:** {', '.join(sorted(different))}."]

@@ -3,21 +3,23 @@
 import difflib
 from collections.abc import Iterable
 
-_LONGEST = 2_000  # characters of a message
+
+def printable(text: object) -> str:
+    """Returns a text with escape sequences in place of control characters."""
+    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+    return "".join(shown)
 
 
-def one_line(text: object) -> str:
+def one_line(text: object, limit: int = 2_000) -> str:
     """Returns a text, which may come from any file, as one line for a terminal.
 
-    White space becomes single spaces, control characters are replaced by their escape sequences,
-    and the middle of a very long text is left out.
+    White space becomes single spaces, other control characters are replaced by escape sequences,
+    and the middle of a text of more than `limit` characters is left out.
     """
     line = str(text)
-    if len(line) > _LONGEST:
-        line = f"{line[: 3 * _LONGEST // 4]} ... {line[-_LONGEST // 4 :]}"
-    line = " ".join(line.split())
-    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
-    return "".join(shown)
+    if len(line) > limit:
+        line = f"{line[: 3 * limit // 4]} ... {line[-limit // 4 :]}"
+    return printable(" ".join(line.split()))
 
 
 class UserError(Exception):

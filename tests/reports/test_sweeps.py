@@ -66,6 +66,19 @@ def rows(text: str, title: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
 
+def test_names_and_settings_are_no_markup(tmp_path: Path) -> None:
+    evil = "a|b `x` <script>alert($x_)</script> [y](javascript:alert(1))"
+    folder = tmp_path / evil.replace("/", "")
+    for seed in (0, 1):
+        stages = {f"T{T}": {"accuracy": 0.1 * T} for T in (1, 2)}
+        make_run(folder, seed, stages, env=evil, **{evil: seed})
+    make_run(folder / evil.replace("/", ""), 0, stages, env=evil)
+    text = write_sweep(folder).read_text()
+    assert "&#60;script>" in text and "<script" not in text and "](javascript" not in text
+    assert {line.count("|") for line in text.splitlines() if line.startswith("|")} == {4, 5}
+    assert (folder / "sweep.png").exists()
+
+
 @pytest.mark.parametrize("count", range(1, 14))
 def test_the_interquartile_mean_leaves_out_a_quarter_at_either_end(count: int) -> None:
     scores = np.random.default_rng(count).normal(size=count)
