@@ -1,12 +1,13 @@
 """Files of a run directory, and a lock against concurrent processes."""
 
-import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from snn_rl.files.atomic import disk_errors, make_directory
+from snn_rl.files.locks import acquire, guarded
 from snn_rl.utils.errors import UserError
 
 # In the directory of a stage
@@ -37,17 +38,19 @@ def link(directory: Path, target: Path) -> str:
 def lock(directory: Path) -> Iterator[None]:
     """Locks a run directory until the block ends or the process exits.
 
+    Files are written in the block only while the directory is in its place, see `check_guards`.
+
     Raises:
-        UserError: Another process holds the lock, or the directory cannot be created.
+        UserError: Another process holds the lock, or the directory cannot be created or locked.
     """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        file = (directory / ".lock").open("w")
-    except OSError as error:
-        raise UserError(f"cannot use run_dir={directory}: {error.strerror}") from None
+    path = directory / ".lock"
+    with disk_errors(path, "lock"):
+        make_directory(directory)
+        file = path.open("w")
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is using {directory}") from None
-        yield
+        with disk_errors(path, "lock"):
+            free = acquire(file)
+        if not free:
+            raise UserError(f"another process is using {directory}")
+        with guarded(path, file):
+            yield

@@ -1,4 +1,4 @@
-"""Atomic writing of files, JSON, and errors of a full or read-only disk.
+"""Atomic writing of files, JSON, and errors of the disk.
 
 A file is written beside its final name, flushed to the disk and renamed into place. A reader finds
 either the old content or the new content, and a failed write leaves the old content untouched.
@@ -7,64 +7,94 @@ either the old content or the new content, and a failed write leaves the old con
 import errno
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from snn_rl.files.archive import MAX_JSON, parse_json, read_bytes
+from snn_rl.files.locks import acquire, check_guards
 from snn_rl.utils.errors import UserError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+# Errors of file systems that cannot sync a directory, such as CIFS
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP)
 
 
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Raises a UserError for errors that the user can fix: a full disk, missing permission."""
+def disk_errors(path: Path, action: str = "write") -> Iterator[None]:
+    """Raises a UserError for the errors of the operating system, such as a full disk."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno is None:  # raised by a library
             raise
+        space = "free some space or " if error.errno in _FULL else ""
         raise UserError(
-            f"cannot write {path}: {error.strerror}. Existing files are intact: free some space or "
-            "choose another directory, and run the same command again"
+            f"cannot {action} {path}: {error.strerror}. Existing files are intact: {space}choose "
+            "another directory (run_dir=, runs=, or output=), and run the same command again"
         ) from error
 
 
-def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
+def make_directory(path: Path) -> None:
+    """Creates a directory and its missing parents, so that they survive a power failure."""
+    check_guards()
+    if not path.is_dir():
+        make_directory(path.parent)
+        path.mkdir(exist_ok=True)
+        sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Flushes the names in a directory to the disk, if its file system can."""
+    directory = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+    finally:
+        os.close(directory)
+
+
+def write_atomic(path: Path, write: Callable[[Path], object], previous: Path | None = None) -> None:
     """Calls `write` on a temporary file beside `path`, syncs the file and renames it to `path`.
 
-    Missing directories are created.
+    Missing directories are created. The file that `path` replaces is kept as `previous`, if given.
     """
     with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        try:
-            write(temporary)
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-            temporary.chmod(0o644)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        make_directory(path.parent)
+        _remove_leftovers(path)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        with temporary.open("xb") as lock:
+            try:
+                with suppress(OSError):  # not every file system has locks
+                    acquire(lock)
+                write(temporary)
+                check_guards()
+                with temporary.open("rb+") as file:
+                    os.fsync(file.fileno())
+                if previous is not None and path.exists():
+                    path.rename(previous)
+                os.replace(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)
+        sync_directory(path.parent)
 
 
-def remove_temporaries(directory: Path) -> None:
-    """Removes the temporary files of writers that were killed."""
-    for leftover in directory.glob(".*.tmp"):
-        leftover.unlink()
+def _remove_leftovers(path: Path) -> None:
+    """Removes the temporary files of writers of `path` that were killed; they hold no lock."""
+    for other in list(path.parent.iterdir()):
+        if other.name.startswith(f".{path.name}.") and other.name.endswith(".tmp"):
+            with suppress(OSError), other.open("rb+") as file:
+                if acquire(file):
+                    other.unlink()
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes, previous: Path | None = None) -> None:
     """Writes a binary file atomically; see `write_atomic`."""
-    write_atomic(path, lambda file: file.write_bytes(data))
+    write_atomic(path, lambda file: file.write_bytes(data), previous)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -10,6 +10,7 @@ NIR fires above the threshold, as we do, but some simulators fire at the thresho
 integer grid, thresholds are placed half a unit higher, where no sum lies.
 """
 
+import io
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from snn_rl.core.conversion.integer_grid import LIMIT, PIXEL, integers
 from snn_rl.core.networks import Conv, SpikingNetwork
-from snn_rl.files.atomic import write_atomic
+from snn_rl.files.atomic import write_bytes
 from snn_rl.formats.registry import check_plain, optional
 from snn_rl.utils.errors import UserError
 
@@ -93,8 +94,9 @@ def spikes_name(layer: str) -> str:
 
 def write(network: SpikingNetwork, path: Path, notes: Mapping[str, str] | None = None) -> None:
     """Writes `nir_graph` to a file, atomically."""
-    graph = nir_graph(network, notes)
-    write_atomic(path, lambda file: optional("nir", EXTRA).write(file, graph))
+    buffer = io.BytesIO()
+    optional("nir", EXTRA).write(buffer, nir_graph(network, notes))
+    write_bytes(path, buffer.getvalue())
 
 
 def read(path: Path) -> "nir.NIRGraph":

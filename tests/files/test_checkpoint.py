@@ -323,7 +323,7 @@ def no_space(*_args: object, **_options: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-@pytest.mark.parametrize("call", ["os.fsync", "os.replace", "tempfile.mkstemp", "write"])
+@pytest.mark.parametrize("call", ["os.fsync", "os.replace", "pathlib.Path.open", "write"])
 def test_full_disk_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeypatch, call):
     path = tmp_path / "network.safetensors"
     save_network(path, spiking(2))
