@@ -14,18 +14,20 @@ from pathlib import Path
 
 import numpy as np
 from stable_baselines3.common.callbacks import CallbackList
-from stable_baselines3.common.logger import configure
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
 
 from snn_rl.agents.callbacks import Episodes, Progress
 from snn_rl.agents.dqn import SpikingDQN
+from snn_rl.agents.event_log import EventLog
 from snn_rl.agents.policies import SpikingQNetwork
 from snn_rl.agents.replay.buffer import FrameReplayBuffer
 from snn_rl.agents.replay.journal import Journal
 from snn_rl.chain.records import Counters
 from snn_rl.chain.run_directory import STATE
-from snn_rl.files.atomic import remove_temporaries
-from snn_rl.files.checkpoint import load_tensors, save_tensors
+from snn_rl.files.checkpoint import load_checkpoint, load_tensors, save_checkpoint
+from snn_rl.utils.errors import UserError
 from snn_rl.utils.seeding import derive_seed, seed_everything
 
 BEST = "best.safetensors"
@@ -82,18 +84,23 @@ def resume(
     Returns:
         Counters of the stage, or None without a checkpoint, which leaves the networks unchanged.
     """
-    for folder in (directory, journal.directories[-1]):
-        remove_temporaries(folder)
-    path = directory / STATE
-    counters = None
-    if path.exists():
+    buffer = model.replay_buffer
+    assert isinstance(buffer, FrameReplayBuffer)
+
+    def restore(path: Path) -> Counters:
         tensors, meta = load_tensors(path)
         counters = Counters.from_json(meta.get("counters"), path)
+        journal.restore(buffer, counters.rows)
         model.load_tensors(tensors)
         model.num_timesteps, model._n_updates = counters.steps, counters.updates
         model._n_calls = counters.calls
-    assert isinstance(model.replay_buffer, FrameReplayBuffer)
-    journal.restore(model.replay_buffer, counters.rows if counters else rows_before)
+        return counters
+
+    counters = load_checkpoint(directory / STATE, restore)
+    if counters is None:
+        journal.restore(buffer, rows_before)
+    elif counters.scores:
+        _best(directory, counters)  # a lost score must not hide later ones
     return counters
 
 
@@ -121,7 +128,7 @@ def train_stage(
     """
     steps, buffer = duration.steps, model.replay_buffer
     assert isinstance(buffer, FrameReplayBuffer)
-    model.set_logger(configure(str(directory / "tensorboard"), ["tensorboard"]))
+    model.set_logger(Logger(None, [EventLog(directory / "tensorboard")]))
 
     def log(step: int, numbers: dict[str, float]) -> None:
         for key, value in numbers.items():
@@ -147,21 +154,20 @@ def train_stage(
             reset_num_timesteps=False,
         )
         env.close()
-        calls = model._n_calls - counters.calls
+        calls, rows = model._n_calls - counters.calls, counters.rows
         _truncate(buffer, calls)
-        journal.append(buffer, counters.rows, counters.rows + calls)
+        journal.append(buffer, rows, rows + calls)
         counters.segment += 1
         counters.steps, counters.updates = model.num_timesteps, model._n_updates
-        counters.rows, counters.calls = counters.rows + calls, model._n_calls
+        counters.rows, counters.calls = rows + calls, model._n_calls
         if selection and counters.steps >= selection.start:
             _score(model, counters, selection, directory)
         counters.wall_s += time.monotonic() - started
-        save_tensors(directory / STATE, model.tensors(), {"counters": counters.to_json()})
-        journal.prune(buffer, counters.rows)
+        save_checkpoint(directory / STATE, model.tensors(), {"counters": counters.to_json()})
+        journal.prune(buffer, rows)  # the checkpoint before needs its rows
     progress.close()
     if counters.scores:
-        tensors, _ = load_tensors(directory / BEST)
-        model.q_net.network.load_state_dict(tensors)
+        model.q_net.network.load_state_dict(_best(directory, counters))
 
 
 def _score(model: SpikingDQN, counters: Counters, selection: Selection, directory: Path) -> None:
@@ -169,8 +175,30 @@ def _score(model: SpikingDQN, counters: Counters, selection: Selection, director
     score = selection.score(model.q_net)
     if all(score > before for _, before in counters.scores):
         # Written before the state with the score, so an interrupted run writes the file again.
-        save_tensors(directory / BEST, model.network.state_dict(), {})
+        save_checkpoint(directory / BEST, model.network.state_dict(), {"score": score})
     counters.scores.append([counters.steps, score])
+
+
+def _best(directory: Path, counters: Counters) -> dict[str, Tensor]:
+    """Returns the weights of the best checkpoint.
+
+    If its file is damaged, returns the best checkpoint before, and removes the higher scores.
+    """
+
+    def load(path: Path) -> dict[str, Tensor]:
+        tensors, meta = load_tensors(path)
+        score = meta.get("score")  # absent in older files
+        if isinstance(score, float):
+            counters.scores[:] = [each for each in counters.scores if each[1] <= score]
+        return tensors
+
+    found = load_checkpoint(directory / BEST, load)
+    if found is None:
+        raise UserError(
+            f"{directory / BEST} is missing: restore the file from a backup, or delete {directory} "
+            "to train the stage again"
+        )
+    return found
 
 
 def _truncate(buffer: FrameReplayBuffer, rows: int) -> None:

@@ -6,10 +6,10 @@ Loading never unpickles. Files are written atomically, see `snn_rl.files.atomic`
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,6 +23,7 @@ from snn_rl.files.atomic import write_bytes
 from snn_rl.files.state_dict import check_weights
 from snn_rl.utils.errors import UserError
 
+T = TypeVar("T")
 SCHEMA = 1
 MAX_BYTES = 2**33  # of a checkpoint, including the state of the optimizer
 _MAX_HEADER = 2 * MAX_JSON  # of a safetensors file, including the note
@@ -39,12 +40,62 @@ _RANGES = {
 }
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-    """Writes tensors of any type, layout and device, and a JSON note, into one file, atomically."""
+def save_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    meta: Mapping[str, Any],
+    previous: Path | None = None,
+) -> None:
+    """Writes tensors of any type, layout and device, and a JSON note, into one file, atomically.
+
+    The file that `path` replaces is kept as `previous`, if given.
+    """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     note = {"schema": SCHEMA, **meta}
     # A single metadata entry: safetensors writes several entries in random order.
-    write_bytes(path, save(plain, {_META: json.dumps({**note, _DIGEST: _digest(note, plain)})}))
+    data = save(plain, {_META: json.dumps({**note, _DIGEST: _digest(note, plain)})})
+    write_bytes(path, data, previous)
+
+
+def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+    """Writes a file as `save_tensors` does, and keeps the one before for `load_checkpoint`."""
+    save_tensors(path, tensors, meta, _previous(path))
+
+
+def load_checkpoint(path: Path, load: Callable[[Path], T]) -> T | None:
+    """Loads the newest intact file of those that `save_checkpoint` keeps, and deletes newer ones.
+
+    Args:
+        path: Path of the newest file.
+        load: Function that loads a file, or raises UserError if the file, or another file that it
+            needs, is damaged.
+
+    Returns:
+        Result of `load`; None if there is no file.
+
+    Raises:
+        UserError: No file is intact.
+    """
+    found = [each for each in (path, _previous(path)) if each.is_file()]
+    for each in found:
+        try:
+            loaded = load(each)
+        except UserError as error:
+            if each == found[-1]:
+                raise UserError(
+                    f"{error}. Restore the file from a backup, or delete the folder of its stage "
+                    "to train the stage again"
+                ) from None
+            print(f"{error}. Using the previous checkpoint, {found[-1]}")
+        else:
+            if each != path:
+                path.unlink(missing_ok=True)  # must not become the previous checkpoint
+            return loaded
+    return None
+
+
+def _previous(path: Path) -> Path:
+    return path.with_stem(f"{path.stem}.previous")
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

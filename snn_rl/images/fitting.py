@@ -21,8 +21,7 @@ from snn_rl.chain.records import Record
 from snn_rl.chain.run_directory import STATE
 from snn_rl.core.conversion import activity_rates, apply_masks_
 from snn_rl.core.networks import Network, SpikingNetwork
-from snn_rl.files.atomic import remove_temporaries
-from snn_rl.files.checkpoint import load_tensors, save_tensors
+from snn_rl.files.checkpoint import load_checkpoint, load_tensors, save_checkpoint
 from snn_rl.files.optimizer_state import load_moments, moments
 from snn_rl.images import distributed
 from snn_rl.images.data.datasets import Split
@@ -138,9 +137,6 @@ def fit(
     holds the seeds of the run and of the stage.
     """
     first = distributed.is_first()
-    if first:
-        directory.mkdir(parents=True, exist_ok=True)
-        remove_temporaries(directory)
     network.dropout = recipe.dropout
     apply_masks_(network, recipe.masks)
     counters = _resume(network, optimizer, directory / STATE)
@@ -173,7 +169,7 @@ def fit(
             due = cost < _FAST_S or started - saved >= 10 * cost
             if first and (due or counters.epoch == recipe.epochs):
                 meta = {"counters": counters.to_json()}
-                save_tensors(directory / STATE, _state(network, optimizer), meta)
+                save_checkpoint(directory / STATE, _state(network, optimizer), meta)
                 saved = time.monotonic()
                 cost = saved - started
     network.eval()
@@ -294,13 +290,16 @@ def _state(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Te
 
 
 def _resume(network: nn.Module, optimizer: torch.optim.Optimizer, path: Path) -> Counters:
-    if not path.exists():
-        return Counters()
-    tensors, meta = load_tensors(path)
-    weights = {n.removeprefix(_NETWORK): t for n, t in tensors.items() if n.startswith(_NETWORK)}
-    try:
-        network.load_state_dict(weights)
-        load_moments(optimizer, tensors)
-    except (ValueError, RuntimeError) as error:
-        raise UserError(f"{path} is not the state of this stage ({error})") from None
-    return Counters.from_json(meta.get("counters"), path)
+    def load(path: Path) -> Counters:
+        tensors, meta = load_tensors(path)
+        weights = {
+            n.removeprefix(_NETWORK): t for n, t in tensors.items() if n.startswith(_NETWORK)
+        }
+        try:
+            network.load_state_dict(weights)
+            load_moments(optimizer, tensors)
+        except (ValueError, RuntimeError) as error:
+            raise UserError(f"{path} is not the state of this stage ({error})") from None
+        return Counters.from_json(meta.get("counters"), path)
+
+    return load_checkpoint(path, load) or Counters()

@@ -1,5 +1,7 @@
 """A stage that is interrupted and resumed ends with the same bits."""
 
+import itertools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from snn_rl.agents.replay.journal import Journal
 from snn_rl.agents.training import Duration, Selection, resume, train_stage
 from snn_rl.chain.records import Counters, read_counters
 from snn_rl.core.networks import AnalogNetwork
+from snn_rl.files.checkpoint import save_tensors
 from snn_rl.utils.errors import UserError
 from snn_rl.utils.seeding import derive_seed
 
@@ -185,10 +188,12 @@ def test_kill_during_a_checkpoint(
     killed = Stage(make_catch, run_directory(make_catch, tmp_path / "b", timesteps), timesteps)
     where, name = {
         "before the rows": (Journal, "append"),
-        "before the state": (training, "save_tensors"),
+        "before the state": (training, "save_checkpoint"),
         "after the state": (Journal, "prune"),
     }[moment]
     original, calls = getattr(where, name), 0
+    expected = whole.start()
+    last_chunk = max((whole.directory / "replay").iterdir()).name
 
     def third_is_fatal(*args: Any) -> None:
         nonlocal calls
@@ -196,7 +201,7 @@ def test_kill_during_a_checkpoint(
         if calls == 3:
             # Partial files of a killed process
             (killed.directory / ".state.safetensors.x.tmp").write_bytes(b"half")
-            (killed.directory / "replay" / ".000.npz.x.tmp").write_bytes(b"half")
+            (killed.directory / "replay" / f".{last_chunk}.x.tmp").write_bytes(b"half")
             raise Killed
         original(*args)
 
@@ -204,7 +209,7 @@ def test_kill_during_a_checkpoint(
         patch.setattr(where, name, third_is_fatal)
         with pytest.raises(Killed):
             killed.start()
-    assert_same(whole.start(), killed.start())
+    assert_same(expected, killed.start())
     assert not list(tmp_path.glob("**/*.tmp"))
 
 
@@ -279,22 +284,79 @@ def test_derived_seeds_differ() -> None:
     assert all(0 <= seed < 2**31 for seed in seeds)
 
 
-def test_damaged_state_is_rejected(make_catch: MakeCatch, tmp_path: Path) -> None:
+def damage(path: Path, kind: str) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2] if kind == "truncated" else bytes(len(data)))
+
+
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before(
+    make_catch: MakeCatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     stage = Stage(make_catch, tmp_path, None)
     assert read_counters(stage.directory) is None
-    stage.start()
-    path = stage.directory / training.STATE
-    path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(UserError, match=training.STATE):
-        read_counters(stage.directory)
-    with pytest.raises(UserError, match=training.STATE):
+    expected = stage.start()
+    for kind, file in itertools.product(("truncated", "zeroed"), ("state.safe*", "replay/*")):
+        path = max(stage.directory.glob(file))
+        damage(path, kind)
+        if path.name == training.STATE:
+            with pytest.raises(UserError, match=training.STATE):
+                read_counters(stage.directory)
+        capsys.readouterr()
+        assert_same(expected, stage.start())
+        (line,) = capsys.readouterr().out.splitlines()
+        assert line.startswith(f"{path} is damaged") and line.endswith("state.previous.safetensors")
+
+
+def test_without_an_intact_checkpoint_the_error_says_how_to_go_on(
+    make_catch: MakeCatch, tmp_path: Path
+) -> None:
+    stage = Stage(make_catch, tmp_path, None)
+    expected = stage.start()
+    for path in stage.directory.glob("replay/*"):
+        damage(path, "zeroed")
+    advice = r" is damaged .*\. Restore .*delete the folder of its stage to train the stage again"
+    with pytest.raises(UserError, match=rf"\.npz{advice}"):
         stage.start()
+    for path in stage.directory.glob("state*"):
+        damage(path, "zeroed")
+    with pytest.raises(UserError, match=f"state.previous.safetensors{advice}"):
+        stage.start()
+    shutil.rmtree(stage.directory)
+    assert_same(expected, stage.start())
+
+
+def test_a_damaged_best_checkpoint_is_replaced_by_the_one_before(
+    make_catch: MakeCatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage, selection = Stage(make_catch, tmp_path, None), Selection(Scores(1.0, 5.0, 2.0, 0.0))
+    stage.start(selection=selection)
+    damage(stage.directory / training.BEST, "zeroed")
+    capsys.readouterr()
+    model, counters = stage.start(selection=selection)
+    assert counters.scores == [[40, 1.0], [STEPS, 0.0]], "no file holds the checkpoint of score 2"
+    assert torch.equal(model.network.head.weight, selection.score.heads[0])  # type: ignore[attr-defined]
+    assert "best.previous.safetensors" in capsys.readouterr().out
+    for path in stage.directory.glob("best*"):
+        path.unlink()
+    with pytest.raises(UserError, match=f"best.safetensors is missing: .*delete {stage.directory}"):
+        stage.start(selection=selection)
+
+
+def test_an_error_of_the_log_does_not_end_the_training(
+    make_catch: MakeCatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = Stage(make_catch, tmp_path / "a", None).start()
+    stage = Stage(make_catch, tmp_path / "b", None)
+    stage.directory.mkdir(parents=True)
+    (stage.directory / "tensorboard").touch()  # a file in place of the folder
+    assert_same(expected, stage.start())
+    assert capsys.readouterr().out.count("Training goes on without this TensorBoard log") == 1
 
 
 def test_other_file_is_rejected_as_state(make_catch: MakeCatch, tmp_path: Path) -> None:
     stage = Stage(make_catch, tmp_path, None)
     stage.directory.mkdir(parents=True)
-    training.save_tensors(stage.directory / training.STATE, {"x": torch.zeros(1)}, {"some": 1})
+    save_tensors(stage.directory / training.STATE, {"x": torch.zeros(1)}, {"some": 1})
     with pytest.raises(UserError, match=r"state\.safetensors is damaged"):
         read_counters(stage.directory)
 
@@ -354,7 +416,7 @@ def test_kill_between_the_best_checkpoint_and_the_state(
         return float(q_net.network.head.weight.detach().abs().sum())  # grows during training
 
     whole, killed = (Stage(make_catch, tmp_path / name, None) for name in "ab")
-    original, calls = training.save_tensors, 0
+    original, calls = training.save_checkpoint, 0
 
     def last_is_fatal(*args: Any) -> None:
         nonlocal calls
@@ -364,7 +426,7 @@ def test_kill_between_the_best_checkpoint_and_the_state(
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "save_tensors", last_is_fatal)
+        patch.setattr(training, "save_checkpoint", last_is_fatal)
         with pytest.raises(Killed):
             killed.start(selection=Selection(score))
     expected = whole.start(selection=Selection(score))
