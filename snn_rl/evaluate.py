@@ -7,7 +7,7 @@ Evaluates the spiking agent of a finished stage and its ANN on the same seeds,
 without and with sticky actions. Prints all returns, their mean, standard
 deviation, and 95 % confidence interval, the number of distinct episodes, the
 spike rate of every layer, and the energy per decision. Writes the same numbers
-to evaluation.json in the stage's directory.
+to evaluation.json in the stage's directory, or to output=PATH.
 
 T, seed, run_dir, direct, stages, carry_state, and exact select the agent, as in
 snn_rl.train. If the run does not exist, the included agent is evaluated, and
@@ -19,24 +19,30 @@ the operations it counted (pip install 'snn_rl[fast]').
 """
 
 from snn_rl.agents import plan
-from snn_rl.agents.checks import prepare
+from snn_rl.agents.checks import output_file, prepare
 from snn_rl.agents.evaluation import compare_with_ann
 from snn_rl.agents.finding import WHICH_AGENT, find_stage
 from snn_rl.chain.records import Comparison
 from snn_rl.chain.run_directory import EVALUATION
+from snn_rl.chain.stages import ANN
 from snn_rl.configs.compose import run_command
 from snn_rl.configs.schema import Config
 from snn_rl.reports.markdown import number
 
-_ACCEPTED = (*WHICH_AGENT, "engine", "episodes", "eval")
+_ACCEPTED = (*WHICH_AGENT, "engine", "episodes", "eval", "output")
 
 
 def main(config: Config) -> None:
     """Evaluates the selected stage and its ANN."""
     prepare(config, "snn_rl.evaluate", _ACCEPTED)
     stage = find_stage(config)
-    comparison = compare_with_ann(stage, plan.trials(config), config.device, config.engine)
-    print(f"\n{format_comparison(comparison)}\n\nwritten to {stage.output / EVALUATION}")
+    path = output_file(config, stage.output / EVALUATION)
+    comparison, ann = compare_with_ann(stage, plan.trials(config), config.device, config.engine)
+    print(f"\n{format_comparison(comparison)}\n", flush=True)
+    comparison.write(path)
+    if ann is not None and config.output is None:
+        ann.write(stage.beside(ANN).output / EVALUATION)
+    print(f"written to {path}")
 
 
 def format_comparison(comparison: Comparison) -> str:

@@ -26,17 +26,15 @@ If the run does not exist, the included agent is exported, and the
 file goes to runs/<env>/zoo/<stage>.
 """
 
-from pathlib import Path
-
 from snn_rl import __version__
-from snn_rl.agents.checks import prepare
+from snn_rl.agents.checks import output_file, prepare
 from snn_rl.agents.evaluation import greedy_observations
 from snn_rl.agents.finding import WHICH_AGENT, find_stage
 from snn_rl.agents.loading import load_agent
 from snn_rl.configs.compose import run_command
 from snn_rl.configs.schema import Config
 from snn_rl.core.networks import SpikingNetwork
-from snn_rl.files.atomic import disk_errors
+from snn_rl.files.atomic import disk_errors, make_directory
 from snn_rl.formats import FORMATS
 from snn_rl.formats.agreement import check
 from snn_rl.utils.errors import UserError
@@ -59,11 +57,9 @@ def main(config: Config) -> None:
     network = agent.q_net.network
     assert isinstance(network, SpikingNetwork)
     suffix = "pt2" if config.format == "torch" else config.format.rpartition(":")[2]
-    path = Path(config.output or stage.output / f"network.{suffix}")
-    if path.is_dir():
-        raise UserError(f"output={path} is a directory: add a file name")
+    path = output_file(config, stage.output / f"network.{suffix}")
     with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent)
     notes = {"env": agent.env, "stage": agent.stage, "snn_rl": __version__}
     engines = export(network, path, notes)
     print(f"written to {path}, {path.stat().st_size:,} bytes", flush=True)

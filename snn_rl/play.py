@@ -4,7 +4,8 @@
     python -m snn_rl.play env=PongNoFrameskip-v4 T=1 overlay=true
 
 Opens a window if there is a display (q closes it). Writes play.mp4 to the
-stage's directory otherwise. overlay=true shows the spikes of every layer and
+stage's directory otherwise, or the file of output=PATH, which ends with .mp4 or
+.gif. overlay=true shows the spikes of every layer and
 the Q-value of every action beside the game.
 
 T, seed, run_dir, direct, stages, carry_state and exact select the agent, as in
@@ -12,7 +13,7 @@ snn_rl.train. If the run does not exist, the included agent plays,
 and its video goes to runs/<env>/zoo/<stage>.
 """
 
-from snn_rl.agents.checks import prepare
+from snn_rl.agents.checks import output_file, prepare
 from snn_rl.agents.finding import WHICH_AGENT, find_stage
 from snn_rl.agents.loading import load_agent
 from snn_rl.configs.compose import run_command
@@ -21,7 +22,7 @@ from snn_rl.reports import video
 from snn_rl.reports.gameplay import Episode, pictures, record_video
 from snn_rl.utils.errors import UserError
 
-_ACCEPTED = (*WHICH_AGENT, "engine", "overlay", "play", "eval.seed", "eval.epsilon")
+_ACCEPTED = (*WHICH_AGENT, "engine", "overlay", "play", "output", "eval.seed", "eval.epsilon")
 
 
 def main(config: Config) -> None:
@@ -29,7 +30,14 @@ def main(config: Config) -> None:
     prepare(config, "snn_rl.play", _ACCEPTED)
     stage = find_stage(config)
     play, overlay = config.play, config.overlay or config.play.overlay
+    path = output_file(config, stage.output / "play.mp4")
     output = play.output
+    if config.output is not None:
+        output = path.suffix.lstrip(".")
+        if output not in ("mp4", "gif") or play.output not in ("auto", output):
+            raise UserError(
+                f"output={path}: the file name must end with .mp4 or .gif, as play.output"
+            )
     if output == "auto":
         output = "window" if video.has_display() else "mp4"
     elif output == "window" and not video.has_display():
@@ -42,7 +50,7 @@ def main(config: Config) -> None:
     if output == "window":
         video.show(pictures(episode, overlay), play.fps, f"{config.env} T={config.T}")
     else:
-        path = stage.output / f"play.{output}"
+        path = path.with_suffix(f".{output}")
         record_video(episode, path, overlay, play.fps)
         print(f"written to {path}")
     end = "game over" if episode.over else "stopped"

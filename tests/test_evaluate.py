@@ -1,5 +1,7 @@
 """The evaluate command on a small run."""
 
+import errno
+import os
 import shutil
 import sys
 
@@ -80,6 +82,29 @@ def test_the_ann_and_the_stage_are_evaluated_in_both_columns(run_dir, capsys):
     assert f"{results['energy']['int32']:.2f}  int32" in text
 
 
+def test_a_read_only_run_prints_its_results(run_dir, tmp_path, capsys, monkeypatch):
+    arguments = ("env=CartPole-v1", f"run_dir={run_dir}", "episodes=1", "eval.seed=9", "threads=1")
+
+    def read_only(source, target):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", read_only)
+        with pytest.raises(SystemExit) as stop:
+            command(evaluate, *arguments)
+    assert stop.value.code == 2
+    text, error = capsys.readouterr()
+    assert "mean return" in text
+    line = error.splitlines()[-1]
+    assert line.startswith(f"error: cannot write {run_dir / 'T1' / 'evaluation.json'}: Read-only")
+    assert "output=" in line
+    output = tmp_path / "new" / "results.json"
+    command(evaluate, *arguments, f"output={output}")
+    assert read_json(output)["evaluation"]["seed"] == 9
+    files = list(run_dir.glob("*/evaluation.json"))
+    assert all(read_json(file)["evaluation"]["seed"] != 9 for file in files)
+
+
 def test_the_ann_is_evaluated_only_once_on_the_same_episodes(run_dir, capsys):
     arguments = ("env=CartPole-v1", f"run_dir={run_dir}", "episodes=2", "threads=1", "eval.seed=7")
     command(evaluate, *arguments)
@@ -99,6 +124,7 @@ def test_the_ann_is_evaluated_only_once_on_the_same_episodes(run_dir, capsys):
         (["env=CartPole-v1", "network=mnih"], ["does not accept network"]),
         (["env=CartPole-v1", "play.fps=7"], ["does not accept play.fps"]),
         (["env=CartPole-v1", "episodes=0"], ["episodes=0"]),
+        (["env=CartPole-v1", "output=/tmp"], ["output=/tmp is a directory", "file name"]),
         (["env=CartPole-v1", "T=0"], ["T=0"]),
         (["env=CartPole-v0"], ["expected a run of CartPole-v0, got CartPole-v1"]),
         (

@@ -159,6 +159,14 @@ def test_chosen_action_is_highlighted(cartpole):
     assert golden[0] < golden[1]
 
 
+@pytest.mark.parametrize("name", ["x.mp4", "x.gif"])
+def test_output_names_the_file(cartpole, tmp_path, name):
+    output = tmp_path / "new" / name
+    words = ("play.max_steps=2", f"output={output}", "threads=1")
+    command("env=CartPole-v1", f"run_dir={cartpole.parent}", *words)
+    assert output.read_bytes()[:3] == (b"GIF" if name == "x.gif" else bytes(3))
+
+
 @pytest.mark.usefixtures("no_display")
 @pytest.mark.parametrize(
     ("arguments", "words"),
@@ -166,6 +174,8 @@ def test_chosen_action_is_highlighted(cartpole):
         (["play.output=window"], ["no window", "play.output=mp4"]),
         (["play.output=avi"], ["play.output=avi", "mp4"]),
         (["play.fps=0"], ["play.fps=0"]),
+        (["output=x.avi"], ["output=x.avi", ".mp4 or .gif"]),
+        (["output=x.gif", "play.output=mp4"], ["output=x.gif", "play.output"]),
         (["rollout.frame_stack=2"], ["does not accept rollout.frame_stack"]),
         (["eval.sticky=0.5"], ["does not accept eval.sticky"]),
         (["T=2"], ["no finished T2", "python -m snn_rl.train env=CartPole-v1 T=2"]),

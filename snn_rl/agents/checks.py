@@ -22,7 +22,8 @@ _OTHER_COMMANDS = {
     "report": ("paper", "figure", "table", "sweep"),
     "publish": ("zoo",),
     "evaluate": ("engine",),
-    "export": ("format", "output", "check_frames"),
+    "export": ("format", "check_frames"),
+    "export, snn_rl.evaluate, and snn_rl.play": ("output",),
 }
 
 
@@ -227,3 +228,11 @@ def prepare(config: Config, command: str, accepted: Collection[str]) -> None:
             )
     check_values(config)
     use_threads(config.threads)
+
+
+def output_file(config: Config, default: Path) -> Path:
+    """Returns the file that a command writes: the setting `output`, or the default."""
+    path = Path(config.output or default)
+    if path.is_dir():
+        raise UserError(f"output={path} is a directory: add a file name")
+    return path

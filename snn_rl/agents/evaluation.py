@@ -1,5 +1,6 @@
 """Evaluation of finished stages and comparison with the ANN."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from snn_rl.chain.records import (
     Trials,
     is_done,
     read_notes,
+    unless_damaged,
 )
 from snn_rl.chain.stages import ANN, Stage
 from snn_rl.core.energy import FLOAT32, INT32, energy, macs, skipping_energy
@@ -64,15 +66,25 @@ def greedy_observations(agent: Agent, count: int, seed: int) -> torch.Tensor:
 
 def compare_with_ann(
     stage: FinishedStage, trials: Trials, device: str = "auto", engine: str = "dense"
-) -> Comparison:
-    """Evaluates a spiking stage and its ANN, and writes the results to evaluation.json.
+) -> tuple[Comparison, StageEvaluation | None]:
+    """Evaluates a spiking stage and its ANN.
 
     The ANN is not evaluated again if its files contain results on the same episodes.
+
+    Returns:
+        The results of both, and those of the ANN for its file; None if they come from a file.
     """
     agent = load_agent(stage.directory, device, engine)
     ann_stage = stage.beside(ANN)
     teacher = load_agent(ann_stage.directory, device)
-    ann = _ann_results(ann_stage, teacher, trials)
+    hashed = run_directory.file_hash(ann_stage.directory / run_directory.NETWORK)
+    stored = _stored_results(ann_stage, trials, hashed)
+    ann = stored
+    if ann is None:
+        own = evaluate_agent(teacher, trials)
+        ann = StageEvaluation(
+            evaluation=trials, greedy=own.greedy, sticky=own.sticky, network=hashed
+        )
     network = agent.q_net.network
     assert isinstance(network, SpikingNetwork)
     results = evaluate_agent(agent, trials, teacher)
@@ -92,26 +104,18 @@ def compare_with_ann(
         greedy=results.greedy,
         sticky=results.sticky,
     )
-    comparison.write(stage.output / run_directory.EVALUATION)
-    return comparison
+    return comparison, None if stored else ann
 
 
-def _ann_results(ann: FinishedStage, agent: Agent, trials: Trials) -> StageEvaluation:
-    """Returns the ANN's results, from its files if they contain the same episodes."""
-    network = run_directory.file_hash(ann.directory / run_directory.NETWORK)
+def _stored_results(ann: FinishedStage, trials: Trials, network: str) -> StageEvaluation | None:
+    """Returns the ANN's results on the same episodes from its files, if any."""
     for path in (ann.output / run_directory.EVALUATION, ann.directory / run_directory.METRICS):
-        if path.exists():
-            before = StageEvaluation.read(path)
-            # metrics.json has no checksum because the network of a finished stage does not change.
-            if before.evaluation == trials and before.network in (None, network):
-                print(f"the ANN has already been evaluated on these episodes: {path}")
-                return before
-    columns = evaluate_agent(agent, trials)
-    results = StageEvaluation(
-        evaluation=trials, greedy=columns.greedy, sticky=columns.sticky, network=network
-    )
-    results.write(ann.output / run_directory.EVALUATION)
-    return results
+        before = unless_damaged(partial(StageEvaluation.read, path)) if path.exists() else None
+        # metrics.json has no checksum because the network of a finished stage does not change.
+        if before and before.evaluation == trials and before.network in (None, network):
+            print(f"the ANN has already been evaluated on these episodes: {path}")
+            return before
+    return None
 
 
 def energy_ratios(

@@ -224,7 +224,9 @@ class Config:
     format: str = setting(
         "onnx", "export only: file format.", choices=("snn_rl.formats:FORMATS", CUSTOM)
     )
-    output: str | None = setting(None, "export only: output file; null uses the stage's directory.")
+    output: str | None = setting(
+        None, "Output file of export, evaluate, and play; null uses the stage's directory."
+    )
     check_frames: int = setting(500, "export only: number of test observations.", minimum=1)
     overlay: bool = setting(False, "Short for play.overlay.")
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
