@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from stable_baselines3.common.buffers import ReplayBuffer
@@ -565,23 +564,39 @@ def interrupted(run_dir: Path, monkeypatch: pytest.MonkeyPatch, writes: int) -> 
     monkeypatch.setattr(os, "replace", real)
 
 
-@pytest.mark.parametrize("damage", ["truncate", "garbage"])
-def test_the_error_names_the_damaged_checkpoint(
-    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("file", ["state.safetensors", "network.safetensors", "settings.json"])
+def test_a_finished_stage_that_lacks_a_file_is_refused(
+    uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str
 ) -> None:
     run_dir = tmp_path / "run"
-    interrupted(run_dir, monkeypatch, 7)
-    state = run_dir / "ann" / "state.safetensors"
-    data = state.read_bytes()
-    garbage = np.random.default_rng(0).bytes(len(data))
-    state.write_bytes(data[: len(data) // 2] if damage == "truncate" else garbage)
+    shutil.copytree(uninterrupted, run_dir)
+    shutil.rmtree(run_dir / "T1")
+    data = (run_dir / "T2" / file).read_bytes()
+    (run_dir / "T2" / file).unlink()
+    advice = f"delete {run_dir / 'T2' / 'done.json'} to compute the stage again"
     line = refuse(capsys, run_dir)
-    assert "state.safetensors" in line and "damaged" in line
-    state.write_bytes(data)
-    chunk = sorted((run_dir / "ann" / "replay").glob("*.npz"))[-1]
-    chunk.write_bytes(chunk.read_bytes()[:-100])
-    line = refuse(capsys, run_dir)
-    assert chunk.name in line and "damaged" in line
+    assert f"T2/{file} is missing" in line and advice in line
+    if file == "state.safetensors":
+        (run_dir / "T2" / file).write_bytes(data[: len(data) // 2])
+        line = refuse(capsys, run_dir)
+        assert f"T2/{file} is damaged" in line and advice in line
+
+
+def test_files_that_can_be_written_again_may_be_damaged(
+    uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(uninterrupted, run_dir)
+    metrics, commands = run_dir / "T1" / "metrics.json", run_dir / "run.json"
+    before = metrics.read_text()
+    metrics.write_text("{}")
+    commands.write_text("5")
+    run(run_dir)
+    text = capsys.readouterr().out
+    assert f"{metrics} is damaged" in text and f"{commands} is damaged" in text
+    assert metrics.read_text() == before
+    assert len(json.loads(commands.read_text())) == 1
+    assert (run_dir / "run.damaged.json").read_text() == "5"
 
 
 def test_a_full_disk_keeps_the_checkpoint(

@@ -28,8 +28,9 @@ from snn_rl.chain.records import (
     Counters,
     SelectionGames,
     StageEvaluation,
-    read_counters,
     read_metrics,
+    replay_rows,
+    unless_damaged,
 )
 from snn_rl.chain.runner import converted, load_stage, save_stage
 from snn_rl.chain.stages import ANN, Stage
@@ -97,7 +98,7 @@ class AgentChain:
     def evaluate(self, stage: Stage) -> None:
         """Evaluates a finished stage, unless it has already been evaluated on the same episodes."""
         directory, trials = self.directory / stage.name, plan.trials(self.config)
-        metrics = read_metrics(directory)
+        metrics = unless_damaged(lambda: read_metrics(directory))
         if not isinstance(metrics, StageEvaluation) or metrics.evaluation != trials:
             evaluate_stage(directory, trials, self.config.device)
 
@@ -112,9 +113,8 @@ class AgentChain:
         while not lineage[0].finetuned and lineage[0].source is not None:
             lineage.insert(0, self.stages[lineage[0].source])
         directories = [self.directory / each.name for each in lineage]
-        before = read_counters(directories[-2]) if len(lineage) > 1 else None
         journal = Journal([directory / "replay" for directory in directories])
-        return journal, before.rows if before else 0
+        return journal, replay_rows(directories[-2]) if len(lineage) > 1 else 0
 
     def _agent(self, stage: Stage) -> SpikingDQN:
         """Builds the agent of a stage with untrained weights."""

@@ -8,7 +8,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -255,6 +255,15 @@ def read_metrics(directory: Path) -> StageEvaluation | Score | None:
     return kind.from_json(data, path)
 
 
+def unless_damaged(read: Callable[[], T]) -> T | None:
+    """Returns the result of reading a file that is written again if it is damaged, else None."""
+    try:
+        return read()
+    except UserError as error:
+        print(f"{error}: computing its content again")
+        return None
+
+
 # training
 
 
@@ -372,8 +381,36 @@ def section(settings: dict[str, Any], name: str, kind: type[T]) -> T:
 
 
 def is_done(directory: Path) -> bool:
-    """Returns True if the stage in a directory has finished."""
-    return (directory / run_directory.DONE).exists()
+    """Returns True if the stage in a directory has finished.
+
+    Raises:
+        UserError: The stage has finished, but its network or its settings are missing.
+    """
+    done = directory / run_directory.DONE
+    if not done.exists():
+        return False
+    for file in (run_directory.NETWORK, run_directory.SETTINGS):
+        if not (directory / file).exists():
+            raise UserError(
+                f"{directory / file} is missing, but the stage has finished: restore the file from "
+                f"a backup, or delete {done} to compute the stage again"
+            )
+    return True
+
+
+def replay_rows(directory: Path) -> int:
+    """Returns the number of replay rows at the end of a finished stage, which later stages need."""
+    try:
+        counters = read_counters(directory)
+        lost = f"{directory / run_directory.STATE} is missing"
+    except UserError as error:
+        counters, lost = None, str(error)
+    if counters is None:
+        raise UserError(
+            f"{lost}, but the next stage needs it: restore the file from a backup, or delete "
+            f"{directory / run_directory.DONE} to compute the stage again"
+        )
+    return counters.rows
 
 
 def mark_done(directory: Path) -> None:
@@ -432,14 +469,16 @@ def record_invocation(directory: Path, config: Any, launcher: str = "python -m")
 
     Prints a note if the last command ran with other versions of Python or of the packages.
     """
-    before = read_invocations(directory) if (directory / run_directory.RUN).exists() else []
+    path, before = directory / run_directory.RUN, None
+    if path.exists() and (before := unless_damaged(lambda: read_invocations(directory))) is None:
+        path.rename(path.with_suffix(".damaged.json"))  # no run depends on its commands
     now = Invocation.current(config, launcher)
     if before:
         old = before[-1].versions
         changes = [f"{k} {old[k]}, now {v}" for k, v in now.versions.items() if old.get(k, v) != v]
         if changes:
             print(f"note: {directory} was made with {'; '.join(changes)}. Results may differ")
-    write_invocations(directory, [*before, now])
+    write_invocations(directory, [*(before or []), now])
 
 
 def _revision() -> str | None:
@@ -531,9 +570,15 @@ def read_stages(directory: Path) -> list[StageResult]:
     return [_read_stage(stage, directory / stage.name) for stage in stages_in(directory)]
 
 
-def stages_in(directory: Path, file: str = run_directory.SETTINGS) -> list[Stage]:
-    """Returns the stages of a run whose directory contains a file, sorted by `Stage.order`."""
-    found = (Stage.find(path.parent.name) for path in directory.glob(f"*/{file}"))
+def stages_in(directory: Path, *files: str) -> list[Stage]:
+    """Returns the stages of a run, sorted by `Stage.order`.
+
+    The directory of each stage contains at least one of the files, by default the settings or the
+    mark of a finished stage.
+    """
+    files = files or (run_directory.SETTINGS, run_directory.DONE)
+    names = {path.parent.name for file in files for path in directory.glob(f"*/{file}")}
+    found = (Stage.find(name) for name in names)
     return sorted((stage for stage in found if stage), key=lambda stage: stage.order)
 
 
@@ -543,6 +588,7 @@ def finished(stages: Iterable[StageResult]) -> list[StageResult]:
 
 
 def _read_stage(stage: Stage, directory: Path) -> StageResult:
+    is_done(directory)  # raises if files are missing
     metrics = read_metrics(directory)
     path = directory / run_directory.NETWORK
     if isinstance(metrics, Score):
@@ -603,6 +649,7 @@ def read_image_stages(directory: Path) -> list[ImageResult]:
     found = []
     for stage in stages_in(directory):
         path = directory / stage.name
+        is_done(path)  # raises if files are missing
         score = read_metrics(path)
         if isinstance(score, Score):
             found.append(ImageResult(path, stage, read_settings(path), score))

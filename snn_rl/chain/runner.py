@@ -48,17 +48,18 @@ def run_chain(
             this case `begin` is not called, and `fit` must wait for the other worker.
 
     Raises:
-        UserError: A stage of this run was started with other settings.
+        UserError: A stage of this run was started with other settings, or has finished and lacks
+            files.
     """
     for stage in chain:
         check_settings(run_dir / stage.name, settings(stage))
+    # Evaluated before any file is written, so that all workers get the same list
+    unfinished = [stage for stage in chain if not is_done(run_dir / stage.name)]
     if begin and writes:
         begin()
-    # Evaluated before any file is written, so that all workers get the same list
-    for stage in [stage for stage in chain if not is_done(run_dir / stage.name)]:
+    for stage in unfinished:
         directory = run_dir / stage.name
         if writes:
-            directory.mkdir(parents=True, exist_ok=True)
             write_json(directory / run_directory.SETTINGS, settings(stage))
         fit(stage)
         if writes:

@@ -9,7 +9,7 @@ from stable_baselines3.common.utils import get_device
 from torch import Tensor, nn
 
 from snn_rl.chain import run_directory
-from snn_rl.chain.records import ImageNotes, Score, flat
+from snn_rl.chain.records import ImageNotes, Score, flat, unless_damaged
 from snn_rl.chain.runner import converted, load_stage, save_stage
 from snn_rl.chain.stages import ANN, SCRATCH, ChainOptions, Stage, schedule
 from snn_rl.configs.image_schema import ClassifyConfig
@@ -173,11 +173,10 @@ class ImageChain:
         path = self.directory / stage.name / file
         test, limit = self.dataset.test, self.config.test_limit
         fingerprint = test.fingerprint()
-        if path.exists():
-            before = Score.read(path)
-            same_images = before.test_images in (None, fingerprint)
-            if same_images and before.images == (limit or len(test)):
-                return before
+        before = unless_damaged(lambda: Score.read(path)) if path.exists() else None
+        same_images = before is not None and before.test_images in (None, fingerprint)
+        if before is not None and same_images and before.images == (limit or len(test)):
+            return before
         network = load_stage(self.directory, stage.name)
         if timesteps is not None:
             assert isinstance(network, SpikingNetwork)

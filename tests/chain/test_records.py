@@ -166,7 +166,10 @@ def test_stages_with_a_file_are_found_and_sorted(tmp_path: Path) -> None:
     for name in ("T1", "ann", "T5", "T1-exact", "notes", "T1 copy"):
         write_json(tmp_path / name / "settings.json", {})
     write_json(tmp_path / "T4" / "done.json", {})
-    assert [stage.name for stage in stages_in(tmp_path)] == ["ann", "T5", "T1", "T1-exact"]
+    names = [stage.name for stage in stages_in(tmp_path, "settings.json")]
+    assert names == ["ann", "T5", "T1", "T1-exact"]
+    names = [stage.name for stage in stages_in(tmp_path)]
+    assert names == ["ann", "T5", "T4", "T1", "T1-exact"]
 
 
 @pytest.mark.parametrize(

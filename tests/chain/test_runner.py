@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from snn_rl.chain.records import is_done
+from snn_rl.chain.run_directory import NETWORK
 from snn_rl.chain.runner import check_settings, run_chain
 from snn_rl.chain.stages import ChainOptions, Stage, schedule
 from snn_rl.utils.errors import UserError
@@ -28,7 +29,7 @@ class Trainer:
         (self.run_dir / stage.name / "half").write_text("some state")
         if stage.name == self.stops_in:
             raise KeyboardInterrupt
-        (self.run_dir / stage.name / "network").write_text(stage.name)
+        (self.run_dir / stage.name / NETWORK).write_text(stage.name)
 
 
 def settings(stage: Stage) -> dict[str, Any]:
@@ -100,7 +101,20 @@ def test_an_interrupted_stage_runs_again(tmp_path):
     again = Trainer(tmp_path)
     run_chain(tmp_path, chain(3), settings, again)
     assert again.fitted == ["T4", "T3"]
-    assert (tmp_path / "T4" / "network").read_text() == "T4"
+    assert (tmp_path / "T4" / NETWORK).read_text() == "T4"
+
+
+@pytest.mark.parametrize("file", [NETWORK, "settings.json"])
+def test_a_finished_stage_that_lacks_files_is_refused(tmp_path, file):
+    run_chain(tmp_path, chain(3), settings, Trainer(tmp_path))
+    (tmp_path / "T4" / file).unlink()
+    before, fit = snapshot(tmp_path), Trainer(tmp_path)
+    with pytest.raises(UserError, match=rf"T4/{file} is missing, .*delete .*T4/done\.json"):
+        run_chain(tmp_path, chain(1), settings, fit, begin=lambda: fit.fitted.append("begin"))
+    assert fit.fitted == [] and snapshot(tmp_path) == before
+    (tmp_path / "T4" / "done.json").unlink()
+    run_chain(tmp_path, chain(1), settings, fit)
+    assert fit.fitted == ["T4", "T2", "T1"]
 
 
 @pytest.mark.parametrize("stops_in", [None, "T4"])
