@@ -18,6 +18,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from tqdm import tqdm
 
 from snn_rl import __version__
 from snn_rl.configs.image_schema import ClassifyConfig
@@ -111,8 +112,10 @@ _PRESETS: dict[Any, Callable[[Any], list[str]]] = {
 
 
 def print_error(error: UserError) -> None:
-    """Prints an error as one line."""
-    print(f"error: {error}", file=sys.stderr)
+    """Prints an error as one line, below any progress bars."""
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
+    print(f"error: {error}", file=sys.stderr, flush=True)
 
 
 def run_command(

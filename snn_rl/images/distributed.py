@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
+from snn_rl.configs.compose import print_error
 from snn_rl.core.networks import Network
 from snn_rl.images.sync_batch_norm import synchronize_batch_norm
 from snn_rl.utils.errors import UserError
@@ -66,7 +67,7 @@ def workers() -> Iterator[None]:
 def complain(error: UserError) -> None:
     """Prints an error, unless another worker has already failed."""
     if _first_to_fail():
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print_error(error)
 
 
 def _first_to_fail() -> bool:
