@@ -260,7 +260,7 @@ def unless_damaged(read: Callable[[], T]) -> T | None:
     try:
         return read()
     except UserError as error:
-        print(f"{error}: computing its content again")
+        print(f"{error}: writing the file again")
         return None
 
 
