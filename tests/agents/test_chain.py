@@ -2,15 +2,19 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from snn_rl.agents import CarriedDQN, SpikingDQN, plan
 from snn_rl.agents.chain import AgentChain, learning_rate
 from snn_rl.agents.objectives import DISTILL, TD
+from snn_rl.chain.runner import load_stage
 from snn_rl.configs.compose import compose
 from snn_rl.configs.schema import Config, DQNConfig
 from snn_rl.core.networks import AnalogNetwork, SpikingNetwork
 from snn_rl.core.networks.q_networks import cartpole
+from snn_rl.envs import make_env
 from snn_rl.files.checkpoint import save_network
 
 
@@ -66,3 +70,33 @@ def test_an_imported_ann_is_not_trained(tmp_path: Path) -> None:
     ann = agents(tmp_path, "ann=any.safetensors", "iir.epsilon=0.3", "iir.train_freq=2")["ann"]
     assert (ann.gradient_steps, ann.learning_starts) == (0, 0)
     assert ann.exploration_initial_eps == ann.exploration_final_eps == 0.3
+
+
+# 50 gradient steps of the ANN and 10 of T=5, of 8 transitions each. Networks, observations,
+# optimizers, learning rates and losses are those of the presets.
+SHORT = [
+    *("T=5", "T_start=5", "precision=float32", "threads=1", "rollout.n_envs=2", "finetune.steps=0"),
+    *("dqn.steps=130", "dqn.learning_starts=30", "dqn.batch_size=8", "dqn.buffer_size=130"),
+    *("dqn.target_update_interval=40", "dqn.epsilon_steps=100", "dqn.selection_games=0"),
+    *("dqn.target_return=null", "iir.steps=20", "iir.batch_size=8", "iir.gradient_steps=1"),
+    *("iir.selection_games=0", "iir.conversion_samples=32"),
+]
+
+
+@pytest.mark.parametrize("preset", ["default", "paper"])
+@pytest.mark.parametrize("env", ["CartPole-v1", "PongNoFrameskip-v4"])
+def test_layers_stay_alive_with_every_preset(tmp_path: Path, env: str, preset: str) -> None:
+    config = compose(Config, [f"env={env}", f"preset={preset}", *SHORT])
+    rollout = config.rollout
+    games = make_env(env, 1, frame_stack=rollout.frame_stack, frames=rollout.frames)
+    obs = [games.reset(), *(games.step(np.array([i % 2]))[0] for i in range(7))]
+    chain = AgentChain(config, tmp_path, {})
+    for stage in plan.chain(config):
+        chain.fit(stage)
+        network = load_stage(tmp_path, stage.name)
+        images = network.images(torch.as_tensor(np.concatenate(obs)))
+        q_values, layers = network.activity(images)
+        assert all(layer.any() for layer in layers)
+        (q_values[:, 0] - q_values[:, 1]).square().sum().backward()
+        weights = [layer.weight for layer in (*network.synapses, network.head)]
+        assert all(weight.grad.any() for weight in weights)
