@@ -58,7 +58,9 @@ class SpikingFitConfig(FitConfig):
         "boxcar", "Spike surrogate gradient.", choices=("snn_rl.core.surrogate:SURROGATES", CUSTOM)
     )
     encoding: str = setting("direct", "Encoding of the input.", choices=("direct", "poisson"))
-    conversion_samples: int = setting(256, "Images used in the threshold search.", minimum=1)
+    conversion_samples: int = setting(
+        256, "Images used in the threshold search.", minimum=1, maximum=10_000
+    )
     conversion_timesteps: int = setting(0, "Timesteps of the search; 0 uses T.", minimum=0)
     block_thresholds: str = setting(
         "search", "Thresholds in blocks; unity: input spike amplitude.", choices=("search", "unity")

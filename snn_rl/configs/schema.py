@@ -12,7 +12,7 @@ class RolloutConfig:
     """Training environments. Evaluation uses the same observations."""
 
     n_envs: int = setting(8, "Number of parallel environments.", minimum=1)
-    frame_stack: int = setting(4, "Number of frames in an observation.", minimum=1)
+    frame_stack: int = setting(4, "Number of frames in an observation.", minimum=1, maximum=32)
     frames: str = setting(
         "stack",
         "Observations: stacked frames, or the difference of the last two frames.",
@@ -129,7 +129,9 @@ class IIRConfig:
         "linear", "Spike surrogate gradient.", choices=("snn_rl.core.surrogate:SURROGATES", CUSTOM)
     )
     encoding: str = setting("direct", "Encoding of the input.", choices=("direct", "poisson"))
-    conversion_samples: int = setting(256, "Observations used in the threshold search.", minimum=1)
+    conversion_samples: int = setting(
+        256, "Observations used in the threshold search.", minimum=1, maximum=10_000
+    )
 
 
 @dataclass

@@ -20,6 +20,8 @@ _WIDTH, _COLUMN = 80, 28  # characters of the help
 CUSTOM = "module:function"  # among the choices: any importable function, written in this form
 
 
+LARGEST = 2**31 - 1  # bound of all integers, which keeps sizes in memory from overflowing
+
 # Comparison and text of each bound of a number
 _COMPARE = {
     "minimum": (operator.ge, "at least"),
@@ -74,7 +76,7 @@ class Setting:
         return " and ".join(f"{_COMPARE[name][1]} {bound}" for name, bound in self.bounds.items())
 
     def check(self, value: Any) -> None:
-        """Checks a value against the choices and the bounds."""
+        """Checks a value against the choices and the bounds, and integers against `LARGEST`."""
         known = self.choices
         if value is None:
             return
@@ -86,6 +88,8 @@ class Setting:
         if not valid:
             hint = did_you_mean(str(value), known)
             raise UserError(f"{self.name}={value}: must be {self.allowed}{hint}")
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise UserError(f"{self.name}={value}: must be at most {LARGEST}")
 
 
 @dataclass(frozen=True)
