@@ -1,5 +1,7 @@
 """Device and precision of a run."""
 
+import re
+
 import torch
 
 from snn_rl.utils.errors import UserError
@@ -10,19 +12,26 @@ def uses_bf16(precision: str, device: str) -> bool:
 
     Args:
         precision: "bfloat16", "float32", or "auto": bfloat16 if the device supports it natively.
-        device: "auto", "cpu" or "cuda".
+        device: "auto", "cpu", "cuda", "cuda:1", ..., or "mps".
     """
     if precision == "auto":
-        if device != "cpu" and torch.cuda.is_available():
+        if device not in ("cpu", "mps") and torch.cuda.is_available():
             return True
         return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
     return precision == "bfloat16"
 
 
 def check_device(device: str) -> None:
-    """Raises a UserError if a requested GPU is missing: training on the CPU would take days."""
-    if device == "cuda" and not torch.cuda.is_available():
+    """Raises a UserError if a requested device is missing: training on the CPU would take days."""
+    if re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device) is None:
         raise UserError(
-            "device=cuda: PyTorch finds no GPU (run `python -m snn_rl.doctor` for details); "
-            "device=auto uses the CPU if there is no GPU"
+            f"device={device}: must be one of auto, cpu, cuda, cuda:0, cuda:1, ..., mps"
         )
+    kind, _, index = device.partition(":")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"device={device}: PyTorch finds {torch.cuda.device_count() or 'no'} GPU (run `python "
+            "-m snn_rl.doctor` for details); device=auto uses the CPU if there is no GPU"
+        )
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device=mps: PyTorch finds no Apple GPU; use device=cpu")

@@ -60,7 +60,7 @@ def test_choices_are_those_of_the_code() -> None:
         (AGENTS, "iir.conversion_samples", 10**7, "must be between 1 and 10000"),
         (IMAGES, "iir.conversion_samples", 10**7, "must be between 1 and 10000"),
         (IMAGES, "seed", 2**31, "must be at most 2147483647"),
-        (AGENTS, "device", "gpu", "device=gpu: must be one of auto, cpu, cuda"),
+        (AGENTS, "precision", "fp", "precision=fp: must be one of auto, float32, bfloat16"),
         (IMAGES, "fit.lr", math.inf, "fit.lr=inf: must be above 0"),
         (IMAGES, "prune", 1.0, "prune=1.0: must be at least 0 and below 1"),
         (IMAGES, "net", "vgg61", "must be one of vgg5, .*, module:function; did you mean vgg6?"),
