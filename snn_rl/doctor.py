@@ -111,11 +111,11 @@ def cpu() -> Finding:
 
     # Only some systems report the cores that this process may use.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    threads = torch.get_num_threads()
-    return Finding(
-        "CPU", f"{platform.machine()}, {cores} cores, {memory:.0f} GiB, {threads} threads"
-    )
+    found = f"{platform.machine()}, {cores} cores, {torch.get_num_threads()} threads"
+    if hasattr(os, "sysconf"):
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+        found += f", {memory:.0f} GiB"
+    return Finding("CPU", found)
 
 
 def gpu() -> Finding:

@@ -1,6 +1,5 @@
 """Locks on files, which end with the process that holds them."""
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,11 +8,18 @@ from typing import IO, Any
 
 from snn_rl.utils.errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # on Windows, which is untested
+    fcntl = None  # type: ignore[assignment]
+
 _guards: list[tuple[Path, IO[Any]]] = []  # lock files of directories that this process uses
 
 
 def acquire(file: IO[Any]) -> bool:
     """Locks an open file until it is closed; returns False if another process holds the lock."""
+    if fcntl is None:
+        return True
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

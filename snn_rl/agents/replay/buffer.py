@@ -34,6 +34,8 @@ def _zeros(shape: tuple[int, ...], dtype: Any) -> Array:
     Memory from malloc may remain allocated (see `utils.process_memory`), so a growing store would
     permanently take twice its size.
     """
+    if sys.platform == "win32":
+        return np.zeros(shape, dtype)
     size = math.prod(shape) * np.dtype(dtype).itemsize
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     if sys.platform == "linux":
