@@ -230,6 +230,7 @@ class AgentChain:
             frames=rollout.frames,
             sticky=plan.stage_sticky(self.config, stage),
             cap=rollout.cap,
+            full_action_space=rollout.full_action_space,
         )
 
     def _selection(self, stage: Stage) -> Selection | None:

@@ -5,13 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from snn_rl.agents import plan
+from snn_rl.agents.loading import evaluation_env
 from snn_rl.agents.policies import network_spec
 from snn_rl.configs.compose import compose
 from snn_rl.configs.schema import Config
 from snn_rl.configs.setting import belongs, check_settings, settings_of, value_of
 from snn_rl.core.networks import AnalogNetwork, NetworkSpec, layers_name
 from snn_rl.core.surrogate import SpikeTime, check_surrogate, get_surrogate
-from snn_rl.envs import STACK, make_env
+from snn_rl.envs import ATARI, STACK, family
 from snn_rl.files.importing import load_any
 from snn_rl.utils.device import check_device
 from snn_rl.utils.errors import UserError
@@ -184,10 +185,11 @@ def import_networks(config: Config) -> tuple[Config, dict[str, AnalogNetwork]]:
 
 def _needed_spec(config: Config) -> NetworkSpec:
     """Returns the network description for the environment of the settings."""
-    rollout = config.rollout
-    env = make_env(config.env, 1, frame_stack=rollout.frame_stack, frames=rollout.frames)
-    env.close()
+    if config.rollout.full_action_space and family(config.env).name != ATARI:
+        raise UserError("rollout.full_action_space=true requires an Atari game")
     try:
+        env = evaluation_env(config.env, config.rollout, 1, 0)
+        env.close()
         return network_spec(config.network, env.observation_space, env.action_space, config.bias)
     except ValueError as error:
         raise UserError(str(error)) from None

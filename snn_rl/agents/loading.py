@@ -206,6 +206,7 @@ def evaluation_env(
         frames=rollout.frames,
         sticky=sticky,
         cap=rollout.cap,
+        full_action_space=rollout.full_action_space,
     )
 
 

@@ -73,6 +73,8 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
         "rollout.sticky": stage_sticky(config, stage),
         **flat("dqn", dqn_settings(config, stage)),
     }
+    if not config.rollout.full_action_space:  # unknown to older runs
+        del settings["rollout.full_action_space"]
     files = {"teacher": config.teacher}
     if stage.analog and not stage.finetuned:
         files |= {"ann": config.ann, "init": config.init}

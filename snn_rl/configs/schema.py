@@ -20,6 +20,9 @@ class RolloutConfig:
     )
     sticky: float = setting(0.0, "Sticky-action probability.", minimum=0, maximum=1)
     cap: int = setting(27_000, "Maximum agent steps per episode.", minimum=1)
+    full_action_space: bool = setting(
+        False, "Use all 18 Atari actions instead of those that the game uses."
+    )
 
 
 @dataclass

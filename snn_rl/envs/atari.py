@@ -60,6 +60,7 @@ def _make(env_id: str, options: EnvOptions) -> gym.Env[Any, Any]:
         disable_env_checker=True,
         repeat_action_probability=options.sticky,
         max_num_frames_per_episode=options.cap * FRAME_SKIP,
+        full_action_space=options.full_action_space,
     )
     env = Monitor(env)  # inside the wrappers, so that it records unclipped returns of full games
     if not options.training and "FIRE" in env.unwrapped.get_action_meanings():  # type: ignore[attr-defined]

@@ -26,11 +26,14 @@ class EnvOptions:
         sticky: Probability that an action is replaced by the previous action, per emulator frame
             on Atari (ALE's repeat_action_probability) and per step elsewhere.
         cap: Number of agent steps after which an episode is truncated.
+        full_action_space: True for all 18 actions of the Atari console, of which most games use
+            fewer. Other families ignore it.
     """
 
     training: bool = True
     sticky: float = 0.0
     cap: int = 27_000
+    full_action_space: bool = False
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,8 @@ def make_env(
         seed: Seed of the first environment.
         frame_stack: Number of frames per observation.
         frames: "stack", or "difference" for two channels: the newest frame and its change.
-        **options: Fields of `EnvOptions`: training=True, sticky=0.0, cap=27_000.
+        **options: Fields of `EnvOptions`: training=True, sticky=0.0, cap=27_000,
+            full_action_space=False.
 
     Raises:
         UnknownEnv: No family has this id.

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from snn_rl.agents import plan
-from snn_rl.agents.checks import _check_updates, check_values, import_networks
+from snn_rl.agents.checks import _check_updates, _needed_spec, check_values, import_networks
 from snn_rl.configs.compose import compose
 from snn_rl.configs.schema import Config
 from snn_rl.core.networks import AvgPool, Conv, NetworkSpec
@@ -127,3 +127,14 @@ def test_the_check_of_gradient_steps_agrees_with_the_training_loop() -> None:
         else:
             with pytest.raises(UserError, match="without a gradient step"):
                 _check_updates(config)
+
+
+def test_all_actions_of_the_console_change_the_network_and_the_settings() -> None:
+    own, full = settings(), settings("rollout.full_action_space=true")
+    assert (_needed_spec(own).outputs, _needed_spec(full).outputs) == (6, 18)
+    stage = plan.chain(full)[0]
+    stored = plan.stage_settings(full, stage)
+    assert stored.pop("rollout.full_action_space") is True
+    assert stored == plan.stage_settings(own, stage)  # as stored by older runs
+    with pytest.raises(UserError, match="full_action_space=true requires an Atari game"):
+        _needed_spec(compose(Config, ["env=CartPole-v1", "rollout.full_action_space=true"]))

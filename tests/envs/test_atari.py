@@ -4,9 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 from numpy.typing import NDArray
 
-from snn_rl.envs import make_env
+from snn_rl.envs import family, make_env
 from snn_rl.envs.atari import FRAME_SKIP
 
 PONG, INVADERS = "PongNoFrameskip-v4", "SpaceInvadersNoFrameskip-v4"
@@ -72,3 +73,11 @@ def test_cap_truncates_an_episode() -> None:
     # The cap counts emulator frames, which include up to 30 no-ops before the first action.
     assert info["episode"]["l"] == cap * FRAME_SKIP
     assert cap - np.ceil(30 / FRAME_SKIP) - 1 <= t <= cap
+
+
+def test_a_game_takes_its_own_actions_or_all_of_the_console() -> None:
+    for full, count in ((False, 6), (True, 18)):
+        env = make_env(PONG, full_action_space=full)
+        names = family(PONG).action_names(env.get_attr("unwrapped")[0])
+        assert env.action_space == spaces.Discrete(count) and len(names) == count
+        env.close()
