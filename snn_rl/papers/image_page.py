@@ -158,8 +158,13 @@ class ImageFigure:
                 else:
                     missing.append(f"{part.name}: the numbers of panel {head} are missing")
         used: list[ScoredStage] = []
-        for entry in (entry for part in parts for _, _, entry, _ in part.runs):
-            used += [entry] if entry not in used else []
+        methods: list[Mapping[str, Any]] = []
+        for part in parts:
+            of = {wanted.label: wanted.settings for wanted in part.wanted}
+            for label, _, entry, _ in part.runs:
+                if entry not in used:
+                    used.append(entry)
+                    methods.append(of.get(label, {}))
         rows = [
             [name, published, *(number(ours(part), ".4g") for part in parts)]
             for name, published, ours in self.printed
@@ -177,7 +182,7 @@ class ImageFigure:
             self.shows,
             sections,
             runs.image_table(used, folder),
-            self.paper.compared(used, scored),
+            self.paper.compared([*zip(used, methods, strict=True)], scored),
             panels=drawn,
             columns=self.columns,
             data=(DATA, _csv(parts, folder)),

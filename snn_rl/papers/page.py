@@ -46,7 +46,7 @@ RunTable = tuple[Sequence[str], Sequence[RunRow], str]  # other columns, rows, a
 
 # Settings that say which network is trained, where and from what, but not how
 _IDENTITY = {
-    *("env", "seed", "T", "source", "training_images"),
+    *("env", "seed", "T", "source", "training_images", "data"),
     *("threads", "workers", "checkpoint_steps", "rollout.cap"),
 }
 
@@ -62,8 +62,11 @@ class Compared(NamedTuple):
 def differences(stages: Iterable[Compared]) -> list[tuple[str, str, str, str]]:
     """Returns labels, setting, the paper's value and ours, for each recorded setting that differs.
 
-    Several values of one label are listed together. Labels with the same values share a row.
+    Several values of one label are listed together. Labels with the same values share a row, and
+    "all" stands for several labels if there are no others.
     """
+    stages = list(stages)
+    every = {stage.label for stage in stages}
     found: dict[tuple[str, str], tuple[list[str], list[str]]] = {}
     for label, ours, paper in stages:
         for key in (key for key in ours if key not in _IDENTITY and ours[key] != paper.get(key)):
@@ -74,7 +77,8 @@ def differences(stages: Iterable[Compared]) -> list[tuple[str, str, str, str]]:
     rows: dict[tuple[str, str, str], list[str]] = {}
     for (key, label), (theirs, values) in found.items():
         rows.setdefault((key, ", ".join(theirs), ", ".join(values)), []).append(label)
-    return [(", ".join(labels), *row) for row, labels in rows.items()]
+    names = {row: "all" if 1 < len(of) == len(every) else ", ".join(of) for row, of in rows.items()}
+    return [(names[row], *row) for row in rows]
 
 
 @dataclass(frozen=True)

@@ -237,6 +237,10 @@ def networks_of(scored: Sequence[ScoredStage]) -> list[ImageNetwork]:
     return networks
 
 
+# Stages in a page, numbered from 1, and the settings that define the method of their cell or line
+Used = Sequence[tuple[ScoredStage, Mapping[str, Any]]]
+
+
 @dataclass(frozen=True)
 class PaperSettings:
     """Settings of the classifiers in a paper.
@@ -251,15 +255,13 @@ class PaperSettings:
     nets: Sequence[str] = ()
     datasets: Sequence[str] = ()
 
-    def compared(
-        self, entries: Sequence[ScoredStage], scored: Sequence[ScoredStage]
-    ) -> list[Compared]:
-        """Returns the settings of the numbered entries, and of their ANNs, beside the paper's.
+    def compared(self, used: Used, scored: Sequence[ScoredStage]) -> list[Compared]:
+        """Returns the settings of the numbered stages, and of their ANNs, beside the paper's.
 
         `scored` has all stages, among which the ANNs are searched.
         """
         anns, compared = anns_of(scored), []
-        for number, entry in enumerate(entries, start=1):
+        for number, (entry, method) in enumerate(used, start=1):
             analog = anns.get(entry.directory, entry)
             # the checksum of an ANN whose training is unknown
             ours = {**analog.settings, **entry.settings, "ann": analog.settings.get("ann")}
@@ -268,7 +270,7 @@ class PaperSettings:
                 ours = {k: v for k, v in ours.items() if not k.startswith("iir.") or k in kept}
             config = _settings_of(self.preset, self._of("net", entry), self._of("dataset", entry))
             theirs = [stage_settings(config, "", each) for each in (Stage.parse(ANN), entry.stage)]
-            compared.append(Compared(str(number), ours, {**theirs[0], **theirs[1]}))
+            compared.append(Compared(str(number), ours, {**theirs[0], **theirs[1], **method}))
         return compared
 
     def _of(self, key: str, entry: ScoredStage) -> str:

@@ -54,7 +54,7 @@ class AccuracyTable:
     def __call__(self, folder: Path) -> Page:
         """Makes the page from the runs in a folder; cells without a run stay empty."""
         scored = runs.read_images(folder)
-        used: list[runs.ScoredStage] = []
+        used: dict[Path, tuple[runs.ScoredStage, Mapping[str, Any]]] = {}
         rows = [
             [cell if isinstance(cell, str) else _text(cell, scored, used) for cell in row]
             for row in self.rows
@@ -64,23 +64,29 @@ class AccuracyTable:
             "Published / ours, in percent of the test images. Ours is the mean over the runs in "
             "brackets, of the network at the end of the stage. –: missing.",
         ]
-        if any(entry.own_chain for entry in used):
+        entries = [entry for entry, _ in used.values()]
+        if any(entry.own_chain for entry in entries):
             sections.append(
                 f"{_OWN_CHAIN}: not from the paper's chain (T5 from the ANN, every other T from "
                 "T + 1), of which there is no run with as many images, but from the stages in the "
                 "column *from*."
             )
-        compared = self.paper.compared(used, scored)
-        return Page(self.shows, sections, runs.image_table(used, folder), compared)
+        compared = self.paper.compared([*used.values()], scored)
+        return Page(self.shows, sections, runs.image_table(entries, folder), compared)
 
 
-def _text(cell: Cell, scored: Sequence[runs.ScoredStage], used: list[runs.ScoredStage]) -> str:
-    """Returns the text of a cell, and adds its stages to those in use."""
+def _text(
+    cell: Cell,
+    scored: Sequence[runs.ScoredStage],
+    used: dict[Path, tuple[runs.ScoredStage, Mapping[str, Any]]],
+) -> str:
+    """Returns the text of a cell, and adds its stages to those in use, by directory."""
     chosen = runs.best(e for e in scored if e.name == cell.stage and e.has(cell.settings))
     published = number(cell.published, ".2f")
     if not chosen:
         return f"{published} / –"
-    used += [entry for entry in chosen if entry not in used]
-    numbers = ", ".join(str(used.index(entry) + 1) for entry in chosen)
+    for entry in chosen:
+        used.setdefault(entry.directory, (entry, cell.settings))
+    numbers = ", ".join(str([*used].index(entry.directory) + 1) for entry in chosen)
     mark = _OWN_CHAIN if chosen[0].own_chain else ""
     return f"{published} / **{mean(entry.accuracy for entry in chosen):.2f}**{mark} [{numbers}]"

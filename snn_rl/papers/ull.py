@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from snn_rl.chain.stages import ANN
-from snn_rl.core.conversion.thresholds import ALPHA_BETA, CLIP, PERCENTILE
+from snn_rl.core.conversion.thresholds import ALPHA_BETA, CLIP, PERCENTILE, POSITIVE
 from snn_rl.core.energy import INT32, energy, macs, operations
 from snn_rl.papers import image_page as images
 from snn_rl.papers.image_page import ANN_LABEL, ImageFigure, Panels, Part, Values, Wanted, Wants
@@ -28,6 +28,7 @@ _CONVERTED = {
 _SEARCH = {"iir.thresholds": ALPHA_BETA}
 _CLIPS = {"iir.thresholds": CLIP}
 _PERCENTILE = {"iir.thresholds": PERCENTILE}
+_HYBRID = {**_PERCENTILE, "iir.percentile": 90.0, "iir.percentile_over": POSITIVE}
 _START = "dataset=cifar10 net=vgg16 T=2 preset=ull"
 _PAPER = PaperSettings("ull", nets=("vgg16",), datasets=("cifar10", "cifar100"))
 
@@ -54,11 +55,9 @@ _T2, _T3 = (
     Wanted(label, f"T{T}-direct", _TRAINED, f"preset=ull direct=true T={T}", "alpha-beta")
     for T, label in ((2, T2), (3, T3))
 )
-_PERCENTILES = f"iir.thresholds={PERCENTILE} iir.percentile=90 iir.percentile_over=positive"
-_TOGETHER = {**_CONVERTED, **_PERCENTILE, "iir.train_threshold": True, "source": ANN}
-_T5 = Wanted(
-    HYBRID, "T5(-direct)?", _TOGETHER, f"preset=ull direct=true T=5 {_PERCENTILES}", "hybrid"
-)
+_TOGETHER = {**_CONVERTED, **_HYBRID, "iir.train_threshold": True, "source": ANN}
+_WORDS = " ".join(f"{key}={value}" for key, value in _HYBRID.items())
+_T5 = Wanted(HYBRID, "T5(-direct)?", _TOGETHER, f"preset=ull direct=true T=5 {_WORDS}", "hybrid")
 _AT_16 = f"preset=ull stages=none T=16 iir.thresholds={CLIP}"
 _T16 = Wanted(OPTIMAL, "T16-converted", {**_CONVERTED, **_CLIPS}, _AT_16, "clip")
 

@@ -115,9 +115,11 @@ def test_differences_are_the_recorded_settings_that_are_not_the_paper_s():
     ]
     assert differences(pages) == [
         ("x", "steps", "9", "8, 7"),
-        ("x, y", "other", "–", "3"),
+        ("all", "other", "–", "3"),
         ("y", "lr", "0.1", "0.2"),
     ]
+    pages.append(Compared("z", {"steps": 7}, paper))
+    assert ("x, y", "other", "–", "3") in differences(pages)
 
 
 def test_a_page_lists_the_differences_from_the_paper(tmp_path, monkeypatch):

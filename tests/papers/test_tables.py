@@ -180,10 +180,18 @@ def test_settings_that_differ_from_the_paper_are_listed_by_run(tmp_path):
     text = write_page(("iir", TABLE, 4), tmp_path)[0].read_text()
     section = text.split("\n## Differences from the paper\n")[1].split("\n## ")[0]
     assert [line for line in section.splitlines() if line.startswith("|")][2:] == [
-        "| 1, 2 | `fit.epochs` | 500 | 15 |",
+        "| all | `fit.epochs` | 500 | 15 |",
         "| 2 | `limit` | null | 500 |",
         "| 2 | `iir.distill` | 0.0 | 1.0 |",
     ]
+
+
+def test_the_settings_of_a_cell_are_the_paper_s(tmp_path):
+    settings = {**VGG16, "batch_norm": False, "iir.lr": 0.1}
+    stage(tmp_path, 0, "T5", 0.8, source="ann", **{**DIRECT, **settings})
+    text = write_page(("iir", TABLE, 5), tmp_path)[0].read_text()
+    assert "| 1 | `iir.lr` | 0.0001 | 0.1 |" in text
+    assert "batch_norm" not in text
 
 
 def test_the_training_of_an_imported_ann_is_compared(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from snn_rl.papers.page import FIGURE, write_page
 
 SEARCH = {"iir.thresholds": "alpha_beta"}
-HYBRID = {"iir.thresholds": "percentile", "iir.train_threshold": True}
+HYBRID = {"iir.thresholds": "percentile", "iir.percentile": 90.0, "iir.percentile_over": "positive"}
 CLIP = {"iir.thresholds": "clip"}
 
 
@@ -82,7 +82,7 @@ def test_commands_of_missing_runs(whole, tmp_path):
     ann = f"ann={tmp_path}/net/seed0/ann/network.safetensors limit=500"
     assert [line.split("Command: ")[1] for line in missing] == [
         f"{begin} direct=true T=3 {ann} run_dir={tmp_path}/net-alpha-beta/seed0",
-        f"{begin} direct=true T=5 iir.thresholds=percentile iir.percentile=90 "
+        f"{begin} direct=true T=5 iir.thresholds=percentile iir.percentile=90.0 "
         f"iir.percentile_over=positive {ann} run_dir={tmp_path}/net-hybrid/seed0",
         f"{begin} stages=none T=16 iir.thresholds=clip {ann} run_dir={tmp_path}/net-clip/seed0",
     ]
