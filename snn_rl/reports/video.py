@@ -4,6 +4,7 @@ All pictures are RGB.
 """
 
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import GifImagePlugin, Image, ImageDraw, ImageFont
 
 from snn_rl.files.atomic import write_atomic
 from snn_rl.utils.opencv import opencv
@@ -312,11 +313,36 @@ def write_mp4(path: Path, pictures: Iterable[Picture], fps: int) -> None:
 
 
 def write_gif(path: Path, pictures: Iterable[Picture], fps: int) -> None:
-    """Writes an endless gif of at most 640 pixels' width, atomically."""
-    frames = []
-    for picture in pictures:
-        small = Image.fromarray(picture).reduce(-(-picture.shape[1] // 640))
-        frames.append(small.quantize(64, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE))
+    """Writes an endless gif of at most 640 pixels' width, atomically, one picture at a time.
+
+    Pillow would keep all pictures in memory until the end. Pixels that do not change are
+    transparent.
+    """
     duration = max(2, round(100 / fps)) * 10  # ms
-    options = {"save_all": True, "append_images": frames[1:], "duration": duration, "loop": 0}
-    write_atomic(path, lambda file: frames[0].save(file, "GIF", **options))
+    clear = 63  # transparent color, after 63 others
+
+    def encode(file: Path) -> None:
+        before = None
+        with file.open("wb") as output:
+            for picture in pictures:
+                small = Image.fromarray(picture).reduce(-(-picture.shape[1] // 640))
+                now = np.asarray(small)
+                colors = small.quantize(clear, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+                indices = np.array(colors)
+                if before is None:
+                    output.write(b"GIF89a" + struct.pack("<HHBBB", *small.size, 0, 0, 0))
+                    output.write(b"!\xff\x0bNETSCAPE2.0\x03\x01\0\0\0")  # endless
+                else:
+                    indices[(now == before).all(-1)] = clear
+                before = now
+                left, top, *corner = Image.fromarray(indices != clear).getbbox() or (0, 0, 1, 1)
+                frame = Image.fromarray(indices).crop((left, top, *corner))
+                palette = colors.getpalette() or []
+                frame.putpalette(palette + [0] * (3 * clear + 3 - len(palette)))
+                options = {"duration": duration, "transparency": clear, "disposal": 1}
+                output.writelines(
+                    GifImagePlugin.getdata(frame, (left, top), include_color_table=True, **options)
+                )
+            output.write(b";")
+
+    write_atomic(path, encode)

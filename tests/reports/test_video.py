@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from snn_rl.reports import video
 
@@ -23,6 +24,36 @@ def test_mp4_is_h264_that_browsers_play_while_loading(tmp_path):
         assert np.abs(frames[i] - np.roll(picture, i, 1)[:62, :96].astype(float)).mean() < 4
     data = path.read_bytes()
     assert 0 < data.index(b"moov") < data.index(b"mdat")
+
+
+def test_gif_shows_every_picture(tmp_path):
+    path = tmp_path / "play.gif"
+    pictures = np.zeros((5, 40, 60, 3), np.uint8)
+    pictures[:, 10:30, 20:40] = (200, 40, 90)
+    for i in (1, 2, 4):  # picture 3 equals the one before
+        pictures[i:, 5 * i : 5 * i + 4, :9] = (10 * i, 250, 30)
+    video.write_gif(path, iter(pictures), 20)
+    with Image.open(path) as written:
+        assert written.size == (60, 40) and written.info["loop"] == 0
+        for i, picture in enumerate(pictures):
+            written.seek(i)
+            assert written.info["duration"] == 50
+            shown = np.asarray(written.convert("RGB")).astype(int)
+            assert np.abs(shown - picture).max() < 16
+        assert written.n_frames == 5
+
+
+def test_gif_is_written_picture_by_picture(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    sizes = []
+
+    def pictures():
+        for i in range(60):
+            sizes.append(sum(file.stat().st_size for file in tmp_path.iterdir()))
+            yield np.roll(noise, i, 0)
+
+    video.write_gif(tmp_path / "play.gif", pictures(), 30)
+    assert sizes[-1] > 0.8 * (tmp_path / "play.gif").stat().st_size
 
 
 @pytest.mark.parametrize("where", [(0, 0, 0), (5, 3, 8), (63, 8, 8)])
