@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from snn_rl.files.archive import MAX_CHECKPOINT, open_file
 from snn_rl.files.atomic import disk_errors, make_directory
 from snn_rl.files.locks import acquire, guarded
 from snn_rl.utils.errors import UserError
@@ -25,7 +26,8 @@ FIGURES = "figures"
 
 def file_hash(file: str | Path) -> str:
     """Returns the SHA-256 of a file."""
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    with open_file(Path(file), MAX_CHECKPOINT) as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def link(directory: Path, target: Path) -> str:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from snn_rl.utils.errors import UserError
 
 MAX_BYTES = 2**28  # of a file of weights and of its tensors, forty times the Atari network
+MAX_CHECKPOINT = 2**33  # of a file of our own networks, with the state of the optimizer
 MAX_JSON = 2**24  # of a JSON text, which may list every episode of a training
 MAX_ENTRIES = 10_000  # of an archive
 # Numbers of characters in a JSON text: objects and their keys, and all other values. Each object

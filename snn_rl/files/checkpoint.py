@@ -18,14 +18,13 @@ from torch import Tensor
 
 from snn_rl.core.conversion.integer_grid import integers
 from snn_rl.core.networks import AnalogNetwork, NetworkSpec, SpikingNetwork, SpikingOptions
-from snn_rl.files.archive import MAX_ENTRIES, MAX_JSON, open_file, parse_json
+from snn_rl.files.archive import MAX_CHECKPOINT, MAX_ENTRIES, MAX_JSON, open_file, parse_json
 from snn_rl.files.atomic import write_bytes
 from snn_rl.files.state_dict import check_weights
 from snn_rl.utils.errors import UserError
 
 T = TypeVar("T")
 SCHEMA = 1
-MAX_BYTES = 2**33  # of a checkpoint, including the state of the optimizer
 _MAX_HEADER = 2 * MAX_JSON  # of a safetensors file, including the note
 _META = "snn_rl"
 _DIGEST = "sha256"
@@ -106,7 +105,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     damaged = f"{path} is damaged or not a safetensors file"
     try:
-        with open_file(path, MAX_BYTES) as content:
+        with open_file(path, MAX_CHECKPOINT) as content:
             if int.from_bytes(content.read(8), "little") > _MAX_HEADER:
                 raise UserError(f"{damaged} (header too long)")
             with safe_open(path, framework="pt") as file:
