@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from numpy.lib import format as npy
 from numpy.typing import NDArray
@@ -44,7 +44,7 @@ _DAMAGE = (
 
 
 @contextmanager
-def open_file(path: Path, limit: int = MAX_BYTES) -> Iterator[BinaryIO]:
+def open_file(path: Path, limit: int = MAX_BYTES) -> Iterator[io.BufferedReader]:
     """Opens a regular file of at most `limit` bytes for reading.
 
     Raises:

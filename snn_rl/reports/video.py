@@ -335,13 +335,13 @@ def write_gif(path: Path, pictures: Iterable[Picture], fps: int) -> None:
                 else:
                     indices[(now == before).all(-1)] = clear
                 before = now
-                left, top, *corner = Image.fromarray(indices != clear).getbbox() or (0, 0, 1, 1)
-                frame = Image.fromarray(indices).crop((left, top, *corner))
+                box = Image.fromarray(indices != clear).getbbox() or (0, 0, 1, 1)
+                frame = Image.fromarray(indices).crop(box)
                 palette = colors.getpalette() or []
                 frame.putpalette(palette + [0] * (3 * clear + 3 - len(palette)))
                 options = {"duration": duration, "transparency": clear, "disposal": 1}
                 output.writelines(
-                    GifImagePlugin.getdata(frame, (left, top), include_color_table=True, **options)
+                    GifImagePlugin.getdata(frame, box[:2], include_color_table=True, **options)
                 )
             output.write(b";")
 
