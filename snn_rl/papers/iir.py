@@ -18,7 +18,7 @@ from snn_rl.configs.compose import compose
 from snn_rl.configs.schema import Config
 from snn_rl.core.conversion.thresholds import PERCENTILE, SEARCH
 from snn_rl.papers.page import FIGURE, TABLE, Compared, Page, RunRow, differences, reproduces
-from snn_rl.papers.runs import AgentRun, PaperSettings, read_agents, train_command
+from snn_rl.papers.runs import AgentRun, PaperSettings, decisive, read_agents, train_command
 from snn_rl.papers.tables import AccuracyTable, Cell, accuracy_rows
 from snn_rl.reports import panels
 from snn_rl.reports.markdown import bullets, code, csv_text, escape, listed, number, table
@@ -254,13 +254,16 @@ class AgentFigure:
 
     @cached_property
     def _compared(self) -> list[Compared]:
-        """Settings of the trained stages beside the paper's, by game."""
-        compared = []
-        for env, name, stages in self.shown:
-            theirs = plan.stage_settings(_paper(env), Stage.parse(name))
-            if name != CONVERTED:
-                compared += [Compared(_GAMES[env], s.settings, theirs) for s in stages.values()]
-        return compared
+        """Settings of the stages beside the paper's, by game."""
+        return [
+            Compared(
+                _GAMES[env],
+                decisive(each.stage, each.settings),
+                plan.stage_settings(_paper(env), Stage.parse(name)),
+            )
+            for env, name, stages in self.shown
+            for each in stages.values()
+        ]
 
     def _remarks(self) -> list[str]:
         """Returns other differences from the paper, and reasons."""

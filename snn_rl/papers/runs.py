@@ -237,6 +237,16 @@ def networks_of(scored: Sequence[ScoredStage]) -> list[ImageNetwork]:
     return networks
 
 
+def decisive(stage: Stage, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the settings that affect a stage, without those of training for a conversion."""
+    kept = (*CONVERSION, "iir.encoding")
+    return {
+        key: value
+        for key, value in settings.items()
+        if stage.trained or not key.startswith("iir.") or key in kept
+    }
+
+
 # Stages in a page, numbered from 1, and the settings that define the method of their cell or line
 Used = Sequence[tuple[ScoredStage, Mapping[str, Any]]]
 
@@ -265,12 +275,10 @@ class PaperSettings:
             analog = anns.get(entry.directory, entry)
             # the checksum of an ANN whose training is unknown
             ours = {**analog.settings, **entry.settings, "ann": analog.settings.get("ann")}
-            if not entry.stage.trained:  # the other settings have no effect on a conversion
-                kept = (*CONVERSION, "iir.encoding")
-                ours = {k: v for k, v in ours.items() if not k.startswith("iir.") or k in kept}
             config = _settings_of(self.preset, self._of("net", entry), self._of("dataset", entry))
             theirs = [stage_settings(config, "", each) for each in (Stage.parse(ANN), entry.stage)]
-            compared.append(Compared(str(number), ours, {**theirs[0], **theirs[1], **method}))
+            paper = {**theirs[0], **theirs[1], **method}
+            compared.append(Compared(str(number), decisive(entry.stage, ours), paper))
         return compared
 
     def _of(self, key: str, entry: ScoredStage) -> str:

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from snn_rl.chain.stages import Stage
 from snn_rl.files.atomic import read_json, write_json
-from snn_rl.papers.runs import best, given_settings, networks_of, read_images
+from snn_rl.papers.runs import best, decisive, given_settings, networks_of, read_images
 from snn_rl.utils.errors import UserError
 
 CLASSIFY = "python -m snn_rl.classify"
@@ -96,6 +97,13 @@ def test_a_damaged_file_is_named(image_stage, tmp_path):
     entry.network.unlink()
     with pytest.raises(UserError, match="no such file"):
         _ = entry.notes
+
+
+def test_training_does_not_affect_a_conversion():
+    settings = {"fit.lr": 1, "iir.lr": 2, "iir.percentile": 3, "iir.encoding": 4}
+    assert decisive(Stage.parse("T2"), settings) == settings
+    del settings["iir.lr"]
+    assert decisive(Stage.parse("T2-converted"), {**settings, "iir.lr": 2}) == settings
 
 
 @pytest.mark.parametrize(
