@@ -74,7 +74,9 @@ class SavedAgent(Record):
             if name not in given:
                 free = value is None or isinstance(value, str)
                 if not is_kind or not (free or low <= value <= high):
-                    raise ValueError(f"{name}={value!r}, expected {low:g} to {high:g}")
+                    raise ValueError(
+                        f"{name}={value!r} is not between {low:,} and {high:,}; pass {name}= to load"
+                    )
                 arguments[name] = value
         if "train_freq" not in given:
             match self.settings.get("train_freq"):

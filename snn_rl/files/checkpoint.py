@@ -124,10 +124,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _note(path: Path, text: str | None) -> dict[str, Any]:
     """Parses the note of a file."""
-    try:
-        meta = parse_json(text, str(path)) if text is not None else None
-    except UserError:
-        meta = None
+    meta = parse_json(text, f"the metadata of {path}") if text is not None else None
     if not isinstance(meta, dict) or "schema" not in meta:
         raise UserError(f"{path} was not written by snn_rl: its snn_rl metadata is missing")
     if meta["schema"] != SCHEMA:
