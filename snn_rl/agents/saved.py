@@ -75,7 +75,7 @@ class SavedAgent(Record):
                 free = value is None or isinstance(value, str)
                 if not is_kind or not (free or low <= value <= high):
                     raise ValueError(
-                        f"{name}={value!r} is not between {low:,} and {high:,}; pass {name}= to load"
+                        f"{name}={value!r} is not from {low:,} to {high:,}; pass {name}= to load"
                     )
                 arguments[name] = value
         if "train_freq" not in given:

@@ -303,7 +303,7 @@ def test_parameters_outside_their_range_are_rejected(tmp_path, name, value):
             "neurons are not supported",
         ),
     ],
-    ids=["timesteps", "layers", "images", "padding"],
+    ids=["timesteps", "layers", "JSON", "images", "padding"],
 )
 def test_costly_description_is_rejected_at_once(tmp_path, change, words):
     path = tmp_path / "network.safetensors"
