@@ -240,7 +240,7 @@ def _check_keys(overrides: Sequence[str], schema: type[Any]) -> None:
         if key in groups or key not in known:
             everything = f"; {schema.__module__.replace('.', '/')}.py lists them all"
             hint = did_you_mean(key, known) or everything
-            raise UserError(f"unknown setting {word if '=' in word else key}{hint}")
+            raise UserError(f"unknown setting {word.lstrip('+~')}{hint}")
 
 
 def _unparsed(word: str) -> str:
