@@ -103,6 +103,21 @@ def test_failed_recording_keeps_the_previous_video(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["play.mp4"]
 
 
+def test_two_commands_can_record_the_same_video(tmp_path):
+    path = tmp_path / "play.mp4"
+    picture = np.zeros((64, 64, 3), np.uint8)
+
+    def interrupted():
+        yield picture
+        video.write_mp4(path, [picture] * 2, 30)  # another command starts and ends meanwhile
+        yield from [picture] * 4
+
+    video.write_mp4(path, interrupted(), 30)
+    with av.open(str(path)) as container:
+        assert len(list(container.decode(video=0))) == 5
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_q_closes_the_window(monkeypatch):
     shown = []
     window = SimpleNamespace(
