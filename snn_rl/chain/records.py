@@ -8,8 +8,8 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
@@ -23,6 +23,8 @@ import torch
 from snn_rl import __version__
 from snn_rl.chain import run_directory
 from snn_rl.chain.stages import Stage
+from snn_rl.configs.image_schema import ClassifyConfig
+from snn_rl.configs.schema import Config
 from snn_rl.configs.setting import check_settings
 from snn_rl.core.conversion import LayerReport
 from snn_rl.core.energy import spikes
@@ -32,8 +34,12 @@ from snn_rl.files.checkpoint import load_tensors
 from snn_rl.utils.errors import UserError
 
 GREEDY, STICKY = "greedy", "sticky"
+_LARGEST = 1e18  # of the numbers in all files
 _PACKAGES = ("torch", "stable-baselines3", "gymnasium", "ale-py", "numpy", "hydra-core")
 T = TypeVar("T")
+# Settings of stages that are no settings of a command, and those that are None without an effect
+_STAGE_ONLY = {"bf16": bool, "source": str | None, "training_images": str, "workers": int}
+_WITHOUT_EFFECT = ("iir.selection_games", "iir.selection_sticky_games", "pixel_max")
 
 
 class Record:
@@ -97,7 +103,23 @@ def _typed(kind: Any, data: Any) -> Any:
         not isinstance(data, accepted) or (isinstance(data, bool) and plain is not bool)
     ):
         raise ValueError(f"expected {plain.__name__}, got {str(data)[:40]}")
-    return [_typed(get_args(kind)[0], each) for each in data] if plain is list else data
+    if plain in (int, float) and not abs(data) <= _LARGEST:
+        raise ValueError(f"expected a number of at most {_LARGEST:g}, got {str(data)[:40]}")
+    if plain is list:
+        return [_typed(get_args(kind)[0], each) for each in data]
+    if plain is dict:
+        return {key: _typed(get_args(kind)[1], each) for key, each in data.items()}
+    return data
+
+
+def _check_rows(rows: list[list[float]], length: int) -> None:
+    if any(len(row) != length for row in rows):
+        raise ValueError(f"expected rows of {length} numbers")
+
+
+def _check_rates(rates: list[float]) -> None:
+    if min(rates, default=0.0) < 0:
+        raise ValueError("expected spike rates of at least 0")
 
 
 def _plain(value: Any) -> Any:
@@ -143,6 +165,11 @@ class Evaluation(Record):
     capped: int
     spike_rates: list[float]
     agreement: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.returns or len(self.lengths) != len(self.returns):
+            raise ValueError("expected the return and the length of at least one episode")
+        _check_rates(self.spike_rates)
 
     @property
     def episodes(self) -> int:
@@ -238,6 +265,9 @@ class Score(Record):
     test_is_train: bool = False  # the images are training images, see `Dataset.test_is_train`
     test_images: str | None = None  # fingerprint of the images; None in older files
 
+    def __post_init__(self) -> None:
+        _check_rates(self.spike_rates)
+
 
 def read_trials(path: Path) -> Trials:
     """Returns the evaluation episodes recorded in a metrics.json or evaluation.json."""
@@ -264,6 +294,22 @@ def unless_damaged(read: Callable[[], T]) -> T | None:
         return None
 
 
+@dataclass(frozen=True)
+class Game(Record):
+    """Episode in the game.json of a shipped agent."""
+
+    seed: int
+    decisions: int
+    score: float  # the key "return"
+
+    @classmethod
+    def from_json(cls, data: Any, source: Path) -> Self:
+        """Builds the record from the parsed JSON of the file `source`; ignores unknown keys."""
+        if isinstance(data, dict) and "return" in data:
+            data = {**data, "score": data["return"]}
+        return super().from_json(data, source)
+
+
 # training
 
 
@@ -280,6 +326,12 @@ class Counters(Record):
     wall_s: float = 0.0  # seconds of the finished segments
     episodes: list[list[float]] = field(default_factory=list)  # [step, return, length]
     scores: list[list[float]] = field(default_factory=list)  # [step, mean return] of checkpoints
+
+    def __post_init__(self) -> None:
+        if min(self.segment, self.steps, self.updates, self.rows, self.calls) < 0:
+            raise ValueError("expected counters of at least 0")
+        _check_rows(self.episodes, 3)
+        _check_rows(self.scores, 2)
 
 
 def read_counters(directory: Path) -> Counters | None:
@@ -314,6 +366,9 @@ class AgentNotes(Record):
     scores: list[list[float]] = field(default_factory=list)  # see `Counters`
     selection: list[SelectionGames] | None = None  # evaluation episodes behind the scores
 
+    def __post_init__(self) -> None:
+        _check_rows(self.scores, 2)
+
 
 def read_notes(path: Path) -> AgentNotes:
     """Returns the training metadata in an agent's network file."""
@@ -336,7 +391,7 @@ class ImageNotes(Record):
     epochs: int
     updates: int | None = None
     wall_s: float | None = None
-    history: list[dict[str, float]] | None = None  # results of every epoch
+    history: list[dict[str, Any]] | None = None  # results of every epoch; a loss may be NaN
     memory: int | None = None  # peak memory in bytes, see `PeakMemory`
     images: int | None = None  # number of images over all epochs
     layers: list[LayerReport] | None = None  # at the end of the stage; None for an ANN
@@ -350,13 +405,47 @@ class ImageNotes(Record):
 # settings and commands
 
 
-def read_settings(directory: Path) -> dict[str, Any]:
+class Settings(dict[str, Any]):
+    """Settings of a file, keyed by full name; a missing setting raises UserError."""
+
+    def __init__(self, values: dict[str, Any], source: Path):
+        super().__init__(values)
+        self.source = source
+
+    def __missing__(self, key: str) -> Any:
+        raise UserError(f"{self.source} is damaged: missing key {key!r}")
+
+
+def _check_types(settings: dict[str, Any], source: Path) -> Settings:
+    """Checks the type of every known setting, and returns the settings of a file."""
+    schema = ClassifyConfig if "dataset" in settings else Config
+    types = _STAGE_ONLY | dict(_types(schema))
+    for key, value in settings.items():
+        if value is None and key in _WITHOUT_EFFECT:
+            continue
+        try:
+            _typed(types.get(key, Any), value)
+        except ValueError as error:
+            raise UserError(f"{source} is damaged: {key}: {error}") from None
+    return Settings(settings, source)
+
+
+def _types(schema: type[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the full name and the type of every setting of a schema."""
+    for each in fields(schema):
+        if isinstance(each.type, type) and is_dataclass(each.type):
+            yield from _types(each.type, f"{prefix}{each.name}.")
+        else:
+            yield f"{prefix}{each.name}", each.type
+
+
+def read_settings(directory: Path) -> Settings:
     """Returns the settings that a stage's result depends on, keyed by full name."""
     path = directory / run_directory.SETTINGS
     settings = read_json(path)
     if not isinstance(settings, dict):
         raise UserError(f"{path} is damaged: expected a JSON object")
-    return settings
+    return _check_types(settings, path)
 
 
 def flat(section: str, config: Any) -> dict[str, Any]:
@@ -431,6 +520,9 @@ class Invocation(Record):
     )  # versions of Python and the main packages
     settings: dict[str, Any] = field(default_factory=dict)  # resolved, nested by section
 
+    def __post_init__(self) -> None:
+        shlex.split(self.command)  # raises ValueError
+
     @classmethod
     def current(cls, config: Any, launcher: str = "python -m") -> "Invocation":
         """Describes this process; `launcher` is the command prefix before the module name."""
@@ -456,7 +548,8 @@ def read_invocations(directory: Path) -> list[Invocation]:
     data = read_json(path)
     if not isinstance(data, list) or not data:
         raise UserError(f"{path} is damaged: expected a list of commands")
-    return [Invocation.from_json(entry, path) for entry in data]
+    entries = [Invocation.from_json(entry, path) for entry in data]
+    return [replace(each, settings=_check_types(each.settings, path)) for each in entries]
 
 
 def write_invocations(directory: Path, invocations: Iterable[Invocation]) -> None:
@@ -598,13 +691,28 @@ def _read_stage(stage: Stage, directory: Path) -> StageResult:
     notes = spec = None
     if path.exists():
         meta = load_tensors(path)[1]
-        notes, spec = (
-            AgentNotes.from_json(meta, path),
-            NetworkSpec.from_dict(meta["network"]["spec"]),
-        )
+        notes, spec = AgentNotes.from_json(meta, path), _spec(meta, path)
+        for column in metrics.columns.values() if metrics else ():
+            check_layers(column.spike_rates, spec, directory / run_directory.METRICS)
     return StageResult(
         stage, read_settings(directory), read_counters(directory), metrics, notes, spec
     )
+
+
+def _spec(meta: dict[str, Any], path: Path) -> NetworkSpec:
+    """Returns the description in the notes of a network file."""
+    network = meta.get("network")
+    try:
+        return NetworkSpec.from_dict(network["spec"] if isinstance(network, dict) else {})
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path} is damaged: {error}") from None
+
+
+def check_layers(rates: Sequence[float], spec: NetworkSpec, path: Path) -> None:
+    """Checks that a file has the spike rate of every hidden layer."""
+    layers = len(spec.names()) - 1
+    if len(rates) != layers:
+        raise UserError(f"{path} is damaged: expected {layers} spike rates, got {len(rates)}")
 
 
 # a classifier's run
@@ -636,7 +744,9 @@ class ImageResult:
     @property
     def spec(self) -> NetworkSpec:
         """Description of the network."""
-        return NetworkSpec.from_dict(self._meta["network"]["spec"])
+        spec = _spec(self._meta, self.network)
+        check_layers(self.score.spike_rates, spec, self.directory / run_directory.METRICS)
+        return spec
 
     @property
     def spikes(self) -> tuple[float, int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from snn_rl.chain import records, run_directory
-from snn_rl.chain.records import ImageResult, Invocation, StageResult
+from snn_rl.chain.records import ImageResult, Invocation, Settings, StageResult
 from snn_rl.chain.stages import ANN, PRETRAINED, SCRATCH, ChainOptions, Stage, schedule
 from snn_rl.configs.compose import compose, is_sweep
 from snn_rl.configs.image_schema import ClassifyConfig
@@ -163,7 +163,7 @@ def read_images(folder: Path) -> list[ScoredStage]:
         for result in records.read_image_stages(run):
             stage, score = result.stage, result.score
             if not score.test_is_train:
-                settings = {**_settings(run / ANN), **result.settings}
+                settings = Settings(_settings(run / ANN) | result.settings, result.directory)
                 lineage = _lineage(result.directory)
                 found.append(
                     ScoredStage(result.directory, stage, settings, score, lineage, invocations)

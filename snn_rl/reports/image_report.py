@@ -4,12 +4,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from snn_rl.chain import run_directory
-from snn_rl.chain.records import ImageResult, Score, read_image_stages, read_invocations
+from snn_rl.chain.records import (
+    ImageResult,
+    Score,
+    check_layers,
+    read_image_stages,
+    read_invocations,
+)
 from snn_rl.core.energy import FLOAT32, energy, memory_accesses
 from snn_rl.files.atomic import write_text
 from snn_rl.images.chain import AT_ONE
 from snn_rl.reports.markdown import block, escape, page, table
 from snn_rl.reports.panels import AT_ONE_PREFIX
+from snn_rl.utils.errors import UserError
 
 _FIGURE = f"{run_directory.FIGURES}/vanishing.png"
 
@@ -17,6 +24,8 @@ _FIGURE = f"{run_directory.FIGURES}/vanishing.png"
 def write_report(directory: Path) -> Path:
     """Writes report.md of a run and returns its path; stages without a score are left out."""
     stages = [each for each in read_image_stages(directory) if each.network.exists()]
+    if not stages:
+        raise UserError(f"{directory} has no scored stage of an image classifier")
     stages.sort(key=lambda s: (not s.stage.analog, -(s.stage.timesteps or 0), s.stage.name))
     invocations = read_invocations(directory)
     latest = invocations[-1]
@@ -108,6 +117,7 @@ def _vanishing_section(
         scores[result.stage.name] = result.score
         if (result.directory / AT_ONE).exists():
             at_one = Score.read(result.directory / AT_ONE)
+            check_layers(at_one.spike_rates, result.spec, result.directory / AT_ONE)
             scores[f"{AT_ONE_PREFIX}{result.stage.name}"] = at_one
     examples = [name for name in scores if name.startswith(AT_ONE_PREFIX)]
     if not examples:

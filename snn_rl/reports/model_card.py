@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from snn_rl.chain import run_directory
-from snn_rl.chain.records import StageResult, read_invocations, read_stages
+from snn_rl.chain.records import Game, StageResult, read_invocations, read_stages
 from snn_rl.chain.stages import ANN, PRETRAINED, Stage
 from snn_rl.envs import ATARI, family
-from snn_rl.files.atomic import read_json, write_text
+from snn_rl.files.atomic import write_text
 from snn_rl.reports.markdown import Markdown, block, code, escape, link, page, table
 from snn_rl.reports.run_report import (
     command_section,
@@ -100,7 +100,9 @@ def _network(stage: StageResult) -> str:
 
 def _training(stage: StageResult) -> str:
     settings, result = stage.settings, stage.evaluation
-    amount = f"{stage.label} {result.steps:,} agent steps, {result.updates:,} gradient steps"
+    amount = (
+        f"{stage.label} {result.steps or 0:,} agent steps, {result.updates or 0:,} gradient steps"
+    )
     if stage.name == ANN and settings.get("ann"):
         return f"{amount}, imported: its agent steps only fill the replay buffer"
     if settings.get("teacher"):
@@ -119,11 +121,10 @@ def _training(stage: StageResult) -> str:
 def _episode(stage: StageResult, path: Path) -> str:
     if not path.exists():
         return ""
-    game = read_json(path)
+    game = Game.read(path)
     return (
         f"In a batch of one, where sums may be rounded differently, the episode of {stage.label} "
-        f"with seed {game['seed']:,} returns {game['return']:g} points in "
-        f"{game['decisions']:,} decisions."
+        f"with seed {game.seed:,} returns {game.score:g} points in {game.decisions:,} decisions."
     )
 
 

@@ -210,7 +210,11 @@ def _task_section(name: str, members: Sequence[Run]) -> list[str]:
         row = [stage.label, str(len(done))]
         for column in columns:
             scores = np.array([each[column] for each in done if column in each])
-            row += [_with_interval([scores]), f"{scores.min():z.1f} to {scores.max():z.1f}"]
+            row += (
+                [_with_interval([scores]), f"{scores.min():z.1f} to {scores.max():z.1f}"]
+                if scores.size
+                else ["–", "–"]
+            )
         rows.append(row)
     title = f"## {escape(name)}"
     seeds = ", ".join(escape(seed) for seed in sorted(run.settings["seed"] for run in members))
@@ -258,7 +262,7 @@ def _games_section(tasks: Sequence[Sequence[Run]]) -> list[str]:
             column: [np.array(values) for values in games.values()]
             for column, games in columns.items()
         }
-        if len(strata[GREEDY]) > 1:
+        if len(strata.get(GREEDY, [])) > 1:
             runs = sum(len(scores) for scores in strata[GREEDY])
             cells = (_with_interval(strata[column]) for column in (GREEDY, STICKY))
             rows.append([stage.label, len(strata[GREEDY]), runs, *cells])

@@ -33,7 +33,7 @@ class Trainer:
 
 
 def settings(stage: Stage) -> dict[str, Any]:
-    return {"env": "Pole", "lr": 0.1, "bf16": False, "T": stage.timesteps}
+    return {"env": "Pole", "lr": 0.1, "bf16": False, "T": stage.timesteps or 0}
 
 
 def snapshot(directory: Path) -> dict[str, tuple[int, bytes]]:
