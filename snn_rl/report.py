@@ -47,7 +47,7 @@ def main(config: Config) -> None:
     elif (key := page.requested(config)) is not None:
         path, missing = page.write_page(key, Path(config.runs))
         for line in missing:
-            print(one_line(f"left out: {line}"))
+            print(one_line(f"missing: {line}"))
         print(path)
     else:
         print(write_report(plan.directory_of(config)))

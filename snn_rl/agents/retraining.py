@@ -3,8 +3,9 @@
     agent = snn_rl.iir("dqn_pong.zip", "PongNoFrameskip-v4", T=1)
     agent.evaluate(episodes=20)
 
-The command `python -m snn_rl.train env=... ann=...` does the same. It also resumes interrupted
-runs, selects the best checkpoint, and writes a report.
+The command `python -m snn_rl.train env=... ann=...` runs a similar chain with the settings of the
+environment's preset. It also resumes interrupted runs, selects the best checkpoint, and writes a
+report.
 """
 
 import math
@@ -55,7 +56,7 @@ def observe(
 
     Args:
         network: Network that acts epsilon-greedily.
-        env: Environment with as many channels as the network's input.
+        env: Vectorized environment whose observations have as many channels as the network's input.
         count: Number of inputs.
         steps: Number of steps of the vectorized environment.
         epsilon: Probability of a random action.
@@ -91,8 +92,8 @@ def convert(
 
     Args:
         source: Analog network, Stable-Baselines3 DQN with CnnPolicy, or file supported by `load`.
-        env: Environment id, or vectorized environment with image observations. Its observations
-            determine the thresholds.
+        env: Environment id, or vectorized environment with image observations.
+            Observations from this environment determine the thresholds.
         T: Number of timesteps.
         search: Options of the threshold search.
         **options: Other fields of `SpikingOptions`: surrogate, encoding.
@@ -128,7 +129,7 @@ def iir(
         T: Number of timesteps of the last stage.
         T_start: Number of timesteps of the first stage.
         steps: Agent steps of each stage.
-        teacher_steps: Agent steps of the analog network, which fill the replay buffer.
+        teacher_steps: Agent steps taken by the analog network to fill the replay buffer.
         surrogate: Surrogate gradient, see `SpikingOptions`.
         **settings: Arguments of `SpikingDQN` that override the defaults of this function.
 

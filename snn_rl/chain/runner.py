@@ -1,4 +1,4 @@
-"""Runs the stages of a chain in order; steps shared by all chains."""
+"""Execution of the stages of a chain, and functions shared by all chains."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -41,11 +41,12 @@ def run_chain(
     Args:
         run_dir: Directory of the run; each stage has the directory `run_dir / stage.name`.
         chain: Stages from `schedule`.
-        settings: Returns the settings that a stage's result depends on, as JSON-compatible types.
-        fit: Trains one stage, or resumes an interrupted stage.
-        begin: Called once before the first stage starts, even if all stages have finished.
-        writes: False for a distributed worker that leaves writing files to another worker. In
-            this case `begin` is not called, and `fit` must wait for the other worker.
+        settings: Function that returns the settings that a stage's result depends on, as
+            JSON-compatible types.
+        fit: Function that trains one stage or resumes an interrupted stage.
+        begin: Function called once before the first stage starts, even if all stages have finished.
+        writes: False for a distributed worker that must not write files. In this case `begin` is
+            not called, and `fit` must wait for the worker that writes.
 
     Raises:
         UserError: A stage of this run was started with other settings, or has finished and lacks
@@ -103,7 +104,7 @@ def load_stage(run_dir: Path, name: str) -> AnalogNetwork | SpikingNetwork:
 def converted(
     analog: AnalogNetwork, images: Tensor, options: SpikingOptions, search: ThresholdSearch
 ) -> SpikingNetwork:
-    """Calls `convert` and reports a ConversionError as a UserError."""
+    """Calls `convert` and re-raises a ConversionError as a UserError."""
     try:
         return convert(analog, images, options, search)
     except ConversionError as error:
@@ -122,8 +123,8 @@ def save_stage(
         directory: Directory of the stage.
         network: Trained network.
         notes: Training metadata.
-        samples: Returns images [N, channels, height, width] on which spikes are counted, and the
-            membrane potentials before these images.
+        samples: Function that returns images [N, channels, height, width] on which spikes are
+            counted, and the initial membrane potentials.
     """
     if isinstance(network, SpikingNetwork):
         table = layer_table(network.eval(), *samples())

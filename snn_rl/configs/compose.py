@@ -212,7 +212,7 @@ def _check_runs(
 
 
 def is_sweep(override: str) -> bool:
-    """Returns whether -m starts several runs for a key=value string.
+    """Returns True if -m starts several runs for a key=value string.
 
     `lr=0.1,0.2` is a sweep; `lr=[0.1,0.2]` is one value.
     """

@@ -129,7 +129,7 @@ def value_of(config: Any, name: str) -> Any:
 
 
 def belongs(name: str, names: Collection[str]) -> bool:
-    """Returns whether a setting or its section is among the names."""
+    """Returns True if a setting or its section is among the names."""
     return name in names or name.split(".")[0] in names
 
 

@@ -33,7 +33,7 @@ def _kernels() -> ModuleType | None:
 
 
 def available(current: Tensor, derivative: Derivative) -> bool:
-    """Returns whether `fused_lif` supports this current and this surrogate gradient."""
+    """Returns True if `fused_lif` supports this current and this surrogate gradient."""
     if torch.compiler.is_compiling():
         return False  # compilers and exporters need torch's own operations
     on_cpu = current.device.type == "cpu" and current.dtype in (torch.float32, torch.bfloat16)

@@ -28,7 +28,7 @@ def lif(
     state: Tensor | None = None,
     keep: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Simulates LIF neurons with reset by subtraction over all timesteps of a current.
+    """Simulates LIF neurons with soft reset (by subtraction) for all timesteps of a current.
 
         u_t = leak * (u_{t-1} - v_threshold * s_{t-1}) + I_t,    s_t = [u_t > v_threshold]
 
@@ -70,7 +70,7 @@ def _integrate(
     keep: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     spikes = []
-    # unbind, because the gradient of current[t] would allocate zeros for all timesteps
+    # unbind: the backward pass of current[t] would allocate a zero tensor for all timesteps
     for t, now in enumerate(current.unbind(0)):
         if membrane is not None and keep is not None:
             membrane = membrane * keep[t].view(-1, *[1] * (membrane.dim() - 1))
@@ -78,18 +78,18 @@ def _integrate(
         s = fire(u)
         spikes.append(s)
         membrane = u - v_threshold * s.detach()
-    # cat, because stack would lose the channels_last layout, the fastest for convolutions
+    # cat: stack would lose the channels_last memory format, the fastest one for convolutions
     return torch.cat(spikes).unflatten(0, current.shape[:2]), membrane
 
 
 class NeuronState(NamedTuple):
-    """State of a layer of neurons between two timestep windows.
+    """State of a layer of neurons between consecutive windows of timesteps.
 
     Attributes:
         membrane: Membrane potential after the last reset, u - v_threshold * s, [N, ...], or None
             for zero.
-        since: Timesteps since the last spike, int16 [N, ...]. None if no neuron has fired yet or
-            if the surrogate does not depend on spike times.
+        since: Number of timesteps since the last spike, int16 [N, ...]. None if no neuron has fired
+            yet or if the surrogate does not depend on spike times.
     """
 
     membrane: Tensor | None = None
@@ -109,7 +109,18 @@ def timed_lif(
 ) -> tuple[Tensor, NeuronState]:
     """Simulates the neurons of `lif` with the spike-time surrogate gradient.
 
-    If the state is None, no neuron has fired yet. Source: [STDB] algorithm 3.
+    Source: [STDB] algorithm 3.
+
+    Args:
+        current: See `lif`.
+        v_threshold: See `lif`.
+        leak: See `lif`.
+        surrogate: Surrogate gradient that depends on the time since the last spike.
+        state: State after the previous timesteps. None stands for zero membrane potentials and no
+            previous spikes.
+
+    Returns:
+        Spikes [T, N, ...] and the new state.
     """
     membrane, before = state or NeuronState()
     never = torch.full_like(current[0], NEVER, dtype=torch.int16)
@@ -178,7 +189,7 @@ class LIF(nn.Module):
 
     @torch.no_grad()
     def clamp_(self) -> None:
-        """Projects the parameters into their valid ranges. Call it after every optimizer step.
+        """Projects the parameters into their valid ranges. Required after every optimizer step.
 
         A clamp in `forward` would have no gradient outside the range, so a parameter that left its
         range could never return.

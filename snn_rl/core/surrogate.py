@@ -91,7 +91,7 @@ def register_surrogate(name: str, derivative: Surrogate) -> None:
     """Adds a surrogate gradient under a name that `iir.surrogate` and `SpikingOptions` accept.
 
     Args:
-        name: New name without a colon, otherwise a ValueError is raised.
+        name: New name, without a colon.
         derivative: Elementwise function ds/dz of z = u / v_threshold - 1.
     """
     SURROGATES.register(name, derivative)

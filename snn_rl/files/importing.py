@@ -1,11 +1,8 @@
 """Import of Stable-Baselines3's DQN, PyTorch state dicts and safetensors files.
 
-An agent of Stable-Baselines3 decides in one timestep after three lines; its environment gives
-uint8 images:
+A Stable-Baselines3 DQN is imported, converted, and retrained with:
 
-    teacher = load_any(Path("dqn_pong.zip"))
-    student = convert(teacher, observe(teacher, env), SpikingOptions(timesteps=5))
-    agent = iir(student, teacher, env)  # snn_rl.agents
+    agent = snn_rl.iir("dqn_pong.zip", "PongNoFrameskip-v4", T=1)
 
 No code of a file is executed. The result is an `AnalogNetwork` that takes images in [0, 1], as if
 it had been trained by this package.

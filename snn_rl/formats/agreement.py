@@ -1,4 +1,4 @@
-"""Comparison of an exported file with its network on the same images."""
+"""Comparison of an exported file with the original network on the same images."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ class Agreement:
 
     Attributes:
         frames: Number of images.
-        spikes: Fraction of equal spikes over all neurons and timesteps; None if an engine shows no
-            spikes.
+        spikes: Fraction of (neuron, timestep) pairs on which both engines agree; None if an engine
+            does not expose spikes.
         actions: Fraction of images with the same greedy action.
-        error: Largest difference of a Q-value.
+        error: Largest absolute difference between Q-values.
     """
 
     frames: int
@@ -50,12 +50,12 @@ class Agreement:
 
     def __str__(self) -> str:
         parts = [] if self.spikes is None else [f"same spikes {self.spikes:.4%}"]
-        parts += [f"same action {self.actions:.2%}", f"largest error of a Q-value {self.error:.2g}"]
+        parts += [f"same action {self.actions:.2%}", f"largest Q-value error {self.error:.2g}"]
         return f"{self.frames} frames: {', '.join(parts)}"
 
 
 def in_torch(network: SpikingNetwork, layout: torch.memory_format) -> Engine:
-    """Returns the network itself as an engine, with images in a memory layout."""
+    """Returns an engine that runs the network in PyTorch on images in a memory format."""
 
     def run(pixels: Tensor) -> Outputs:
         with torch.no_grad():
@@ -67,13 +67,16 @@ def in_torch(network: SpikingNetwork, layout: torch.memory_format) -> Engine:
 def check(
     network: SpikingNetwork, engines: Mapping[str, Engine], pixels: Tensor
 ) -> Iterator[tuple[str, Agreement]]:
-    """Compares engines with the network, and an exact network with itself in other layouts.
+    """Compares engines with the network.
+
+    An exact network is also compared with itself for other batch sizes and memory formats.
 
     Yields:
-        Name of the engine, batch size or memory layout, and its agreement with the network.
+        Name of the trial (engine or memory format, and batch size), and its agreement with the
+        network.
 
     Raises:
-        RuntimeError: The network is exact, and the last agreement is not.
+        RuntimeError: The network is exact, but a trial is not bit-identical.
     """
     ours = _run(in_torch(network, torch.channels_last), pixels, BATCH)
     trials = {name: (engine, BATCH) for name, engine in engines.items()}
@@ -86,7 +89,7 @@ def check(
         agreement = Agreement.of(ours, _run(engine, pixels, batch))
         yield name, agreement
         if network.exact and not agreement.is_exact:
-            raise RuntimeError(f"the exact network gives other bits in {name}")
+            raise RuntimeError(f"the exact network is not bit-identical in {name}")
 
 
 def _run(engine: Engine, pixels: Tensor, batch: int) -> Outputs:

@@ -12,7 +12,7 @@ from snn_rl.utils.errors import UserError
 from snn_rl.utils.plugins import Registry
 
 # A function from pixels, uint8 [N, channels, height, width], to Q-values [N, actions] and the
-# spikes [T, N, ...] of each hidden layer. The list is empty if the engine does not show spikes.
+# spikes [T, N, ...] of each hidden layer. The list is empty if the engine does not expose spikes.
 Engine = Callable[[Tensor], tuple[Tensor, list[Tensor]]]
 
 # A function (network, path, notes) that writes a network on the CPU to a file, with the notes if

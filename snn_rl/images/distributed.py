@@ -90,7 +90,7 @@ def size() -> int:
 
 
 def is_first() -> bool:
-    """Returns whether this worker writes the files and shows the progress."""
+    """Returns True if this worker writes the files and shows the progress."""
     return rank() == 0
 
 

@@ -1,4 +1,4 @@
-"""Training of a network on labeled images, resumed to the same bits after an interruption.
+"""Training of a network on labeled images, with bit-identical resumption.
 
 All random numbers of an epoch (order, augmentation, dropout, Poisson spikes) come from generators
 seeded by (seed, stage, epoch), and the weights and the optimizer's state are saved between epochs.
@@ -28,30 +28,36 @@ from snn_rl.images.data.datasets import Split
 from snn_rl.utils.errors import UserError
 from snn_rl.utils.seeding import derive_seed, seed_everything
 
-_FAST_S = 0.5  # a state that takes less time to save is saved after every epoch
+_FAST_S = 0.5  # if saving takes less time, the state is saved after every epoch
 _NETWORK = "network."
 
 
 def steps(progress: float, milestones: Sequence[float], decay: float = 0.2) -> float:
-    """Multiplies by `decay` at each milestone: by 1/5 in [IIR] A.2.2, by 1/10 in [ULL] IV-A."""
+    """Returns a factor that is multiplied by `decay` at each milestone.
+
+    The decay is 1/5 in [IIR] A.2.2 and 1/10 in [ULL] IV-A.
+    """
     return float(decay ** sum(progress >= milestone for milestone in milestones))
 
 
 def cosine(progress: float, milestones: Sequence[float], decay: float = 0.2) -> float:
-    """Falls from 1 to 0 along half a cosine."""
+    """Returns a factor with cosine decay from 1 to 0."""
     return (1 + math.cos(math.pi * progress)) / 2
 
 
 def onecycle(
     progress: float, milestones: Sequence[float], decay: float = 0.2, rise: float = 0.25
 ) -> float:
-    """Rises linearly from 0 to 1, then falls to 0 along a cosine (Smith and Topin, 2019)."""
+    """Returns a factor that rises linearly to 1, then decays to 0 along a cosine.
+
+    Source: Smith and Topin (2019).
+    """
     if progress < rise:
         return progress / rise
     return cosine((progress - rise) / (1 - rise), milestones, decay)
 
 
-# Functions from the progress in [0, 1] to the fraction of the learning rate
+# Functions that map the progress in [0, 1] to a learning-rate factor
 SCHEDULES: dict[str, Callable[[float, Sequence[float], float], float]] = {
     "steps": steps,
     "cosine": cosine,
@@ -61,7 +67,7 @@ SCHEDULES: dict[str, Callable[[float, Sequence[float], float], float]] = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """Hyperparameters of a training.
+    """Training hyperparameters.
 
     Attributes:
         epochs: Passes over the training images.
@@ -69,12 +75,15 @@ class Recipe:
         batch_size: Images per gradient step, over all workers.
         dropout: Dropout probability, see `Network.dropout`.
         label_smoothing: Label smoothing of the cross-entropy.
-        distill: Weight of the distillation loss in [0, 1]; the cross-entropy has the rest.
+        distill: Weight of the distillation loss in [0, 1]; the cross-entropy has weight
+            1 - distill.
         temperature: Temperature of the distillation.
-        bf16: True if autocast computes in bfloat16.
-        window: Timesteps of truncated backpropagation through time; 0 for all timesteps.
+        bf16: True to train with bfloat16 autocast.
+        window: Window length of truncated backpropagation through time, in timesteps; 0 for all
+            timesteps.
         teacher: Network to distill from; required if `distill` is above 0.
-        masks: Masks of the weights that are kept, from `magnitude_masks`; empty for all weights.
+        masks: Masks of the weights that are kept, from `magnitude_masks`; empty to keep all
+            weights.
     """
 
     epochs: int
@@ -97,7 +106,7 @@ class Counters(Record):
     Attributes:
         epoch: Number of finished epochs.
         updates: Number of gradient steps.
-        wall_s: Seconds of the finished epochs.
+        wall_s: Wall-clock time of the finished epochs, in seconds.
         history: Mean loss, accuracy on the augmented training images, seconds, and mean spike rate
             of the last batch, for every epoch.
     """
@@ -109,9 +118,10 @@ class Counters(Record):
 
 
 def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Returns the Kullback-Leibler divergence from the teacher's to the student's classes.
+    """Returns KL(teacher || student) of the temperature-scaled class distributions.
 
-    Both arguments are logits [N, classes]. The factor temperature^2 keeps the gradients' size.
+    Both arguments are logits [N, classes]. The factor temperature^2 keeps the gradient magnitude
+    independent of the temperature.
 
     Source: Hinton et al. (2015).
     """
@@ -133,8 +143,8 @@ def fit(
 ) -> Counters:
     """Trains a network in place, resuming from the state in the stage's directory, if any.
 
-    The state is saved after every epoch, unless saving takes more than a tenth of the time. `seed`
-    holds the seeds of the run and of the stage.
+    The state is saved after every epoch, unless saving takes more than a tenth of the training
+    time. `seed` holds the seeds of the run and of the stage.
     """
     first = distributed.is_first()
     network.dropout = recipe.dropout
@@ -143,10 +153,10 @@ def fit(
     per_epoch = len(split) // recipe.batch_size
     if per_epoch < 1:
         raise UserError(
-            f"a batch of {recipe.batch_size} images cannot be filled with {len(split)} images"
+            f"the training set has {len(split)} images, fewer than one batch of {recipe.batch_size}"
         )
     activity = distributed.replicated(network)
-    saved, cost = 0.0, 0.0  # time of the last save, and its seconds
+    saved, cost = 0.0, 0.0  # time of the last save, and its duration in seconds
     with tqdm(
         total=recipe.epochs * per_epoch,
         initial=counters.updates,
@@ -155,7 +165,7 @@ def fit(
         disable=not first,
     ) as bar:
         while counters.epoch < recipe.epochs:
-            # the seed with 1 after the epoch is the images' order: workers have even numbers
+            # the seed that ends in 1 gives the order of the images, so workers use even numbers
             seed_everything(derive_seed(*seed, counters.epoch, 2 * distributed.rank()))
             batches = split.batches(
                 recipe.batch_size,
@@ -189,7 +199,7 @@ def _epoch(
     started = time.monotonic()
     network.train()
     weight = network.head.weight
-    # sums of losses and hits stay on the device: reading them in every step would wait for the GPU
+    # sums of losses and hits stay on the device: reading them would synchronize with the GPU
     sums = torch.zeros(2, dtype=torch.float64, device=weight.device)
     seen, rates = 0, torch.zeros(1)
     for images, labels in batches:
@@ -237,11 +247,11 @@ def backward(
     labels: Tensor,
     recipe: Recipe,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Adds the gradients of one batch to the network's parameters, without waiting for a GPU.
+    """Accumulates the gradients of one batch, without synchronizing with the GPU.
 
-    With a window, the loss is the mean over the windows of the loss at the end of each window,
-    computed on the outputs so far. [STDB] section 2.2 sums these losses; the constant factor has no
-    effect on Adam. `activity` is then not used.
+    If `recipe.window` is set, the loss is computed at the end of each window from the outputs so
+    far and averaged over the windows, and `activity` is not used. [STDB] section 2.2 sums these
+    losses; the constant factor has no effect on Adam.
 
     Returns:
         Loss of the last window, outputs [N, classes], and spike rates [hidden layers].

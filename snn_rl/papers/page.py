@@ -1,7 +1,7 @@
 """Pages that reproduce a figure or a table of a paper from recorded runs.
 
 A figure or table is a function from the folder of all runs to a `Page`, registered by its paper,
-kind and number:
+kind, and number:
 
     @reproduces("iir", FIGURE, 3)
     def returns_and_spikes(folder: Path) -> Page: ...
@@ -40,7 +40,7 @@ TITLES = {
     "(2022)",
 }
 
-Key = tuple[str, str, int]  # paper, kind and number
+Key = tuple[str, str, int]  # paper, kind, and number
 RunRow = tuple[str, Path, Sequence[str]]  # name, directory and other cells of a run
 RunTable = tuple[Sequence[str], Sequence[RunRow], str]  # other columns, rows, and a note below
 
@@ -91,11 +91,12 @@ class Page:
         runs: Table of the runs.
         compared: Settings of the stages shown, beside the paper's.
         labels: Meaning of the labels in `compared`.
-        remarks: Differences from the paper that are no settings, and reasons.
-        panels: Functions that draw the panels of the picture, by title.
-        columns: Largest number of panels in a row.
-        data: Name and text of a file with all numbers of the picture.
-        missing: Parts of the figure without a run, each with the command that makes the run.
+        remarks: Differences from the paper that are not settings, and reasons.
+        panels: Functions that draw the panels of the figure, by title.
+        columns: Maximum number of panels per row.
+        data: Name and text of a data file with all values in the figure.
+        missing: Parts of the figure for which no run was found, each with the command that creates
+            the run.
     """
 
     shows: str
@@ -115,7 +116,7 @@ MAKERS: dict[Key, Maker] = {}
 
 
 def reproduces(paper: str, kind: str, number: int) -> Callable[[Maker], Maker]:
-    """Registers a function that makes the page of a figure or table of a paper in `TITLES`."""
+    """Registers a function that creates the page of a figure or table of a paper in `TITLES`."""
 
     def register(maker: Maker) -> Maker:
         MAKERS[paper, kind, number] = maker
@@ -147,22 +148,23 @@ def requested(config: Config) -> Key | None:
     if config.env or config.run_dir:
         unused = f"env={config.env}" if config.env else f"run_dir={config.run_dir}"
         raise UserError(
-            f"{unused} cannot be combined with paper={paper}, which uses all fitting runs of a "
-            "folder: leave it out, and use runs=PATH for another folder"
+            f"{unused} cannot be combined with paper={paper}, which uses all matching runs in a "
+            f"folder: remove {unused}, and use runs=PATH to select another folder"
         )
     return paper, kind, number
 
 
 def write_page(key: Key, folder: Path) -> tuple[Path, Sequence[str]]:
-    """Writes a page and its picture from the runs in a folder.
+    """Writes a page and its figure from the runs in a folder.
 
-    Returns the path of the README.md in <folder>/paper/<paper>-<kind><number>, and the missing
-    parts with the commands that make them.
+    Returns:
+        Path of the README.md in <folder>/paper/<paper>-<kind><number>, and the missing parts with
+        the commands that create them.
     """
     paper, kind, number = key
     made = MAKERS[key](folder)
     target = folder / "paper" / f"{paper}-{kind}{number}"
-    picture = "No panel can be drawn." if kind == FIGURE else ""
+    picture = "No panels: no matching runs were found." if kind == FIGURE else ""
     if made.panels:
         from snn_rl.reports import figures  # imports matplotlib
 
@@ -186,7 +188,7 @@ def write_page(key: Key, folder: Path) -> tuple[Path, Sequence[str]]:
         "## Runs",
         table(["run", *head], rows, names=1 + len(head)) if rows else "There are no runs.",
         note,
-        *(["## Left out", bullets(map(escape, made.missing))] if made.missing else []),
+        *(["## Missing runs", bullets(map(escape, made.missing))] if made.missing else []),
     ]
     write_text(target / README, page(parts))
     return target / README, made.missing

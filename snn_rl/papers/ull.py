@@ -87,8 +87,8 @@ reproduces("ull", FIGURE, 2)(
     ImageFigure(
         PaperSettings("ull", nets=("vgg16", "vgg11", "resnet20"), datasets=("cifar10",)),
         "Accuracy against the number of timesteps of an ANN that is converted without training, "
-        "with thresholds from the trained clips of its ReLUs and from the maximum pre-activation "
-        "(its reference [15]); VGG and ResNet networks on CIFAR-10.",
+        "with thresholds from the trained clipping thresholds of its ReLUs and from the maximum "
+        "pre-activation (its reference [15]); VGG and ResNet networks on CIFAR-10.",
         partial(_clipped, _CONVERSIONS),
         images.scored_values,
         _accuracy_panels,
@@ -222,7 +222,7 @@ reproduces("ull", FIGURE, 4)(
         ],
         notes=[
             *_SOURCES,
-            f"*{OPTIMAL}* stands for [ULL]'s reference [15], with the trained clips as thresholds "
+            f"*{OPTIMAL}* stands for [ULL]'s reference [15], with the trained clipping thresholds "
             "and without its bias shift.",
             "Spikes: summed over the timesteps, per neuron; over all hidden neurons in the ratios.",
             "Operations: the multiply-accumulates of all layers for the ANN. A spiking network "

@@ -8,7 +8,7 @@ from snn_rl.utils.errors import UserError
 
 
 def uses_bf16(precision: str, device: str) -> bool:
-    """Returns whether training uses bfloat16 autocast.
+    """Returns True if training uses bfloat16 autocast.
 
     Args:
         precision: "bfloat16", "float32", or "auto": bfloat16 if the device supports it natively.

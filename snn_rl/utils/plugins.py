@@ -12,7 +12,7 @@ _Entry = TypeVar("_Entry")
 
 
 def is_reference(name: str) -> bool:
-    """Returns whether a name refers to an object of a module, as in `module:name`."""
+    """Returns True if a name refers to an object of a module, as in `module:name`."""
     return ":" in name
 
 

@@ -1,7 +1,7 @@
-"""Trained agents that ship: a folder per environment, laid out like a run's directory.
+"""Trained agents included in the package, one folder per environment, laid out as run directories.
 
-`snn_rl.publish` writes them; `snn_rl.evaluate` and `snn_rl.play` take them where there is no run of
-one's own. Each folder's MODEL_CARD.md says what its agents are and what they score.
+`snn_rl.publish` writes these folders. `evaluate`, `play`, and `export` use their agents if the
+requested stage does not exist in `runs/`. MODEL_CARD.md describes the agents and their scores.
 """
 
 from importlib import resources

@@ -169,7 +169,9 @@ def test_pruned_weights_stay_zero(tmp_path):
 
 def test_a_batch_must_not_exceed_the_images(tmp_path):
     network = analog()
-    with pytest.raises(UserError, match="a batch of 16 images cannot be filled with 8 images"):
+    with pytest.raises(
+        UserError, match="the training set has 8 images, fewer than one batch of 16"
+    ):
         fit(network, sgd(network), stripes(8), recipe(), tmp_path, (0,))
 
 

@@ -255,9 +255,11 @@ def test_missing_parts_are_listed_with_their_commands(tmp_path, monkeypatch, cap
         "stages=none seed=2 threads=1 iir.lr=0.5",
     ]
     path = Path("runs/paper/iir-figure6/README.md")
-    printed = [*(f"left out: {line}" for line in lines), str(path)]
+    printed = [*(f"missing: {line}" for line in lines), str(path)]
     assert capsys.readouterr().out.splitlines() == printed
-    assert path.read_text().endswith("## Left out\n\n" + "".join(f"- {line}\n" for line in lines))
+    assert path.read_text().endswith(
+        "## Missing runs\n\n" + "".join(f"- {line}\n" for line in lines)
+    )
 
     (directory / "T5" / "metrics.json").unlink()
     _, missing = write_figure(3, Path("runs"))

@@ -92,7 +92,7 @@ def test_missing_runs_are_listed_with_their_commands(image_stage, tmp_path):
         f"'iir.milestones=[0.5,0.9]' data=/a,/b seed=3 run_dir={tmp_path}/net-alpha-beta/seed3",
     ]
     text = (tmp_path / "paper/ull-figure2/README.md").read_text()
-    assert text.endswith("## Left out\n\n" + "".join(f"- {line}\n" for line in missing))
+    assert text.endswith("## Missing runs\n\n" + "".join(f"- {line}\n" for line in missing))
 
 
 def test_new_runs_are_put_into_the_folder(image_stage, tmp_path):

@@ -99,11 +99,11 @@ def test_a_registered_function_makes_a_page(tmp_path, monkeypatch):
     assert path == tmp_path / "paper/iir-figure9/README.md"
     assert missing == ["All."]
     assert text.startswith(
-        "# Figure 9 of [IIR], from our runs\n\nNo panel can be drawn.\n\n[IIR]: "
+        "# Figure 9 of [IIR], from our runs\n\nNo panels: no matching runs were found.\n\n[IIR]: "
     )
     assert "*. Figure 9: Everything.\n\n## Numbers\n\n## Runs" in text
     assert "| [seed 0](../../CartPole-v1/seed0) | a command |\n\nA note.\n\n" in text
-    assert text.endswith("## Left out\n\n- All.\n")
+    assert text.endswith("## Missing runs\n\n- All.\n")
 
 
 def test_differences_are_the_recorded_settings_that_are_not_the_paper_s():

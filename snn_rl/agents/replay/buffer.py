@@ -3,7 +3,7 @@
 Stable-Baselines3's buffer stores the frame stacks before and after every step, so each frame of a
 stack of four is stored eight times. This buffer stores each frame once, and a transition refers to
 the slots of its frames. Equal frames are detected by comparison, so all observations are restored
-exactly. Observations without shared frames only need more memory.
+exactly. Observations that share no frames are also supported but need more memory.
 """
 
 import math
@@ -45,13 +45,13 @@ def _zeros(shape: tuple[int, ...], dtype: Any) -> Array:
 
 
 class FrameStore:
-    """Frames of a replay buffer, and the slots of the frames of every transition.
+    """Storage for the frames of a replay buffer, and the frame indices (slots) of transitions.
 
     Args:
         rows: Number of transitions per environment.
         envs: Number of environments.
-        image: Shape (channels, height, width) of an observation; each channel is a frame, the
-            newest last.
+        image: Shape (channels, height, width) of an observation; each channel is a frame, with
+            the newest frame last.
         dtype: Pixel type.
 
     Attributes:
@@ -63,7 +63,7 @@ class FrameStore:
         channels = image[0]
         # zeros (_EMPTY), because they take no memory before their first use
         self.slots = np.zeros((2, rows, envs, channels), np.int32)
-        # A stack needs one new frame per step, and more at the start of an episode.
+        # Each step adds one frame per environment, and more at the start of an episode.
         self._least = 1 + envs * (rows + channels)
         self.frames = _zeros((_SPARE * self._least, *image[1:]), dtype)
         self._references = np.zeros(len(self.frames), np.int32)
@@ -72,13 +72,16 @@ class FrameStore:
 
     @property
     def nbytes(self) -> int:
-        """Memory of frames and slots, in bytes."""
+        """Memory used by frames and slots, in bytes."""
         frame = math.prod(self.frames.shape[1:]) * self.frames.itemsize
         used = max(self._unused, self._least) * frame
         return used + self.slots.nbytes + self._references.nbytes
 
     def put(self, kind: int, row: int, stacks: Array) -> None:
-        """Stores the stacks [envs, channels, height, width] of one row."""
+        """Stores the frame stacks [envs, channels, height, width] of one row.
+
+        `kind` is the index of the observations or the next observations in `slots`.
+        """
         observations, following = self.slots
         if kind == _OBSERVATIONS:
             likely = following[row - 1]
@@ -136,7 +139,7 @@ class Stacks:
         return (*self._store.slots.shape[1:], *self._store.frames.shape[1:])
 
     def __getitem__(self, rows: Any) -> Array:
-        """Returns a copy of the stacks at an index over rows and environments."""
+        """Returns a copy of the stacks selected by an index over rows and environments."""
         stacks: Array = self._store.frames.take(self._store.slots[self._kind][rows], axis=0)
         return stacks
 
@@ -148,17 +151,19 @@ class Stacks:
 
 
 class FrameReplayBuffer(NStepReplayBuffer):
-    """Replay buffer equivalent to Stable-Baselines3's, with about an eighth of the memory.
+    """Replay buffer equivalent to that of Stable-Baselines3, but of single frames.
+
+    With stacks of four frames, the buffer uses about an eighth of the memory.
 
     Args:
         buffer_size: Number of transitions over all environments.
-        observation_space: Images [channels, height, width]; each channel is a frame, the newest
-            last.
-        action_space: Actions.
+        observation_space: Image space [channels, height, width]; each channel is a frame, with the
+            newest frame last.
+        action_space: Action space.
         device: Device of the samples.
         n_envs: Number of environments.
         optimize_memory_usage: Not supported, because it discards observations after time limits.
-        n_steps: Number of steps of the sampled returns.
+        n_steps: Number of steps in n-step returns.
         gamma: Discount factor of multi-step returns.
         **kwargs: Other arguments of `ReplayBuffer`.
 
@@ -207,7 +212,7 @@ class FrameReplayBuffer(NStepReplayBuffer):
 
     @property
     def nbytes(self) -> int:
-        """Memory of the full buffer, in bytes."""
+        """Memory used by the full buffer, in bytes."""
         rest = (self.actions, self.rewards, self.dones, self.timeouts)
         return self.store.nbytes + sum(array.nbytes for array in rest)
 

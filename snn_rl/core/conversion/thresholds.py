@@ -35,13 +35,14 @@ class ThresholdSearch:
         over: Input currents included in the percentiles: "positive" or "all".
         timesteps: Number of timesteps simulated in the search; 0 uses the network's T.
         scale: Factor applied to every threshold found, after the search, and not folded into the
-            weights. A factor below 1 gives more spikes at few timesteps ([STDB] table 1, "adjusted
-            thresholds"). Activity grows by a factor of 1 / scale per layer, so use the
+            weights. A factor below 1 produces more spikes when T is small ([STDB] table 1,
+            "adjusted thresholds"). Activity grows by a factor of 1 / scale per layer, so use the
             factor only in networks without biases.
-        blocks: Thresholds inside residual blocks: "search", or "unity" for the amplitude of the
-            spikes that enter the block ([STDB] section 4.2), which is not scaled.
-        given: Thresholds of all hidden layers, used instead of the search. For example, the
-            thresholds of another trained network ([IIR] section 5).
+        blocks: Thresholds inside residual blocks: "search" for the threshold search, or "unity" to
+            set each threshold to the amplitude of the block's input spikes ([STDB] section 4.2),
+            which is not scaled.
+        given: Thresholds of all hidden layers, used instead of the search, for example those
+            of another trained network ([IIR] section 5).
     """
 
     method: str = PERCENTILE
@@ -64,7 +65,9 @@ class ThresholdSearch:
 
 
 def percentile(values: Tensor, q: float) -> Tensor:
-    """Returns the q-th percentile, by nearest rank from above, for q in (0, 100].
+    """Returns the q-th percentile with the nearest-rank method, for q in (0, 100].
+
+    Ranks are rounded up.
 
     Unlike `torch.quantile`, the function accepts more than 16 million values.
     """
@@ -74,7 +77,7 @@ def percentile(values: Tensor, q: float) -> Tensor:
 
 
 def percentiles(values: Tensor) -> Tensor:
-    """Returns the percentiles 0, 1, ..., 100 by nearest rank from above, float64 [101]."""
+    """Returns the percentiles 0, 1, ..., 100 with the nearest-rank method, float64 [101]."""
     ordered = values.flatten().sort().values
     ranks = -(-ordered.numel() * torch.arange(101) // 100)
     return ordered[(ranks - 1).clamp(min=0).to(ordered.device)].double()
@@ -83,17 +86,18 @@ def percentiles(values: Tensor) -> Tensor:
 def find_threshold(current: Iterable[Tensor], q: float = 90.0, over: str = POSITIVE) -> float:
     """Returns the firing threshold of one layer: the maximum over timesteps of a percentile.
 
-    Source: [IIR] section 4 takes the 90th percentile over all entries (`over="all"`). q = 100 is
-    the threshold balancing of [STDB]. That percentile is negative for a layer with mostly negative
-    currents, so the default takes the percentile over the positive entries.
+    Source: [IIR] section 4, which takes the 90th percentile over all entries (`over="all"`). This
+    percentile is negative for a layer with mostly negative currents, so by default only positive
+    entries are included. q = 100 is equivalent to threshold balancing [STDB].
 
     Args:
-        current: Input current [T, N, ...], or an iterable of one current [N, ...] per timestep.
+        current: Input current [T, N, ...], or an iterable that yields a current [N, ...] per
+            timestep.
         q: Percentile in (0, 100].
         over: "positive" or "all".
 
     Returns:
-        Threshold > 0, in units of the analog network's activation.
+        Threshold > 0, in units of the analog network's activations.
 
     Raises:
         ConversionError: The result is not positive.
@@ -119,15 +123,15 @@ def clip_thresholds(
 ) -> list[tuple[float, float]]:
     """Returns thresholds and spike amplitudes derived from the analog network's clipped ReLUs.
 
-    Source: [ULL] III-B, from the input currents of the analog network's layers. The paper takes
-    the percentiles over all currents (`search.over = "all"`).
+    Source: [ULL] III-B. Percentiles are computed from the input currents of the analog network. The
+    paper takes them over all currents (`search.over = "all"`).
 
     Args:
         analog: Network with clipped ReLUs and without batch normalization.
         images: Input [N, channels, height, width], float.
         timesteps: T of the spiking network.
-        search: With the method "clip", alpha = beta = 1; with "alpha_beta", `find_scales`
-            determines both.
+        search: Options of the search. The method "clip" uses alpha = beta = 1. The method
+            "alpha_beta" computes both with `find_scales`.
 
     Returns:
         Pairs (alpha * mu, alpha * beta * mu) of every hidden layer.
@@ -160,7 +164,7 @@ def clip_thresholds(
 
 
 def find_scales(percentiles: Tensor, mu: float, timesteps: int) -> tuple[float, float]:
-    """Returns the scaling factors of a layer's threshold, alpha, and of its spikes, beta.
+    """Returns the scaling factors alpha (threshold) and beta (spike amplitude) of a layer.
 
     Over T timesteps, a ReLU clipped at mu becomes a staircase of T steps, each alpha * mu / T wide
     and alpha * beta * mu / T high. Most inputs are small, so with few timesteps, the
@@ -171,7 +175,7 @@ def find_scales(percentiles: Tensor, mu: float, timesteps: int) -> tuple[float, 
     staircase over these percentiles. Ties are resolved in favor of alpha = beta = 1,
     then of the first candidate.
 
-    Source: [ULL] algorithm 1, with a table instead of three nested loops. An input p reaches
+    Source: [ULL] algorithm 1, vectorized instead of three nested loops. An input p reaches
     ceil(p / width) - 1 steps, at most T, because neurons fire only strictly above the threshold.
     The algorithm's third segment, p > mu, is never reached because the percentiles end at mu.
 
@@ -189,6 +193,8 @@ def find_scales(percentiles: Tensor, mu: float, timesteps: int) -> tuple[float, 
     staircase = tops * steps.sum(1) / timesteps
     betas = torch.arange(_BETAS, dtype=inputs.dtype, device=inputs.device) * _BETA_STEP
     loss = (inputs.sum() - staircase[:, None] * betas).abs()
-    loss[0, betas != 1.0] = torch.inf  # the search starts at alpha = 1 with beta = 1 only
+    loss[0, betas != 1.0] = (
+        torch.inf
+    )  # the first candidate, alpha = 1, is combined only with beta = 1
     best, beta = divmod(int(loss.argmin()), _BETAS)
     return float(tops[best] / mu), float(betas[beta])

@@ -1,4 +1,4 @@
-"""The analog network: a layer stack of ReLU units."""
+"""The analog network: a stack of layers with ReLU activations."""
 
 import torch
 from torch import Tensor, nn
@@ -8,19 +8,20 @@ from snn_rl.core.lif import MIN_THRESHOLD
 from snn_rl.core.networks.base import Network, head_outputs
 from snn_rl.core.networks.spec import NetworkSpec
 
-# Initial clip. [ULL] does not state the value; with He initialization activities are about 1, so
-# this one clips hardly any neuron before training.
+# Initial clipping threshold, which [ULL] does not state. With He initialization, activations are
+# about 1, so a threshold of 4 clips hardly any neuron before training.
 INITIAL_CLIP = 4.0
 
 
 class AnalogNetwork(Network):
-    """A network with a ReLU after every hidden layer, clipped if the spec says so.
+    """A network with a ReLU after every hidden layer, optionally clipped (`NetworkSpec.clip`).
 
     Args:
         spec: Layer stack.
 
     Attributes:
-        mu: Clip of every hidden layer, [hidden layers]; None without clips.
+        mu: Clipping threshold of every hidden layer, [hidden layers]. None if the ReLUs are not
+            clipped.
     """
 
     mu: nn.Parameter | None
@@ -31,7 +32,7 @@ class AnalogNetwork(Network):
         self.mu = nn.Parameter(torch.full((layers,), INITIAL_CLIP)) if spec.clip else None
 
     def activity(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """See `Network.activity`; T = 1 and the activity is the ReLU's output."""
+        """Returns the outputs and the ReLU activations, with T = 1, see `Network.activity`."""
         layers = []
 
         def fire(index: int, current: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ class AnalogNetwork(Network):
     def fire(self, index: int, current: Tensor) -> Tensor:
         """Returns the activity of a hidden layer: the ReLU, or clip(current, 0, mu).
 
-        The gradient of a clipped neuron goes to mu instead of to the current.
+        The gradient of a clipped neuron flows to mu instead of to the current.
 
         Source: [ULL] eq. 1.
         """
@@ -53,6 +54,6 @@ class AnalogNetwork(Network):
 
     @torch.no_grad()
     def clamp_(self) -> None:
-        """Keeps the clips above zero, see `Network.clamp_`."""
+        """Clamps the clipping thresholds to positive values, see `Network.clamp_`."""
         if self.mu is not None:
             self.mu.clamp_(min=MIN_THRESHOLD)

@@ -120,7 +120,7 @@ class Network(nn.Module):
         Exact networks use pixel values from 0 to 255.
 
         Args:
-            pixels: uint8 [N, channels, height, width], the newest frame last. Only the
+            pixels: uint8 [N, channels, height, width], with the newest frame last. Only the
                 newest channels are used, as many as the network's input has.
         """
         # change the memory layout while a pixel is still one byte
@@ -169,7 +169,7 @@ class Network(nn.Module):
         return *self.activity(x), state
 
     def clamp_(self) -> None:
-        """Projects the parameters into their valid ranges. Call it after every optimizer step."""
+        """Projects the parameters into their valid ranges. Required after every optimizer step."""
 
 
 def head_outputs(head: nn.Linear, x: Tensor) -> Tensor:

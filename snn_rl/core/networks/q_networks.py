@@ -1,4 +1,4 @@
-"""Q-networks of [IIR] A.5, registered networks, and layers spelled out in the name."""
+"""Q-networks of [IIR] A.5, registered networks, and networks named by their layers."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -11,7 +11,10 @@ _DENSE = re.compile(r"\d{1,6}")
 
 
 def cartpole(input_shape: ImageShape, actions: int, bias: bool = False) -> NetworkSpec:
-    """Returns the CartPole network: 16, 32 and 32 5x5 filters with stride 2, and a linear head.
+    """Returns the CartPole network.
+
+    The layers are three 5x5 convolutions with 16, 32, and 32 filters and stride 2, and a linear
+    head.
 
     Source: [IIR] A.5.1.
     """
@@ -21,8 +24,8 @@ def cartpole(input_shape: ImageShape, actions: int, bias: bool = False) -> Netwo
 def mnih(input_shape: ImageShape, actions: int, bias: bool = False) -> NetworkSpec:
     """Returns the Atari network of Mnih et al. (2015).
 
-    The layers are 32 8x8 filters with stride 4, 64 4x4 filters with stride 2, 64 3x3 filters with
-    stride 1, 512 units, and a linear head.
+    The layers are convolutions with 32 filters of 8x8 and stride 4, 64 of 4x4 and stride 2, and 64
+    of 3x3 and stride 1, then 512 units and a linear head.
 
     Source: [IIR] A.5.2.
     """
@@ -39,11 +42,14 @@ Q_NETWORKS: Registry[QNetworkBuilder] = Registry(
 
 
 def register_network(name: str, builder: QNetworkBuilder) -> None:
-    """Adds a Q-network under a name that the setting `network` accepts.
+    """Registers a Q-network under a name for the setting `network`.
 
     Args:
-        name: New name without a colon, otherwise a ValueError is raised.
+        name: New name, without a colon.
         builder: Function of (input_shape, actions, bias) that returns a `NetworkSpec`.
+
+    Raises:
+        ValueError: The name contains a colon or is registered already.
     """
     Q_NETWORKS.register(name, builder)
 
@@ -53,20 +59,22 @@ def q_network(name: str, input_shape: ImageShape, actions: int, bias: bool = Fal
 
     Args:
         name: Key of `Q_NETWORKS`, `module:function` of a builder (see `register_network`), or the
-            hidden layers: 32c8s4-64c4s2-512 stands for 32 8x8 filters with stride 4, 64 4x4
-            filters with stride 2, and 512 units.
+            hidden layers: 32c8s4-64c4s2-512 stands for convolutions with 32 filters of 8x8 and
+            stride 4 and 64 filters of 4x4 and stride 2, then 512 units.
         input_shape: (channels, height, width) of one observation.
         actions: Number of actions.
         bias: True if the layers have biases.
 
     Raises:
-        ValueError: The name is none of these, or the images are too small for the layers.
+        ValueError: The name is not valid, or the images are too small for the layers.
     """
     layers = [_spelled(word) for word in name.split("-")]
     if None in layers:
         spec = build_spec(Q_NETWORKS, name, input_shape, actions, bias=bias)
         if spec.batch_norm or spec.clip:
-            raise ValueError(f"network={name}: a Q-network has no batch normalization and no clips")
+            raise ValueError(
+                f"network={name}: Q-networks support neither batch norm nor clipped ReLUs"
+            )
         return spec
     spec = NetworkSpec(input_shape, tuple(filter(None, layers)), actions, bias)
     spec.connections()
@@ -80,7 +88,7 @@ def _spelled(word: str) -> Conv | Dense | None:
 
 
 def layers_name(layers: Sequence[object]) -> str:
-    """Returns the name by which `q_network` builds these hidden layers.
+    """Returns the name from which `q_network` builds the given hidden layers.
 
     Raises:
         ValueError: A layer is neither a dense layer nor a convolution without padding.

@@ -101,7 +101,7 @@ class SpikingNetwork(Network):
         return self.options.exact
 
     def activity(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """See `Network.activity`. The activity consists of the spikes of all timesteps."""
+        """Returns the outputs and the spikes of all timesteps, see `Network.activity`."""
         last, layers, _ = self._simulate(self._encode(x, self.timesteps), self.timesteps)
         mean = last.flatten(2).mean(0, dtype=self.head.weight.dtype)
         return head_outputs(self.head, mean), layers
@@ -133,7 +133,7 @@ class SpikingNetwork(Network):
             states = [state.detach() for state in states]
 
     def count(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """See `Network.count`; computed in windows of a few timesteps."""
+        """Counts spikes in windows of a few timesteps, see `Network.count`."""
         counts: list[Tensor] = []
         for so_far, layers in self.windows(x, WINDOW):
             outputs, now = so_far, [layer.sum(0) for layer in layers]
@@ -141,14 +141,14 @@ class SpikingNetwork(Network):
         return outputs, counts
 
     def initial_state(self, count: int) -> State:
-        """See `Network.initial_state`."""
+        """Returns the initial membrane potentials, see `Network.initial_state`."""
         if not self.options.carry_state:
             return []
         device = self.head.weight.device
         return [torch.zeros(count, *shape, device=device) for shape in self.spec.shapes()]
 
     def step(self, x: Tensor, state: State) -> tuple[Tensor, list[Tensor], State]:
-        """See `Network.step`."""
+        """Processes one image per environment, see `Network.step`."""
         if not self.options.carry_state:
             return super().step(x, state)
         outputs, layers, state = self.unroll(x.unsqueeze(0), state)
@@ -175,7 +175,7 @@ class SpikingNetwork(Network):
         return outputs.unflatten(0, x.shape[:2]), layers, membranes
 
     def clamp_(self) -> None:
-        """See `Network.clamp_`."""
+        """Projects thresholds and leaks into their valid ranges, see `Network.clamp_`."""
         for neuron in self.neurons:
             neuron.clamp_()
 

@@ -85,7 +85,7 @@ class Split(ABC):
             raise ValueError("augment=True needs a generator")
         if drop_last and batch_size > len(self):
             raise UserError(
-                f"a batch of {batch_size} images cannot be filled with {len(self)} images: use a "
+                f"the data set has {len(self)} images, fewer than one batch of {batch_size}: use a "
                 "smaller batch or more images"
             )
         if limit is not None and generator is not None:

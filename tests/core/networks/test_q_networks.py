@@ -155,7 +155,7 @@ def test_imported_networks_are_built(tmp_path, monkeypatch):
     assert q_network("own_q_networks:good", (1, 9, 9), 3, True) == expected
     for name, message in (
         ("swapped", "expected a NetworkSpec"),
-        ("clipped", "no batch normalization and no clips"),
+        ("clipped", "neither batch norm nor clipped ReLUs"),
         ("missing", "cannot be imported"),
     ):
         with pytest.raises(ValueError, match=f"network=own_q_networks:{name}: .*{message}"):

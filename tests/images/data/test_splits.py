@@ -95,7 +95,7 @@ def test_drop_last_drops_the_incomplete_batch(split, refused):
     assert [len(labels) for _, labels in batches] == [8, 8]
     everything = joined(split.batches(8, generator=seeded()))
     assert torch.equal(joined(batches)[0], everything[0][:16])
-    assert "a batch of 21 images cannot be filled" in refused(split.batches, 21, drop_last=True)
+    assert "fewer than one batch of 21" in refused(split.batches, 21, drop_last=True)
     assert len(list(split.batches(20, drop_last=True))) == 1
 
 
