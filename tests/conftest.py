@@ -1,12 +1,20 @@
 """Settings for the whole test run, and runs whose files a test writes."""
 
-from collections.abc import Callable
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch._dynamo  # the first optimizer imports it, which takes seconds in every process
 from hypothesis import HealthCheck, settings
 
 from snn_rl.chain import run_directory
@@ -22,6 +30,7 @@ from snn_rl.core.networks import (
 )
 from snn_rl.files.atomic import write_json
 from snn_rl.files.checkpoint import save_network
+from snn_rl.reports import figures
 
 # One thread: sums keep their order from machine to machine, and parallel runs do not fight.
 torch.set_num_threads(1)
@@ -53,6 +62,87 @@ def pytest_configure(config: pytest.Config) -> None:
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )
     settings.load_profile("fuzz")
+
+
+class Process:
+    """A child process that runs a function and has imported everything that the tests have.
+
+    A command starts within milliseconds in a forked process, and within seconds in a new one.
+    """
+
+    def __init__(self, function: Callable[[], object], files: Path, cwd: Path | None):
+        self._files = files / "stdout", files / "stderr"
+        self._status: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._run(function, cwd)
+
+    def _run(self, function: Callable[[], object], cwd: Path | None) -> None:
+        code: object = 1
+        try:
+            sys.stdout, sys.stderr = (open(file, "w", buffering=1) for file in self._files)  # noqa: SIM115
+            os.dup2(sys.stdout.fileno(), 1)
+            os.dup2(sys.stderr.fileno(), 2)
+            os.chdir(cwd or self._files[0].parent)
+            function()
+            code = 0
+        except SystemExit as stop:
+            code = 0 if stop.code is None else stop.code
+            if isinstance(code, str):
+                print(code, file=sys.stderr)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code if isinstance(code, int) else 1)
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self) -> subprocess.CompletedProcess[str]:
+        """Waits for the end. The return code is negative after a signal, as in `subprocess`."""
+        if self._status is None:
+            self._status = os.waitpid(self.pid, 0)[1]
+        code = os.waitstatus_to_exitcode(self._status)
+        out, err = (file.read_text() if file.exists() else "" for file in self._files)
+        return subprocess.CompletedProcess([], code, out, err)
+
+
+@pytest.fixture(scope="session")
+def fork(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Process]:
+    """Function (function, cwd) that starts a `Process`."""
+
+    def start(function: Callable[[], object], cwd: Path | None = None) -> Process:
+        return Process(function, tmp_path_factory.mktemp("process"), cwd)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def command(fork: Callable[..., Process]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Function (module, *arguments, cwd, env) that runs `python -m <module>` in a `Process`."""
+
+    def run(
+        module: str, *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        def main() -> None:
+            sys.argv = [module, *arguments]
+            sys.path.insert(0, os.getcwd())
+            os.environ.update(env or {})
+            # the module may have been imported by other tests
+            warnings.filterwarnings("ignore", ".* found in sys.modules", RuntimeWarning)
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+        return fork(main, cwd).wait()
+
+    return run
+
+
+@pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Omits the figures of reports, which take longer than a shrunken training."""
+    monkeypatch.setattr(figures, "save", lambda figure, path: None)
 
 
 @pytest.fixture

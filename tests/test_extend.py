@@ -1,9 +1,8 @@
 """The modules and commands of docs/extend.md, run in a folder of their own."""
 
-import os
 import re
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,20 +29,17 @@ def test_every_example_has_at_most_20_lines() -> None:
     assert len(COMMANDS) == 3
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=["surrogate", "network", "game"])
-def test_commands_run_with_the_user_s_modules(tmp_path: Path, command: str) -> None:
+@pytest.mark.usefixtures("without_figures")
+@pytest.mark.parametrize("words", COMMANDS, ids=["surrogate", "network", "game"])
+def test_commands_run_with_the_user_s_modules(
+    tmp_path: Path, command: Callable[..., subprocess.CompletedProcess[str]], words: str
+) -> None:
     for name, code in MODULES.items():
         (tmp_path / name).write_text(code)
-    done = subprocess.run(
-        [sys.executable, "-m", "snn_rl", *command.split(), *TINY],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "SDL_VIDEODRIVER": "dummy"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment = {"SDL_VIDEODRIVER": "dummy"}
+    done = command("snn_rl", *words.split(), *TINY, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     settings = read_settings(tmp_path / "run" / "T1")
-    chosen = dict(each.split("=") for each in command.split()[1:])
+    chosen = dict(each.split("=") for each in words.split()[1:])
     assert all(str(settings.get(key)) == value for key, value in chosen.items())
     assert load_network(tmp_path / "run" / "T1" / "network.safetensors")[0].spec.outputs > 1

@@ -8,10 +8,10 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,11 @@ from snn_rl.core.networks import AnalogNetwork, SpikingNetwork, SpikingOptions
 from snn_rl.core.networks.q_networks import cartpole
 from snn_rl.files.checkpoint import load_network, load_tensors, save_network
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 SMALL = [
     "env=CartPole-v1",
+    "network=4c8s8-8",
     "threads=1",
     "video=false",
     "episodes=1",
@@ -40,6 +43,7 @@ SMALL = [
     "rollout.n_envs=2",
     "rollout.cap=15",
     "dqn.steps=400",
+    "dqn.train_freq=4",
     "dqn.learning_starts=40",
     "dqn.batch_size=8",
     "dqn.buffer_size=200",
@@ -47,42 +51,13 @@ SMALL = [
     "dqn.epsilon_steps=150",
     "dqn.selection_games=2",
     "iir.steps=160",
+    "iir.train_freq=4",
     "iir.t1_steps=0",
     "iir.batch_size=8",
     "iir.conversion_samples=32",
     "T_start=2",
 ]
 STAGES = ("ann", "T2", "T1")
-
-# Runs the command and kills it with SIGKILL at the n-th file that it replaces: when half of the
-# temporary file is written, when all of it is written, or just after the renaming.
-KILLER = """
-import os, signal, sys
-moment, count = sys.argv[1], int(sys.argv[2])
-del sys.argv[1:3]
-real = os.replace
-def replace(source, target):
-    global count
-    count -= 1
-    if count == 0 and moment == "half":
-        os.truncate(source, os.path.getsize(source) // 2)
-    if count == 0 and moment != "after":
-        os.kill(os.getpid(), signal.SIGKILL)
-    real(source, target)
-    if count == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-os.replace = replace
-from snn_rl.chain import run_directory
-from snn_rl import train
-from snn_rl.agents import chain as agents_chain
-from snn_rl.configs.compose import run_command
-from snn_rl.configs.schema import Config
-run_command(Config, train.main, train.__doc__)
-"""
-
-
-def command(run_dir: Path, *extra: str) -> list[str]:
-    return [sys.executable, "-m", "snn_rl.train", *SMALL, f"run_dir={run_dir}", *extra]
 
 
 def run(run_dir: Path, *extra: str) -> None:
@@ -92,6 +67,29 @@ def run(run_dir: Path, *extra: str) -> None:
         run_command(Config, train.main, train.__doc__)
     finally:
         sys.argv = arguments
+
+
+def run_killed_at(moment: str, count: int, run_dir: Path, *extra: str) -> None:
+    """Runs the command and kills this process with SIGKILL at the n-th file that it replaces.
+
+    The moment is "half", when half of the temporary file is written, "before", when all of it is
+    written, or "after", just after the renaming.
+    """
+    real = os.replace
+
+    def replace(source: str, target: str) -> None:
+        nonlocal count
+        count -= 1
+        if count == 0 and moment == "half":
+            os.truncate(source, os.path.getsize(source) // 2)
+        if count == 0 and moment != "after":
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(source, target)
+        if count == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.replace = replace  # type: ignore[assignment]
+    run(run_dir, *extra)
 
 
 def refuse(capsys: pytest.CaptureFixture[str], run_dir: Path, *extra: str) -> str:
@@ -126,9 +124,9 @@ def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run_dir = tmp_path_factory.mktemp("runs") / "uninterrupted"
-    subprocess.run(command(run_dir), check=True, capture_output=True)
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, fork: Callable[..., Any]) -> Path:
+    run_dir: Path = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    assert fork(partial(run, run_dir)).wait().returncode == 0
     return run_dir
 
 
@@ -207,23 +205,19 @@ def test_spiking_stages_have_their_own_sticky_actions_and_selection_episodes(
     assert all(torch.equal(tensor, best[key]) for key, tensor in chosen.items())
 
 
-def test_ten_kills_leave_the_result_bit_identical(uninterrupted: Path, tmp_path: Path) -> None:
+def test_ten_kills_leave_the_result_bit_identical(
+    uninterrupted: Path, tmp_path: Path, fork: Callable[..., Any]
+) -> None:
     rng = random.Random(0)
     run_dir = tmp_path / "killed"
     # at a certain file: in the ANN stage, between stages, in a spiking stage
     for moment in ("half", "before", "after", "half", "before", "after"):
-        done = subprocess.run(
-            [sys.executable, "-c", KILLER, moment, str(rng.randint(2, 8)), *command(run_dir)[3:]],
-            capture_output=True,
-            check=False,
-        )
-        assert done.returncode == -signal.SIGKILL
+        killed = partial(run_killed_at, moment, rng.randint(2, 8), run_dir)
+        assert fork(killed).wait().returncode == -signal.SIGKILL
     # at a random time
     for _ in range(4):
-        process = subprocess.Popen(
-            command(run_dir), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        time.sleep(rng.uniform(3.0, 8.0))
+        process = fork(partial(run, run_dir))
+        time.sleep(rng.uniform(0.2, 1.5))
         process.kill()
         process.wait()
     run(run_dir)
@@ -399,7 +393,9 @@ def test_training_continues_from_a_given_network(uninterrupted: Path, tmp_path: 
     assert not torch.equal(one["head.weight"], other["head.weight"])
 
 
-def test_the_ann_is_fine_tuned_under_sticky_actions(uninterrupted: Path, tmp_path: Path) -> None:
+def test_the_ann_is_fine_tuned_under_sticky_actions(
+    uninterrupted: Path, tmp_path: Path, fork: Callable[..., Any]
+) -> None:
     extra = ["finetune.steps=160", "finetune.lr=1e-3", "finetune.selection_games=3"]
     extra += ["T_start=1", "iir.steps=40"]
     stages = ("ann-pretrained", "ann", "T1")
@@ -430,9 +426,8 @@ def test_the_ann_is_fine_tuned_under_sticky_actions(uninterrupted: Path, tmp_pat
 
     killed = tmp_path / "killed"
     shutil.copytree(uninterrupted / "ann", killed / "ann-pretrained")
-    words = [KILLER, "after", "4", *command(killed, *extra)[3:]]  # the first checkpoint
-    done = subprocess.run([sys.executable, "-c", *words], capture_output=True, check=False)
-    assert done.returncode == -signal.SIGKILL
+    first_checkpoint = fork(partial(run_killed_at, "after", 4, killed, *extra))
+    assert first_checkpoint.wait().returncode == -signal.SIGKILL
     assert not (killed / "ann" / "done.json").exists()
     run(killed, *extra)
     assert_same(expected, results(killed, stages))
@@ -456,6 +451,7 @@ def test_lr_steps_sets_the_learning_rate_independently_of_the_length(
 
 CARRIED = [
     "rollout.frame_stack=1",
+    "network=8c8s4-8c4s2",
     "T_start=1",
     "carry_state=true",
     "carry.steps=200",
@@ -464,7 +460,7 @@ CARRIED = [
 
 
 def test_a_carried_chain_with_a_teacher_of_more_frames_survives_kills(
-    uninterrupted: Path, tmp_path: Path
+    uninterrupted: Path, tmp_path: Path, fork: Callable[..., Any]
 ) -> None:
     extra = [*CARRIED, f"teacher={uninterrupted / 'ann' / 'network.safetensors'}"]
     run(tmp_path / "whole", *extra)
@@ -478,9 +474,8 @@ def test_a_carried_chain_with_a_teacher_of_more_frames_survives_kills(
     killed = tmp_path / "killed"
     run(killed, *extra[:-2], extra[-1], "carry_state=false")
     for moment, writes in (("half", 6), ("after", 2)):  # the first and the second checkpoint
-        words = [KILLER, moment, str(writes), *command(killed, *extra)[3:]]
-        done = subprocess.run([sys.executable, "-c", *words], capture_output=True, check=False)
-        assert done.returncode == -signal.SIGKILL
+        process = fork(partial(run_killed_at, moment, writes, killed, *extra))
+        assert process.wait().returncode == -signal.SIGKILL
         assert (killed / "T1-carried").exists()
         assert not (killed / "T1-carried" / "done.json").exists()
     run(killed, *extra)
@@ -495,7 +490,7 @@ def test_an_exact_stage_is_added_to_a_finished_chain(uninterrupted: Path, tmp_pa
     assert isinstance(float_network, SpikingNetwork) and isinstance(network, SpikingNetwork)
     assert_same(network.state_dict(), quantize(float_network).state_dict())
     assert notes["steps"] == notes["updates"] == 0
-    assert [row["name"] for row in notes["layers"]] == ["conv1", "conv2", "conv3"]
+    assert [row["name"] for row in notes["layers"]] == ["conv1", "fc1"]
     metrics = json.loads((tmp_path / "run" / "T1-exact" / "metrics.json").read_text())
     assert metrics["greedy"]["episodes"] == 1
     report = (tmp_path / "run" / "report.md").read_text()

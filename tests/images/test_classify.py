@@ -1,12 +1,15 @@
 """Tests of the classify command on a few images in folders."""
 
 import json
+import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,9 +24,11 @@ from snn_rl.files.checkpoint import load_network, load_tensors
 from snn_rl.images.chain import AT_ONE
 from snn_rl.images.data.datasets import open_dataset
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 SMALL = [
     "dataset=imagenet",
-    "image_size=32",
+    "image_size=16",
     "net=resnet8",
     "limit=40",
     "threads=1",
@@ -36,27 +41,6 @@ SMALL = [
     "precision=float32",
 ]
 STAGES = ("ann", "T2", "T1")
-
-# Runs the command and kills it with SIGKILL before or after the n-th replaced file
-KILLER = """
-import os, signal, sys
-count, after = int(sys.argv[1]), sys.argv[2] == "after"
-del sys.argv[1:3]
-real = os.replace
-def replace(source, target):
-    global count
-    count -= 1
-    if count == 0 and not after:
-        os.kill(os.getpid(), signal.SIGKILL)
-    real(source, target)
-    if count == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-os.replace = replace
-from snn_rl import classify as command
-from snn_rl.configs.image_schema import ClassifyConfig
-from snn_rl.configs.compose import run_command
-run_command(ClassifyConfig, command.main)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +72,23 @@ def run(data: Path, run_dir: Path, *extra: str) -> None:
         sys.argv = arguments
 
 
+def run_killed_at(count: int, moment: str, data: Path, run_dir: Path) -> None:
+    """Runs the command and kills this process before or after the n-th file that it replaces."""
+    real = os.replace
+
+    def replace(source: str, target: str) -> None:
+        nonlocal count
+        count -= 1
+        if count == 0 and moment == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(source, target)
+        if count == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.replace = replace  # type: ignore[assignment]
+    run(data, run_dir)
+
+
 def refuse(capsys: pytest.CaptureFixture[str], data: Path, run_dir: Path, *extra: str) -> str:
     """Returns the one-line error message of the command."""
     capsys.readouterr()
@@ -100,13 +101,11 @@ def refuse(capsys: pytest.CaptureFixture[str], data: Path, run_dir: Path, *extra
 
 
 @pytest.fixture(scope="module")
-def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run_dir = tmp_path_factory.mktemp("runs") / "finished"
-    subprocess.run(
-        [sys.executable, "-c", KILLER, "-1", "after", *SMALL, f"data={data}", f"run_dir={run_dir}"],
-        check=True,
-        capture_output=True,
-    )
+def finished(
+    data: Path, tmp_path_factory: pytest.TempPathFactory, fork: Callable[..., Any]
+) -> Path:
+    run_dir: Path = tmp_path_factory.mktemp("runs") / "finished"
+    assert fork(partial(run, data, run_dir)).wait().returncode == 0
     return run_dir
 
 
@@ -131,7 +130,7 @@ def test_weights_of_every_stage_are_scored_at_one_timestep(data, finished):
     trained, _ = load_network(finished / "T2" / "network.safetensors")
     at_one = SpikingNetwork(trained.spec, SpikingOptions(1))
     at_one.load_state_dict(trained.state_dict())
-    images, labels = next(open_dataset("imagenet", data, 32).test.batches(20))
+    images, labels = next(open_dataset("imagenet", data, 16).test.batches(20))
     with torch.no_grad():
         outputs, layers = at_one.eval().activity(images)
     found = json.loads((finished / "T2" / AT_ONE).read_text())
@@ -152,12 +151,9 @@ def test_weights_of_every_stage_are_scored_at_one_timestep(data, finished):
 
 
 @pytest.mark.parametrize(("count", "moment"), [(4, "before"), (5, "after"), (9, "before")])
-def test_a_killed_run_resumes_to_the_same_bits(data, finished, tmp_path, count, moment):
-    arguments = [*SMALL, f"data={data}", f"run_dir={tmp_path}"]
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLER, str(count), moment, *arguments], capture_output=True
-    )
-    assert killed.returncode == -signal.SIGKILL
+def test_a_killed_run_resumes_to_the_same_bits(data, finished, tmp_path, fork, count, moment):
+    process = fork(partial(run_killed_at, count, moment, data, tmp_path))
+    assert process.wait().returncode == -signal.SIGKILL
     assert not (tmp_path / "T1" / "done.json").exists()
     run(data, tmp_path)
     for name in STAGES:

@@ -78,7 +78,7 @@ def test_the_command_writes_the_requested_page(image_stage, tmp_path, monkeypatc
     image_stage("runs/seed0", "T2-converted", **{"iir.thresholds": "clip"})
     command(monkeypatch, "paper=ull", "figure=2", f"runs={tmp_path}")
     *left, path = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in left] == ["left out", "left out"]
+    assert [line.split(":")[0] for line in left] == ["missing", "missing"]
     assert path == f"{tmp_path}/paper/ull-figure2/README.md"
     command(monkeypatch, "paper=ull", "table=1", f"runs={tmp_path}")
     assert capsys.readouterr().out == f"{tmp_path}/paper/ull-table1/README.md\n"
