@@ -60,7 +60,7 @@ def test_analog_agent_learns_catch(ann: SpikingDQN, make_catch: MakeCatch) -> No
     assert score(ann, make_catch) >= NEAR_PERFECT
 
 
-@pytest.mark.parametrize("objective", ["distill", "td", "distill+td"])
+@pytest.mark.parametrize("objective", ["distill", "td"])
 def test_retrained_agent_with_one_timestep_is_as_good(
     ann: SpikingDQN, make_catch: MakeCatch, objective: str
 ) -> None:

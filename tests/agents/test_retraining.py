@@ -1,6 +1,7 @@
 """Conversion and retraining from Python, on Catch."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
-from snn_rl.agents import convert, iir, observe
+from snn_rl.agents import convert, iir, observe, retraining
 from snn_rl.core.networks import (
     AnalogNetwork,
     Conv,
@@ -82,7 +83,10 @@ def test_retraining_increases_the_agreement_with_the_teacher(
     assert agreement(agent.network) > agreement(convert(teacher, env, 1).network) + 0.1
 
 
-def test_agents_of_stable_baselines3_are_accepted(tmp_path: Path) -> None:
+def test_agents_of_stable_baselines3_are_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retraining, "observe", partial(observe, count=32, steps=40))
     env = make_env("CartPole-v1", n_envs=2, frame_stack=2)
     kwargs = {"features_extractor_kwargs": {"features_dim": 16}, "net_arch": []}
     dqn = DQN("CnnPolicy", env, buffer_size=10, policy_kwargs=kwargs, device="cpu", seed=0)
@@ -98,7 +102,7 @@ def test_agents_of_stable_baselines3_are_accepted(tmp_path: Path) -> None:
         agent.evaluate(episodes=1)
 
     dqn.save(tmp_path / "dqn")
-    agent = convert(tmp_path / "dqn.zip", "CartPole-v1", T=50)
+    agent = convert(tmp_path / "dqn.zip", "CartPole-v1", T=5)
     assert agent.network.spec.input_shape == (2, 40, 120)
     results = agent.evaluate(episodes=2)
     assert results.episodes == 2 and results.mean >= 1

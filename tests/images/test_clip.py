@@ -69,11 +69,18 @@ def test_contradictory_settings_are_rejected(refused, setting, message):
     assert re.search(message, refused(check_values, settings("dataset=cifar10", setting)))
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_the_chain_trains_clips_and_converts_with_them(tiny, tmp_path):
     """The converted thresholds are below the clips, and the amplitudes above the thresholds."""
     common = (
         *("dataset=cifar10", "preset=ull", "net=vgg5", "threads=1", "precision=float32"),
-        *("fit.epochs=2", "fit.batch_size=16", "iir.epochs=1", "iir.batch_size=16"),
+        *(
+            "fit.epochs=2",
+            "fit.batch_size=16",
+            "iir.epochs=1",
+            "iir.batch_size=16",
+            "iir.conversion_samples=4",
+        ),
         *(f"data={tiny('cifar10').write('bin', tmp_path / 'data')}", f"run_dir={tmp_path}"),
     )
     main(settings(*common))

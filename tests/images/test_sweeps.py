@@ -1,21 +1,18 @@
-"""Tests of sweeps with Hydra's launchers."""
+"""A sweep of image classification."""
 
-import os
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-import snn_rl
 
-
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
-def test_a_sweep_of_seeds(tmp_path: Path, launcher: str) -> None:
-    if launcher == "joblib":
-        pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="extra sweep is missing")
+@pytest.mark.usefixtures("without_figures")
+def test_a_sweep_of_seeds(
+    tmp_path: Path, command: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     random = np.random.default_rng(0)
     for half in ("train", "val"):
         for name in ("cat", "dog"):
@@ -26,15 +23,7 @@ def test_a_sweep_of_seeds(tmp_path: Path, launcher: str) -> None:
                 Image.fromarray(pixels).save(folder / f"{k}.png")
     settings = ["dataset=imagenet", "image_size=8", "net=vgg5", "T=1", "stages=none", "threads=1"]
     settings += ["fit.epochs=1", "fit.batch_size=2", "data=pictures", "seed=0,1"]
-    settings += [f"hydra/launcher={launcher}", *["hydra.launcher.n_jobs=2"] * (launcher != "basic")]
-    done = subprocess.run(
-        [sys.executable, "-m", "snn_rl.classify", "-m", *settings],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(snn_rl.__file__).parents[1])},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = command("snn_rl.classify", "-m", *settings, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for seed in (0, 1):
         assert (tmp_path / f"runs/imagenet-vgg5/seed{seed}/report.md").is_file()

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -224,6 +224,7 @@ def test_a_folder_without_runs_is_rejected(tmp_path: Path) -> None:
 
 SETTINGS = [
     *("env=CartPole-v1", "T=1", "stages=none", "threads=1", "video=false", "episodes=1"),
+    "network=4c8s8-8",
     *("rollout.cap=15", "rollout.n_envs=2", "checkpoint_steps=80", "dqn.steps=400"),
     *("dqn.learning_starts=40", "dqn.batch_size=8", "dqn.buffer_size=200"),
     *("dqn.selection_games=0", "dqn.target_return=null", "iir.conversion_samples=32"),
@@ -251,13 +252,10 @@ def training(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def finish(folder: Path, *arguments: str) -> None:
-    with training(folder, *arguments) as process:
-        output, _ = process.communicate(timeout=120)
-        assert process.returncode == 0, output
-
-
-def test_a_killed_sweep_resumes_with_the_same_command(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("without_figures")
+def test_a_killed_sweep_resumes_with_the_same_command(
+    tmp_path: Path, command: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="extra sweep is missing")
     states = [tmp_path / f"runs/CartPole-v1/seed{k}/ann/state.safetensors" for k in (0, 1)]
     with training(tmp_path, *SWEEP):
@@ -266,9 +264,12 @@ def test_a_killed_sweep_resumes_with_the_same_command(tmp_path: Path) -> None:
             time.sleep(0.02)
     assert any(path.exists() for path in states)  # killed after a checkpoint, before the end
     assert not all((path.parents[1] / "report.md").exists() for path in states)
-    finish(tmp_path, *SWEEP)
+    with training(tmp_path, *SWEEP) as process:
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output
 
-    finish(tmp_path, *SETTINGS, "seed=1", "run_dir=alone")
+    done = command("snn_rl.train", *SETTINGS, "seed=1", "run_dir=alone", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     for stage in ("ann", "T1-converted"):
         folders = (tmp_path / "runs/CartPole-v1/seed1", tmp_path / "alone")
         one, other = (load_tensors(f / stage / "network.safetensors")[0] for f in folders)
@@ -285,18 +286,23 @@ def test_a_killed_sweep_resumes_with_the_same_command(tmp_path: Path) -> None:
         ("dqn.lr=fast", ["dqn.lr", "fast", "Float"]),
     ],
 )
-def test_a_typo_in_a_sweep_is_one_line(mistake: str, words: list[str], tmp_path: Path) -> None:
-    with training(tmp_path, "-m", "env=CartPole-v1", "seed=0,1", mistake) as process:
-        output, _ = process.communicate(timeout=120)
-    assert process.returncode == 2
-    (line,) = [line for line in output.splitlines() if "error: " in line]
-    assert all(word in line for word in words)
-    assert "Traceback" not in output and not (tmp_path / "runs").exists()
+def test_a_typo_in_a_sweep_is_one_line(
+    mistake: str,
+    words: list[str],
+    tmp_path: Path,
+    command: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    arguments = ["-m", "env=CartPole-v1", "seed=0,1", mistake]
+    done = command("snn_rl.train", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ") and all(word in line for word in words)
+    assert not (tmp_path / "runs").exists()
 
 
-def test_a_sweep_of_bad_values_ends_with_one_line(tmp_path: Path) -> None:
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="extra sweep is missing")
-    with training(tmp_path, *SWEEP, "dqn.lr=-1") as process:
-        output, _ = process.communicate(timeout=120)
-    assert process.returncode != 0
-    assert "error: dqn.lr=-1" in output and "Traceback" not in output
+def test_a_sweep_of_bad_values_ends_with_one_line(
+    tmp_path: Path, command: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    done = command("snn_rl.train", "-m", "seed=0,1", *SETTINGS, "dqn.lr=-1", cwd=tmp_path)
+    assert done.returncode != 0
+    assert "error: dqn.lr=-1" in done.stderr and "Traceback" not in done.stderr
