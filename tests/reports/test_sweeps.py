@@ -1,13 +1,10 @@
 """Sweeps: statistics, report, and the command line that runs and resumes them."""
 
 import csv
-import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from snn_rl import report
+from snn_rl import report, train
 from snn_rl.chain.records import (
     Evaluation,
     Invocation,
@@ -25,7 +22,7 @@ from snn_rl.chain.records import (
     Trials,
     write_invocations,
 )
-from snn_rl.configs.compose import compose
+from snn_rl.configs.compose import compose, run_command
 from snn_rl.configs.schema import Config
 from snn_rl.envs import ATARI_IDS
 from snn_rl.files.atomic import write_json
@@ -229,44 +226,28 @@ SETTINGS = [
     *("dqn.learning_starts=40", "dqn.batch_size=8", "dqn.buffer_size=200"),
     *("dqn.selection_games=0", "dqn.target_return=null", "iir.conversion_samples=32"),
 ]
-SWEEP = ["-m", "seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *SETTINGS]
-
-
-@contextmanager
-def training(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """Runs the command in a folder, and kills it and its workers at the end."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "snn_rl.train", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.mark.usefixtures("without_figures")
 def test_a_killed_sweep_resumes_with_the_same_command(
-    tmp_path: Path, command: Callable[..., subprocess.CompletedProcess[str]]
+    tmp_path: Path, command: Command, fork: Callable[..., Any]
 ) -> None:
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="extra sweep is missing")
+    def sweep() -> None:
+        sys.argv = ["train", "-m", "seed=0,1", *SETTINGS]
+        run_command(Config, train.main, train.__doc__)
+
     states = [tmp_path / f"runs/CartPole-v1/seed{k}/ann/state.safetensors" for k in (0, 1)]
-    with training(tmp_path, *SWEEP):
-        deadline = time.monotonic() + 120
-        while not any(path.exists() for path in states) and time.monotonic() < deadline:
-            time.sleep(0.02)
-    assert any(path.exists() for path in states)  # killed after a checkpoint, before the end
-    assert not all((path.parents[1] / "report.md").exists() for path in states)
-    with training(tmp_path, *SWEEP) as process:
-        output, _ = process.communicate(timeout=120)
-        assert process.returncode == 0, output
+    process = fork(sweep, tmp_path)
+    deadline = time.monotonic() + 120
+    while not states[1].exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    # killed after a checkpoint of the second run, before its end
+    assert states[1].exists() and not (states[1].parents[1] / "report.md").exists()
+    done = fork(sweep, tmp_path).wait()
+    assert done.returncode == 0, done.stderr
 
     done = command("snn_rl.train", *SETTINGS, "seed=1", "run_dir=alone", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -290,7 +271,7 @@ def test_a_typo_in_a_sweep_is_one_line(
     mistake: str,
     words: list[str],
     tmp_path: Path,
-    command: Callable[..., subprocess.CompletedProcess[str]],
+    command: Command,
 ) -> None:
     arguments = ["-m", "env=CartPole-v1", "seed=0,1", mistake]
     done = command("snn_rl.train", *arguments, cwd=tmp_path)
@@ -300,9 +281,7 @@ def test_a_typo_in_a_sweep_is_one_line(
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_sweep_of_bad_values_ends_with_one_line(
-    tmp_path: Path, command: Callable[..., subprocess.CompletedProcess[str]]
-) -> None:
+def test_a_sweep_of_bad_values_ends_with_one_line(tmp_path: Path, command: Command) -> None:
     done = command("snn_rl.train", "-m", "seed=0,1", *SETTINGS, "dqn.lr=-1", cwd=tmp_path)
     assert done.returncode != 0
     assert "error: dqn.lr=-1" in done.stderr and "Traceback" not in done.stderr
