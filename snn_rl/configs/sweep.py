@@ -72,7 +72,7 @@ def launch(
         return True
 
     try:
-        with hydra.initialize_config_module("snn_rl.configs", version_base="1.3"):
+        with hydra.initialize_config_module("snn_rl.configs", "snn_rl", version_base="1.3"):
             config = hydra.compose("sweep", list(launcher), return_hydra_config=True)
             context = HydraContext(GlobalHydra.instance().config_loader(), Callbacks())
     except MissingConfigException as error:
