@@ -43,7 +43,7 @@ from snn_rl.chain.records import (
 from snn_rl.chain.stages import PRETRAINED, Stage
 from snn_rl.configs.compose import run_command
 from snn_rl.configs.schema import Config
-from snn_rl.files.atomic import write_json
+from snn_rl.files.atomic import disk_errors, make_directory, sync_directory, write_json
 from snn_rl.files.checkpoint import load_network, save_network
 from snn_rl.reports.gameplay import Episode, record_video
 from snn_rl.reports.model_card import GAME, write_card
@@ -84,7 +84,7 @@ def refuse_played_seeds(run: Path, trials: Trials) -> None:
 def replacing(target: Path) -> Iterator[Path]:
     """Yields a new folder that replaces the target when the block ends without an error."""
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(target.parent)
         for leftover in target.parent.glob(f".{target.name}.*.tmp"):  # left by killed commands
             shutil.rmtree(leftover)
         name = tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
@@ -96,14 +96,16 @@ def replacing(target: Path) -> Iterator[Path]:
         new.mkdir()
         yield new
         before = aside / "before"
-        if target.exists():
-            target.rename(before)
-        try:
-            new.rename(target)
-        except OSError:
-            if before.exists():
-                before.rename(target)
-            raise
+        with disk_errors(target):
+            if target.exists():
+                target.rename(before)
+            try:
+                new.rename(target)
+            except OSError:
+                if before.exists():
+                    before.rename(target)
+                raise
+            sync_directory(target.parent)
     finally:
         shutil.rmtree(aside)
 

@@ -11,11 +11,12 @@ import pytest
 import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tqdm import tqdm
 
 import snn_rl
 from snn_rl.agents import plan
 from snn_rl.agents.checks import check_values
-from snn_rl.configs.compose import compose, is_sweep, run_command
+from snn_rl.configs.compose import compose, is_sweep, print_error, run_command
 from snn_rl.configs.image_schema import ClassifyConfig
 from snn_rl.configs.schema import Config
 from snn_rl.configs.setting import settings_of
@@ -232,3 +233,11 @@ def test_a_sweep_runs_the_command_with_every_combination(
     seen: list[tuple[int, int, str]] = []
     run_command(Config, lambda config: seen.append((config.seed, config.T, config.network)))
     assert seen == [(seed, T, "cartpole") for seed in (1, 2) for T in (1, 5)]
+
+
+def test_an_error_starts_below_the_progress_bars(capsys: pytest.CaptureFixture[str]) -> None:
+    bar = tqdm(total=3, desc="ann")
+    bar.update()
+    print_error(UserError("the disk is full"))
+    assert capsys.readouterr().err.endswith("\nerror: the disk is full\n")
+    assert bar.disable, "the bar is closed"

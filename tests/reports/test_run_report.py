@@ -371,6 +371,13 @@ def test_a_stage_in_training_is_only_in_the_learning_curve(tmp_path):
     assert "| T4 |" not in section(text, "Layers")
 
 
+def test_missing_training_episodes_are_named(tmp_path):
+    build_run(tmp_path, ["ann", "T5", "T12-converted"])
+    (tmp_path / "T5" / "state.safetensors").unlink()
+    learning = section(write_report(tmp_path).read_text(), "Learning")
+    assert "**Missing, with state.safetensors:** T5." in learning
+
+
 def test_the_ann_alone(tmp_path):
     text = write_report(build_run(tmp_path, ["ann"])).read_text()
     assert text.splitlines()[2].startswith("**ANN scores ")
