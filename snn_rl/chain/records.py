@@ -31,7 +31,7 @@ from snn_rl.core.energy import spikes
 from snn_rl.core.networks import NetworkSpec
 from snn_rl.files.atomic import read_json, write_json
 from snn_rl.files.checkpoint import load_tensors
-from snn_rl.utils.errors import UserError
+from snn_rl.utils.errors import UserError, one_line
 
 GREEDY, STICKY = "greedy", "sticky"
 _LARGEST = 1e18  # of the numbers in all files
@@ -570,7 +570,8 @@ def record_invocation(directory: Path, config: Any, launcher: str = "python -m")
         old = before[-1].versions
         changes = [f"{k} {old[k]}, now {v}" for k, v in now.versions.items() if old.get(k, v) != v]
         if changes:
-            print(f"note: {directory} was made with {'; '.join(changes)}. Results may differ")
+            made = f"{directory} was made with {'; '.join(changes)}"
+            print(one_line(f"note: {made}. Results may differ"))
     write_invocations(directory, [*(before or []), now])
 
 

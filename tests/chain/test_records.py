@@ -228,12 +228,14 @@ def test_another_version_of_a_package_is_noted(
     record_invocation(tmp_path, Config())
     assert capsys.readouterr().out == ""
     (first, second) = read_invocations(tmp_path)
-    older = replace(second, versions=second.versions | {"torch": "2.0.0", "snn_rl": "0.0.9"})
+    older = replace(
+        second, versions=second.versions | {"torch": "2.0.0\x1b[31m", "snn_rl": "0.0.9"}
+    )
     write_invocations(tmp_path, [first, older])
     record_invocation(tmp_path, Config())
     assert capsys.readouterr().out == (
-        f"note: {tmp_path} was made with snn_rl 0.0.9, now {snn_rl.__version__}; torch 2.0.0, now "
-        f"{version('torch')}. Results may differ\n"
+        f"note: {tmp_path} was made with snn_rl 0.0.9, now {snn_rl.__version__}; torch "
+        f"2.0.0\\x1b[31m, now {version('torch')}. Results may differ\n"
     )
     write_invocations(tmp_path, [replace(older, versions={})])  # an old run
     record_invocation(tmp_path, Config())
