@@ -37,7 +37,7 @@ from snn_rl.core.conversion import quantize
 from snn_rl.core.networks import Conv, Dense, NetworkSpec, SpikingNetwork, SpikingOptions
 from snn_rl.event import network as event
 from snn_rl.event.network import EventNetwork
-from snn_rl.files.atomic import read_json, write_json
+from snn_rl.files.atomic import read_json
 from snn_rl.files.checkpoint import load_network, load_tensors, save_network, save_tensors
 from snn_rl.files.importing import load_any
 from snn_rl.formats.event import event_network
@@ -83,8 +83,8 @@ def damaged(draw: st.DrawFn, content: bytes) -> bytes:
 VALUES = st.sampled_from(
     [
         *(None, True, 0, 1, -1, 2, 7, 10**8, 10**30, 0.5, -1e30, float("inf"), float("nan")),
-        *("", "1", "40000", "a\x1b[31m\n", "x" * 5_000, "module:function", "../x"),
-        *([], [[]], [-1], [1, 2, 3], [10**6] * 3, {}, {"a": 1}, [{}] * 20, ["x"] * 5_000),
+        *("", "1", "40000", "a\x1b[31m\n", "x" * 3_000, "module:function", "../x"),
+        *([], [[]], [-1], [1, 2, 3], [10**6] * 3, {}, {"a": 1}, [{}] * 20, ["x"] * 20),
     ]
 )
 
@@ -139,7 +139,7 @@ def replaced(draw: st.DrawFn, arrays: dict[str, Any], others: st.SearchStrategy[
         elif action == "add":
             content[other] = draw(others)
         elif action == "type" and name in content and isinstance(content[name], np.ndarray):
-            content[name] = content[name].astype(draw(st.sampled_from(TYPES)))
+            content[name] = np.zeros(content[name].shape, draw(st.sampled_from(TYPES)))
         else:
             content[name] = draw(others)
     return content
@@ -239,7 +239,7 @@ def test_settings_of_a_stage(stage: Path, data: st.DataObject) -> None:
         used = ("env", "network", "bias", *(key for key in settings if key.startswith("rollout.")))
         part = data.draw(changed({key: settings[key] for key in used}))
         rest = {key: value for key, value in settings.items() if key not in used}
-        write_json(stage / SETTINGS, rest | part)
+        (stage / SETTINGS).write_text(json.dumps(rest | part))
     check(lambda: load_agent(stage, "cpu"))
 
 
