@@ -102,11 +102,11 @@ def test_files_of_other_libraries_are_loaded(tmp_path: Path) -> None:
         ("network", "nonsense", "network=nonsense: must be one of"),
         ("network", "40000", "does not fit"),
         ("bias", "yes", "bias: expected bool"),
-        ("rollout.frame_stack", "3", "invalid setting rollout.frame_stack: expected int"),
+        ("rollout.frame_stack", "3", "rollout.frame_stack: expected int"),
         ("rollout.frame_stack", 0, "frame_stack=0: must be between 1 and 32"),
         ("rollout.frame_stack", 32, "the network takes 3 channels"),
         ("rollout.frames", "none", "frames=none: must be one of"),
-        ("rollout.cap", None, "invalid setting rollout.cap"),
+        ("rollout.cap", None, "rollout.cap: expected int"),
     ],
 )
 def test_changed_settings_of_a_stage_are_rejected(
