@@ -17,7 +17,7 @@ from snn_rl.chain.stages import ANN, Stage
 from snn_rl.configs.compose import compose
 from snn_rl.configs.schema import Config
 from snn_rl.core.conversion.thresholds import PERCENTILE, SEARCH
-from snn_rl.papers.page import FIGURE, TABLE, Compared, Page, RunRow, differences, reproduces
+from snn_rl.papers.page import FIGURE, MAKERS, TABLE, Compared, Page, RunRow, differences
 from snn_rl.papers.runs import AgentRun, PaperSettings, decisive, read_agents, train_command
 from snn_rl.papers.tables import AccuracyTable, Cell, accuracy_rows
 from snn_rl.reports import panels
@@ -27,6 +27,7 @@ from snn_rl.utils.errors import UserError
 CARTPOLE, PONG = "CartPole-v1", "PongNoFrameskip-v4"
 CONVERTED = "T100-converted"
 RETURNS = "returns.csv"
+_composed = cache(compose)
 _GAMES = {CARTPOLE: "CartPole", PONG: "Pong"}
 
 # Source: the numbers in the text of [IIR], section 5 "Reinforcement learning" (20 trials) and
@@ -259,7 +260,7 @@ class AgentFigure:
             Compared(
                 _GAMES[env],
                 decisive(each.stage, each.settings),
-                plan.stage_settings(_paper(env), Stage.parse(name)),
+                plan.stage_settings(_composed(Config, (f"env={env}", "preset=paper")), each.stage),
             )
             for env, name, stages in self.shown
             for each in stages.values()
@@ -302,11 +303,6 @@ class AgentFigure:
         return csv_text(head, rows)
 
 
-@cache
-def _paper(env: str) -> Config:
-    return compose(Config, [f"env={env}", "preset=paper"])
-
-
 def _label(name: str) -> str:
     return "T100, converted" if name == CONVERTED else Stage.parse(name).label
 
@@ -339,7 +335,6 @@ def _score(values: tuple[float, float] | None) -> str:
 _NETWORKS = (ANN, "T1", "T3", "T5")
 
 
-@reproduces("iir", FIGURE, 3)
 def returns_and_spikes(folder: Path) -> Page:
     """Figure 3: returns on CartPole and Pong, and the spikes of every layer."""
     figure = AgentFigure(folder, {CARTPOLE: _NETWORKS, PONG: _NETWORKS}, training=False)
@@ -353,7 +348,6 @@ def returns_and_spikes(folder: Path) -> Page:
     )
 
 
-@reproduces("iir", FIGURE, 5)
 def training_on_cartpole(folder: Path) -> Page:
     """Figure 5: training on CartPole."""
     figure = AgentFigure(folder, {CARTPOLE: _NETWORKS}, training=True)
@@ -365,7 +359,6 @@ def training_on_cartpole(folder: Path) -> Page:
     )
 
 
-@reproduces("iir", FIGURE, 6)
 def training_on_pong(folder: Path) -> Page:
     """Figure 6: training on Pong, and conversion without training."""
     figure = AgentFigure(folder, {PONG: (ANN, "T5", "T3", "T1", CONVERTED)}, training=True)
@@ -376,6 +369,11 @@ def training_on_pong(folder: Path) -> Page:
         3,
         [*figure.training_panels(), figure.rate_panel(PONG, CONVERTED)],
     )
+
+
+MAKERS["iir", FIGURE, 3] = returns_and_spikes
+MAKERS["iir", FIGURE, 5] = training_on_cartpole
+MAKERS["iir", FIGURE, 6] = training_on_pong
 
 
 # tables of classification accuracy
@@ -416,52 +414,43 @@ _TABLE_1 = [
     ("resnet20", "cifar100", (65.90, 65.57, 65.37, 65.16, 64.86, 63.30)),
     ("vgg16", "imagenet", (70.08, 69.05, 69.03, 69.01, 68.62, 67.71)),
 ]
-reproduces("iir", TABLE, 1)(
-    AccuracyTable(
-        _PAPER,
-        "Top-1 accuracy of the ANN and of T timesteps, each network initialized from the previous "
-        "one.",
-        ["network", "data", "ANN", *_CHAIN],
-        accuracy_rows(_TABLE_1, {ANN: _ANALOG, **dict.fromkeys(_CHAIN, _TRAINED)}),
-    )
+MAKERS["iir", TABLE, 1] = AccuracyTable(
+    _PAPER,
+    "Top-1 accuracy of the ANN and of T timesteps, each network initialized from the previous one.",
+    ["network", "data", "ANN", *_CHAIN],
+    accuracy_rows(_TABLE_1, {ANN: _ANALOG, **dict.fromkeys(_CHAIN, _TRAINED)}),
 )
-reproduces("iir", TABLE, 3)(
-    AccuracyTable(
-        _PAPER,
-        "One timestep compared with networks of binary activations. The VGG6 rows are from table "
-        "1. The paper's other networks are from other papers.",
-        ["network", "data", "accuracy"],
-        [
-            [f"{name}, {net['net']}", "cifar10", Cell(value, stage, {**net, **settings})]
-            for net, published in ((_VGG16, 93.05), (_VGG6, 89.10))
-            for name, value, stage, settings in (
-                ("T1", published, "T1", _TRAINED),
-                ("binary activations from scratch", None, "T1-scratch", _SCRATCH),
-            )
-        ],
-    )
+MAKERS["iir", TABLE, 3] = AccuracyTable(
+    _PAPER,
+    "One timestep compared with networks of binary activations. The VGG6 rows are from table "
+    "1. The paper's other networks are from other papers.",
+    ["network", "data", "accuracy"],
+    [
+        [f"{name}, {net['net']}", "cifar10", Cell(value, stage, {**net, **settings})]
+        for net, published in ((_VGG16, 93.05), (_VGG6, 89.10))
+        for name, value, stage, settings in (
+            ("T1", published, "T1", _TRAINED),
+            ("binary activations from scratch", None, "T1-scratch", _SCRATCH),
+        )
+    ],
 )
-reproduces("iir", TABLE, 4)(
-    AccuracyTable(
-        _PAPER,
-        "VGG6 on CIFAR-10: timesteps reduced gradually (g), or trained directly from the ANN (d).",
-        ["T", "VGG6 g", "VGG6 d"],
-        _columns(
-            ("", {**_VGG6, **_TRAINED}, (90.61, 90.52, 90.40, 90.05, 89.10)),
-            ("-direct", {**_VGG6, **_TRAINED}, (90.15, 90.08, 89.91, 89.35, 88.64)),
-        ),
-    )
+MAKERS["iir", TABLE, 4] = AccuracyTable(
+    _PAPER,
+    "VGG6 on CIFAR-10: timesteps reduced gradually (g), or trained directly from the ANN (d).",
+    ["T", "VGG6 g", "VGG6 d"],
+    _columns(
+        ("", {**_VGG6, **_TRAINED}, (90.61, 90.52, 90.40, 90.05, 89.10)),
+        ("-direct", {**_VGG6, **_TRAINED}, (90.15, 90.08, 89.91, 89.35, 88.64)),
+    ),
 )
-reproduces("iir", TABLE, 5)(
-    AccuracyTable(
-        _PAPER,
-        "VGG16 from an ANN with batch norm (bn) or without (nbn).",
-        ["T", "CIFAR-10 bn", "CIFAR-10 nbn", "CIFAR-100 bn", "CIFAR-100 nbn"],
-        _columns(
-            ("", {**_VGG16, **_TRAINED}, (93.90, 93.87, 93.85, 93.72, 93.05)),
-            ("", {**_VGG16, **_WITHOUT_BN}, (92.15, 91.95, 91.90, 91.88, 91.03)),
-            ("", {**_VGG16_100, **_TRAINED}, (71.58, 71.51, 71.46, 71.43, 70.15)),
-            ("", {**_VGG16_100, **_WITHOUT_BN}, (69.86, 69.84, 69.76, 69.30, 67.76)),
-        ),
-    )
+MAKERS["iir", TABLE, 5] = AccuracyTable(
+    _PAPER,
+    "VGG16 from an ANN with batch norm (bn) or without (nbn).",
+    ["T", "CIFAR-10 bn", "CIFAR-10 nbn", "CIFAR-100 bn", "CIFAR-100 nbn"],
+    _columns(
+        ("", {**_VGG16, **_TRAINED}, (93.90, 93.87, 93.85, 93.72, 93.05)),
+        ("", {**_VGG16, **_WITHOUT_BN}, (92.15, 91.95, 91.90, 91.88, 91.03)),
+        ("", {**_VGG16_100, **_TRAINED}, (71.58, 71.51, 71.46, 71.43, 70.15)),
+        ("", {**_VGG16_100, **_WITHOUT_BN}, (69.86, 69.84, 69.76, 69.30, 67.76)),
+    ),
 )

@@ -46,23 +46,14 @@ Panels = Mapping[str, Drawing | None]  # by title; None if the numbers are missi
 
 @dataclass(frozen=True)
 class Wanted:
-    """Runs that one line, or one bar of every group, shows.
+    """Runs that one line, or one bar of every group, shows."""
 
-    Attributes:
-        label: Name in the figure.
-        stage: Pattern of the stages' names.
-        settings: Settings of the stages.
-        words: Settings of the command that makes the stages.
-        folder: Suffix of the folder of the command's run, behind the name of the ANN's folder.
-        like: Stage whose command gives the other words; None for the ANN.
-    """
-
-    label: str
-    stage: str
-    settings: Mapping[str, Any]
-    words: str
-    folder: str
-    like: ScoredStage | None = None
+    label: str  # name in the figure
+    stage: str  # pattern of the stages' names
+    settings: Mapping[str, Any]  # settings of the stages
+    words: str  # settings of the command that makes the stages
+    folder: str  # suffix of the folder of the command's run, behind the name of the ANN's folder
+    like: ScoredStage | None = None  # stage whose command gives the other words; None for the ANN
 
 
 Wants = Sequence[tuple[str, Sequence[Wanted]]]  # suffix of a part's name, and the runs to show
@@ -108,32 +99,22 @@ class Part:
         ]
 
 
+Printed = tuple[str, str, Callable[[Part], float | None]]  # name, the paper's text, our number
+
+
 @dataclass(frozen=True)
 class ImageFigure:
-    """Description of a figure.
-
-    Attributes:
-        paper: Settings of the paper.
-        shows: Content of the figure in the paper.
-        wanted: Function from a network to the parts of the figure about it.
-        values: Function from a stage to its quantities.
-        panels: Function from a part to its panels. Letters are put before their titles.
-        columns: Largest number of panels in a row.
-        printed: Numbers in the paper: name, text in the paper, and function from a part to our
-            number.
-        notes: Explanations of the numbers, and differences from the paper.
-        start: Words of a command that makes a first run.
-    """
+    """Description of a figure."""
 
     paper: runs.PaperSettings
-    shows: str
-    wanted: Callable[[ImageNetwork], Wants]
+    shows: str  # content of the figure in the paper
+    wanted: Callable[[ImageNetwork], Wants]  # parts of the figure about a network
     values: Callable[[ScoredStage], Values]
-    panels: Callable[[Part], Panels]
-    columns: int
-    printed: Sequence[tuple[str, str, Callable[[Part], float | None]]]
-    notes: Sequence[str]
-    start: str
+    panels: Callable[[Part], Panels]  # letters are put before their titles
+    columns: int  # maximum number of panels per row
+    printed: Sequence[Printed]  # numbers in the paper
+    notes: Sequence[str]  # explanations of the numbers, and differences from the paper
+    start: str  # words of a command that makes a first run
 
     def __call__(self, folder: Path) -> Page:
         """Makes the page from the runs in a folder."""
@@ -157,14 +138,11 @@ class ImageFigure:
                     drawn[f"{head}: {part.name}"] = draw
                 else:
                     missing.append(f"{part.name}: the numbers of panel {head} are missing")
-        used: list[ScoredStage] = []
-        methods: list[Mapping[str, Any]] = []
+        used: runs.Used = {}
         for part in parts:
-            of = {wanted.label: wanted.settings for wanted in part.wanted}
+            methods = {wanted.label: wanted.settings for wanted in part.wanted}
             for label, _, entry, _ in part.runs:
-                if entry not in used:
-                    used.append(entry)
-                    methods.append(of.get(label, {}))
+                used.setdefault(entry.directory, (entry, methods.get(label, {})))
         rows = [
             [name, published, *(number(ours(part), ".4g") for part in parts)]
             for name, published, ours in self.printed
@@ -182,7 +160,7 @@ class ImageFigure:
             self.shows,
             sections,
             runs.image_table(used, folder),
-            self.paper.compared([*zip(used, methods, strict=True)], scored),
+            self.paper.compared(used, scored),
             panels=drawn,
             columns=self.columns,
             data=(DATA, _csv(parts, folder)),
@@ -234,6 +212,11 @@ def spikes_by_layer(entry: ScoredStage) -> dict[str, float | None]:
     rates = entry.score.spike_rates
     total, neurons = entry.spikes
     return {SPIKES: total / neurons, **dict(zip(layers, rates, strict=True))}
+
+
+def accuracy(label: str, T: int | None = None) -> Callable[[Part], float | None]:
+    """Returns the function from a part to a label's mean accuracy, with any T or with one."""
+    return lambda part: part.mean(label, ACCURACY, T)
 
 
 def layer_panel(part: Part) -> Drawing:
@@ -308,13 +291,13 @@ def _unknown_training(part: Part) -> list[str]:
 # text
 
 
-def _number_section(part: Part, used: Sequence[ScoredStage]) -> str:
+def _number_section(part: Part, used: runs.Used) -> str:
     quantities = list(dict.fromkeys(key for *_, values in part.runs for key in values))
     rows = []
     for label, T in dict.fromkeys((label, T) for label, T, *_ in part.runs):
-        numbers = ", ".join(str(used.index(entry) + 1) for entry, _ in part.of(label, T))
+        numbers = runs.numbers((entry for entry, _ in part.of(label, T)), used)
         means = [number(part.mean(label, quantity, T), ".4g") for quantity in quantities]
-        rows.append([label, str(T or "–"), f"[{numbers}]", *means])
+        rows.append([label, str(T or "–"), numbers, *means])
     return f"### {escape(part.name)}\n\n" + table(["", "T", "runs", *quantities], rows)
 
 

@@ -1,10 +1,9 @@
 """Pages that reproduce a figure or a table of a paper from recorded runs.
 
-A figure or table is a function from the folder of all runs to a `Page`, registered by its paper,
-kind, and number:
+A figure or table is a function from the folder of all runs to a `Page`, registered in `MAKERS` by
+its paper, kind, and number:
 
-    @reproduces("iir", FIGURE, 3)
-    def returns_and_spikes(folder: Path) -> Page: ...
+    MAKERS["iir", FIGURE, 3] = returns_and_spikes
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,17 +14,7 @@ from typing import Any, NamedTuple
 from snn_rl.chain import run_directory
 from snn_rl.configs.schema import Config
 from snn_rl.files.atomic import write_text
-from snn_rl.reports.markdown import (
-    Markdown,
-    bullets,
-    code,
-    escape,
-    link,
-    listed,
-    page,
-    plain,
-    table,
-)
+from snn_rl.reports.markdown import bullets, code, escape, link, listed, page, plain, table
 from snn_rl.reports.panels import Drawing
 from snn_rl.utils.errors import UserError
 
@@ -83,46 +72,23 @@ def differences(stages: Iterable[Compared]) -> list[tuple[str, str, str, str]]:
 
 @dataclass(frozen=True)
 class Page:
-    """Content of a page.
+    """Content of a page."""
 
-    Attributes:
-        shows: Content of the figure or table in the paper.
-        sections: Paragraphs with the paper's numbers beside ours.
-        runs: Table of the runs.
-        compared: Settings of the stages shown, beside the paper's.
-        labels: Meaning of the labels in `compared`.
-        remarks: Differences from the paper that are not settings, and reasons.
-        panels: Functions that draw the panels of the figure, by title.
-        columns: Maximum number of panels per row.
-        data: Name and text of a data file with all values in the figure.
-        missing: Parts of the figure for which no run was found, each with the command that creates
-            the run.
-    """
-
-    shows: str
-    sections: Sequence[str]
+    shows: str  # content of the figure or table in the paper
+    sections: Sequence[str]  # paragraphs with the paper's numbers beside ours
     runs: RunTable
-    compared: Sequence[Compared] = ()
-    labels: str = "runs"
-    remarks: Sequence[str] = ()
-    panels: Mapping[str, Drawing] = field(default_factory=dict)
-    columns: int = 1
-    data: tuple[str, str] | None = None
+    compared: Sequence[Compared] = ()  # settings of the stages shown, beside the paper's
+    labels: str = "runs"  # meaning of the labels in `compared`
+    remarks: Sequence[str] = ()  # differences from the paper that are not settings, and reasons
+    panels: Mapping[str, Drawing] = field(default_factory=dict)  # drawing functions, by title
+    columns: int = 1  # maximum number of panels per row
+    data: tuple[str, str] | None = None  # name and text of a file with all values in the figure
+    # parts of the figure for which no run was found, with the commands that create the runs
     missing: Sequence[str] = ()
 
 
-Maker = Callable[[Path], Page]
-MAKERS: dict[Key, Maker] = {}
-
-
-def reproduces(paper: str, kind: str, number: int) -> Callable[[Maker], Maker]:
-    """Registers a function that creates the page of a figure or table of a paper in `TITLES`."""
-
-    def register(maker: Maker) -> Maker:
-        MAKERS[paper, kind, number] = maker
-        return maker
-
-    return register
+# Functions that create the pages, for the papers in `TITLES`
+MAKERS: dict[Key, Callable[[Path], Page]] = {}
 
 
 def requested(config: Config) -> Key | None:
@@ -169,7 +135,7 @@ def write_page(key: Key, folder: Path) -> tuple[Path, Sequence[str]]:
         from snn_rl.reports import figures  # imports matplotlib
 
         figures.save(figures.grid(made.panels, made.columns), target / PICTURE)
-        picture = "!" + link(Markdown(" | ".join(map(escape, made.panels))), PICTURE)
+        picture = f"![{' | '.join(map(escape, made.panels))}]({PICTURE})"
     if made.data is not None:
         name, text = made.data
         write_text(target / name, text)

@@ -66,6 +66,7 @@ def _with_pretraining(pretrained: StageResult, ann: StageResult) -> StageResult:
 
 _CHAIN = [stage.name for stage in schedule(ChainOptions(T=1))]
 _SOURCES = {name: tuple(_CHAIN[:i]) for i, name in enumerate(_CHAIN)}  # in [IIR]'s chain
+_composed = cache(compose)
 _DEPTHS = ("*", "*/*")  # where runs are searched
 # settings in which otherwise equal ANNs may differ
 _INCIDENTAL = ("seed", "threads", "bf16", "workers")
@@ -135,17 +136,11 @@ class ScoredStage(ImageResult):
 
 @dataclass(frozen=True)
 class ImageNetwork:
-    """ANNs of several seeds with the same settings, and the spiking stages that belong to them.
+    """ANNs of several seeds with the same settings, and the spiking stages that belong to them."""
 
-    Attributes:
-        name: Network and dataset.
-        analogs: ANNs.
-        stages: Stages that started from one of the ANNs, and stages without an ANN that have the
-            same layers and images.
-    """
-
-    name: str
-    analogs: Sequence[ScoredStage]
+    name: str  # network and dataset
+    analogs: Sequence[ScoredStage]  # ANNs
+    # stages that started from one of the ANNs, or without an ANN with the same layers and images
     stages: Sequence[ScoredStage]
 
 
@@ -247,35 +242,33 @@ def decisive(stage: Stage, settings: Mapping[str, Any]) -> Mapping[str, Any]:
     }
 
 
-# Stages in a page, numbered from 1, and the settings that define the method of their cell or line
-Used = Sequence[tuple[ScoredStage, Mapping[str, Any]]]
+# Stages in a page by directory, in the order of their numbers in the table of runs, each with the
+# settings that define the method of its cell or line
+Used = dict[Path, tuple[ScoredStage, Mapping[str, Any]]]
+
+
+def numbers(entries: Iterable[ScoredStage], used: Used) -> str:
+    """Returns the numbers of stages in the table of runs, in brackets."""
+    return f"[{', '.join(str([*used].index(entry.directory) + 1) for entry in entries)}]"
 
 
 @dataclass(frozen=True)
 class PaperSettings:
-    """Settings of the classifiers in a paper.
-
-    Attributes:
-        preset: Preset with the settings of the paper.
-        nets: Networks of a figure; () for a table, which names its networks.
-        datasets: Datasets of a figure, see `nets`.
-    """
+    """Settings of the classifiers in a paper."""
 
     preset: str
-    nets: Sequence[str] = ()
-    datasets: Sequence[str] = ()
+    nets: Sequence[str] = ()  # networks of a figure; () for a table, which names its networks
+    datasets: Sequence[str] = ()  # datasets of a figure, see `nets`
 
     def compared(self, used: Used, scored: Sequence[ScoredStage]) -> list[Compared]:
-        """Returns the settings of the numbered stages, and of their ANNs, beside the paper's.
-
-        `scored` has all stages, among which the ANNs are searched.
-        """
+        """Returns the settings of stages, and of their ANNs among `scored`, beside the paper's."""
         anns, compared = anns_of(scored), []
-        for number, (entry, method) in enumerate(used, start=1):
+        for number, (entry, method) in enumerate(used.values(), start=1):
             analog = anns.get(entry.directory, entry)
             # the checksum of an ANN whose training is unknown
             ours = {**analog.settings, **entry.settings, "ann": analog.settings.get("ann")}
-            config = _settings_of(self.preset, self._of("net", entry), self._of("dataset", entry))
+            words = [f"{key}={self._of(key, entry)}" for key in ("net", "dataset")]
+            config = _composed(ClassifyConfig, (f"preset={self.preset}", *words))
             theirs = [stage_settings(config, "", each) for each in (Stage.parse(ANN), entry.stage)]
             paper = {**theirs[0], **theirs[1], **method}
             compared.append(Compared(str(number), decisive(entry.stage, ours), paper))
@@ -288,16 +281,11 @@ class PaperSettings:
         return own if own in choices or not choices else choices[0]
 
 
-@cache
-def _settings_of(preset: str, net: str, dataset: str) -> ClassifyConfig:
-    return compose(ClassifyConfig, [f"preset={preset}", f"net={net}", f"dataset={dataset}"])
-
-
-def image_table(entries: Sequence[ScoredStage], folder: Path) -> RunTable:
+def image_table(used: Used, folder: Path) -> RunTable:
     """Returns a page's table of runs, numbered from 1."""
     head = ["stage", "from", "accuracy", "epochs", "training images", "test images", "commands"]
     rows: list[RunRow] = []
-    for number, entry in enumerate(entries, start=1):
+    for number, (entry, _) in enumerate(used.values(), start=1):
         commands = dict.fromkeys(code(invocation.command) for invocation in entry.invocations)
         limit, images = entry.settings.get("limit") or "all", entry.score.images
         cells = [entry.name, ", ".join(entry.lineage) or "-", f"{entry.accuracy:.2f}"]

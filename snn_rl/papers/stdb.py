@@ -1,6 +1,6 @@
 """[STDB]: spikes before and after training, cost of training, and a table of accuracies."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -8,7 +8,7 @@ from snn_rl.chain import stages
 from snn_rl.core.conversion.thresholds import PERCENTILE, UNITY
 from snn_rl.papers import image_page as images
 from snn_rl.papers.image_page import ANN_LABEL, ImageFigure, Panels, Part, Values, Wanted, Wants
-from snn_rl.papers.page import FIGURE, TABLE, reproduces
+from snn_rl.papers.page import FIGURE, MAKERS, TABLE
 from snn_rl.papers.runs import CONVERSION, ImageNetwork, PaperSettings, ScoredStage, best
 from snn_rl.papers.tables import AccuracyTable, accuracy_rows
 from snn_rl.reports.panels import Bars, grouped_bars
@@ -87,38 +87,30 @@ def _spike_panels(part: Part) -> Panels:
     return {f"spikes ({before:.2f} %, {after:.2f} %)": images.layer_panel(part)}
 
 
-reproduces("stdb", FIGURE, 3)(
-    ImageFigure(
-        _PAPER,
-        "Spikes per neuron of every layer over 100 timesteps, of the converted network and of the "
-        "network trained by spike time; VGG16, 1,500 test images of CIFAR-10.",
-        _pairs,
-        _spikes,
-        _spike_panels,
-        columns=1,
-        printed=[
-            *(
-                (
-                    f"accuracy, {label} (%)",
-                    value,
-                    partial(Part.mean, label=label, quantity=images.ACCURACY),
-                )
-                for label, value in ((CONVERTED, "89.20"), (HYBRID, "91.87"))
-            ),
-            (
-                f"spikes over all layers, {CONVERTED} / {HYBRID}",
-                "1.5",
-                lambda part: part.ratio(images.SPIKES, CONVERTED, HYBRID),
-            ),
-        ],
-        notes=[
-            "Both networks have the same timesteps, ANN and settings of the conversion (iso "
-            "conditions, section 7). Their accuracies are in the title of the panel.",
-            "Spikes: summed over the timesteps, per neuron and image; over all hidden neurons in "
-            "the ratio. The spikes of the Poisson input are not included.",
-        ],
-        start=_START,
-    )
+MAKERS["stdb", FIGURE, 3] = ImageFigure(
+    _PAPER,
+    "Spikes per neuron of every layer over 100 timesteps, of the converted network and of the "
+    "network trained by spike time; VGG16, 1,500 test images of CIFAR-10.",
+    _pairs,
+    _spikes,
+    _spike_panels,
+    columns=1,
+    printed=[
+        (f"accuracy, {CONVERTED} (%)", "89.20", images.accuracy(CONVERTED)),
+        (f"accuracy, {HYBRID} (%)", "91.87", images.accuracy(HYBRID)),
+        (
+            f"spikes over all layers, {CONVERTED} / {HYBRID}",
+            "1.5",
+            lambda part: part.ratio(images.SPIKES, CONVERTED, HYBRID),
+        ),
+    ],
+    notes=[
+        "Both networks have the same timesteps, ANN and settings of the conversion (iso "
+        "conditions, section 7). Their accuracies are in the title of the panel.",
+        "Spikes: summed over the timesteps, per neuron and image; over all hidden neurons in "
+        "the ratio. The spikes of the Poisson input are not included.",
+    ],
+    start=_START,
 )
 
 
@@ -179,7 +171,7 @@ def _cost_panels(part: Part) -> Panels:
     return {"resources": draw if len(shown) > 1 else None}
 
 
-def _over_analog(quantity: str, label: str) -> tuple[str, str, Callable[[Part], float | None]]:
+def _over_analog(quantity: str, label: str) -> images.Printed:
     name, unit, spiking, analog = _COSTS[quantity]
     text = f"{spiking / analog:.4g} ({spiking} / {analog} {unit})"
     return f"{name}, {label} / ANN", text, lambda part: part.ratio(quantity, label, ANN_LABEL)
@@ -193,41 +185,39 @@ def _epochs_over_hybrid(part: Part) -> float | None:
     return images.quotient(scratch, hybrid)
 
 
-reproduces("stdb", FIGURE, 5)(
-    ImageFigure(
-        _PAPER,
-        "Time and memory of training and inference, divided by the ANN's, on a logarithmic scale: "
-        "the ANN, the spiking network trained from scratch, and the converted and trained network "
-        "(hybrid); VGG16, CIFAR-10, 100 timesteps, batches of 32, one 2080 Ti GPU.",
-        _trainings,
-        images.resources,
-        _cost_panels,
-        columns=1,
-        printed=[
-            *(_over_analog(cost, label) for cost in _COSTS for label in (FROM_SCRATCH, HYBRID)),
-            (
-                f"training as run, {FROM_SCRATCH} / {HYBRID}",
-                "–",
-                lambda part: images.quotient(_as_run(part, FROM_SCRATCH), _as_run(part, HYBRID)),
-            ),
-            (
-                f"training with the paper's epochs, {FROM_SCRATCH} / {HYBRID}",
-                '"one order of magnitude"',
-                _epochs_over_hybrid,
-            ),
-        ],
-        notes=[
-            "The paper's values are quotients of the numbers in appendix B, which are the same for "
-            "all spiking networks.",
-            "*As run*: time of all training that leads to a network, including the ANN's for the "
-            "hybrid. The time depends on the epochs and images of our stages. *With the paper's "
-            "epochs*: 250 for the ANN and from scratch, 250 + 20 for the hybrid, with our times "
-            "per image and all images.",
-            images.TIME_NOTE,
-            images.MEMORY_NOTE,
-        ],
-        start=_START,
-    )
+MAKERS["stdb", FIGURE, 5] = ImageFigure(
+    _PAPER,
+    "Time and memory of training and inference, divided by the ANN's, on a logarithmic scale: "
+    "the ANN, the spiking network trained from scratch, and the converted and trained network "
+    "(hybrid); VGG16, CIFAR-10, 100 timesteps, batches of 32, one 2080 Ti GPU.",
+    _trainings,
+    images.resources,
+    _cost_panels,
+    columns=1,
+    printed=[
+        *(_over_analog(cost, label) for cost in _COSTS for label in (FROM_SCRATCH, HYBRID)),
+        (
+            f"training as run, {FROM_SCRATCH} / {HYBRID}",
+            "–",
+            lambda part: images.quotient(_as_run(part, FROM_SCRATCH), _as_run(part, HYBRID)),
+        ),
+        (
+            f"training with the paper's epochs, {FROM_SCRATCH} / {HYBRID}",
+            '"one order of magnitude"',
+            _epochs_over_hybrid,
+        ),
+    ],
+    notes=[
+        "The paper's values are quotients of the numbers in appendix B, which are the same for "
+        "all spiking networks.",
+        "*As run*: time of all training that leads to a network, including the ANN's for the "
+        "hybrid. The time depends on the epochs and images of our stages. *With the paper's "
+        "epochs*: 250 for the ANN and from scratch, 250 + 20 for the hybrid, with our times "
+        "per image and all images.",
+        images.TIME_NOTE,
+        images.MEMORY_NOTE,
+    ],
+    start=_START,
 )
 
 
@@ -244,20 +234,18 @@ _TABLE_1 = [
     ("vgg16", "imagenet", 250, (69.35, 68.12, 62.73, 65.19)),
 ]
 
-reproduces("stdb", TABLE, 1)(
-    AccuracyTable(
-        PaperSettings("stdb"),
-        "The ANN, its conversion at 2,500 timesteps, its conversion at T with scaled thresholds, "
-        "and the network trained by spike time.",
-        ["network", "data", "T", "ANN", "T2500", "converted", "trained"],
-        accuracy_rows(
-            _TABLE_1,
-            {
-                stages.ANN: _ANALOG,
-                "T2500-converted": _UNSCALED,
-                "T{}-converted": _CONVERTED,
-                "T{}-direct": _TRAINED,
-            },
-        ),
-    )
+MAKERS["stdb", TABLE, 1] = AccuracyTable(
+    PaperSettings("stdb"),
+    "The ANN, its conversion at 2,500 timesteps, its conversion at T with scaled thresholds, "
+    "and the network trained by spike time.",
+    ["network", "data", "T", "ANN", "T2500", "converted", "trained"],
+    accuracy_rows(
+        _TABLE_1,
+        {
+            stages.ANN: _ANALOG,
+            "T2500-converted": _UNSCALED,
+            "T{}-converted": _CONVERTED,
+            "T{}-direct": _TRAINED,
+        },
+    ),
 )

@@ -54,7 +54,7 @@ class AccuracyTable:
     def __call__(self, folder: Path) -> Page:
         """Makes the page from the runs in a folder; cells without a run stay empty."""
         scored = runs.read_images(folder)
-        used: dict[Path, tuple[runs.ScoredStage, Mapping[str, Any]]] = {}
+        used: runs.Used = {}
         rows = [
             [cell if isinstance(cell, str) else _text(cell, scored, used) for cell in row]
             for row in self.rows
@@ -64,29 +64,24 @@ class AccuracyTable:
             "Published / ours, in percent of the test images. Ours is the mean over the runs in "
             "brackets, of the network at the end of the stage. –: missing.",
         ]
-        entries = [entry for entry, _ in used.values()]
-        if any(entry.own_chain for entry in entries):
+        if any(entry.own_chain for entry, _ in used.values()):
             sections.append(
                 f"{_OWN_CHAIN}: not from the paper's chain (T5 from the ANN, every other T from "
                 "T + 1), of which there is no run with as many images, but from the stages in the "
                 "column *from*."
             )
-        compared = self.paper.compared([*used.values()], scored)
-        return Page(self.shows, sections, runs.image_table(entries, folder), compared)
+        compared = self.paper.compared(used, scored)
+        return Page(self.shows, sections, runs.image_table(used, folder), compared)
 
 
-def _text(
-    cell: Cell,
-    scored: Sequence[runs.ScoredStage],
-    used: dict[Path, tuple[runs.ScoredStage, Mapping[str, Any]]],
-) -> str:
-    """Returns the text of a cell, and adds its stages to those in use, by directory."""
+def _text(cell: Cell, scored: Sequence[runs.ScoredStage], used: runs.Used) -> str:
+    """Returns the text of a cell, and adds its stages to those in use."""
     chosen = runs.best(e for e in scored if e.name == cell.stage and e.has(cell.settings))
     published = number(cell.published, ".2f")
     if not chosen:
         return f"{published} / –"
     for entry in chosen:
         used.setdefault(entry.directory, (entry, cell.settings))
-    numbers = ", ".join(str([*used].index(entry.directory) + 1) for entry in chosen)
     mark = _OWN_CHAIN if chosen[0].own_chain else ""
-    return f"{published} / **{mean(entry.accuracy for entry in chosen):.2f}**{mark} [{numbers}]"
+    ours = mean(entry.accuracy for entry in chosen)
+    return f"{published} / **{ours:.2f}**{mark} {runs.numbers(chosen, used)}"

@@ -1,6 +1,6 @@
 """[ULL]: conversion without training, resources, energy, and a table of accuracies."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -9,7 +9,7 @@ from snn_rl.core.conversion.thresholds import ALPHA_BETA, CLIP, PERCENTILE, POSI
 from snn_rl.core.energy import INT32, energy, macs, operations
 from snn_rl.papers import image_page as images
 from snn_rl.papers.image_page import ANN_LABEL, ImageFigure, Panels, Part, Values, Wanted, Wants
-from snn_rl.papers.page import FIGURE, TABLE, reproduces
+from snn_rl.papers.page import FIGURE, MAKERS, TABLE
 from snn_rl.papers.runs import ImageNetwork, PaperSettings, ScoredStage
 from snn_rl.papers.tables import AccuracyTable, accuracy_rows
 from snn_rl.reports.panels import Drawing, grouped_bars, timestep_lines
@@ -20,11 +20,7 @@ T2, T3, HYBRID, OPTIMAL = "T2, [ULL]", "T3, [ULL]", "T5, hybrid", "T16, converte
 
 # the ANN of all figures, as in preset=ull
 _ANALOG = {"clip": True, "batch_norm": False, "pooling": "max", "pixels": "standard"}
-_CONVERTED = {
-    "iir.encoding": "direct",
-    "iir.threshold_scale": 1.0,
-    "iir.thresholds_from": None,
-}
+_CONVERTED = {"iir.encoding": "direct", "iir.threshold_scale": 1.0, "iir.thresholds_from": None}
 _SEARCH = {"iir.thresholds": ALPHA_BETA}
 _CLIPS = {"iir.thresholds": CLIP}
 _PERCENTILE = {"iir.thresholds": PERCENTILE}
@@ -79,56 +75,48 @@ def _accuracy_panels(part: Part) -> Panels:
     return {"conversion": draw}
 
 
-def _searched(part: Part, T: int) -> float | None:
-    return part.mean(SEARCHED, images.ACCURACY, T)
-
-
-reproduces("ull", FIGURE, 2)(
-    ImageFigure(
-        PaperSettings("ull", nets=("vgg16", "vgg11", "resnet20"), datasets=("cifar10",)),
-        "Accuracy against the number of timesteps of an ANN that is converted without training, "
-        "with thresholds from the trained clipping thresholds of its ReLUs and from the maximum "
-        "pre-activation (its reference [15]); VGG and ResNet networks on CIFAR-10.",
-        partial(_clipped, _CONVERSIONS),
-        images.scored_values,
-        _accuracy_panels,
-        columns=2,
-        printed=[
-            (
-                "accuracy, ANN (%)",
-                "90.76 and 91.10 (VGG11), 93.26 (VGG16), 93.07 (ResNet20)",
-                lambda part: part.mean(ANN_LABEL, images.ACCURACY),
-            ),
-            *(
-                (f"accuracy, T{T} by the {SEARCHED} (%)", published, partial(_searched, T=T))
-                for T, published in (
-                    (2, "65.82 (VGG11), 69.58 (VGG16), 61.96 (ResNet20)"),
-                    (3, "78.76 (VGG11), 85.06 (VGG16), 73.57 (ResNet20)"),
-                )
-            ),
-        ],
-        notes=[
-            "The paper prints no accuracy of this figure, and no number is read off its plot. The "
-            "accuracies above are from its table 1, CIFAR-10. The alpha-beta search is the paper's "
-            "own conversion, which this figure does not show. Without training, the search needs "
-            "12 timesteps where its reference [15] needs 16 (IV-B).",
-            "Our conversions have no bias shift of half a threshold / T, which the paper describes "
-            "for [15] and does not use itself (III-B). Our maximum pre-activation is the maximum "
-            "of the input currents with the layers before it already spiking, at one of "
-            "`iir.conversion_timesteps`. Whole spikes coincide there, so this maximum is higher "
-            "than the ANN's, which [15] uses.",
-        ],
-        start=_START,
-    )
+MAKERS["ull", FIGURE, 2] = ImageFigure(
+    PaperSettings("ull", nets=("vgg16", "vgg11", "resnet20"), datasets=("cifar10",)),
+    "Accuracy against the number of timesteps of an ANN that is converted without training, "
+    "with thresholds from the trained clipping thresholds of its ReLUs and from the maximum "
+    "pre-activation (its reference [15]); VGG and ResNet networks on CIFAR-10.",
+    partial(_clipped, _CONVERSIONS),
+    images.scored_values,
+    _accuracy_panels,
+    columns=2,
+    printed=[
+        (
+            "accuracy, ANN (%)",
+            "90.76 and 91.10 (VGG11), 93.26 (VGG16), 93.07 (ResNet20)",
+            images.accuracy(ANN_LABEL),
+        ),
+        *(
+            (f"accuracy, T{T} by the {SEARCHED} (%)", published, images.accuracy(SEARCHED, T))
+            for T, published in (
+                (2, "65.82 (VGG11), 69.58 (VGG16), 61.96 (ResNet20)"),
+                (3, "78.76 (VGG11), 85.06 (VGG16), 73.57 (ResNet20)"),
+            )
+        ),
+    ],
+    notes=[
+        "The paper prints no accuracy of this figure, and no number is read off its plot. The "
+        "accuracies above are from its table 1, CIFAR-10. The alpha-beta search is the paper's "
+        "own conversion, which this figure does not show. Without training, the search needs "
+        "12 timesteps where its reference [15] needs 16 (IV-B).",
+        "Our conversions have no bias shift of half a threshold / T, which the paper describes "
+        "for [15] and does not use itself (III-B). Our maximum pre-activation is the maximum "
+        "of the input currents with the layers before it already spiking, at one of "
+        "`iir.conversion_timesteps`. Whole spikes coincide there, so this maximum is higher "
+        "than the ANN's, which [15] uses.",
+    ],
+    start=_START,
 )
 
 
 # figures 3 and 4
 
 
-def _ratio(
-    name: str, published: str, quantity: str, over: str
-) -> tuple[str, str, Callable[[Part], float | None]]:
+def _ratio(name: str, published: str, quantity: str, over: str) -> images.Printed:
     return f"{name}, {over} / {T2}", published, lambda part: part.ratio(quantity, over, T2)
 
 
@@ -152,30 +140,28 @@ def _resource_panels(part: Part) -> Panels:
     }
 
 
-reproduces("ull", FIGURE, 3)(
-    ImageFigure(
-        _PAPER,
-        "(a) Time per epoch and (b) memory of training and inference: the ANN, the spiking "
-        "networks with 2 and 3 timesteps, and the hybrid training of its reference [7] with 5; "
-        "VGG16 on CIFAR-10 and CIFAR-100.",
-        partial(_clipped, (_T2, _T3, _T5)),
-        images.resources,
-        _resource_panels,
-        columns=2,
-        printed=[
-            _ratio("training time", f"2.38 {_BOTH}", images.TRAINING, HYBRID),
-            _ratio("inference time", f"2.33 {_BOTH}", images.INFERENCE, HYBRID),
-            _ratio("training memory", "1.44", images.TRAINING_MEMORY, HYBRID),
-            _ratio("inference memory", '"almost identical"', images.INFERENCE_MEMORY, HYBRID),
-        ],
-        notes=[
-            *_SOURCES,
-            images.TIME_NOTE,
-            f"{images.MEMORY_NOTE} Time and memory depend on the batch size, which is the same in "
-            "the paper (2080 Ti GPU).",
-        ],
-        start=_START,
-    )
+MAKERS["ull", FIGURE, 3] = ImageFigure(
+    _PAPER,
+    "(a) Time per epoch and (b) memory of training and inference: the ANN, the spiking "
+    "networks with 2 and 3 timesteps, and the hybrid training of its reference [7] with 5; "
+    "VGG16 on CIFAR-10 and CIFAR-100.",
+    partial(_clipped, (_T2, _T3, _T5)),
+    images.resources,
+    _resource_panels,
+    columns=2,
+    printed=[
+        _ratio("training time", f"2.38 {_BOTH}", images.TRAINING, HYBRID),
+        _ratio("inference time", f"2.33 {_BOTH}", images.INFERENCE, HYBRID),
+        _ratio("training memory", "1.44", images.TRAINING_MEMORY, HYBRID),
+        _ratio("inference memory", '"almost identical"', images.INFERENCE_MEMORY, HYBRID),
+    ],
+    notes=[
+        *_SOURCES,
+        images.TIME_NOTE,
+        f"{images.MEMORY_NOTE} Time and memory depend on the batch size, which is the same in "
+        "the paper (2080 Ti GPU).",
+    ],
+    start=_START,
 )
 
 
@@ -202,40 +188,38 @@ def _inference_panels(part: Part) -> Panels:
     }
 
 
-reproduces("ull", FIGURE, 4)(
-    ImageFigure(
-        _PAPER,
-        "(a) Spikes per neuron and image of every layer, (b) operations and (c) compute energy of "
-        "one image: the ANN, the spiking networks with 2 and 3 timesteps, the hybrid training of "
-        "its reference [7] with 5, and the conversion of its reference [15] with 16; VGG16 on "
-        "CIFAR-10 and CIFAR-100.",
-        partial(_clipped, (_T2, _T3, _T5, _T16)),
-        _inference,
-        _inference_panels,
-        columns=3,
-        printed=[
-            _ratio("spikes", f"1.53 {_BOTH}", images.SPIKES, HYBRID),
-            _ratio("spikes", f"4.22 {_BOTH}", images.SPIKES, OPTIMAL),
-            _ratio("energy", "103.5 (CIFAR-10), 159.2 (CIFAR-100)", ENERGY, ANN_LABEL),
-            _ratio("energy", "1.27 (CIFAR-10), 1.52 (CIFAR-100)", ENERGY, HYBRID),
-            _ratio("energy", "5.18 (CIFAR-10), 4.72 (CIFAR-100)", ENERGY, OPTIMAL),
-        ],
-        notes=[
-            *_SOURCES,
-            f"*{OPTIMAL}* stands for [ULL]'s reference [15], with the trained clipping thresholds "
-            "and without its bias shift.",
-            "Spikes: summed over the timesteps, per neuron; over all hidden neurons in the ratios.",
-            "Operations: the multiply-accumulates of all layers for the ANN. A spiking network "
-            "needs those of the first layer once, and in the other layers one accumulate per "
-            "synapse and arriving spike. Pooled layers count at their rate before the pooling, as "
-            "in the paper, although up to four times as many spikes arrive after max pooling. "
-            "Energy (section VI-B, INT32): 3.2 pJ per multiply-accumulate, 0.1 pJ per accumulate. "
-            "The paper prints the ANN's energy as a sum from layer 2 at the cost of an accumulate. "
-            "This is a misprint, because no ratio could then reach 100. Here the sum starts at "
-            "layer 1 and has the cost of a multiply-accumulate.",
-        ],
-        start=_START,
-    )
+MAKERS["ull", FIGURE, 4] = ImageFigure(
+    _PAPER,
+    "(a) Spikes per neuron and image of every layer, (b) operations and (c) compute energy of "
+    "one image: the ANN, the spiking networks with 2 and 3 timesteps, the hybrid training of "
+    "its reference [7] with 5, and the conversion of its reference [15] with 16; VGG16 on "
+    "CIFAR-10 and CIFAR-100.",
+    partial(_clipped, (_T2, _T3, _T5, _T16)),
+    _inference,
+    _inference_panels,
+    columns=3,
+    printed=[
+        _ratio("spikes", f"1.53 {_BOTH}", images.SPIKES, HYBRID),
+        _ratio("spikes", f"4.22 {_BOTH}", images.SPIKES, OPTIMAL),
+        _ratio("energy", "103.5 (CIFAR-10), 159.2 (CIFAR-100)", ENERGY, ANN_LABEL),
+        _ratio("energy", "1.27 (CIFAR-10), 1.52 (CIFAR-100)", ENERGY, HYBRID),
+        _ratio("energy", "5.18 (CIFAR-10), 4.72 (CIFAR-100)", ENERGY, OPTIMAL),
+    ],
+    notes=[
+        *_SOURCES,
+        f"*{OPTIMAL}* stands for [ULL]'s reference [15], with the trained clipping thresholds "
+        "and without its bias shift.",
+        "Spikes: summed over the timesteps, per neuron; over all hidden neurons in the ratios.",
+        "Operations: the multiply-accumulates of all layers for the ANN. A spiking network "
+        "needs those of the first layer once, and in the other layers one accumulate per "
+        "synapse and arriving spike. Pooled layers count at their rate before the pooling, as "
+        "in the paper, although up to four times as many spikes arrive after max pooling. "
+        "Energy (section VI-B, INT32): 3.2 pJ per multiply-accumulate, 0.1 pJ per accumulate. "
+        "The paper prints the ANN's energy as a sum from layer 2 at the cost of an accumulate. "
+        "This is a misprint, because no ratio could then reach 100. Here the sum starts at "
+        "layer 1 and has the cost of a multiply-accumulate.",
+    ],
+    start=_START,
 )
 
 
@@ -254,19 +238,16 @@ _TABLE_1 = [
     ("resnet20", "cifar100", 3, (63.88, 31.43, 59.29)),
 ]
 
-reproduces("ull", TABLE, 1)(
-    AccuracyTable(
-        PaperSettings("ull"),
-        "The ANN with clipped ReLUs, its conversion by the alpha-beta search, and the trained "
-        "network.",
-        ["network", "data", "T", "ANN", "converted", "trained"],
-        accuracy_rows(
-            _TABLE_1,
-            {
-                ANN: _ANALOG,
-                "T{}-converted": {**_ANALOG, **_CONVERTED, **_SEARCH},
-                "T{}-direct": {**_ANALOG, **_TRAINED},
-            },
-        ),
-    )
+MAKERS["ull", TABLE, 1] = AccuracyTable(
+    PaperSettings("ull"),
+    "The ANN with clipped ReLUs, its conversion by the alpha-beta search, and the trained network.",
+    ["network", "data", "T", "ANN", "converted", "trained"],
+    accuracy_rows(
+        _TABLE_1,
+        {
+            ANN: _ANALOG,
+            "T{}-converted": {**_ANALOG, **_CONVERTED, **_SEARCH},
+            "T{}-direct": {**_ANALOG, **_TRAINED},
+        },
+    ),
 )

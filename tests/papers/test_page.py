@@ -8,15 +8,7 @@ import pytest
 from snn_rl import report
 from snn_rl.configs.compose import run_command
 from snn_rl.configs.schema import Config
-from snn_rl.papers.page import (
-    FIGURE,
-    MAKERS,
-    Compared,
-    Page,
-    differences,
-    reproduces,
-    write_page,
-)
+from snn_rl.papers.page import FIGURE, MAKERS, Compared, Page, differences, write_page
 
 PAPERS = "iir, stdb or ull"
 OF_IIR = "figure=3, 5 or 6 or table=1, 3, 4 or 5"
@@ -85,15 +77,13 @@ def test_the_command_writes_the_requested_page(image_stage, tmp_path, monkeypatc
 
 
 def test_a_registered_function_makes_a_page(tmp_path, monkeypatch):
-    monkeypatch.setattr("snn_rl.papers.page.MAKERS", {})
-
-    @reproduces("iir", FIGURE, 9)
     def figure(folder):
         run = ("seed 0", folder / "CartPole-v1/seed0", ["a command"])
         return Page(
             "Everything.", ["## Numbers"], (["command"], [run], "A note."), missing=["All."]
         )
 
+    monkeypatch.setitem(MAKERS, ("iir", FIGURE, 9), figure)
     path, missing = write_page(("iir", FIGURE, 9), tmp_path)
     text = path.read_text()
     assert path == tmp_path / "paper/iir-figure9/README.md"
@@ -123,11 +113,10 @@ def test_differences_are_the_recorded_settings_that_are_not_the_paper_s():
 
 
 def test_a_page_lists_the_differences_from_the_paper(tmp_path, monkeypatch):
-    monkeypatch.setattr("snn_rl.papers.page.MAKERS", {})
     for number, lr in ((1, 1.0), (2, 2.0)):
         compared = [Compared("A", {"lr": 1.0}, {"lr": lr})]
         page = Page("All.", [], ([], [], ""), compared, "game", ["A remark."])
-        reproduces("iir", FIGURE, number)(lambda folder, page=page: page)
+        monkeypatch.setitem(MAKERS, ("iir", FIGURE, number), lambda folder, page=page: page)
     same, other = (
         write_page(("iir", FIGURE, n), tmp_path)[0].read_text().split("## Differences ")[1]
         for n in (1, 2)
