@@ -47,7 +47,9 @@ def pong(tmp_path_factory):
 
 def test_exact_agent_has_the_same_bits_in_every_engine_batch_and_layout(pong):
     directory, text = pong
-    lines = re.findall(r"^(.*): (\d+) frames: same spikes ([\d.]+)%.* Q-value (\S+)$", text, re.M)
+    lines = re.findall(
+        r"^(.*): (\d+) frames: same spikes ([\d.]+)%.* Q-value error (\S+)$", text, re.M
+    )
     assert {name for name, *_ in lines} == {
         *("onnxruntime", "onnxruntime, batch 1"),
         *(f"torch.{x}, batch {n}" for x in ("channels_last", "contiguous_format") for n in (1, 32)),

@@ -95,7 +95,9 @@ def test_train_is_the_same_as_the_module(tmp_path: Path, command: Run, script: R
         json.loads((tmp_path / name / "run/run.json").read_text()) for name in ("module", "script")
     )
     assert by_script[0]["command"] == by_module[0]["command"]
-    assert by_script[0]["command"].startswith("python -m snn_rl.train env=CartPole-v1 stages=none ")
+    assert by_script[0]["command"].startswith(
+        "python -m snn_rl.train env=CartPole-v1 network=4c8s8-8 "
+    )
     files = [tmp_path / name / "run/T7-converted/metrics.json" for name in ("module", "script")]
     returns = [json.loads(file.read_text())["greedy"]["returns"] for file in files]
     assert returns[0] == returns[1]

@@ -383,12 +383,12 @@ def test_a_state_dict_of_pytorch_starts_the_chain(
 def test_training_continues_from_a_given_network(uninterrupted: Path, tmp_path: Path) -> None:
     start = uninterrupted / "ann" / "network.safetensors"
     # with a learning rate of 0, the weights do not change
-    still = ["dqn.steps=48", "dqn.lr=0"]
-    run(tmp_path / "run", f"init={start}", *still, "T_start=1", "iir.steps=8")
+    still = ["dqn.steps=64", "dqn.lr=0"]
+    run(tmp_path / "run", f"init={start}", *still, "T_start=1", "iir.steps=16")
     one, _ = load_tensors(start)
     other, _ = load_tensors(tmp_path / "run" / "ann" / "network.safetensors")
     assert_same(one, other)
-    run(tmp_path / "longer", f"init={start}", "T_start=1", "iir.steps=8")
+    run(tmp_path / "longer", f"init={start}", "T_start=1", "iir.steps=16")
     other, _ = load_tensors(tmp_path / "longer" / "ann" / "network.safetensors")
     assert not torch.equal(one["head.weight"], other["head.weight"])
 
@@ -500,7 +500,7 @@ def test_an_exact_stage_is_added_to_a_finished_chain(uninterrupted: Path, tmp_pa
 
 def test_the_teacher_determines_the_weights(uninterrupted: Path, tmp_path: Path) -> None:
     ann = uninterrupted / "ann" / "network.safetensors"
-    small = ["dqn.steps=80", "T_start=1", "iir.steps=8"]
+    small = ["dqn.steps=80", "T_start=1", "iir.steps=16"]
     run(tmp_path / "taught", f"teacher={ann}", *small)
     network, _ = load_network(ann)
     torch.nn.init.normal_(network.head.weight)
@@ -601,7 +601,7 @@ def test_a_full_disk_keeps_the_checkpoint(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     run_dir = tmp_path / "run"
-    interrupted(run_dir, monkeypatch, 6)
+    interrupted(run_dir, monkeypatch, 7)
     state = (run_dir / "ann" / "state.safetensors").read_bytes()
 
     def full(file: int) -> None:

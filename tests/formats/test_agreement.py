@@ -22,7 +22,7 @@ def test_exact_network_with_other_bits_is_an_error(random_network, pixels):
     found = dict(check(network, {"right": engine}, frames))
     assert len(found) == 6 and all(each.is_exact for each in found.values())
     for wrong in (next_float, flipped):
-        with pytest.raises(RuntimeError, match="other bits in wrong"):
+        with pytest.raises(RuntimeError, match="not bit-identical in wrong"):
             list(check(network, {"wrong": wrong}, frames))
 
 
