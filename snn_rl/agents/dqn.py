@@ -16,12 +16,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule, TrainFreq
 from torch import Tensor
 
 from snn_rl.agents import objectives
-from snn_rl.agents.policies import (
-    SpikingDQNPolicy,
-    SpikingQNetwork,
-    check_spaces,
-    network_kwargs,
-)
+from snn_rl.agents.policies import SpikingDQNPolicy, SpikingQNetwork, check_spaces, network_kwargs
 from snn_rl.agents.replay.buffer import FrameReplayBuffer
 from snn_rl.agents.replay.journal import load_buffer, save_buffer
 from snn_rl.agents.saved import SAVED, Range, SavedAgent
@@ -240,9 +235,8 @@ class SpikingDQN(DQN):
             n_updates=self._n_updates,
             schedule=callable(self.learning_rate),
         ).to_json()
-        json.dumps(
-            meta
-        )  # raises TypeError before a file is written if a setting is not serializable
+        # raises TypeError before a file is written if a setting is not serializable
+        json.dumps(meta)
         save_tensors(_with_suffix(path, ".safetensors", ".zip"), self.tensors(), meta)
 
     @classmethod

@@ -221,9 +221,8 @@ class SpikingQNetwork(BasePolicy):
 def _untrained(
     spec: NetworkSpec, timesteps: int | None, **options: Any
 ) -> AnalogNetwork | SpikingNetwork:
-    chosen = SpikingOptions(
-        timesteps or 1, **options
-    )  # also validates the options of an analog network
+    # also validates the options of an analog network
+    chosen = SpikingOptions(timesteps or 1, **options)
     if timesteps is None:
         return AnalogNetwork(spec)
     network = SpikingNetwork(spec, chosen)

@@ -38,17 +38,13 @@ class Selection:
     """Selection of a stage's best checkpoint.
 
     The performance of Q-learning varies, so the last checkpoint is rarely the best one.
-
-    Attributes:
-        score: Function that returns the mean return over evaluation episodes with seeds that
-            neither training nor the final evaluation uses.
-        start: Agent steps of the first scored checkpoint.
-        target: Score at which the stage ends early, or None.
     """
 
+    # function that returns the mean return over evaluation episodes with seeds that neither
+    # training nor the final evaluation uses
     score: Callable[[SpikingQNetwork], float]
-    start: int = 0
-    target: float | None = None
+    start: int = 0  # agent steps of the first scored checkpoint
+    target: float | None = None  # score at which the stage ends early, or None
 
     def ends(self, scores: list[list[float]]) -> bool:
         """Returns True if a score has reached the target."""
@@ -57,17 +53,11 @@ class Selection:
 
 @dataclass(frozen=True)
 class Duration:
-    """Length and seed of a stage's training.
+    """Length and seed of a stage's training."""
 
-    Attributes:
-        steps: Agent steps of the stage.
-        segment_steps: Agent steps between checkpoints.
-        seed: Seed of the run and number of the stage.
-    """
-
-    steps: int
-    segment_steps: int
-    seed: tuple[int, int]
+    steps: int  # agent steps of the stage
+    segment_steps: int  # agent steps between checkpoints
+    seed: tuple[int, int]  # seed of the run and number of the stage
 
 
 def resume(

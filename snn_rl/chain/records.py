@@ -43,13 +43,9 @@ _WITHOUT_EFFECT = ("iir.selection_games", "iir.selection_sticky_games", "pixel_m
 
 
 class Record:
-    """Dataclass whose fields are the keys of a JSON object.
+    """Dataclass whose fields are the keys of a JSON object."""
 
-    Attributes:
-        OPTIONAL: Keys that are omitted if their value is None.
-    """
-
-    OPTIONAL: ClassVar[tuple[str, ...]] = ()
+    OPTIONAL: ClassVar[tuple[str, ...]] = ()  # keys that are omitted if their value is None
 
     @classmethod
     def from_json(cls, data: Any, source: Path) -> Self:
@@ -515,9 +511,7 @@ class Invocation(Record):
     revision: str | None  # Git revision of the code
     time: str  # start time in UTC, ISO 8601
     machine: str = ""  # architecture and number of threads
-    versions: dict[str, str] = field(
-        default_factory=dict
-    )  # versions of Python and the main packages
+    versions: dict[str, str] = field(default_factory=dict)  # Python and the main packages
     settings: dict[str, Any] = field(default_factory=dict)  # resolved, nested by section
 
     def __post_init__(self) -> None:

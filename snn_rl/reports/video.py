@@ -40,26 +40,17 @@ _CRF = "23"  # x264's default quality
 
 @dataclass(frozen=True)
 class Moment:
-    """One decision of an agent.
+    """One decision of an agent."""
 
-    Attributes:
-        picture: Rendered frame of the environment.
-        activity: Mean spikes per timestep of each hidden layer, [channels, height, width] or
-            [units].
-        spike_rates: Spikes per neuron of each hidden layer, summed over the timesteps.
-        q_values: Q-values, [actions].
-        action: Index of the chosen action.
-        score: Return so far.
-        step: Number of earlier decisions in the episode.
-    """
-
-    picture: Picture
+    picture: Picture  # rendered frame of the environment
+    # mean spikes per timestep of each hidden layer, [channels, height, width] or [units]
     activity: Sequence[NDArray[np.float32]]
+    # spikes per neuron of each hidden layer, summed over the timesteps
     spike_rates: Sequence[float]
-    q_values: NDArray[np.float32]
-    action: int
-    score: float
-    step: int
+    q_values: NDArray[np.float32]  # Q-values, [actions]
+    action: int  # index of the chosen action
+    score: float  # return so far
+    step: int  # number of earlier decisions in the episode
 
 
 @dataclass(frozen=True)

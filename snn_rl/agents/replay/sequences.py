@@ -15,23 +15,14 @@ _LARGEST = float(np.finfo(np.float16).max)
 
 
 class SequenceSamples(NamedTuple):
-    """N sequences of L consecutive transitions.
+    """N sequences of L consecutive transitions."""
 
-    Attributes:
-        observations: Images [L, N, channels, height, width], uint8.
-        actions: Actions [L, N].
-        rewards: Rewards [L, N].
-        dones: Ends of episodes [L, N], 0 or 1.
-        timeouts: Time limits [L, N], 0 or 1, at which Q-values bootstrap.
-        state: Membrane potentials before the first observation.
-    """
-
-    observations: Tensor
-    actions: Tensor
-    rewards: Tensor
-    dones: Tensor
-    timeouts: Tensor
-    state: State
+    observations: Tensor  # images [L, N, channels, height, width], uint8
+    actions: Tensor  # [L, N]
+    rewards: Tensor  # [L, N]
+    dones: Tensor  # ends of episodes [L, N], 0 or 1
+    timeouts: Tensor  # time limits [L, N], 0 or 1, at which Q-values bootstrap
+    state: State  # membrane potentials before the first observation
 
     @property
     def keep(self) -> Tensor:

@@ -12,19 +12,12 @@ from snn_rl.core.networks import SpikingNetwork, State
 
 @dataclass(frozen=True)
 class LayerReport:
-    """Statistics of one hidden layer.
+    """Statistics of one hidden layer."""
 
-    Attributes:
-        name: Name of the layer: conv1, fc1, ...
-        v_threshold: Firing threshold, in units of the analog network's activation.
-        spike_rate: Spikes per neuron and decision, summed over the timesteps.
-        dead: Fraction of the neurons that never fire on the given images.
-    """
-
-    name: str
-    v_threshold: float
-    spike_rate: float
-    dead: float
+    name: str  # name of the layer: conv1, fc1, ...
+    v_threshold: float  # firing threshold, in units of the analog network's activation
+    spike_rate: float  # spikes per neuron and decision, summed over the timesteps
+    dead: float  # fraction of the neurons that never fire on the given images
 
 
 def activity_rates(layers: Sequence[Tensor]) -> Tensor:

@@ -193,8 +193,7 @@ def find_scales(percentiles: Tensor, mu: float, timesteps: int) -> tuple[float, 
     staircase = tops * steps.sum(1) / timesteps
     betas = torch.arange(_BETAS, dtype=inputs.dtype, device=inputs.device) * _BETA_STEP
     loss = (inputs.sum() - staircase[:, None] * betas).abs()
-    loss[0, betas != 1.0] = (
-        torch.inf
-    )  # the first candidate, alpha = 1, is combined only with beta = 1
+    # the first candidate, alpha = 1, is combined only with beta = 1
+    loss[0, betas != 1.0] = torch.inf
     best, beta = divmod(int(loss.argmin()), _BETAS)
     return float(tops[best] / mu), float(betas[beta])

@@ -36,29 +36,17 @@ class Layout(NamedTuple):
 
 @dataclass(frozen=True)
 class Cifar:
-    """Constants of a CIFAR dataset.
+    """Constants of a CIFAR dataset."""
 
-    Attributes:
-        title: Name of the dataset in messages.
-        classes: Number of classes.
-        label_bytes: Bytes before each image in the binary files; the last is the (fine) label.
-        train_images: Number of images in each file of training images.
-        test_images: Number of images in the file of test images.
-        archive: URL of the official archive of the binary files.
-        sha256: Checksum of the archive, as recorded by TensorFlow Datasets.
-        python: A file of the official Python version, which is not supported.
-        layouts: Supported layouts.
-    """
-
-    title: str
-    classes: int
-    label_bytes: int
-    train_images: int
-    test_images: int
-    archive: str
-    sha256: str
-    python: str
-    layouts: tuple[Layout, ...]
+    title: str  # name of the dataset in messages
+    classes: int  # number of classes
+    label_bytes: int  # bytes before each image in the binary files; the last is the (fine) label
+    train_images: int  # number of images in each file of training images
+    test_images: int  # number of images in the file of test images
+    archive: str  # URL of the official archive of the binary files
+    sha256: str  # checksum of the archive, as recorded by TensorFlow Datasets
+    python: str  # a file of the official Python version, which is not supported
+    layouts: tuple[Layout, ...]  # supported layouts
 
 
 def _read_binary(file: Path, cifar: Cifar, expected: int) -> tuple[_Pixels, NDArray[Any]]:

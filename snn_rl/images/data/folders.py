@@ -19,17 +19,11 @@ _ENDINGS = (".jpeg", ".jpg", ".png", ".webp")
 
 @dataclass(frozen=True)
 class Folders:
-    """Image files of a folder with one folder per class.
+    """Image files of a folder with one folder per class."""
 
-    Attributes:
-        files: Image files, sorted by class and name.
-        labels: Index of each image's class in the sorted names, int64 [N].
-        classes: Names of the classes, sorted.
-    """
-
-    files: list[Path]
-    labels: Tensor
-    classes: list[str]
+    files: list[Path]  # image files, sorted by class and name
+    labels: Tensor  # index of each image's class in the sorted names, int64 [N]
+    classes: list[str]  # names of the classes, sorted
 
     @classmethod
     def find(cls, folder: Path) -> "Folders":

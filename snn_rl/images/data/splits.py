@@ -205,27 +205,17 @@ def crop_and_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor) -> Te
 
 @dataclass(frozen=True)
 class Dataset:
-    """An opened dataset.
+    """An opened dataset."""
 
-    Attributes:
-        name: Name of the dataset.
-        classes: Number of classes; labels are 0 to classes - 1.
-        image_shape: (channels, height, width) of an image in a batch.
-        mean: Mean of each channel over the training images, for pixels in [0, 1], float32 [3].
-        std: Standard deviation of each channel, float32 [3].
-        train: Training images.
-        test: Images on which accuracy is measured.
-        test_is_train: True if the test images are the training images because the folder has no
-            others. Accuracy on them does not measure generalization.
-    """
-
-    name: str
-    classes: int
-    image_shape: tuple[int, int, int]
-    mean: Tensor
-    std: Tensor
-    train: Split
-    test: Split
+    name: str  # name of the dataset
+    classes: int  # number of classes; labels are 0 to classes - 1
+    image_shape: tuple[int, int, int]  # (channels, height, width) of an image in a batch
+    mean: Tensor  # mean of each channel over the training images, for pixels in [0, 1], float32 [3]
+    std: Tensor  # standard deviation of each channel, float32 [3]
+    train: Split  # training images
+    test: Split  # images on which accuracy is measured
+    # True if the test images are the training images because the folder has no others. Accuracy on
+    # them does not measure generalization.
     test_is_train: bool = False
 
 
