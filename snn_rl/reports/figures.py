@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -27,6 +26,7 @@ from snn_rl.reports.panels import (
     Drawing,
     bar_style,
     color,
+    literal,
     mean_and_std,
     running_mean,
     style,
@@ -36,7 +36,6 @@ from snn_rl.reports.panels import (
 
 SKIPPING = "ANN, skips zeros"  # bar of an ANN that skips its zeros, in `energies`
 _FIRST_LAYER = "#BBBBBB"
-matplotlib.rcParams["text.parse_math"] = False  # names of folders may contain dollar signs
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -227,7 +226,7 @@ def grid(panels: Mapping[str, Drawing], columns: int) -> Figure:
     for axes, (title, draw) in zip(places, panels.items(), strict=False):
         style(axes)
         draw(axes)
-        axes.set_title(title, fontsize=12, loc="left", fontweight="bold")
+        axes.set_title(literal(title), fontsize=12, loc="left", fontweight="bold")
         handles = zip(*axes.get_legend_handles_labels(), strict=True)
         # matplotlib lists plain lines before error bars, which readers look for first
         for handle, text in sorted(handles, key=lambda entry: isinstance(entry[0], Line2D)):

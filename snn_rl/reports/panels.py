@@ -64,6 +64,11 @@ def tick_label(stage: str) -> str:
     return stage.replace(ANN, "ANN").replace("-", "\n")
 
 
+def literal(name: str) -> str:
+    """Returns text that matplotlib draws as the name, even if the name has dollar signs."""
+    return name.replace("$", r"\$")
+
+
 def bar_style(stage: str) -> dict[str, Any]:
     """Returns matplotlib's options for the bars of a stage."""
     hatch = _HATCHES.get(Stage.parse(stage).kind.rpartition("-")[2])
@@ -201,10 +206,12 @@ def timestep_lines(
     """Draws a score against the number of timesteps, on a logarithmic scale."""
     for i, (name, values) in enumerate(lines.items()):
         marker, shade = _MARKERS[i % len(_MARKERS)], STAGE_COLORS[-1 - i % len(STAGE_COLORS)]
-        axes.plot(list(values), list(values.values()), marker=marker, color=shade, label=name)
+        axes.plot(
+            list(values), list(values.values()), marker=marker, color=shade, label=literal(name)
+        )
     if reference is not None:
         name, value = reference
-        axes.axhline(value, color=ANN_COLOR, linestyle=DASHED, zorder=1, label=name)
+        axes.axhline(value, color=ANN_COLOR, linestyle=DASHED, zorder=1, label=literal(name))
     ticks = sorted({timesteps for values in lines.values() for timesteps in values})
     axes.set_xscale("log")
     axes.set_xticks(ticks, [str(tick) for tick in ticks])

@@ -1,5 +1,6 @@
 """Panels of figures, read from their axes."""
 
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -8,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from snn_rl.reports import figures
 from snn_rl.reports.panels import Bars, color, grouped_bars, timestep_lines
 
 GROUPS = ("first", "second")
@@ -123,3 +125,16 @@ def test_timesteps_are_ticks_on_a_logarithmic_scale(axes):
     assert [text.get_text() for text in axes.get_xticklabels()] == ["1", "2", "4"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("timesteps", "score")
     assert len(axes.lines) == 2  # no reference
+
+
+def test_dollar_signs_of_names_are_drawn_and_powers_of_ten_are_typeset() -> None:
+    lines = {"$x$": {1: 1.0, 4: 2.0}}
+    figure = figures.grid({"a $y$": partial(timestep_lines, lines=lines, score="score")}, 1)
+    names = [*figure.legends[0].get_texts(), figure.axes[0]._left_title]
+    assert [text._preprocess_math(text.get_text()) for text in names] == [
+        ("$x$", False),
+        ("a $y$", False),
+    ]
+    (axes,) = figures.rates_by_layer(["a", "b"], {"T1": [0.01, 0.5]}).axes
+    powers = [label for label in axes.get_yticklabels() if "10" in label.get_text()]
+    assert powers and all(label._preprocess_math(label.get_text())[1] for label in powers)
