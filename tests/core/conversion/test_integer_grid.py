@@ -22,6 +22,7 @@ def random_network(spec=SPEC, seed=0, scale=3.0):
         for parameter in network.parameters():
             parameter.mul_(scale)
         for i, neuron in enumerate(network.neurons):
+            neuron.leak.fill_(1.0)
             neuron.v_threshold.fill_(0.3 + 0.1 * i + 1e-5 * math.pi)
     return network
 
