@@ -3,10 +3,10 @@
     python benchmarks/random_kills.py [--kills 100] [--seed 0] [--folder /tmp/random_kills]
 
 Each trial trains one kind of chain with the train or classify command, sends SIGKILL at random
-times up to three times, and repeats the command until it ends. All networks must have the same bits
-as those of a run that was not interrupted, and no temporary file may remain. Finished trials are
-listed in FOLDER/trials.jsonl: run the same command again to go on, or delete the folder to start
-again, for example with changed code. The exit code is 1 if a trial has failed.
+times up to three times, and repeats the command until it ends. All networks must be bit-identical
+to those of an uninterrupted run, and no temporary file may remain. Finished trials are
+listed in FOLDER/trials.jsonl: run the same command again to continue, or delete the folder to
+start over, for example with changed code. The exit code is 1 if a trial has failed.
 """
 
 import argparse
@@ -108,7 +108,7 @@ def uninterrupted(words: Sequence[str], folder: Path) -> float:
 
 
 def trial(words: Sequence[str], folder: Path, rng: random.Random) -> tuple[int, str]:
-    """Kills and resumes a run; returns the number of kills, and the fault that was found."""
+    """Kills and resumes a run. Returns the number of kills and the failure, if any."""
     run, longest = folder / "killed", uninterrupted(words, folder)
     shutil.rmtree(run, ignore_errors=True)
     kills = 0
@@ -127,7 +127,7 @@ def trial(words: Sequence[str], folder: Path, rng: random.Random) -> tuple[int, 
     expected, found = digests(folder / "uninterrupted"), digests(run)
     differ = [name for name in expected | found if expected.get(name) != found.get(name)]
     if differ:
-        return kills, f"other networks: {', '.join(differ)}"
+        return kills, f"networks differ: {', '.join(differ)}"
     left = [str(path) for path in run.rglob(".*.tmp")]
     return kills, f"temporary files: {', '.join(left)}" if left else ""
 
@@ -162,7 +162,7 @@ def main() -> None:
         trials.append({"chain": name, "kills": more, "fault": fault})
         with file.open("a") as log:
             log.write(json.dumps(trials[-1]) + "\n")
-        outcome = fault or "the same networks"
+        outcome = fault or "identical networks"
         print(f"{kills:>4} of {options.kills} kills. {name}, {more} kills: {outcome}", flush=True)
     failed = [each for each in trials if each["fault"]]
     print(f"{kills} kills in {len(trials)} trials: {len(failed)} trials failed")

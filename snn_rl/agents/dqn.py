@@ -25,7 +25,7 @@ from snn_rl.files.checkpoint import check_parameters, load_network, load_tensors
 from snn_rl.files.optimizer_state import load_moments, moments
 from snn_rl.utils.errors import UserError
 
-_POLICY = "policy."  # before the names of the tensors of the policy
+_POLICY = "policy."  # prefix of the policy's tensors
 
 SelfSpikingDQN = TypeVar("SelfSpikingDQN", bound="SpikingDQN")
 
@@ -53,8 +53,8 @@ class SpikingDQN(DQN):
         last_loss: Mean loss of the most recent call to `train`; None before the first call.
 
     Raises:
-        ValueError: The objective is unknown, or the environment has other observations than uint8
-            images or other actions than `Discrete` from 0.
+        ValueError: The objective is unknown, the observations are not uint8 images, or the actions
+            are not `Discrete` with start 0.
     """
 
     policy_aliases = {  # noqa: RUF012
@@ -247,7 +247,7 @@ class SpikingDQN(DQN):
         device: torch.device | str = "auto",
         **kwargs: Any,
     ) -> SelfSpikingDQN:
-        """Loads an agent from a file of `save`, or from a network.safetensors of a run or the zoo.
+        """Loads an agent from a file of `save` or from the network.safetensors of a stage.
 
         Learning-rate schedules are not saved. Unless `learning_rate` is given, training continues
         at the schedule's initial value, and a warning is issued. A network.safetensors stores no

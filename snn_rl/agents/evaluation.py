@@ -72,7 +72,7 @@ def compare_with_ann(
     The ANN is not evaluated again if its files contain results on the same episodes.
 
     Returns:
-        The results of both, and those of the ANN for its file; None if they come from a file.
+        Results of both, and the ANN's results to write to its file, or None if they were read.
     """
     agent = load_agent(stage.directory, device, engine)
     ann_stage = stage.beside(ANN)

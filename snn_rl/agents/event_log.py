@@ -16,9 +16,9 @@ from snn_rl.files.atomic import make_directory
 
 
 class EventLog(KVWriter):
-    """Event file of scalars. A full disk ends the log, but not the training.
+    """Writer of a TensorBoard event file. A full disk stops the logging but not the training.
 
-    TensorBoard's own writer raises the errors of its thread in the training.
+    TensorBoard's own writer re-raises errors of its thread in the training thread.
 
     Args:
         folder: Directory of the file.
@@ -52,7 +52,7 @@ class EventLog(KVWriter):
                 RecordWriter(file).write(event.SerializeToString())
         except OSError as error:
             tqdm.write(
-                f"cannot write {self._path}: {error.strerror}. Training goes on without this "
+                f"cannot write {self._path}: {error.strerror}. Training continues without this "
                 "TensorBoard log"
             )
             self._path = None

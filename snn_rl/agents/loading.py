@@ -235,7 +235,7 @@ def load_agent(directory: Path, device: str = "auto", engine: str = "dense") -> 
     channels = network.spec.input_shape[0]
     if rollout.frames == STACK and rollout.frame_stack > channels:
         raise UserError(
-            f"{path} does not fit rollout.frame_stack={rollout.frame_stack}: the network takes "
+            f"{path} does not fit rollout.frame_stack={rollout.frame_stack}: the network expects "
             f"{channels} channels"
         )
     # The file stores the layers of a module:function network, which may not be importable.

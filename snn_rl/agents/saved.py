@@ -22,7 +22,7 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
 Range = tuple[Any, float, float]  # type, minimum and maximum
 _SHARE = (float | int, 0, 1)
 # Constructor arguments that are saved, besides those of the policy. The limits bound what a file
-# can make the agent allocate or compute; larger values are passed to `load`.
+# can make the agent allocate or compute. Larger values must be passed to `load`.
 SAVED: dict[str, Range] = {
     "buffer_size": (int, 1, 10**7),
     "learning_starts": (float | int, 0, 10**9),
@@ -47,7 +47,7 @@ SAVED: dict[str, Range] = {
 
 @dataclass(frozen=True, kw_only=True)
 class SavedAgent(Record):
-    """Note of a file, which describes the agent beside its tensors."""
+    """Metadata of a saved agent, stored next to its tensors."""
 
     settings: dict[str, Any]  # constructor arguments of the agent
     policy_kwargs: dict[str, Any]  # constructor arguments of the policy
@@ -98,17 +98,19 @@ class SavedAgent(Record):
         options = {key: layers.pop(key) for key in layers.keys() - kinds.keys()}
         for name, kind in kinds.items():
             if not isinstance(layers[name], kind):
-                raise ValueError(f"{name}={layers[name]!r} has a wrong type")
+                raise ValueError(f"{name}={layers[name]!r} has the wrong type")
         spec = network_spec(
             observation_space=env.observation_space, action_space=env.action_space, **layers
         )
         stored = sum(tensor.numel() for tensor in tensors.values())
         described = sum(connection.weights for connection in spec.connections())
         if described > stored:
-            raise ValueError(f"the network has {described:,} weights, but the file {stored:,}")
+            raise ValueError(
+                f"the network has {described:,} weights, but the file has only {stored:,} values"
+            )
         try:
             if "lr" in self.optimizer_kwargs:  # the policy passes the learning rate
-                raise ValueError("unexpected lr of the optimizer")
+                raise ValueError("optimizer_kwargs must not contain lr")
             SpikingOptions(**options | {"timesteps": options.get("timesteps") or 1})
             optimizer = OPTIMIZERS[self.optimizer]
             state_names(optimizer, {"lr": 1e-3} | self.optimizer_kwargs)

@@ -90,7 +90,7 @@ def resume(
     if counters is None:
         journal.restore(buffer, rows_before)
     elif counters.scores:
-        _best(directory, counters)  # a lost score must not hide later ones
+        _best(directory, counters)  # drops scores whose checkpoint is lost
     return counters
 
 
@@ -154,7 +154,7 @@ def train_stage(
             _score(model, counters, selection, directory)
         counters.wall_s += time.monotonic() - started
         save_checkpoint(directory / STATE, model.tensors(), {"counters": counters.to_json()})
-        journal.prune(buffer, rows)  # the checkpoint before needs its rows
+        journal.prune(buffer, rows)  # the previous checkpoint needs its rows
     progress.close()
     if counters.scores:
         model.q_net.network.load_state_dict(_best(directory, counters))
@@ -172,7 +172,7 @@ def _score(model: SpikingDQN, counters: Counters, selection: Selection, director
 def _best(directory: Path, counters: Counters) -> dict[str, Tensor]:
     """Returns the weights of the best checkpoint.
 
-    If its file is damaged, returns the best checkpoint before, and removes the higher scores.
+    If the file is damaged, returns the previous best checkpoint and removes higher scores.
     """
 
     def load(path: Path) -> dict[str, Tensor]:

@@ -34,10 +34,10 @@ from snn_rl.files.checkpoint import load_tensors
 from snn_rl.utils.errors import UserError, one_line
 
 GREEDY, STICKY = "greedy", "sticky"
-_LARGEST = 1e18  # of the numbers in all files
+_LARGEST = 1e18  # largest absolute value of a number in a file
 _PACKAGES = ("torch", "stable-baselines3", "gymnasium", "ale-py", "numpy", "hydra-core")
 T = TypeVar("T")
-# Settings of stages that are no settings of a command, and those that are None without an effect
+# Stage settings that are not settings of a command, and settings that may be None
 _STAGE_ONLY = {"bf16": bool, "source": str | None, "training_images": str, "workers": int}
 _WITHOUT_EFFECT = ("iir.selection_games", "iir.selection_sticky_games", "pixel_max")
 
@@ -662,7 +662,7 @@ def stages_in(directory: Path, *files: str) -> list[Stage]:
     """Returns the stages of a run, sorted by `Stage.order`.
 
     The directory of each stage contains at least one of the files, by default the settings or the
-    mark of a finished stage.
+    marker of a finished stage.
     """
     files = files or (run_directory.SETTINGS, run_directory.DONE)
     names = {path.parent.name for file in files for path in directory.glob(f"*/{file}")}

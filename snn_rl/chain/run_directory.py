@@ -40,7 +40,7 @@ def link(directory: Path, target: Path) -> str:
 def lock(directory: Path) -> Iterator[None]:
     """Locks a run directory until the block ends or the process exits.
 
-    Files are written in the block only while the directory is in its place, see `check_guards`.
+    Within the block, nothing is written after the directory was moved, see `check_guards`.
 
     Raises:
         UserError: Another process holds the lock, or the directory cannot be created or locked.

@@ -49,7 +49,7 @@ def run_chain(
             not called, and `fit` must wait for the worker that writes.
 
     Raises:
-        UserError: A stage of this run was started with other settings, or has finished and lacks
+        UserError: A stage of this run was started with other settings, or a finished stage lacks
             files.
     """
     for stage in chain:

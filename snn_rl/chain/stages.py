@@ -71,7 +71,7 @@ class Stage:
 
     @property
     def gradual(self) -> bool:
-        """True for the stages of gradual retraining and a carried or exact stage that follows."""
+        """True for a gradual stage, and for a carried or exact stage that follows one."""
         return not self.analog and self.kind in ("", CARRIED, EXACT)
 
     @property

@@ -54,7 +54,7 @@ def compose(
     parsed = _check_keys(overrides, schema)
     chosen: Callable[[Any], list[str]] = presets or _PRESETS[schema]
     with _one_line_errors(), hydra.initialize_config_module("snn_rl.configs", version_base="1.3"):
-        # without Hydra, which takes twice as long to compose the settings twice
+        # without Hydra, because composing twice would take twice as long
         plain = OmegaConf.structured(schema)
         for override in parsed:
             if not override.is_sweep_override():
@@ -77,14 +77,14 @@ def agent_presets(config: Config) -> list[str]:
 
 
 def image_presets(config: ClassifyConfig) -> list[str]:
-    """Returns the presets of a dataset and a network, for example of cifar, cifar10 and vgg16."""
+    """Returns the presets of a dataset and a network, for example cifar, cifar10, and vgg16."""
     dataset, net = config.dataset, config.net
     if not dataset:
         raise UserError("no dataset given; for example, set dataset=cifar10")
     known = settings_of(ClassifyConfig)
     known["dataset"].check(dataset)
     family = dataset.rstrip("0123456789")
-    # Networks without presets of their own, misspelled ones among them, select nothing.
+    # Networks without presets, including misspelled names, select nothing.
     networks = [net, f"{dataset}_{net}"] if net in known["net"].choices else []
     return _preset_names([family, dataset, *networks], config.preset)
 
@@ -135,7 +135,7 @@ def run_command(
 
     A `UserError` ends the process with exit code 2 after one line on stderr. `--help` shows `doc`
     and the listed settings and sections, and `--help all` all settings. `--cfg job` prints the
-    settings, `-m` runs a sweep.
+    settings, and `-m` runs a sweep.
 
     `results` returns the directories that a run writes, and the settings that the content of each
     directory depends on.
@@ -225,7 +225,7 @@ def is_sweep(override: str) -> bool:
 
 
 def _parse(words: Sequence[str]) -> Iterator[tuple[str, Override]]:
-    """Yields the parts of the command line, as written and parsed."""
+    """Yields each argument of the command line and the parsed override."""
     parser = OverridesParser.create()
     for word in words:
         try:

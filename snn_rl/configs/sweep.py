@@ -24,7 +24,7 @@ _EXTRAS = {"joblib": "sweep", "submitit_slurm": "slurm", "submitit_local": "slur
 
 
 def combinations(overrides: Sequence[str]) -> list[list[str]]:
-    """Returns the command line of every run of a sweep, the last value changing fastest."""
+    """Returns the command line of every run of a sweep, with the last value changing fastest."""
     values = [
         [f"{each.get_key_element()}={value}" for value in each.sweep_string_iterator()]
         if each.is_sweep_override()
@@ -46,8 +46,8 @@ def launch(
 
     Args:
         runs: Command lines.
-        run: Runs the command with the settings of a command line.
-        complain: Reports the error of a run.
+        run: Function that runs the command with the settings of a command line.
+        complain: Function that reports the error of a run.
         launcher: Settings of Hydra, such as "hydra/launcher=joblib".
 
     Returns:

@@ -93,6 +93,9 @@ def register_surrogate(name: str, derivative: Surrogate) -> None:
     Args:
         name: New name, without a colon.
         derivative: Elementwise function ds/dz of z = u / v_threshold - 1.
+
+    Raises:
+        ValueError: The name contains a colon or is registered already.
     """
     SURROGATES.register(name, derivative)
 

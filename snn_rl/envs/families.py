@@ -1,4 +1,4 @@
-"""Families of environments: the built-in ones and those of the user."""
+"""Built-in and user-defined environment families."""
 
 import difflib
 import importlib
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 
 class UnknownEnv(ValueError):
-    """An environment id of no family; the message suggests ids."""
+    """Error for an environment id of no family. The message suggests similar ids."""
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,13 @@ class EnvOptions:
     """Options of a single environment.
 
     Attributes:
-        training: Episodes are shaped for training: Atari clips rewards to their sign and ends an
-            episode with each lost life.
+        training: True for training episodes: Atari rewards are clipped to their sign, and an
+            episode ends with each lost life.
         sticky: Probability that an action is replaced by the previous action, per emulator frame
             on Atari (ALE's repeat_action_probability) and per step elsewhere.
         cap: Number of agent steps after which an episode is truncated.
-        full_action_space: True for all 18 actions of the Atari console, of which most games use
-            fewer. Other families ignore it.
+        full_action_space: True to use all 18 actions of the Atari console instead of those that
+            the game uses. Other families ignore this option.
     """
 
     training: bool = True
@@ -43,9 +43,10 @@ class EnvFamily:
     Attributes:
         name: Name of the family and of its preset file in configs/settings, if it has one.
         ids: Ids of its environments.
-        make: Builds one environment from its id and options.
-        picture: Returns the RGB picture [height, width, 3] of an unwrapped environment.
-        action_names: Returns the names of an unwrapped environment's actions.
+        make: Function that builds one environment from its id and options.
+        picture: Function that returns the RGB picture [height, width, 3] of an unwrapped
+            environment.
+        action_names: Function that returns the names of an unwrapped environment's actions.
     """
 
     name: str
@@ -83,7 +84,7 @@ def register_env_family(
 ) -> None:
     """Registers a family of environments for `make_env` and the `env` setting.
 
-    Call it in an importable module, for example `my_games`. Every command then takes
+    Call this function in an importable module, for example `my_games`. Every command then takes
     `env=my_games:ID`.
 
     Args:
@@ -131,8 +132,8 @@ def _advice(env_id: str) -> str:
     atari = titles.get(_title(env_id), "")
     if re.search(r"-v\d+$", env_id) and atari.endswith("NoFrameskip-v4"):
         return (
-            f"env={env_id} skips frames itself or is an old version, and the wrappers skip frames "
-            f"too: use env={atari}"
+            f"env={env_id} skips frames itself or is an old version, but the wrappers already "
+            f"skip frames: use env={atari}"
         )
     near = [titles[each] for each in difflib.get_close_matches(_title(env_id), titles)]
     near = near or difflib.get_close_matches(env_id, ids, cutoff=0.8)

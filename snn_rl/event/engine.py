@@ -2,8 +2,8 @@
 
 The first layer's currents are updated by the pixels that have changed since the last image,
 conv(x_t) = conv(x_{t-1}) + conv(x_t - x_{t-1}), and those of every other layer by the spikes that
-have changed. All of it is integer arithmetic, so spikes, Q-values and actions equal those of the
-dense network bit by bit, whatever the previous images were.
+have changed. All arithmetic is on integers, so spikes, Q-values, and actions are bit-identical to
+those of the dense network, regardless of the previous images.
 
     python -m snn_rl.export env=PongNoFrameskip-v4 T=1 exact=true format=event output=pong.event
 
@@ -51,7 +51,7 @@ class Operations:
 
 
 class EventEngine:
-    """An engine that keeps the last image, and the currents and spikes of all layers.
+    """Event-driven engine that keeps the last image and the currents and spikes of all layers.
 
     Decisions depend on the image alone; the previous images only change how long a decision takes.
 
@@ -113,7 +113,7 @@ class EventEngine:
             pixels: Image, uint8 [channels, height, width].
 
         Raises:
-            ValueError: The image has another type or shape.
+            ValueError: The image has the wrong type or shape.
         """
         if pixels.dtype != np.uint8 or pixels.shape != self.network.input_shape:
             raise ValueError(

@@ -108,7 +108,7 @@ class EventNetwork:
     def __post_init__(self) -> None:
         names = {layer.name for layer in self.layers}
         if not 1 <= len(names) == len(self.layers) <= _MAX_LAYERS:
-            raise ValueError(f"a network must have 1 to {_MAX_LAYERS} layers of different names")
+            raise ValueError(f"a network must have 1 to {_MAX_LAYERS} layers with distinct names")
         if min(self.input_shape) < 1:
             raise ValueError("images must have at least one pixel")
         total = math.prod(self.input_shape)
@@ -118,7 +118,7 @@ class EventNetwork:
             shape = layer.output_shape(shape)
             total += math.prod(shape)
             if total > _MAX_NEURONS:
-                raise ValueError(f"more than {_MAX_NEURONS:,} pixels and neurons in total")
+                raise ValueError(f"the network has more than {_MAX_NEURONS:,} pixels and neurons")
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""Locks on files, which end with the process that holds them."""
+"""File locks, which are released when the process that holds them ends."""
 
 import os
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def acquire(file: IO[Any]) -> bool:
 
 @contextmanager
 def guarded(path: Path, file: IO[Any]) -> Iterator[None]:
-    """Makes `check_guards` compare a locked file with its path until the block ends."""
+    """Registers a locked file for `check_guards` until the block ends."""
     _guards.append((path, file))
     try:
         yield

@@ -44,7 +44,9 @@ def load_moments(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
             value = torch.empty_like(parameter).copy_(value).detach()
         state.setdefault(index, {})[key] = value
     if any(entries.keys() != expected for entries in state.values()):
-        raise ValueError(f"the state of the optimizer lacks some of {', '.join(sorted(expected))}")
+        raise ValueError(
+            f"the optimizer state is incomplete: expected {', '.join(sorted(expected))}"
+        )
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 

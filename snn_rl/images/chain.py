@@ -44,7 +44,7 @@ _SHARED = (
 
 
 def chain(config: ClassifyConfig) -> list[Stage]:
-    """Returns the stages of the settings."""
+    """Returns the stages of the chain that the settings describe."""
     if config.scratch:
         return [Stage.parse(f"T{config.T}-{SCRATCH}")]
     return schedule(ChainOptions.of(config, prune=config.prune > 0))
@@ -56,7 +56,7 @@ def directory_of(config: ClassifyConfig) -> Path:
 
 
 def network_spec(config: ClassifyConfig, dataset: Dataset) -> NetworkSpec:
-    """Returns the description of the settings' network for the images of a dataset."""
+    """Returns the network description for the settings and the images of a dataset."""
     pooling = POOLINGS[config.pooling]
     shape, classes = dataset.image_shape, dataset.classes
     try:
@@ -67,7 +67,7 @@ def network_spec(config: ClassifyConfig, dataset: Dataset) -> NetworkSpec:
 
 
 def stage_settings(config: ClassifyConfig, fingerprint: str, stage: Stage) -> dict[str, Any]:
-    """Returns the settings that a stage's result depends on, flat, as plain JSON types."""
+    """Returns the settings that a stage's result depends on, as JSON-compatible types."""
     settings: dict[str, Any] = {name: getattr(config, name) for name in _SHARED}
     settings |= {
         "training_images": fingerprint,
@@ -115,7 +115,7 @@ class ImageChain:
                 split.to(self.device)
 
     def fit(self, stage: Stage) -> None:
-        """Trains a stage, or resumes it, and saves its network."""
+        """Trains or resumes a stage, and saves its network."""
         distributed.barrier()  # the first worker writes the previous stage's network
         config, directory = self.config, self.directory / stage.name
         seed = (config.seed, (stage.timesteps or 0) + 1_000_000 * stage.pruned)
@@ -237,7 +237,7 @@ class ImageChain:
         return found
 
     def _samples(self) -> tuple[Tensor, State]:
-        """Returns training images for the threshold search, the same at every call."""
+        """Returns training images for the threshold search, identical on every call."""
         generator = torch.Generator().manual_seed(derive_seed(self.config.seed))
         count = min(self.config.iir.conversion_samples, len(self.dataset.train))
         images, _ = next(self.dataset.train.batches(count, generator=generator))

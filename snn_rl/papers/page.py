@@ -33,7 +33,7 @@ Key = tuple[str, str, int]  # paper, kind, and number
 RunRow = tuple[str, Path, Sequence[str]]  # name, directory and other cells of a run
 RunTable = tuple[Sequence[str], Sequence[RunRow], str]  # other columns, rows, and a note below
 
-# Settings that say which network is trained, where and from what, but not how
+# Settings that identify a stage and its machine, but not the training method
 _IDENTITY = {
     *("env", "seed", "T", "source", "training_images", "data"),
     *("threads", "workers", "checkpoint_steps", "rollout.cap"),
@@ -41,7 +41,7 @@ _IDENTITY = {
 
 
 class Compared(NamedTuple):
-    """Settings of a stage beside the paper's, by full name."""
+    """Settings of a stage and those of the paper, by full name."""
 
     label: str  # name of the stage, or of a group of stages, in the page
     ours: Mapping[str, Any]
@@ -161,7 +161,7 @@ def write_page(key: Key, folder: Path) -> tuple[Path, Sequence[str]]:
 
 
 def _differences(made: Page) -> list[str]:
-    """Returns the section with the settings of the stages that are not the paper's."""
+    """Returns the section with the settings that differ from the paper's."""
     if not made.compared:
         return []
     rows = [[of, code(key), paper, ours] for of, key, paper, ours in differences(made.compared)]

@@ -293,7 +293,7 @@ def image_table(used: Used, folder: Path) -> RunTable:
         cells.append(entry.invocations[-1].revision or "unknown")
         rows.append((f"{number}: seed {entry.settings['seed']}", entry.run, cells))
     depths = " and ".join(code(f"{folder}/{depth}") for depth in _DEPTHS)
-    return [*head, "revision"], rows, f"Runs are searched in {depths}."
+    return [*head, "revision"], rows, f"Runs are searched for in {depths}."
 
 
 # commands

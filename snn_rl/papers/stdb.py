@@ -18,7 +18,7 @@ CONVERTED, HYBRID, FROM_SCRATCH = "converted", "converted and trained", "from sc
 # Source: [STDB] appendix B
 PAPER_EPOCHS = {ANN_LABEL: 250, FROM_SCRATCH: 250, HYBRID: 20}
 
-# the factor of the thresholds is not printed: any factor at few timesteps, none at 2,500
+# The paper does not state the threshold scale: any scale at few timesteps, only 1 at 2,500.
 _ANALOG = {"batch_norm": False, "pooling": "avg", "clip": False, "pixels": "symmetric"}
 _CONVERTED = {
     **_ANALOG,
@@ -61,7 +61,7 @@ def _wanted(label: str, like: ScoredStage, conversion: Mapping[str, Any] | None 
 def _pairs(network: ImageNetwork) -> Wants:
     """Returns one part for every T and conversion: the converted and the trained network.
 
-    Both have the same conversion: "iso conditions" ([STDB] section 7).
+    Both use the same conversion ("iso conditions", [STDB] section 7).
     """
     groups: dict[tuple[Any, ...], list[ScoredStage]] = {}
     found = _stages(network, HYBRID) or _stages(network, CONVERTED)

@@ -16,7 +16,7 @@ _OWN_CHAIN = "†"
 class Cell(NamedTuple):
     """Accuracy in a table: the paper's in percent, and our stage.
 
-    `settings` has all settings that define the method. Others are listed as differences.
+    `settings` contains all settings that define the method. All others are listed as differences.
     """
 
     published: float | None

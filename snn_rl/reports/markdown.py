@@ -1,7 +1,8 @@
 """Pieces of Markdown and CSV, as text.
 
-Values from files (settings, commands, notes) and names of folders may contain anything. `table`
-escapes its cells; in other text, `escape`, `code`, `link` or `block` must enclose each value.
+Values from files (settings, commands, notes) and folder names may contain arbitrary text. `table`
+escapes its cells. In other text, each value must be wrapped in `escape`, `code`, `link` or
+`block`.
 """
 
 import csv
@@ -24,14 +25,14 @@ class Markdown(str):
 
 
 def escape(value: Any) -> Markdown:
-    """Returns a value as plain text on one line, without HTML, code and links."""
+    """Returns a value as one line of plain text, with HTML, code, and links escaped."""
     if isinstance(value, Markdown):
         return value
     return Markdown(_ACTIVE.sub(lambda m: f"&#{ord(m[0])};", one_line(value, _LONGEST)))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]], names: int = 1) -> str:
-    """Returns a Markdown table whose columns behind the first `names` are aligned right."""
+    """Returns a Markdown table whose columns after the first `names` are right-aligned."""
     marks = ["---" if i < names else "---:" for i in range(len(head))]
     return "\n".join(f"| {' | '.join(map(escape, row))} |" for row in (head, marks, *rows))
 
@@ -42,7 +43,7 @@ def bullets(lines: Iterable[str]) -> str:
 
 
 def block(language: str, text: str) -> str:
-    """Returns a block of code, which ends after a longer fence than any in the text."""
+    """Returns a code block whose fence is longer than any in the text."""
     fence = max(["``", *re.findall("`+", text)], key=len) + "`"
     lines = map(printable, text.split("\n"))
     return "\n".join([f"{fence}{language}", *lines, fence])

@@ -254,7 +254,9 @@ def _learning_section(stages: Sequence[StageResult], figure: str) -> list[str]:
     lost = [s.label for s in stages if s.notes and s.stage.trained and s.counters is None]
     return [
         "## Learning",
-        f"**Missing, with {run_directory.STATE}:** {', '.join(lost)}." if lost else "",
+        f"**Training episodes are missing, because {run_directory.STATE} is:** {', '.join(lost)}."
+        if lost
+        else "",
         *(_selection(stage) for stage in stages if stage.notes and stage.notes.scores),
         figure,
         f"Returns during training, including exploration. The running mean over {RUNNING} episodes "

@@ -44,7 +44,7 @@ Scores = NDArray[np.float64]
 def interquartile_mean(scores: Scores) -> Scores:
     """Returns the mean of the middle half of the scores.
 
-    A quarter of the scores, rounded down, is dropped at either end. With fewer than four scores,
+    A quarter of the scores, rounded down, is dropped at each end. With fewer than four scores,
     the result is the mean of all scores.
 
     Args:

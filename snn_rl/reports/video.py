@@ -304,7 +304,7 @@ def write_mp4(path: Path, pictures: Iterable[Picture], fps: int) -> None:
 
 
 def write_gif(path: Path, pictures: Iterable[Picture], fps: int) -> None:
-    """Writes an endless gif of at most 640 pixels' width, atomically, one picture at a time.
+    """Writes a looping GIF, at most 640 pixels wide, atomically and frame by frame.
 
     Pillow would keep all pictures in memory until the end. Pixels that do not change are
     transparent.

@@ -7,9 +7,9 @@ import numba
 
 
 def compiled(**options: Any) -> Callable[[Any], Any]:
-    """Returns numba's decorator with the options of all loops of the package.
+    """Returns Numba's `njit` decorator with the options shared by all loops of the package.
 
-    The machine code is kept on the disk for later processes, if any of numba's folders is writable.
+    Compiled code is cached on disk if one of Numba's cache folders is writable.
     """
     options = {"nogil": True, "error_model": "numpy", **options}
 

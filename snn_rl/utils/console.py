@@ -1,4 +1,4 @@
-"""Output on the console."""
+"""Console output."""
 
 import io
 import sys
@@ -6,7 +6,7 @@ from types import TracebackType
 
 
 def replace_unprintable() -> None:
-    """Prints "?" for characters that the console's encoding lacks, instead of raising an error."""
+    """Makes stdout print "?" for characters that its encoding lacks, instead of raising."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
 

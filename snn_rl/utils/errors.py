@@ -11,7 +11,7 @@ def printable(text: object) -> str:
 
 
 def one_line(text: object, limit: int = 2_000) -> str:
-    """Returns a text, which may come from any file, as one line for a terminal.
+    """Returns text from any source as one line that is safe to print.
 
     White space becomes single spaces, other control characters are replaced by escape sequences,
     and the middle of a text of more than `limit` characters is left out.

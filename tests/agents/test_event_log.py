@@ -36,4 +36,4 @@ def test_a_full_disk_ends_the_log_with_one_line(
     monkeypatch.setattr(Path, "open", full)
     log(tmp_path, 3)
     (line,) = capsys.readouterr().out.splitlines()
-    assert "No space left on device. Training goes on without this TensorBoard log" in line
+    assert "No space left on device. Training continues without this TensorBoard log" in line

@@ -104,7 +104,7 @@ def test_files_of_other_libraries_are_loaded(tmp_path: Path) -> None:
         ("bias", "yes", "bias: expected bool"),
         ("rollout.frame_stack", "3", "rollout.frame_stack: expected int"),
         ("rollout.frame_stack", 0, "frame_stack=0: must be between 1 and 32"),
-        ("rollout.frame_stack", 32, "the network takes 3 channels"),
+        ("rollout.frame_stack", 32, "the network expects 3 channels"),
         ("rollout.frames", "none", "frames=none: must be one of"),
         ("rollout.cap", None, "rollout.cap: expected int"),
     ],

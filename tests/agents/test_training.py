@@ -350,7 +350,7 @@ def test_an_error_of_the_log_does_not_end_the_training(
     stage.directory.mkdir(parents=True)
     (stage.directory / "tensorboard").touch()  # a file in place of the folder
     assert_same(expected, stage.start())
-    assert capsys.readouterr().out.count("Training goes on without this TensorBoard log") == 1
+    assert capsys.readouterr().out.count("Training continues without this TensorBoard log") == 1
 
 
 def test_other_file_is_rejected_as_state(make_catch: MakeCatch, tmp_path: Path) -> None:

@@ -300,7 +300,7 @@ def test_parameters_outside_their_range_are_rejected(tmp_path, name, value):
                     {"kind": "dense", "units": 3},
                 ]
             },
-            "neurons are not supported",
+            "neurons, the limit",
         ),
     ],
     ids=["timesteps", "layers", "JSON", "images", "padding"],

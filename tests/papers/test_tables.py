@@ -140,7 +140,7 @@ def test_runs_are_found_at_two_depths(capsys, tmp_path):
     text = written(capsys, "paper=iir", "table=1", f"runs={tmp_path}")
     assert "| 91.59 / **85.00** [1, 2] |" in text
     assert "[2: seed 1](../../mine)" in text
-    assert f"Runs are searched in `{tmp_path}/*` and `{tmp_path}/*/*`." in text
+    assert f"Runs are searched for in `{tmp_path}/*` and `{tmp_path}/*/*`." in text
 
 
 @pytest.mark.parametrize(

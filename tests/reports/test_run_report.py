@@ -375,7 +375,7 @@ def test_missing_training_episodes_are_named(tmp_path):
     build_run(tmp_path, ["ann", "T5", "T12-converted"])
     (tmp_path / "T5" / "state.safetensors").unlink()
     learning = section(write_report(tmp_path).read_text(), "Learning")
-    assert "**Missing, with state.safetensors:** T5." in learning
+    assert "**Training episodes are missing, because state.safetensors is:** T5." in learning
 
 
 def test_the_ann_alone(tmp_path):

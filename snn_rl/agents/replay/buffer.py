@@ -151,7 +151,7 @@ class Stacks:
 
 
 class FrameReplayBuffer(NStepReplayBuffer):
-    """Replay buffer equivalent to that of Stable-Baselines3, but of single frames.
+    """Replay buffer equivalent to that of Stable-Baselines3 that stores each frame once.
 
     With stacks of four frames, the buffer uses about an eighth of the memory.
 

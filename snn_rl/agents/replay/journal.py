@@ -21,7 +21,7 @@ from snn_rl.utils.errors import UserError
 Array = NDArray[Any]
 Stored = dict[str, Array]
 _FIELDS = ("actions", "rewards", "dones", "timeouts")
-_MAX_ROW = 10**12  # the names of the chunks have 12 digits
+_MAX_ROW = 10**12  # chunk names have 12 digits
 
 
 def encode(buffer: FrameReplayBuffer, start: int, stop: int) -> Stored:

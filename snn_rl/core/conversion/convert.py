@@ -31,8 +31,8 @@ def convert(
 ) -> SpikingNetwork:
     """Converts a trained analog network into a spiking network with the same weights.
 
-    The thresholds are determined on sample images, layer by layer from input to output. The
-    preceding layers are already spiking. A spike of layer l represents an analog activation of
+    The thresholds are determined on sample images, layer by layer from input to output, with
+    the preceding layers already spiking. A spike of layer l represents an analog activation of
     v_l, so the weights (not the bias) of layer l + 1 are multiplied by v_l. Currents, biases, and
     outputs therefore keep the scale of the analog network. With scaling factors ([ULL]), a spike
     represents beta * v_l.

@@ -39,8 +39,8 @@ class ThresholdSearch:
             "adjusted thresholds"). Activity grows by a factor of 1 / scale per layer, so use the
             factor only in networks without biases.
         blocks: Thresholds inside residual blocks: "search" for the threshold search, or "unity" to
-            set each threshold to the amplitude of the block's input spikes ([STDB] section 4.2),
-            which is not scaled.
+            set each threshold to the amplitude of the block's input spikes ([STDB] section 4.2).
+            "unity" thresholds are not scaled.
         given: Thresholds of all hidden layers, used instead of the search, for example those
             of another trained network ([IIR] section 5).
     """

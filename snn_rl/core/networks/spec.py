@@ -7,7 +7,7 @@ from typing import Any
 
 from snn_rl.utils.plugins import Registry
 
-# Bounds of a description, which may come from any file
+# Limits of a network description, which may come from an untrusted file
 _MAX_LAYERS = 1_000
 _MAX_PIXELS = 2**24  # of the input
 _MAX_NEURONS = 2**26  # of a convolution or pooling
@@ -233,7 +233,7 @@ class NetworkSpec:
                 f"a {layer.kernel}x{layer.kernel} {kind}"
             )
         if layer.channels * height * width > _MAX_NEURONS:
-            raise ValueError(f"layer {i}: more than {_MAX_NEURONS:,} neurons are not supported")
+            raise ValueError(f"layer {i} has more than {_MAX_NEURONS:,} neurons, the limit")
         return (layer.channels, height, width)
 
     def shapes(self) -> list[Shape]:

@@ -16,7 +16,7 @@ from snn_rl.utils.errors import UserError
 def download_cifar(name: str, path: Path) -> None:
     """Downloads and unpacks the binary version of CIFAR for `open_dataset`.
 
-    The unpacked folder appears atomically, and only if the archive has the known checksum.
+    The unpacked folder appears atomically, and only if the archive has the expected checksum.
     """
     cifar = CIFARS[name]
     folder = cifar.layouts[0].folder

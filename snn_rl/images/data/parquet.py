@@ -18,7 +18,7 @@ WINDOW = 16  # row groups that are shuffled together
 _COLUMNS = ("image.bytes", "label")
 _MAX_FILE = 2**40  # bytes
 _MAX_GROUP = 2**28  # bytes of a row group, decompressed
-_LEAST_IMAGE = 20  # bytes of a row, at least
+_LEAST_IMAGE = 20  # minimum bytes per row
 
 
 class Parquet:
@@ -115,7 +115,7 @@ def _open(path: Path) -> Any:
         raise UserError(f"{path}: each row must have the bytes of one image and one label")
     _check_size(path, metadata)
     with _damage(path):
-        # Values that the file stores once and repeats are not copied in memory.
+        # A repeated value that the file stores once is also stored once in memory.
         return parquet.ParquetFile(path, metadata=metadata, read_dictionary=_COLUMNS[:1])
 
 
@@ -131,7 +131,7 @@ def _check_size(path: Path, metadata: Any) -> None:
         if not 0 <= size <= _MAX_GROUP:
             raise UserError(
                 f"{path} has a row group of {size:,} bytes, but at most {_MAX_GROUP:,} are read: "
-                "write it with fewer images per row group"
+                "write the file with fewer images per row group"
             )
 
 

@@ -85,7 +85,7 @@ class Split(ABC):
             raise ValueError("augment=True needs a generator")
         if drop_last and batch_size > len(self):
             raise UserError(
-                f"the data set has {len(self)} images, fewer than one batch of {batch_size}: use a "
+                f"the dataset has {len(self)} images, fewer than one batch of {batch_size}: use a "
                 "smaller batch or more images"
             )
         if limit is not None and generator is not None:
