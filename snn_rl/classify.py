@@ -46,7 +46,8 @@ _MAIN_SETTINGS = (
 def results(config: ClassifyConfig) -> dict[Path, dict[str, Any]]:
     """Returns the directories of the stages and the settings that their results depend on."""
     directory = directory_of(config)
-    return {directory / s.name: stage_settings(config, "", s) for s in chain(config)}
+    others: dict[str, Any] = {"test_limit": config.test_limit, "threads": config.threads}
+    return {directory / s.name: stage_settings(config, "", s) | others for s in chain(config)}
 
 
 def main(config: ClassifyConfig) -> None:

@@ -47,7 +47,8 @@ _MAIN_SETTINGS = (
 def results(config: Config) -> dict[Path, dict[str, Any]]:
     """Returns the directories of the stages and the settings that their results depend on."""
     directory = plan.directory_of(config)
-    return {directory / s.name: plan.stage_settings(config, s) for s in plan.chain(config)}
+    others: dict[str, Any] = {"evaluation": plan.trials(config), "threads": config.threads}
+    return {directory / s.name: plan.stage_settings(config, s) | others for s in plan.chain(config)}
 
 
 def main(config: Config) -> None:

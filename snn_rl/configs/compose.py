@@ -197,8 +197,6 @@ def _check_runs(
     for run in runs:
         try:
             directories = results(run)
-        except OSError:
-            continue  # the run itself reports the error
         except UserError as error:
             errors.append(error)
             continue

@@ -300,3 +300,14 @@ def test_the_paper_preset_has_the_published_settings():
 def test_deep_networks_have_a_lower_learning_rate(settings, lr):
     overrides = ["dataset=cifar10", *settings.split()]
     assert compose(ClassifyConfig, overrides).iir.lr == lr
+
+
+def test_a_sweep_does_not_overwrite_scores(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["dataset=cifar10", "net=vgg5", "test_limit=100,200"]
+    monkeypatch.setattr(sys, "argv", ["classify", "-m", *words])
+    with pytest.raises(SystemExit) as stop:
+        run_command(ClassifyConfig, pytest.fail, results=command.results)
+    assert stop.value.code == 2
+    assert "would both write to runs/cifar10-vgg5/seed0/ann" in capsys.readouterr().err
