@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from functools import cache
 from itertools import product
 
 import hydra
@@ -60,7 +61,7 @@ def launch(
 
     def job(config: DictConfig) -> bool:
         if os.getppid() == main_process:
-            _exit_with_parent()
+            _exit_with_parent(main_process)
         try:
             run(runs[config.run])
         except UserError as error:
@@ -91,15 +92,15 @@ def launch(
         ) from None
     common = set.intersection(*map(set, runs))
     return [
-        " ".join(word for word in line if word not in common)
+        " ".join(word for word in line if word not in common) or " ".join(line)
         for line, done in zip(runs, results, strict=True)
         if not done.return_value
     ]
 
 
-def _exit_with_parent() -> None:
+@cache  # a reused process watches its parent once
+def _exit_with_parent(parent: int) -> None:
     """Ends this process when its parent, which started the sweep, is killed."""
-    parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -40,6 +40,14 @@ def run(monkeypatch: pytest.MonkeyPatch, started: list[Config], *arguments: str)
     return 0
 
 
+def test_a_failed_sweep_of_one_run_names_the_run(
+    started: list[Config], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, started, "seed=1") == 1
+    failed = capsys.readouterr().err.splitlines()[-1]
+    assert failed == "error: 1 of 1 runs failed: env=CartPole-v1 seed=1"
+
+
 def test_combinations_keep_the_order_of_the_command_line() -> None:
     assert combinations(["a=1,2", "b='x,y'", "c=range(0,2)", "d=[1,2]"]) == [
         [f"a={a}", "b='x,y'", f"c={c}", "d=[1,2]"] for a in (1, 2) for c in (0, 1)
@@ -66,6 +74,8 @@ def test_a_failed_run_does_not_end_the_sweep(
     ("arguments", "words"),
     [
         (["seed=2,3", "run_dir=same"], "seed=2 and seed=3 would both write to same/ann"),
+        (["episodes=10,20"], "episodes=10 and episodes=20 would both write to"),
+        (["threads=1,2"], "threads=1 and threads=2 would both write to"),
         (["iir.lr=0.5,0.1"], "'run_dir=runs/iir.lr${iir.lr}'"),
         (["seed=2,3", "hydra/launcher=jobli"], "hydra/launcher=jobli: must be one of basic"),
         (["seed=2,3", "hydra.launcher.jobs=2"], "hydra.launcher.jobs"),
@@ -106,8 +116,16 @@ def test_a_parallel_run_ends_with_the_process_that_started_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ended = threading.Event()
-    parent = iter([10, 10, 1])
+    parent = iter([10, 1])
     monkeypatch.setattr(os, "getppid", lambda: next(parent))
     monkeypatch.setattr(os, "_exit", lambda code: ended.set())
-    sweep._exit_with_parent()
+    sweep._exit_with_parent(10)
     assert ended.wait(10)
+
+
+def test_a_process_that_is_reused_watches_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    watching: list[threading.Thread] = []
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: watching.append(thread))
+    for _ in range(3):
+        sweep._exit_with_parent(20)
+    assert len(watching) == 1
