@@ -42,7 +42,8 @@ def _table(section: Section) -> str:
     lines += [f"{section.description}\n", "| setting | type | default | allowed | |"]
     lines.append("| --- | --- | --- | --- | --- |")
     for each in section.settings:
-        kind, about = each.type.replace("|", "\\|"), each.description.replace("<", "&lt;")
+        kind = each.type.__name__ if type(each.type) is type else str(each.type)
+        kind, about = kind.replace("|", "\\|"), each.description.replace("<", "&lt;")
         row = (f"`{each.name}`", f"`{kind}`", f"`{each.default!r}`", each.allowed)
         lines.append(f"| {' | '.join(row)} | {about} |")
     return "\n".join(lines)

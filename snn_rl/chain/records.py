@@ -8,7 +8,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -25,7 +25,7 @@ from snn_rl.chain import run_directory
 from snn_rl.chain.stages import Stage
 from snn_rl.configs.image_schema import ClassifyConfig
 from snn_rl.configs.schema import Config
-from snn_rl.configs.setting import check_settings
+from snn_rl.configs.setting import check_settings, settings_of
 from snn_rl.core.conversion import LayerReport
 from snn_rl.core.energy import spikes
 from snn_rl.core.networks import NetworkSpec
@@ -415,7 +415,7 @@ class Settings(dict[str, Any]):
 def _check_types(settings: dict[str, Any], source: Path) -> Settings:
     """Checks the type of every known setting, and returns the settings of a file."""
     schema = ClassifyConfig if "dataset" in settings else Config
-    types = _STAGE_ONLY | dict(_types(schema))
+    types = _STAGE_ONLY | {name: each.type for name, each in settings_of(schema).items()}
     for key, value in settings.items():
         if value is None and key in _WITHOUT_EFFECT:
             continue
@@ -424,15 +424,6 @@ def _check_types(settings: dict[str, Any], source: Path) -> Settings:
         except ValueError as error:
             raise UserError(f"{source} is damaged: {key}: {error}") from None
     return Settings(settings, source)
-
-
-def _types(schema: type[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields the full name and the type of every setting of a schema."""
-    for each in fields(schema):
-        if isinstance(each.type, type) and is_dataclass(each.type):
-            yield from _types(each.type, f"{prefix}{each.name}.")
-        else:
-            yield f"{prefix}{each.name}", each.type
 
 
 def read_settings(directory: Path) -> Settings:

@@ -51,7 +51,8 @@ def compose(
     Raises:
         UserError: A key is unknown, a value has the wrong type, or `presets` raises the error.
     """
-    parsed = _check_keys(overrides, schema)
+    parsed = parse(overrides)
+    _check_keys(parsed, schema)
     chosen: Callable[[Any], list[str]] = presets or _PRESETS[schema]
     with _one_line_errors(), hydra.initialize_config_module("snn_rl.configs", version_base="1.3"):
         # without Hydra, because composing twice would take twice as long
@@ -166,12 +167,14 @@ def run_command(
             arguments = [argument for argument in arguments if argument != "job"]
             print(OmegaConf.to_yaml(compose(schema, arguments, presets)), end="")
         elif options:
-            own = [word for word, each in _parse(arguments) if not each.is_hydra_override()]
+            parsed = parse(arguments)
+            own = [each for each in parsed if not each.is_hydra_override()]
+            launcher = [str(each.input_line) for each in parsed if each.is_hydra_override()]
             _check_keys(own, schema)
             with _one_line_errors():
                 runs = combinations(own)
                 _check_runs(runs, lambda run: results(compose(schema, run, presets)))
-                failed = launch(runs, run, complain, [a for a in arguments if a not in own])
+                failed = launch(runs, run, complain, launcher)
             if failed:
                 complain(
                     UserError(f"{len(failed)} of {len(runs)} runs failed: {'; '.join(failed)}")
@@ -213,39 +216,30 @@ def _check_runs(
         raise errors[0]
 
 
-def is_sweep(override: str) -> bool:
-    """Returns True if -m starts several runs for a key=value string.
-
-    `lr=0.1,0.2` is a sweep; `lr=[0.1,0.2]` is one value.
-    """
-    with _one_line_errors():
-        return OverridesParser.create().parse_override(override).is_sweep_override()
-
-
-def _parse(words: Sequence[str]) -> Iterator[tuple[str, Override]]:
-    """Yields each argument of the command line and the parsed override."""
+def parse(words: Sequence[str]) -> list[Override]:
+    """Parses a command line, in which `lr=0.1,0.2` is a sweep, and `lr=[0.1,0.2]` is one value."""
     parser = OverridesParser.create()
+    parsed = []
     for word in words:
         try:
-            yield word, parser.parse_override(word)
+            parsed.append(parser.parse_override(word))
         except HydraException:
             raise UserError(_unparsed(word)) from None
+    return parsed
 
 
-def _check_keys(overrides: Sequence[str], schema: type[Any]) -> list[Override]:
-    """Returns the parsed overrides of known settings."""
+def _check_keys(overrides: Sequence[Override], schema: type[Any]) -> None:
+    """Refuses unknown settings, and the removal of settings."""
     known = settings_of(schema)
     groups = {key.split(".")[0] for key in known if "." in key}
-    parsed = list(_parse(overrides))
-    for word, override in parsed:
-        key = override.key_or_group
+    for override in overrides:
+        key, word = override.key_or_group, str(override.input_line)
         if override.is_delete() and key in known:
             raise UserError(f"{word}: a setting cannot be removed; set {key}=VALUE")
         if key in groups or key not in known:
             everything = f"; {schema.__module__.replace('.', '/')}.py lists them all"
             hint = did_you_mean(key, known) or everything
             raise UserError(f"unknown setting {word.lstrip('+~')}{hint}")
-    return [override for _, override in parsed]
 
 
 def _unparsed(word: str) -> str:

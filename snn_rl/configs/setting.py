@@ -45,10 +45,10 @@ def setting(default: T, description: str, *, choices: tuple[str, ...] = (), **bo
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting of a schema, with its full name ("iir.lr") and its type as written in Python."""
+    """One setting of a schema, with its full name ("iir.lr") and its type."""
 
     name: str
-    type: str
+    type: Any
     default: Any
     description: str
     declared: tuple[str, ...]
@@ -110,9 +110,8 @@ def sections(schema: type[Any], prefix: str = "") -> Iterator[Section]:
         if isinstance(entry.type, type) and is_dataclass(entry.type):
             nested[name] = entry.type
         else:
-            kind = entry.type.__name__ if type(entry.type) is type else str(entry.type)
             default = getattr(defaults, entry.name)
-            settings.append(Setting(name, kind, default, **entry.metadata))
+            settings.append(Setting(name, entry.type, default, **entry.metadata))
     yield Section(prefix.rstrip("."), getdoc(schema) or "", settings)
     for name, section in nested.items():
         yield from sections(section, f"{name}.")

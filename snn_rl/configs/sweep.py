@@ -12,7 +12,7 @@ from itertools import product
 import hydra
 from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import MissingConfigException
 from hydra.types import HydraContext
@@ -24,13 +24,13 @@ from snn_rl.utils.errors import UserError
 _EXTRAS = {"joblib": "sweep", "submitit_slurm": "slurm", "submitit_local": "slurm"}
 
 
-def combinations(overrides: Sequence[str]) -> list[list[str]]:
+def combinations(overrides: Sequence[Override]) -> list[list[str]]:
     """Returns the command line of every run of a sweep, with the last value changing fastest."""
     values = [
         [f"{each.get_key_element()}={value}" for value in each.sweep_string_iterator()]
         if each.is_sweep_override()
         else [str(each.input_line)]
-        for each in OverridesParser.create().parse_overrides(list(overrides))
+        for each in overrides
     ]
     return [list(run) for run in product(*values)]
 

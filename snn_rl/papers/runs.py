@@ -10,7 +10,7 @@ from typing import Any
 from snn_rl.chain import records, run_directory
 from snn_rl.chain.records import ImageResult, Invocation, Settings, StageResult
 from snn_rl.chain.stages import ANN, PRETRAINED, SCRATCH, ChainOptions, Stage, schedule
-from snn_rl.configs.compose import compose, is_sweep
+from snn_rl.configs.compose import compose, parse
 from snn_rl.configs.image_schema import ClassifyConfig
 from snn_rl.configs.schema import Config
 from snn_rl.images.chain import stage_settings
@@ -319,7 +319,7 @@ def given_settings(command: str, values: Mapping[str, Any]) -> dict[str, str]:
         # options of Hydra's launcher would be errors without -m
         if not equals or key.startswith(("-", "hydra/", "hydra.")):
             continue
-        if key in _FILES or not is_sweep(word):
+        if key in _FILES or not parse([word])[0].is_sweep_override():
             given[key] = value
         elif key in values:
             given[key] = plain(values[key])

@@ -16,7 +16,7 @@ from tqdm import tqdm
 import snn_rl
 from snn_rl.agents import plan
 from snn_rl.agents.checks import check_values
-from snn_rl.configs.compose import compose, is_sweep, print_error, run_command
+from snn_rl.configs.compose import compose, parse, print_error, run_command
 from snn_rl.configs.image_schema import ClassifyConfig
 from snn_rl.configs.schema import Config
 from snn_rl.configs.setting import settings_of
@@ -112,12 +112,12 @@ def test_composed_settings_are_plain_values() -> None:
     ],
 )
 def test_sweeps_differ_from_lists(override: str, several: bool) -> None:
-    assert is_sweep(override) is several
+    assert parse([override])[0].is_sweep_override() is several
 
 
 def test_a_sweep_that_cannot_be_parsed_is_one_line() -> None:
     with pytest.raises(UserError, match=r"^.+$"):
-        is_sweep("a=[1,")
+        parse(["a=[1,"])
 
 
 @pytest.mark.parametrize("arguments", [["env=CartPole-v1", "iir.lr=x"], ["-m", "sed=1,2"]])

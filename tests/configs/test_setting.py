@@ -96,5 +96,5 @@ def test_registered_names_are_choices_too(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_settings_stand_in_the_order_of_the_schema() -> None:
     assert list(AGENTS)[:2] == ["env", "T"] and list(AGENTS)[-1] == "play.fps"
-    assert AGENTS["run_dir"].type == "str | None"
+    assert AGENTS["run_dir"].type == (str | None)
     assert IMAGES["iir.lr"].default == 1e-3 and IMAGES["iir.decay"].default == 0.2

@@ -9,7 +9,7 @@ import pytest
 
 from snn_rl import train
 from snn_rl.configs import sweep
-from snn_rl.configs.compose import run_command
+from snn_rl.configs.compose import parse, run_command
 from snn_rl.configs.schema import Config
 from snn_rl.configs.sweep import combinations
 from snn_rl.utils.errors import UserError
@@ -49,7 +49,7 @@ def test_a_failed_sweep_of_one_run_names_the_run(
 
 
 def test_combinations_keep_the_order_of_the_command_line() -> None:
-    assert combinations(["a=1,2", "b='x,y'", "c=range(0,2)", "d=[1,2]"]) == [
+    assert combinations(parse(["a=1,2", "b='x,y'", "c=range(0,2)", "d=[1,2]"])) == [
         [f"a={a}", "b='x,y'", f"c={c}", "d=[1,2]"] for a in (1, 2) for c in (0, 1)
     ]
 
