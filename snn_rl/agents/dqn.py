@@ -23,7 +23,7 @@ from snn_rl.agents.saved import SAVED, Range, SavedAgent
 from snn_rl.core.networks import AnalogNetwork, Network, SpikingNetwork
 from snn_rl.files.checkpoint import check_parameters, load_network, load_tensors, save_tensors
 from snn_rl.files.optimizer_state import load_moments, moments
-from snn_rl.utils.errors import UserError
+from snn_rl.utils.errors import DamagedFile, UserError
 
 _POLICY = "policy."  # prefix of the policy's tensors
 
@@ -199,7 +199,7 @@ class SpikingDQN(DQN):
             self.policy.load_state_dict(check_parameters(policy, "the checkpoint"))
             load_moments(self.policy.optimizer, tensors)
         except (RuntimeError, ValueError) as error:
-            raise UserError(f"the checkpoint does not fit the network: {error}") from error
+            raise DamagedFile(f"the checkpoint does not fit the network: {error}") from error
 
     def save(
         self,

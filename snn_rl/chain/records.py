@@ -31,7 +31,7 @@ from snn_rl.core.energy import spikes
 from snn_rl.core.networks import NetworkSpec
 from snn_rl.files.atomic import read_json, write_json
 from snn_rl.files.checkpoint import load_tensors
-from snn_rl.utils.errors import UserError, one_line
+from snn_rl.utils.errors import DamagedFile, UserError, one_line
 
 GREEDY, STICKY = "greedy", "sticky"
 _LARGEST = 1e18  # largest absolute value of a number in a file
@@ -53,7 +53,7 @@ class Record:
         try:
             record: Self = _typed(cls, data)
         except ValueError as error:
-            raise UserError(f"{source} is damaged: {error}") from None
+            raise DamagedFile(f"{source} is damaged: {error}") from None
         return record
 
     @classmethod
@@ -282,11 +282,11 @@ def read_metrics(directory: Path) -> StageEvaluation | Score | None:
 
 
 def unless_damaged(read: Callable[[], T]) -> T | None:
-    """Returns the result of reading a file that is written again if it is damaged, else None."""
+    """Returns the result of reading a file that is not required; None if the file is damaged."""
     try:
         return read()
-    except UserError as error:
-        print(f"{error}: writing the file again")
+    except DamagedFile as error:
+        print(f"{error}: ignoring the file")
         return None
 
 
@@ -409,7 +409,7 @@ class Settings(dict[str, Any]):
         self.source = source
 
     def __missing__(self, key: str) -> Any:
-        raise UserError(f"{self.source} is damaged: missing key {key!r}")
+        raise DamagedFile(f"{self.source} is damaged: missing key {key!r}")
 
 
 def _check_types(settings: dict[str, Any], source: Path) -> Settings:
@@ -422,7 +422,7 @@ def _check_types(settings: dict[str, Any], source: Path) -> Settings:
         try:
             _typed(types.get(key, Any), value)
         except ValueError as error:
-            raise UserError(f"{source} is damaged: {key}: {error}") from None
+            raise DamagedFile(f"{source} is damaged: {key}: {error}") from None
     return Settings(settings, source)
 
 
@@ -431,7 +431,7 @@ def read_settings(directory: Path) -> Settings:
     path = directory / run_directory.SETTINGS
     settings = read_json(path)
     if not isinstance(settings, dict):
-        raise UserError(f"{path} is damaged: expected a JSON object")
+        raise DamagedFile(f"{path} is damaged: expected a JSON object")
     return _check_types(settings, path)
 
 
@@ -479,7 +479,7 @@ def replay_rows(directory: Path) -> int:
     try:
         counters = read_counters(directory)
         lost = f"{directory / run_directory.STATE} is missing"
-    except UserError as error:
+    except DamagedFile as error:
         counters, lost = None, str(error)
     if counters is None:
         raise UserError(
@@ -532,7 +532,7 @@ def read_invocations(directory: Path) -> list[Invocation]:
     path = directory / run_directory.RUN
     data = read_json(path)
     if not isinstance(data, list) or not data:
-        raise UserError(f"{path} is damaged: expected a list of commands")
+        raise DamagedFile(f"{path} is damaged: expected a list of commands")
     entries = [Invocation.from_json(entry, path) for entry in data]
     return [replace(each, settings=_check_types(each.settings, path)) for each in entries]
 
@@ -549,7 +549,8 @@ def record_invocation(directory: Path, config: Any, launcher: str = "python -m")
     """
     path, before = directory / run_directory.RUN, None
     if path.exists() and (before := unless_damaged(lambda: read_invocations(directory))) is None:
-        path.rename(path.with_suffix(".damaged.json"))  # no run depends on its commands
+        damaged = path.rename(path.with_suffix(".damaged.json"))  # no run depends on its commands
+        print(one_line(f"{path} was renamed to {damaged.name}"))
     now = Invocation.current(config, launcher)
     if before:
         old = before[-1].versions
@@ -680,9 +681,8 @@ def _read_stage(stage: Stage, directory: Path) -> StageResult:
         notes, spec = AgentNotes.from_json(meta, path), _spec(meta, path)
         for column in metrics.columns.values() if metrics else ():
             check_layers(column.spike_rates, spec, directory / run_directory.METRICS)
-    return StageResult(
-        stage, read_settings(directory), read_counters(directory), metrics, notes, spec
-    )
+    counters = unless_damaged(lambda: read_counters(directory))
+    return StageResult(stage, read_settings(directory), counters, metrics, notes, spec)
 
 
 def _spec(meta: dict[str, Any], path: Path) -> NetworkSpec:
@@ -691,14 +691,14 @@ def _spec(meta: dict[str, Any], path: Path) -> NetworkSpec:
     try:
         return NetworkSpec.from_dict(network["spec"] if isinstance(network, dict) else {})
     except (KeyError, ValueError) as error:
-        raise UserError(f"{path} is damaged: {error}") from None
+        raise DamagedFile(f"{path} is damaged: {error}") from None
 
 
 def check_layers(rates: Sequence[float], spec: NetworkSpec, path: Path) -> None:
     """Checks that a file has the spike rate of every hidden layer."""
     layers = len(spec.names()) - 1
     if len(rates) != layers:
-        raise UserError(f"{path} is damaged: expected {layers} spike rates, got {len(rates)}")
+        raise DamagedFile(f"{path} is damaged: expected {layers} spike rates, got {len(rates)}")
 
 
 # a classifier's run

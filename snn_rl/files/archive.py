@@ -16,7 +16,7 @@ from typing import Any
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from snn_rl.utils.errors import UserError
+from snn_rl.utils.errors import DamagedFile, UserError
 
 MAX_BYTES = 2**28  # of a file of weights and of its tensors, forty times the Atari network
 MAX_CHECKPOINT = 2**33  # of a file of our own networks, with the state of the optimizer
@@ -44,35 +44,45 @@ _DAMAGE = (
 
 
 @contextmanager
+def read_errors(path: Path) -> Iterator[None]:
+    """Raises a UserError for the errors of the operating system in reading a file."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise DamagedFile(f"no such file: {path}") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+@contextmanager
 def open_file(path: Path, limit: int = MAX_BYTES) -> Iterator[io.BufferedReader]:
     """Opens a regular file of at most `limit` bytes for reading.
 
     Raises:
         UserError: The path is not such a file, or the file cannot be read.
     """
-    try:
+    with read_errors(path):
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
             raise UserError(f"{path} is {kind}, but a file is required")
         if status.st_size > limit:
             raise UserError(f"{path} has {status.st_size:,} bytes, but at most {limit:,} are read")
-        with path.open("rb") as file:
-            if file.peek(len(_LFS_POINTER)).startswith(_LFS_POINTER):
-                raise UserError(
-                    f"{path} is only a Git LFS pointer to the file: download the file with "
-                    "`git lfs pull`"
-                )
-            yield file
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"no such file: {path}") from None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+        file = path.open("rb")
+    with file:
+        with read_errors(path):
+            start = file.peek(len(_LFS_POINTER))
+        if start.startswith(_LFS_POINTER):
+            raise UserError(
+                f"{path} is only a Git LFS pointer to the file: download the file with "
+                "`git lfs pull`"
+            )
+        yield file
 
 
 def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
     """Reads a whole file of at most `limit` bytes, see `open_file`."""
-    with open_file(path, limit) as file:
+    with open_file(path, limit) as file, read_errors(path):
         return file.read()
 
 
@@ -89,7 +99,7 @@ def parse_json(text: bytes | str, name: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{name} is damaged: {error}") from None
+        raise DamagedFile(f"{name} is damaged: {error}") from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -111,7 +121,7 @@ class Archive:
         ratio: Maximum compression ratio of an entry.
 
     Raises:
-        UserError: The archive is damaged or too large, repeats an entry, or names a path outside
+        DamagedFile: The archive is damaged or too large, repeats an entry, or names a path outside
             itself.
     """
 
@@ -119,28 +129,28 @@ class Archive:
         self.name = name
         # zipfile reads the list of entries as a whole, so its length is checked first.
         if data.count(_DIRECTORY_ENTRY) > MAX_ENTRIES:
-            raise UserError(f"{name} lists more than {MAX_ENTRIES:,} entries")
+            raise DamagedFile(f"{name} lists more than {MAX_ENTRIES:,} entries")
         try:
             self._zip = zipfile.ZipFile(io.BytesIO(data))
         except _DAMAGE as error:
-            raise UserError(f"{name} is damaged or not a zip archive ({error})") from None
+            raise DamagedFile(f"{name} is damaged or not a zip archive ({error})") from None
         self._entries: dict[str, zipfile.ZipInfo] = {}
         for entry in self._zip.infolist():
             shown = repr(entry.filename[:100])
             parts = re.split(r"[/\\]", entry.filename)
             if ".." in parts or parts[0] == "" or ":" in parts[0]:
-                raise UserError(f"{name} is not trusted: {shown} is a path outside the archive")
+                raise DamagedFile(f"{name} is not trusted: {shown} is a path outside the archive")
             if entry.filename in self._entries:
-                raise UserError(f"{name} repeats the entry {shown}")
+                raise DamagedFile(f"{name} repeats the entry {shown}")
             if entry.file_size > ratio * entry.compress_size + 1024:
-                raise UserError(
+                raise DamagedFile(
                     f"{name} is not trusted: {entry.compress_size:,} bytes decompress to "
                     f"{entry.file_size:,} bytes of {shown}"
                 )
             self._entries[entry.filename] = entry
         total = sum(entry.file_size for entry in self._entries.values())
         if total > limit:
-            raise UserError(f"{name} unpacks to {total:,} bytes, but at most {limit:,} are read")
+            raise DamagedFile(f"{name} unpacks to {total:,} bytes, but at most {limit:,} are read")
 
     def __contains__(self, entry: str) -> bool:
         return entry in self._entries
@@ -153,17 +163,19 @@ class Archive:
         """Returns the content of an entry after a check of its checksum."""
         shown = f"{entry[:100]!r} in {self.name}"
         if entry not in self._entries:
-            raise UserError(f"{self.name} is incomplete: it lacks {entry[:100]!r}")
+            raise DamagedFile(f"{self.name} is incomplete: it lacks {entry[:100]!r}")
         info = self._entries[entry]
         if info.file_size > limit:
-            raise UserError(f"{shown} has {info.file_size:,} bytes, but at most {limit:,} are read")
+            raise DamagedFile(
+                f"{shown} has {info.file_size:,} bytes, but at most {limit:,} are read"
+            )
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise UserError(f"{shown} has an unsupported compression method")
+            raise DamagedFile(f"{shown} has an unsupported compression method")
         try:
             with self._zip.open(info) as file:
                 return file.read(info.file_size)
         except _DAMAGE as error:
-            raise UserError(f"{shown} is damaged ({error})") from None
+            raise DamagedFile(f"{shown} is damaged ({error})") from None
 
 
 def read_arrays(path: Path, limit: int) -> dict[str, NDArray[Any]]:
@@ -186,5 +198,5 @@ def read_arrays(path: Path, limit: int) -> dict[str, NDArray[Any]]:
             data.seek(0)
             arrays[entry.removesuffix(".npy")] = npy.read_array(data, allow_pickle=False)
         except (*_DAMAGE, SyntaxError, TypeError, MemoryError) as error:
-            raise UserError(f"{path} is damaged ({error})") from None
+            raise DamagedFile(f"{path} is damaged ({error})") from None
     return arrays

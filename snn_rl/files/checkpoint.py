@@ -19,9 +19,9 @@ from torch import Tensor
 from snn_rl.core.conversion.integer_grid import integers
 from snn_rl.core.networks import AnalogNetwork, NetworkSpec, SpikingNetwork, SpikingOptions
 from snn_rl.files.archive import MAX_CHECKPOINT, MAX_ENTRIES, MAX_JSON, open_file, parse_json
-from snn_rl.files.atomic import write_bytes
+from snn_rl.files.atomic import disk_errors, write_bytes
 from snn_rl.files.state_dict import check_weights
-from snn_rl.utils.errors import UserError
+from snn_rl.utils.errors import DamagedFile, UserError
 
 T = TypeVar("T")
 SCHEMA = 1
@@ -61,34 +61,38 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str
     save_tensors(path, tensors, meta, _previous(path))
 
 
-def load_checkpoint(path: Path, load: Callable[[Path], T]) -> T | None:
-    """Loads the newest intact file of those that `save_checkpoint` keeps, and deletes newer ones.
+def load_checkpoint(path: Path, load: Callable[[Path], T], writes: bool = True) -> T | None:
+    """Loads the newest intact file of those that `save_checkpoint` keeps.
+
+    A damaged newest file is renamed to <stem>.damaged<suffix> if the file before is intact.
 
     Args:
         path: Path of the newest file.
-        load: Function that loads a file, or raises UserError if the file, or another file that it
+        load: Function that loads a file, or raises DamagedFile if the file, or another file that it
             needs, is damaged.
+        writes: False for a distributed worker that must not rename files.
 
     Returns:
         Result of `load`; None if there is no file.
 
     Raises:
-        UserError: No file is intact.
+        UserError: No file is intact, or the newest intact file cannot be read.
     """
     found = [each for each in (path, _previous(path)) if each.is_file()]
     for each in found:
         try:
             loaded = load(each)
-        except UserError as error:
+        except DamagedFile as error:
             if each == found[-1]:
-                raise UserError(
+                raise DamagedFile(
                     f"{error}. Restore the file from a backup, or delete the folder of its stage "
                     "to train the stage again"
                 ) from None
             print(f"{error}. Using the previous checkpoint, {found[-1]}")
         else:
-            if each != path:
-                path.unlink(missing_ok=True)  # must not become the previous checkpoint
+            if writes and each != found[0]:
+                with disk_errors(path, "rename"):  # must not become the previous checkpoint
+                    path.replace(path.with_stem(f"{path.stem}.damaged"))
             return loaded
     return None
 
@@ -107,7 +111,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with open_file(path, MAX_CHECKPOINT) as content:
             if int.from_bytes(content.read(8), "little") > _MAX_HEADER:
-                raise UserError(f"{damaged} (header too long)")
+                raise DamagedFile(f"{damaged} (header too long)")
             with safe_open(path, framework="pt") as file:
                 meta = _note(path, (file.metadata() or {}).get(_META))
                 names = file.keys()
@@ -115,10 +119,12 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                     raise UserError(f"{path} contains {len(names):,} tensors")
                 tensors = {name: file.get_tensor(name) for name in names}
         intact = meta.pop(_DIGEST, None) == _digest(meta, tensors)
-    except (SafetensorError, ValueError, OverflowError, RuntimeError) as error:
-        raise UserError(f"{damaged} ({error})") from None
+    except (SafetensorError, ValueError, OverflowError) as error:
+        raise DamagedFile(f"{damaged} ({error})") from None
+    except (OSError, RuntimeError) as error:  # a lack of file handles or memory is not a damage
+        raise UserError(f"cannot read {path}: {error}") from None
     if not intact:
-        raise UserError(f"{path} is damaged: its content does not match its checksum")
+        raise DamagedFile(f"{path} is damaged: its content does not match its checksum")
     return tensors, meta
 
 
@@ -126,7 +132,7 @@ def _note(path: Path, text: str | None) -> dict[str, Any]:
     """Parses the note of a file."""
     meta = parse_json(text, f"the metadata of {path}") if text is not None else None
     if not isinstance(meta, dict) or "schema" not in meta:
-        raise UserError(f"{path} was not written by snn_rl: its snn_rl metadata is missing")
+        raise DamagedFile(f"{path} was not written by snn_rl: its snn_rl metadata is missing")
     if meta["schema"] != SCHEMA:
         raise UserError(f"{path} has schema {meta['schema']}; this version reads schema {SCHEMA}")
     return meta

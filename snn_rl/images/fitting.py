@@ -25,7 +25,7 @@ from snn_rl.files.checkpoint import load_checkpoint, load_tensors, save_checkpoi
 from snn_rl.files.optimizer_state import load_moments, moments
 from snn_rl.images import distributed
 from snn_rl.images.data.datasets import Split
-from snn_rl.utils.errors import UserError
+from snn_rl.utils.errors import DamagedFile, UserError
 from snn_rl.utils.seeding import derive_seed, seed_everything
 
 _FAST_S = 0.5  # if saving takes less time, the state is saved after every epoch
@@ -309,7 +309,13 @@ def _resume(network: nn.Module, optimizer: torch.optim.Optimizer, path: Path) ->
             network.load_state_dict(weights)
             load_moments(optimizer, tensors)
         except (ValueError, RuntimeError) as error:
-            raise UserError(f"{path} is not the state of this stage ({error})") from None
+            raise DamagedFile(f"{path} is not the state of this stage ({error})") from None
         return Counters.from_json(meta.get("counters"), path)
 
-    return load_checkpoint(path, load) or Counters()
+    first = distributed.is_first()
+    if not first:
+        distributed.barrier()  # the first worker may rename a damaged file
+    counters = load_checkpoint(path, load, writes=first) or Counters()
+    if first:
+        distributed.barrier()
+    return counters

@@ -254,7 +254,8 @@ def _learning_section(stages: Sequence[StageResult], figure: str) -> list[str]:
     lost = [s.label for s in stages if s.notes and s.stage.trained and s.counters is None]
     return [
         "## Learning",
-        f"**Training episodes are missing, because {run_directory.STATE} is:** {', '.join(lost)}."
+        f"**Training episodes are missing, because {run_directory.STATE} is missing or damaged:** "
+        f"{', '.join(lost)}."
         if lost
         else "",
         *(_selection(stage) for stage in stages if stage.notes and stage.notes.scores),

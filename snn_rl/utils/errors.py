@@ -33,6 +33,10 @@ class UserError(Exception):
         super().__init__(one_line(message))
 
 
+class DamagedFile(UserError):
+    """A file that is missing or whose content is damaged, so that reading it again would fail."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Returns the hint "; did you mean ...?" with the closest known word, or an empty string."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)

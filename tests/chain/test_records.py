@@ -1,6 +1,8 @@
 """Records: the JSON of every file, and malformed files."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -240,6 +242,28 @@ def test_another_version_of_a_package_is_noted(
     write_invocations(tmp_path, [replace(older, versions={})])  # an old run
     record_invocation(tmp_path, Config())
     assert capsys.readouterr().out == ""
+
+
+def test_damaged_commands_are_kept_in_another_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.json"
+    path.write_text("5")
+    record_invocation(tmp_path, Config())
+    ignored, renamed = capsys.readouterr().out.splitlines()
+    assert ignored.startswith(f"{path} is damaged: ") and ignored.endswith(": ignoring the file")
+    assert renamed == f"{path} was renamed to run.damaged.json"
+    assert (tmp_path / "run.damaged.json").read_text() == "5"
+    before = path.read_bytes()
+
+    def deny(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", deny)
+        with pytest.raises(UserError, match=f"cannot read {path}"):
+            record_invocation(tmp_path, Config())
+    assert path.read_bytes() == before
 
 
 def test_the_revision_is_that_of_the_package_only(

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snn_rl.files.archive import MAX_JSON, parse_json, read_arrays, read_bytes
+from snn_rl.files.archive import MAX_JSON, open_file, parse_json, read_arrays, read_bytes
 from snn_rl.files.atomic import read_json
 from snn_rl.files.checkpoint import load_tensors
 from snn_rl.utils.errors import UserError
@@ -135,6 +135,14 @@ def test_unreadable_file_gives_the_cause(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(Path, "open", deny)
     message = refused(lambda: read_bytes(tmp_path / "file"))
     assert message == f"cannot read {tmp_path / 'file'}: Permission denied"
+
+
+def test_an_error_of_the_caller_is_not_an_error_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(OSError) as caught, open_file(tmp_path / "file"):
+        raise full
+    assert caught.value is full
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,15 @@ from snn_rl.core.networks import (
     SpikingNetwork,
     SpikingOptions,
 )
-from snn_rl.files.checkpoint import SCHEMA, load_network, load_tensors, save_network, save_tensors
+from snn_rl.files.checkpoint import (
+    SCHEMA,
+    load_checkpoint,
+    load_network,
+    load_tensors,
+    save_checkpoint,
+    save_network,
+    save_tensors,
+)
 from snn_rl.utils.errors import UserError
 
 SPEC = NetworkSpec((1, 6, 6), (Conv(2, 3, 2), Dense(3)), 2, bias=True)
@@ -350,3 +358,50 @@ def test_full_disk_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeypatch,
     # With free space, the same call succeeds.
     save_network(path, spiking(5))
     assert load_network(path)[0].timesteps == 5
+
+
+def state(path: Path, value: int) -> None:
+    """Saves two generations of a checkpoint, the newer one with a value."""
+    for each in (value - 1, value):
+        save_checkpoint(path, {"x": torch.tensor(each)}, {})
+
+
+def load_state(path: Path) -> int:
+    return int(load_tensors(path)[0]["x"])
+
+
+def test_a_damaged_checkpoint_is_kept_under_another_name(tmp_path, capsys):
+    path = tmp_path / "state.safetensors"
+    state(path, 2)
+    path.write_bytes(data := path.read_bytes()[:-1])
+    assert load_checkpoint(path, load_state, writes=False) == 1
+    assert path.read_bytes() == data, "another worker renames the file"
+    assert load_checkpoint(path, load_state) == 1
+    assert (tmp_path / "state.damaged.safetensors").read_bytes() == data and not path.exists()
+    assert "Using the previous checkpoint" in capsys.readouterr().out
+    assert load_checkpoint(path, load_state) == 1
+
+
+@pytest.mark.parametrize("cause", ["EIO", "EACCES", "EMFILE", "library", "schema"])
+def test_an_intact_checkpoint_that_cannot_be_read_is_neither_replaced_nor_skipped(
+    tmp_path, monkeypatch, cause
+):
+    path = tmp_path / "state.safetensors"
+    state(path, 2)
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def failing(*_: object, **__: object) -> None:
+        if cause == "library":  # safetensors reports every error in opening a file like this
+            raise FileNotFoundError(f"No such file or directory: {path}")
+        raise OSError(getattr(errno, cause), os.strerror(getattr(errno, cause)))
+
+    if cause == "schema":
+        monkeypatch.setattr("snn_rl.files.checkpoint.SCHEMA", SCHEMA + 1)
+    elif cause == "library":
+        monkeypatch.setattr("snn_rl.files.checkpoint.safe_open", failing)
+    else:
+        monkeypatch.setattr(Path, "open", failing)
+    with pytest.raises(UserError, match="schema" if cause == "schema" else "cannot read"):
+        load_checkpoint(path, load_state)
+    monkeypatch.undo()
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before

@@ -373,9 +373,11 @@ def test_a_stage_in_training_is_only_in_the_learning_curve(tmp_path):
 
 def test_missing_training_episodes_are_named(tmp_path):
     build_run(tmp_path, ["ann", "T5", "T12-converted"])
-    (tmp_path / "T5" / "state.safetensors").unlink()
-    learning = section(write_report(tmp_path).read_text(), "Learning")
-    assert "**Training episodes are missing, because state.safetensors is:** T5." in learning
+    state = tmp_path / "T5" / "state.safetensors"
+    note = "episodes are missing, because state.safetensors is missing or damaged:** T5."
+    for damage in (lambda: state.write_bytes(state.read_bytes()[:-1]), state.unlink):
+        damage()
+        assert note in section(write_report(tmp_path).read_text(), "Learning")
 
 
 def test_the_ann_alone(tmp_path):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from snn_rl.agents.replay.buffer import FrameReplayBuffer
 from snn_rl.files.archive import read_arrays
 from snn_rl.files.atomic import write_atomic
-from snn_rl.utils.errors import UserError
+from snn_rl.utils.errors import DamagedFile
 
 Array = NDArray[Any]
 Stored = dict[str, Array]
@@ -125,7 +125,7 @@ def load_chunk(path: Path, limit: int = 2**31) -> tuple[int, Stored]:
         _check(stored)
         return int(start), stored
     except (LookupError, ValueError) as error:
-        raise UserError(f"{path} is damaged or not a replay chunk ({error})") from None
+        raise DamagedFile(f"{path} is damaged or not a replay chunk ({error})") from None
 
 
 def save_buffer(path: Path, buffer: FrameReplayBuffer) -> None:
@@ -142,7 +142,7 @@ def load_buffer(path: Path, buffer: FrameReplayBuffer) -> tuple[int, int]:
         First row of the chunk and end of its rows, exclusive.
 
     Raises:
-        UserError: The file is damaged, or its arrays have other shapes or types than the buffer's.
+        DamagedFile: The file is damaged, or its arrays do not have the buffer's shapes and types.
     """
     # Size of the largest possible chunk: a full buffer without shared frames
     transitions = buffer.buffer_size * buffer.n_envs
@@ -150,14 +150,14 @@ def load_buffer(path: Path, buffer: FrameReplayBuffer) -> tuple[int, int]:
     start, stored = load_chunk(path, limit)
     shape = (stored["shifted"].shape[1], *stored["full_obs"].shape[1:])
     if shape != (wanted := buffer.observations.shape[1:]):
-        raise UserError(f"{path}: expected observations of shape {wanted}, got {shape}")
+        raise DamagedFile(f"{path}: expected observations of shape {wanted}, got {shape}")
     types = {name: getattr(buffer, name).dtype for name in _FIELDS}
     types |= dict.fromkeys(("newest", "full_obs", "full_next"), buffer.store.frames.dtype)
     for name, dtype in types.items():
         if stored[name].dtype != dtype:
-            raise UserError(f"{path}: expected {name} of type {dtype}, got {stored[name].dtype}")
+            raise DamagedFile(f"{path}: expected {name} of type {dtype}, got {stored[name].dtype}")
     if stored["actions"].shape[2:] != buffer.actions.shape[2:]:
-        raise UserError(f"{path}: the actions do not match the environment")
+        raise DamagedFile(f"{path}: the actions do not match the environment")
     write_rows(buffer, start, stored)
     return start, start + len(stored["dones"])
 
@@ -194,7 +194,7 @@ class Journal:
                     break
                 filled = end
         if filled != stop:
-            raise UserError(f"{self.directories[-1]} lacks the replay rows from {filled} on")
+            raise DamagedFile(f"{self.directories[-1]} lacks the replay rows from {filled} on")
 
     def prune(self, buffer: FrameReplayBuffer, stop: int) -> None:
         """Deletes this stage's chunks that a buffer ending at row `stop` no longer needs."""
