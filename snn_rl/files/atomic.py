@@ -33,7 +33,7 @@ def disk_errors(path: Path, action: str = "write") -> Iterator[None]:
         space = "free some space or " if error.errno in _FULL else ""
         raise UserError(
             f"cannot {action} {path}: {error.strerror}. Existing files are intact: {space}choose "
-            "another directory (run_dir=, runs=, or output=), and run the same command again"
+            "a writable location, and try again"
         ) from error
 
 
@@ -48,6 +48,8 @@ def make_directory(path: Path) -> None:
 
 def sync_directory(path: Path) -> None:
     """Flushes the names in a directory to the disk, if its file system can."""
+    if os.name == "nt":  # cannot open directories
+        return
     directory = os.open(path, os.O_RDONLY)
     try:
         os.fsync(directory)
@@ -76,11 +78,20 @@ def write_atomic(path: Path, write: Callable[[Path], object], previous: Path | N
                 with temporary.open("rb+") as file:
                     os.fsync(file.fileno())
                 if previous is not None and path.exists():
-                    path.rename(previous)
+                    _keep(path, previous)
                 os.replace(temporary, path)
             finally:
                 temporary.unlink(missing_ok=True)
         sync_directory(path.parent)
+
+
+def _keep(path: Path, previous: Path) -> None:
+    """Keeps the file at `path` as `previous`, too, so that a killed process leaves both."""
+    previous.unlink(missing_ok=True)
+    try:
+        os.link(path, previous)
+    except OSError:  # not every file system has hard links
+        path.rename(previous)
 
 
 def _remove_leftovers(path: Path) -> None:

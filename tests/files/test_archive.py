@@ -140,7 +140,7 @@ def test_unreadable_file_gives_the_cause(tmp_path: Path, monkeypatch: pytest.Mon
 def test_an_error_of_the_caller_is_not_an_error_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x")
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    with pytest.raises(OSError) as caught, open_file(tmp_path / "file"):
+    with pytest.raises(OSError, match="No space") as caught, open_file(tmp_path / "file"):
         raise full
     assert caught.value is full
 

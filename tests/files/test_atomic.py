@@ -44,6 +44,7 @@ def test_errors_of_the_disk_give_one_line(tmp_path, name):
         write_atomic(path, write)
     message = str(caught.value)
     assert f"cannot write {path}: {os.strerror(code)}." in message and "\n" not in message
+    assert "run_dir=" not in message, "functions of the package write files, too"
     assert ("free some space" in message) == (name in ("ENOSPC", "EDQUOT"))
     assert read_json(path) == {"step": 1}
     assert os.listdir(tmp_path) == [path.name]
@@ -109,11 +110,26 @@ def test_new_files_follow_the_umask(tmp_path):
     assert stat.S_IMODE((tmp_path / "state.json").stat().st_mode) == 0o600
 
 
-def test_the_replaced_file_is_kept(tmp_path):
+def test_the_replaced_file_is_kept(tmp_path, monkeypatch):
     path, previous = tmp_path / "state", tmp_path / "previous"
+    existed, replace = [], os.replace
+
+    def replaced(source: Path, target: Path) -> None:
+        existed.append(path.exists())
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", replaced)
     for content in (b"1", b"2", b"3"):
         write_bytes(path, content, previous)
     assert (path.read_bytes(), previous.read_bytes()) == (b"3", b"2")
+    assert existed == [False, True, True], "a process killed here must leave a checkpoint"
+
+    def link(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", link)  # as on FAT
+    write_bytes(path, b"4", previous)
+    assert (path.read_bytes(), previous.read_bytes()) == (b"4", b"3")
 
 
 def test_temporary_files_of_killed_writers_are_removed_and_those_of_live_ones_kept(tmp_path):
