@@ -583,19 +583,12 @@ def _revision() -> str | None:
     return done.stdout.strip()
 
 
-# an agent's run
-
-
 @dataclass(frozen=True)
-class StageResult:
-    """Contents of the files of one stage."""
+class RecordedStage:
+    """Stage of a run."""
 
     stage: Stage
     settings: dict[str, Any]  # settings that the result depends on, keyed by full name
-    counters: Counters | None  # None if the stage was not trained
-    metrics: StageEvaluation | None  # None until the stage has been evaluated
-    notes: AgentNotes | None  # None until training has finished
-    network: NetworkSpec | None  # None until training has finished
 
     @property
     def name(self) -> str:
@@ -611,6 +604,19 @@ class StageResult:
     def analog(self) -> bool:
         """True for an ANN."""
         return self.stage.analog
+
+
+# an agent's run
+
+
+@dataclass(frozen=True)
+class StageResult(RecordedStage):
+    """Contents of the files of one stage."""
+
+    counters: Counters | None  # None if the stage was not trained
+    metrics: StageEvaluation | None  # None until the stage has been evaluated
+    notes: AgentNotes | None  # None until training has finished
+    network: NetworkSpec | None  # None until training has finished
 
     @property
     def evaluation(self) -> StageEvaluation:
@@ -705,12 +711,10 @@ def check_layers(rates: Sequence[float], spec: NetworkSpec, path: Path) -> None:
 
 
 @dataclass(frozen=True)
-class ImageResult:
+class ImageResult(RecordedStage):
     """Contents of the files of one scored stage of a classification run."""
 
     directory: Path  # directory of the stage
-    stage: Stage
-    settings: dict[str, Any]  # settings that the result depends on, keyed by full name
     score: Score  # score on the test images
 
     @property
@@ -748,5 +752,5 @@ def read_image_stages(directory: Path) -> list[ImageResult]:
         is_done(path)  # raises if files are missing
         score = read_metrics(path)
         if isinstance(score, Score):
-            found.append(ImageResult(path, stage, read_settings(path), score))
+            found.append(ImageResult(stage, read_settings(path), path, score))
     return found

@@ -97,11 +97,6 @@ class ScoredStage(ImageResult):
         return self.directory.parent
 
     @property
-    def name(self) -> str:
-        """Name of the stage."""
-        return self.stage.name
-
-    @property
     def timesteps(self) -> int:
         """T; 0 for an ANN."""
         return self.stage.timesteps or 0
@@ -156,13 +151,11 @@ def read_images(folder: Path) -> list[ScoredStage]:
     for run in sorted(runs):
         invocations = records.read_invocations(run)
         for result in records.read_image_stages(run):
-            stage, score = result.stage, result.score
+            path, score = result.directory, result.score
             if not score.test_is_train:
-                settings = Settings(_settings(run / ANN) | result.settings, result.directory)
-                lineage = _lineage(result.directory)
-                found.append(
-                    ScoredStage(result.directory, stage, settings, score, lineage, invocations)
-                )
+                settings = Settings(_settings(run / ANN) | result.settings, path)
+                own = (result.stage, settings, path, score)
+                found.append(ScoredStage(*own, _lineage(path), invocations))
     return found
 
 
