@@ -653,7 +653,7 @@ class StageResult(RecordedStage):
 
 def read_stages(directory: Path) -> list[StageResult]:
     """Reads the stages of an agent's run, sorted by `Stage.order`."""
-    return [_read_stage(stage, directory / stage.name) for stage in stages_in(directory)]
+    return [_read_stage(stage, directory / stage.name) for stage in _complete_stages(directory)]
 
 
 def stages_in(directory: Path, *files: str) -> list[Stage]:
@@ -668,13 +668,25 @@ def stages_in(directory: Path, *files: str) -> list[Stage]:
     return sorted((stage for stage in found if stage), key=lambda stage: stage.order)
 
 
+def _complete_stages(directory: Path) -> list[Stage]:
+    """Returns the stages of a run; prints and leaves out finished stages that lack files."""
+    found = []
+    for stage in stages_in(directory):
+        try:
+            is_done(directory / stage.name)
+        except UserError as error:
+            print(f"{error}. Leaving out the stage")
+        else:
+            found.append(stage)
+    return found
+
+
 def finished(stages: Iterable[StageResult]) -> list[StageResult]:
     """Returns the stages that have a network and an evaluation."""
     return [stage for stage in stages if stage.metrics and stage.notes]
 
 
 def _read_stage(stage: Stage, directory: Path) -> StageResult:
-    is_done(directory)  # raises if files are missing
     metrics = read_metrics(directory)
     path = directory / run_directory.NETWORK
     if isinstance(metrics, Score):
@@ -747,9 +759,8 @@ class ImageResult(RecordedStage):
 def read_image_stages(directory: Path) -> list[ImageResult]:
     """Reads the scored stages of a classification run, sorted by `Stage.order`."""
     found = []
-    for stage in stages_in(directory):
+    for stage in _complete_stages(directory):
         path = directory / stage.name
-        is_done(path)  # raises if files are missing
         score = read_metrics(path)
         if isinstance(score, Score):
             found.append(ImageResult(stage, read_settings(path), path, score))

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -97,6 +98,17 @@ def test_shipped_commands_survive_reading_and_writing(folder: Path, tmp_path: Pa
     write_invocations(tmp_path, read_invocations(folder))
     assert (tmp_path / "run.json").read_bytes() == (folder / "run.json").read_bytes()
     assert [stage.name for stage in read_stages(folder)] == ["ann", "T5", "T1"]
+
+
+def test_finished_stages_without_a_network_are_left_out_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(SHIPPED[0].parent, run)
+    (run / "T5" / "network.safetensors").unlink()
+    assert [stage.name for stage in read_stages(run)] == ["ann", "T1"]
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{run / 'T5' / 'network.safetensors'} is missing, but")
 
 
 def test_a_comparison_contains_both_networks() -> None:

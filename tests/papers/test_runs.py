@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from snn_rl.chain.records import mark_done
 from snn_rl.chain.stages import Stage
 from snn_rl.files.atomic import read_json, write_json
 from snn_rl.papers.runs import best, decisive, given_settings, networks_of, read_images
@@ -97,6 +98,16 @@ def test_a_damaged_file_is_named(image_stage, tmp_path):
     entry.network.unlink()
     with pytest.raises(UserError, match="no such file"):
         _ = entry.notes
+
+
+def test_one_lost_network_leaves_out_its_stage_only(image_stage, tmp_path, capsys):
+    for seed in (0, 1):
+        image_stage(f"a/seed{seed}", "ann")
+        mark_done(tmp_path / f"a/seed{seed}/ann")
+    lost = tmp_path / "a/seed0/ann/network.safetensors"
+    lost.unlink()
+    assert [entry.settings["seed"] for entry in read_images(tmp_path)] == [1]
+    assert f"{lost} is missing" in capsys.readouterr().out
 
 
 def test_training_does_not_affect_a_conversion():
