@@ -26,6 +26,7 @@ from snn_rl.agents.replay.buffer import FrameReplayBuffer
 from snn_rl.agents.replay.journal import Journal
 from snn_rl.chain.records import Counters
 from snn_rl.chain.run_directory import STATE
+from snn_rl.files.archive import MAX_STATE
 from snn_rl.files.checkpoint import load_checkpoint, load_tensors, save_checkpoint
 from snn_rl.utils.errors import UserError
 from snn_rl.utils.seeding import derive_seed, seed_everything
@@ -78,7 +79,7 @@ def resume(
     assert isinstance(buffer, FrameReplayBuffer)
 
     def restore(path: Path) -> Counters:
-        tensors, meta = load_tensors(path)
+        tensors, meta = load_tensors(path, MAX_STATE)
         counters = Counters.from_json(meta.get("counters"), path)
         journal.restore(buffer, counters.rows)
         model.load_tensors(tensors)
@@ -176,7 +177,7 @@ def _best(directory: Path, counters: Counters) -> dict[str, Tensor]:
     """
 
     def load(path: Path) -> dict[str, Tensor]:
-        tensors, meta = load_tensors(path)
+        tensors, meta = load_tensors(path, MAX_STATE)
         score = meta.get("score")  # absent in older files
         if isinstance(score, float):
             counters.scores[:] = [each for each in counters.scores if each[1] <= score]

@@ -29,6 +29,7 @@ from snn_rl.configs.setting import check_settings, settings_of
 from snn_rl.core.conversion import LayerReport
 from snn_rl.core.energy import spikes
 from snn_rl.core.networks import NetworkSpec
+from snn_rl.files.archive import MAX_STATE
 from snn_rl.files.atomic import read_json, write_json
 from snn_rl.files.checkpoint import load_tensors
 from snn_rl.utils.errors import DamagedFile, UserError, one_line
@@ -335,7 +336,7 @@ def read_counters(directory: Path) -> Counters | None:
     path = directory / run_directory.STATE
     if not path.exists():
         return None
-    return Counters.from_json(load_tensors(path)[1].get("counters"), path)
+    return Counters.from_json(load_tensors(path, MAX_STATE)[1].get("counters"), path)
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,12 @@ from snn_rl.utils.errors import DamagedFile, UserError
 
 MAX_BYTES = 2**28  # of a file of weights and of its tensors, forty times the Atari network
 MAX_CHECKPOINT = 2**33  # of a file of our own networks, with the state of the optimizer
-MAX_JSON = 2**24  # of a JSON text, which may list every episode of a training
+MAX_JSON = 2**24  # of a JSON text
+MAX_STATE = 2**26  # of the JSON text in a checkpoint, which lists every episode of a training
 MAX_ENTRIES = 10_000  # of an archive
-# Numbers of characters in a JSON text: objects and their keys, and all other values. Each object
-# takes about a hundred bytes, many times its text.
-_MAX_VALUES = {"{:": 2**18, "[,": 2**22}
+# Bytes of a JSON text's limit per object or key, and per other value. Each object takes about a
+# hundred bytes, many times its text.
+_BYTES_PER_VALUE = {"{:": 64, "[,": 4}
 _LFS_POINTER = b"version https://git-lfs"
 _MAX_RATIO = 200  # of a compressed entry; weights hardly compress
 _DIRECTORY_ENTRY = b"PK\x01\x02"
@@ -86,16 +87,22 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
         return file.read()
 
 
-def parse_json(text: bytes | str, name: str) -> Any:
-    """Parses JSON without repeated keys; `name` stands for the text in error messages."""
-    if len(text) > MAX_JSON:
-        raise UserError(
-            f"{name} has {len(text):,} bytes of JSON, but at most {MAX_JSON:,} are read"
-        )
+def check_size(text: bytes | str, name: str, limit: int) -> None:
+    """Raises a UserError if `parse_json` would refuse a JSON text because of its size."""
+    if len(text) > limit:
+        raise UserError(f"{name} has {len(text):,} bytes of JSON, but at most {limit:,} are read")
     raw = text.encode() if isinstance(text, str) else text
-    for characters, limit in _MAX_VALUES.items():
-        if sum(raw.count(character.encode()) for character in characters) > limit:
+    for characters, size in _BYTES_PER_VALUE.items():
+        if sum(raw.count(character.encode()) for character in characters) > limit // size:
             raise UserError(f"{name} has too many JSON values")
+
+
+def parse_json(text: bytes | str, name: str, limit: int = MAX_JSON) -> Any:
+    """Parses JSON without repeated keys, of at most `limit` bytes.
+
+    `name` stands for the text in error messages.
+    """
+    check_size(text, name, limit)
     try:
         return json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:

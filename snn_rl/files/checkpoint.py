@@ -18,14 +18,21 @@ from torch import Tensor
 
 from snn_rl.core.conversion.integer_grid import integers
 from snn_rl.core.networks import AnalogNetwork, NetworkSpec, SpikingNetwork, SpikingOptions
-from snn_rl.files.archive import MAX_CHECKPOINT, MAX_ENTRIES, MAX_JSON, open_file, parse_json
+from snn_rl.files.archive import (
+    MAX_CHECKPOINT,
+    MAX_ENTRIES,
+    MAX_JSON,
+    MAX_STATE,
+    check_size,
+    open_file,
+    parse_json,
+)
 from snn_rl.files.atomic import disk_errors, write_bytes
 from snn_rl.files.state_dict import check_weights
 from snn_rl.utils.errors import DamagedFile, UserError
 
 T = TypeVar("T")
 SCHEMA = 1
-_MAX_HEADER = 2 * MAX_JSON  # of a safetensors file, including the note
 _META = "snn_rl"
 _DIGEST = "sha256"
 _BATCH_COUNT = ".num_batches_tracked"
@@ -52,8 +59,10 @@ def save_tensors(
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     note = {"schema": SCHEMA, **meta}
     # A single metadata entry: safetensors writes several entries in random order.
-    data = save(plain, {_META: json.dumps({**note, _DIGEST: _digest(note, plain)})})
-    write_bytes(path, data, previous)
+    text = json.dumps({**note, _DIGEST: _digest(note, plain)})
+    if previous is not None:
+        check_size(text, f"the metadata of {path}", MAX_STATE)
+    write_bytes(path, save(plain, {_META: text}), previous)
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
@@ -101,8 +110,12 @@ def _previous(path: Path) -> Path:
     return path.with_stem(f"{path.stem}.previous")
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_tensors(path: Path, limit: int = MAX_JSON) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Reads a file that `save_tensors` wrote.
+
+    Args:
+        path: Path of the file.
+        limit: Maximum size of its note in bytes; `MAX_STATE` for files of `save_checkpoint`.
 
     Returns:
         Tensors by name, and the note with its schema number.
@@ -110,10 +123,10 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     damaged = f"{path} is damaged or not a safetensors file"
     try:
         with open_file(path, MAX_CHECKPOINT) as content:
-            if int.from_bytes(content.read(8), "little") > _MAX_HEADER:
+            if int.from_bytes(content.read(8), "little") > 2 * limit:
                 raise DamagedFile(f"{damaged} (header too long)")
             with safe_open(path, framework="pt") as file:
-                meta = _note(path, (file.metadata() or {}).get(_META))
+                meta = _note(path, (file.metadata() or {}).get(_META), limit)
                 names = file.keys()
                 if len(names) > MAX_ENTRIES:
                     raise UserError(f"{path} contains {len(names):,} tensors")
@@ -128,9 +141,9 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, meta
 
 
-def _note(path: Path, text: str | None) -> dict[str, Any]:
+def _note(path: Path, text: str | None, limit: int) -> dict[str, Any]:
     """Parses the note of a file."""
-    meta = parse_json(text, f"the metadata of {path}") if text is not None else None
+    meta = None if text is None else parse_json(text, f"the metadata of {path}", limit)
     if not isinstance(meta, dict) or "schema" not in meta:
         raise DamagedFile(f"{path} was not written by snn_rl: its snn_rl metadata is missing")
     if meta["schema"] != SCHEMA:

@@ -21,6 +21,7 @@ from snn_rl.chain.records import Record
 from snn_rl.chain.run_directory import STATE
 from snn_rl.core.conversion import activity_rates, apply_masks_
 from snn_rl.core.networks import Network, SpikingNetwork
+from snn_rl.files.archive import MAX_STATE
 from snn_rl.files.checkpoint import load_checkpoint, load_tensors, save_checkpoint
 from snn_rl.files.optimizer_state import load_moments, moments
 from snn_rl.images import distributed
@@ -301,7 +302,7 @@ def _state(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Te
 
 def _resume(network: nn.Module, optimizer: torch.optim.Optimizer, path: Path) -> Counters:
     def load(path: Path) -> Counters:
-        tensors, meta = load_tensors(path)
+        tensors, meta = load_tensors(path, MAX_STATE)
         weights = {
             n.removeprefix(_NETWORK): t for n, t in tensors.items() if n.startswith(_NETWORK)
         }

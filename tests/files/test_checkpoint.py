@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from snn_rl.chain.records import Counters, read_counters
 from snn_rl.core.networks import (
     AnalogNetwork,
     Conv,
@@ -18,6 +19,7 @@ from snn_rl.core.networks import (
     SpikingNetwork,
     SpikingOptions,
 )
+from snn_rl.files.archive import MAX_JSON, MAX_STATE, check_size
 from snn_rl.files.checkpoint import (
     SCHEMA,
     load_checkpoint,
@@ -405,3 +407,24 @@ def test_an_intact_checkpoint_that_cannot_be_read_is_neither_replaced_nor_skippe
         load_checkpoint(path, load_state)
     monkeypatch.undo()
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_a_checkpoint_lists_a_million_episodes(tmp_path):
+    check_size("[" + "[1000000,-21.0,18]," * 1_000_000 + "[]]", "x", MAX_STATE)
+    path = tmp_path / "state.safetensors"
+    meta = {"counters": {}, "long": "x" * MAX_JSON}
+    save_checkpoint(path, {}, meta)
+    assert load_tensors(path, MAX_STATE)[1] == {"schema": SCHEMA, **meta}
+    assert read_counters(tmp_path) == Counters()
+    with pytest.raises(UserError, match="at most"):
+        load_tensors(path)
+
+
+def test_a_checkpoint_that_could_not_be_read_is_not_written(tmp_path, monkeypatch):
+    path = tmp_path / "state.safetensors"
+    state(path, 2)
+    monkeypatch.setattr("snn_rl.files.checkpoint.MAX_STATE", 1000)
+    for counters in (["x" * 1000], [0] * 251):
+        with pytest.raises(UserError, match=r"the metadata of .* has"):
+            save_checkpoint(path, {}, {"counters": counters})
+    assert load_checkpoint(path, load_state) == 2
