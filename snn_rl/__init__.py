@@ -42,14 +42,13 @@ The packages from the lowest to the highest layer:
 """
 
 import importlib
-import sys
 from typing import Any
 
-from snn_rl.utils.console import end_quietly_on_interrupt
+from snn_rl.utils.console import end_quietly_on_interrupt, starts_own_module
 
 __version__ = "0.1.0"
 
-if sys.argv[:1] == ["-m"]:  # of `python -m snn_rl.train`, which imports the package first
+if starts_own_module():
     end_quietly_on_interrupt()
 
 # Public names and their modules, which are imported on first use
