@@ -107,7 +107,7 @@ class ClassifyConfig:
         "Training precision; auto uses bfloat16 where it is fast.",
         choices=("auto", "float32", "bfloat16"),
     )
-    device: str = setting("auto", "Device of the network: auto, cpu, cuda, cuda:1, or mps (Apple).")
+    device: str = setting("auto", "Device of the network: auto, cpu, cuda, cuda:1, ...")
     threads: int = setting(0, "CPU threads; 0 uses one per core.", minimum=0)
     fit: FitConfig = field(default_factory=FitConfig)
     iir: SpikingFitConfig = field(default_factory=SpikingFitConfig)

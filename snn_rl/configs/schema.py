@@ -221,9 +221,7 @@ class Config:
         "Training precision; auto uses bfloat16 where it is fast.",
         choices=("auto", "float32", "bfloat16"),
     )
-    device: str = setting(
-        "auto", "Device of the networks: auto, cpu, cuda, cuda:1, or mps (Apple)."
-    )
+    device: str = setting("auto", "Device of the networks: auto, cpu, cuda, cuda:1, ...")
     threads: int = setting(0, "CPU threads; 0 uses one per core.", minimum=0, maximum=1024)
     checkpoint_steps: int = setting(50_000, "Agent steps between checkpoints.")
     episodes: int = setting(20, "Episodes per evaluation.", minimum=1)

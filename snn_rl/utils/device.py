@@ -12,10 +12,10 @@ def uses_bf16(precision: str, device: str) -> bool:
 
     Args:
         precision: "bfloat16", "float32", or "auto": bfloat16 if the device supports it natively.
-        device: "auto", "cpu", "cuda", "cuda:1", ..., or "mps".
+        device: "auto", "cpu", "cuda", "cuda:1", ...
     """
     if precision == "auto":
-        if device not in ("cpu", "mps") and torch.cuda.is_available():
+        if device != "cpu" and torch.cuda.is_available():
             return True
         return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
     return precision == "bfloat16"
@@ -23,15 +23,11 @@ def uses_bf16(precision: str, device: str) -> bool:
 
 def check_device(device: str) -> None:
     """Raises a UserError if a requested device is missing: training on the CPU would take days."""
-    if re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device) is None:
-        raise UserError(
-            f"device={device}: must be one of auto, cpu, cuda, cuda:0, cuda:1, ..., mps"
-        )
+    if re.fullmatch(r"auto|cpu|cuda(:\d+)?", device) is None:
+        raise UserError(f"device={device}: must be one of auto, cpu, cuda, cuda:0, cuda:1, ...")
     kind, _, index = device.partition(":")
-    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+    if kind == "cuda" and int(index or 0) >= (gpus := torch.cuda.device_count()):
         raise UserError(
-            f"device={device}: PyTorch finds {torch.cuda.device_count() or 'no'} GPU (run `python "
-            "-m snn_rl.doctor` for details); device=auto uses the CPU if there is no GPU"
+            f"device={device}: PyTorch finds {gpus or 'no'} GPU{'s' * (gpus != 1)} (run "
+            "`python -m snn_rl.doctor` for details); device=auto uses the CPU if there is no GPU"
         )
-    if kind == "mps" and not torch.backends.mps.is_available():
-        raise UserError("device=mps: PyTorch finds no Apple GPU; use device=cpu")
