@@ -74,9 +74,8 @@ class SavedAgent(Record):
             if name not in given:
                 free = value is None or isinstance(value, str)
                 if not is_kind or not (free or low <= value <= high):
-                    raise ValueError(
-                        f"{name}={value!r} is not from {low:,} to {high:,}; pass {name}= to load"
-                    )
+                    limits = "" if kind in (bool, str) else f": must be from {low:,} to {high:,}"
+                    raise ValueError(f"{name}={value!r} is invalid{limits}; pass {name}= to load")
                 arguments[name] = value
         if "train_freq" not in given:
             match self.settings.get("train_freq"):
