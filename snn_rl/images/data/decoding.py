@@ -20,13 +20,13 @@ def decode(data: bytes, name: str) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             copies = 1 if image.mode in ("RGB", "L") else 2  # other modes take a copy as large
-            fits = copies * image.width * image.height <= _MAX_PIXELS
-            if fits:
+            limit = _MAX_PIXELS // copies
+            if image.width * image.height <= limit:
                 image.load()
                 return image if image.mode == "RGB" else image.convert("RGB")
     except Exception as error:  # decoders raise many types on damaged bytes
         reason = str(error) if str(error) and "BytesIO" not in str(error) else "not an image"
         raise UserError(f"{name} is damaged: {reason}") from None
     raise UserError(
-        f"{name} has {image.width}x{image.height} pixels, but at most {_MAX_PIXELS:,} are decoded"
+        f"{name} has {image.width}x{image.height} pixels, but at most {limit:,} are decoded"
     )
