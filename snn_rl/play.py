@@ -34,9 +34,11 @@ def main(config: Config) -> None:
     output = play.output
     if config.output is not None:
         output = path.suffix.lstrip(".")
-        if output not in ("mp4", "gif") or play.output not in ("auto", output):
+        if output not in ("mp4", "gif"):
+            raise UserError(f"output={path} must end with .mp4 or .gif")
+        if play.output not in ("auto", output):
             raise UserError(
-                f"output={path}: the file name must end with .mp4 or .gif, as play.output"
+                f"output={path} does not match play.output={play.output}: leave play.output at auto"
             )
     if output == "auto":
         output = "window" if video.has_display() else "mp4"
