@@ -215,13 +215,15 @@ def _existing(folder: Path) -> Path:
     return next(path for path in (folder, *folder.parents) if path.is_dir())
 
 
-def _attempt(check: Callable[[], Finding], name: str) -> Finding:
+def _attempt(
+    check: Callable[[], Finding], name: str, advice: str = _REINSTALL, fatal: bool = True
+) -> Finding:
     """Runs a check whose failure is a finding, so that the remaining checks still run."""
     try:
         return check()
     except Exception as error:  # a broken installation may raise anything
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        return Finding(name, f"does not work: {kind}{_one_line(error)}", _REINSTALL, fatal=True)
+        return Finding(name, f"does not work: {kind}{_one_line(error)}", advice, fatal)
 
 
 def examine(folder: Path) -> Iterator[Finding]:
@@ -230,8 +232,9 @@ def examine(folder: Path) -> Iterator[Finding]:
     yield Finding("Python", system)
     yield from packages()
     checks = {"CPU": cpu, "GPU": gpu, "bfloat16": bfloat16, "Atari ROMs": roms}
-    for name, check in (checks | {"videos": videos}).items():
+    for name, check in checks.items():
         yield _attempt(check, name)
+    yield _attempt(videos, "videos", "train with video=false", fatal=False)
     yield from extras()
     yield disk(folder)
     yield run_folder(folder)

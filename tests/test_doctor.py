@@ -147,6 +147,18 @@ def test_a_failing_check_is_a_finding() -> None:
     assert str(finding).startswith("FAIL  Atari ROMs")
 
 
+def test_agents_train_without_a_writer_of_videos(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def broken() -> Finding:
+        raise OSError("no encoder")
+
+    monkeypatch.setattr(doctor, "videos", broken)
+    monkeypatch.setattr(doctor, "roms", lambda: Finding("Atari ROMs", "1 game"))
+    finding = named(list(doctor.examine(tmp_path)), "videos")
+    assert not finding.fatal and finding.trouble == "train with video=false"
+
+
 def test_a_full_disk_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=10**8))
     finding = doctor.disk(tmp_path / "runs")
