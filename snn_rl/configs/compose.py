@@ -150,10 +150,7 @@ def run_command(
 
     def run(overrides: Sequence[str]) -> None:
         replace_unprintable()  # a sweep may start other processes
-        try:
-            main(compose(schema, overrides, presets))
-        except MemoryError as error:
-            raise UserError(f"the memory is full: {error}") from None
+        main(compose(schema, overrides, presets))
 
     try:
         for option in options - {"--version", "--cfg", "-m", "--multirun"}:
