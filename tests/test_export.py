@@ -144,7 +144,8 @@ def test_training_rejects_settings_of_export(capsys, tmp_path):
             main=train.main,
             name="train",
         )
-    assert "output=net.onnx is only supported by snn_rl.export" in capsys.readouterr().err
+    commands = "snn_rl.export, snn_rl.evaluate, snn_rl.play"
+    assert f"output=net.onnx is only supported by {commands}\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("noops", [1, 30])

@@ -19,12 +19,13 @@ from snn_rl.utils.errors import UserError
 from snn_rl.utils.opencv import opencv
 from snn_rl.utils.threads import use_threads
 
+# Commands that support a setting
 _OTHER_COMMANDS = {
-    "report": ("paper", "figure", "table", "sweep"),
-    "publish": ("zoo",),
-    "evaluate": ("engine",),
-    "export": ("format", "check_frames"),
-    "export, snn_rl.evaluate, and snn_rl.play": ("output",),
+    **dict.fromkeys(("paper", "figure", "table", "sweep"), ("report",)),
+    "zoo": ("publish",),
+    "engine": ("evaluate", "play"),
+    **dict.fromkeys(("format", "check_frames"), ("export",)),
+    "output": ("export", "evaluate", "play"),
 }
 
 
@@ -129,11 +130,10 @@ def _check_updates(config: Config) -> None:
 
 def refuse_settings_of_other_commands(config: Config) -> None:
     """Raises UserError if a setting of another command differs from its default."""
-    for command, names in _OTHER_COMMANDS.items():
-        for name in names:
-            if value_of(config, name) != getattr(Config, name):
-                value = value_of(config, name)
-                raise UserError(f"{name}={value} is only supported by snn_rl.{command}")
+    for name, commands in _OTHER_COMMANDS.items():
+        if (value := value_of(config, name)) != getattr(Config, name):
+            supporting = ", ".join(f"snn_rl.{command}" for command in commands)
+            raise UserError(f"{name}={value} is only supported by {supporting}")
     if config.play.output == "window":
         raise UserError("play.output=window is only supported by snn_rl.play: choose mp4 or gif")
 
