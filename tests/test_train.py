@@ -238,7 +238,7 @@ def test_a_smaller_T_continues_after_the_finished_stages(
 
 
 def test_only_training_settings_of_a_started_stage_must_not_change(
-    uninterrupted: Path, capsys: pytest.CaptureFixture[str]
+    uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = results(uninterrupted)
     invocations = (uninterrupted / "run.json").read_bytes()
@@ -250,8 +250,9 @@ def test_only_training_settings_of_a_started_stage_must_not_change(
     assert "source was absent, now ann-pretrained" in line
     assert_same(before, results(uninterrupted))
     assert (uninterrupted / "run.json").read_bytes() == invocations
-    run(uninterrupted, "episodes=2")
-    metrics = json.loads((uninterrupted / "T1" / "metrics.json").read_text())
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    run(tmp_path / "run", "episodes=2")
+    metrics = json.loads((tmp_path / "run" / "T1" / "metrics.json").read_text())
     assert len(metrics["greedy"]["returns"]) == 2
 
 
@@ -532,9 +533,12 @@ def test_a_teacher_that_does_not_fit_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_conversion_without_retraining_keeps_the_weights(uninterrupted: Path) -> None:
-    run(uninterrupted, "stages=none", "T=20")
-    converted, _ = load_tensors(uninterrupted / "T20-converted" / "network.safetensors")
+def test_conversion_without_retraining_keeps_the_weights(
+    uninterrupted: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    run(tmp_path / "run", "stages=none", "T=20")
+    converted, _ = load_tensors(tmp_path / "run" / "T20-converted" / "network.safetensors")
     ann, _ = load_tensors(uninterrupted / "ann" / "network.safetensors")
     assert torch.equal(converted["synapses.0.weight"], ann["synapses.0.weight"])
     scale = converted["neurons.0.v_threshold"]
