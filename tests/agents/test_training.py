@@ -87,7 +87,7 @@ class Stage:
             n_steps=2,
             objective="td" if first else "distill+td",
             device="cpu",
-            policy_kwargs={"network": "cartpole", "timesteps": self.timesteps, "bias": True},
+            policy_kwargs={"network": "8c6s3-16", "timesteps": self.timesteps, "bias": True},
         )
         if not first:
             torch.manual_seed(1)

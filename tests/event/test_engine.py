@@ -251,7 +251,7 @@ def conv(name, padding):
         ((EventLayer("head", 1.0, ones(2, 18), np.full(2, -(2**63))),), "biases"),
         ((EventLayer("fc1", 1.0, ones(18, 18), None, 1),) * 2, "distinct names"),
         ((conv("conv1", 15_000), EventLayer("head", 1.0, ones(2, 2))), "do not match"),
-        ((*(conv(f"conv{i}", 2) for i in range(998)), conv("head", 0)), "in total"),
+        ((*(conv(f"conv{i}", 2) for i in range(998)), conv("head", 0)), "pixels and neurons"),
     ],
 )
 def test_invalid_layers_are_rejected(layers, words):

@@ -426,7 +426,7 @@ def test_the_command_reports_the_requested_run(run, tmp_path, capsys):
     assert (tmp_path / "copy" / "report.md").is_file()
 
 
-@pytest.mark.parametrize("file", ["run.json", "ann/metrics.json", "ann/state.safetensors"])
+@pytest.mark.parametrize("file", ["run.json", "ann/metrics.json"])
 def test_a_damaged_file_is_named(tmp_path, file):
     build_run(tmp_path, ["ann"])
     path = tmp_path / file
