@@ -28,6 +28,7 @@ from snn_rl.chain.stages import ANN
 from snn_rl.configs.compose import run_command
 from snn_rl.configs.schema import Config
 from snn_rl.reports.markdown import number
+from snn_rl.utils.errors import UserError
 
 _ACCEPTED = (*WHICH_AGENT, "engine", "episodes", "eval", "output")
 
@@ -39,7 +40,10 @@ def main(config: Config) -> None:
     path = output_file(config, stage.output / EVALUATION)
     comparison, ann = compare_with_ann(stage, plan.trials(config), config.device, config.engine)
     print(f"\n{format_comparison(comparison)}\n", flush=True)
-    comparison.write(path)
+    try:
+        comparison.write(path)
+    except UserError as error:
+        raise UserError(f"{error}, for example with output=PATH") from error
     if ann is not None and config.output is None:
         ann.write(stage.beside(ANN).output / EVALUATION)
     print(f"written to {path}")

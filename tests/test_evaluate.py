@@ -97,7 +97,7 @@ def test_a_read_only_run_prints_its_results(run_dir, tmp_path, capsys, monkeypat
     assert "mean return" in text
     line = error.splitlines()[-1]
     assert line.startswith(f"error: cannot write {run_dir / 'T1' / 'evaluation.json'}: Read-only")
-    assert "output=" in line
+    assert line.endswith("for example with output=PATH")
     output = tmp_path / "new" / "results.json"
     command(evaluate, *arguments, f"output={output}")
     assert read_json(output)["evaluation"]["seed"] == 9

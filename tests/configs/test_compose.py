@@ -46,7 +46,7 @@ def complaint(*overrides: str) -> str:
     return ""
 
 
-@settings(max_examples=40, derandomize=True, deadline=None, database=None)
+@settings(max_examples=15, derandomize=True, deadline=None, database=None)
 @given(st.lists(SETTINGS.map(lambda s: f"{s[0]}{s[1]}={s[2]}") | WORDS, min_size=1, max_size=3))
 @example(["env=${oc.env:HOME}"])
 @example(["env=???"])

@@ -5,7 +5,6 @@
 
 import copy
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
@@ -123,9 +122,8 @@ class Run:
 
 @pytest.fixture(autouse=True)
 def fast(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither stores figures nor draws most of them, and flushes no file to the disk."""
+    """Neither stores figures nor draws most of them."""
     monkeypatch.setattr(figures, "save", lambda figure, path: None)
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
     if "drawn" not in request.node.name:
         for name in DRAWN:
             monkeypatch.setattr(figures, name, lambda *values: None)
