@@ -4,8 +4,8 @@
     python -m snn_rl.evaluate env=PongNoFrameskip-v4 T=1 episodes=40
 
 Evaluates the spiking agent of a finished stage and its ANN on the same seeds,
-without and with sticky actions. Prints all returns, their mean, standard
-deviation, and 95 % confidence interval, the number of distinct episodes, the
+with and without sticky actions. Prints all returns, their mean, standard
+deviation, and 95% confidence interval, the number of distinct episodes, the
 spike rate of every layer, and the energy per decision. Writes the same numbers
 to evaluation.json in the stage's directory, or to output=PATH.
 
@@ -14,8 +14,8 @@ snn_rl.train. If the run does not exist, the included agent is evaluated, and
 the output goes to runs/<env>/zoo/<stage>. Training settings are read from the
 run.
 
-engine=event makes the same decisions with the event-driven engine and prints
-the operations it counted (pip install 'snn_rl[fast]').
+engine=event runs the agent on the event-driven engine, which makes the same
+decisions, and prints the number of operations (pip install 'snn_rl[fast]').
 """
 
 from snn_rl.agents import plan
@@ -69,7 +69,7 @@ def format_comparison(comparison: Comparison) -> str:
         row("", [title for title, _ in columns]),
         row("mean return", [f"{c.mean:.2f}" for _, c in columns]),
         row("standard deviation", [f"{c.std:.2f}" for _, c in columns]),
-        row("95 % interval", ["{:.2f} to {:.2f}".format(*c.interval) for _, c in columns]),
+        row("95% interval", ["{:.2f} to {:.2f}".format(*c.interval) for _, c in columns]),
         row("distinct episodes", [str(c.distinct) for _, c in columns]),
         row("at the time limit", [str(c.capped) for _, c in columns]),
         row("same action as the ANN", [number(c.agreement, ".1%", "-") for _, c in columns]),

@@ -9,7 +9,7 @@ env=ID writes report.md, its figures, and returns.csv for the finished stages to
 the run directory. snn_rl.train does the same at the end of training.
 
 sweep=PATH aggregates the runs in a folder over their seeds: the interquartile
-mean of every stage's score with its 95 % confidence interval in sweep.md, and
+mean of every stage's score with its 95% confidence interval in sweep.md, and
 the score of every run in sweep.csv. For classifiers scored at several T, it
 also plots accuracy against T.
 

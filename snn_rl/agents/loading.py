@@ -172,7 +172,8 @@ def _stage_of(run: Path, name: str, T: int | None) -> Path:
         return run / min(spiking, key=lambda each: (each.timesteps, each.order)).name
     if done:
         names = ", ".join(each.name for each in done)
-        raise UserError(f"{name} has no finished agent with T={T}, only the stages {names}")
+        wanted = "spiking agent" if T is None else f"agent with T={T}"
+        raise UserError(f"{name} has no finished {wanted}, only the stages {names}")
     included = ", ".join(sorted(each.name for each in zoo.ROOT.iterdir() if each.is_dir()))
     raise UserError(
         f"no agent {name}: expected a file, the directory of a run or a stage, or the environment "

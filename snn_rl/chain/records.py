@@ -185,7 +185,7 @@ class Evaluation(Record):
 
     @cached_property
     def interval(self) -> tuple[float, float]:
-        """95 % bootstrap confidence interval of the mean return (10,000 draws, fixed seed)."""
+        """95% bootstrap confidence interval of the mean return (10,000 draws, fixed seed)."""
         rng = np.random.default_rng(0)
         draws = rng.choice(self.returns, (10_000, len(self.returns))).mean(axis=1)
         low, high = np.percentile(draws, [2.5, 97.5])

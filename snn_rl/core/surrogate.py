@@ -22,8 +22,8 @@ Derivative = Callable[[Tensor], Tensor]
 def linear(z: Tensor, gamma: float = 0.3) -> Tensor:
     """Returns the piecewise linear ds/dz = gamma * max(0, 1 - |z|).
 
-    Source: [IIR] eq. 12 and algorithm 2. The paper prints ds/du. The authors' code has ds/dz,
-    which differs by the factor v_threshold, and so does this function.
+    Source: [IIR] eq. 12 and algorithm 2. The paper writes ds/du. This function follows the
+    authors' code, which uses ds/dz. The two differ by a factor of v_threshold.
     """
     return gamma * (1.0 - z.abs()).clamp(min=0.0)
 
@@ -39,27 +39,29 @@ def exponential(z: Tensor, alpha: float = 0.3, beta: float = 1.0) -> Tensor:
 def boxcar(z: Tensor) -> Tensor:
     """Returns the boxcar ds/dz = 1 for |z| <= 1, which is 0 <= u <= 2 * v_threshold.
 
-    Source: [ULL] III-B, with v_threshold = alpha * mu. The paper's d(v * s)/du = 1 is, for unit
-    spikes, ds/du = 1 / v and hence ds/dz = 1. With amplitudes beta * v the paper still writes 1,
-    whereas here the factor beta in the next layer's weights makes the gradient beta.
+    Source: [ULL] III-B, with v_threshold = alpha * mu. For unit spikes, the paper's d(v * s)/du = 1
+    becomes ds/du = 1 / v and hence ds/dz = 1. For spikes of amplitude beta * v, the paper also sets
+    the derivative to 1. Here, the derivative is beta, because the next layer's weights contain the
+    factor beta.
     """
     return (z.abs() <= 1.0).to(z.dtype)
 
 
-# Timesteps since the last spike of a neuron that has never fired; also the size of the table
+# Timesteps since the last spike of a neuron that has never fired; also the last index of the table
 NEVER = 4095
 
 
 @dataclass(frozen=True)
 class SpikeTime:
-    """Spike-time surrogate ds/du = alpha * exp(-beta * dt), dt the time since the last spike.
+    """Spike-time surrogate ds/du = alpha * exp(-beta * dt).
 
-    dt is 0 at a spike and infinite before the first one, where the gradient is 0. The derivative in
-    the threshold is the negative of ds/du.
+    dt is the time since the last spike. It is 0 at a spike and infinite before the first one, where
+    the gradient is 0. The derivative with respect to the threshold is the negative of ds/du.
 
     Source: [STDB] eq. 11 and 12, Fig. 1 and algorithm 3, with the lookup table of section 2.2. The
-    paper measures u in spikes of the layer before, this package in the analog network's units. The
-    gradients therefore differ by a constant per layer, which Adam cancels.
+    paper measures u in units of the preceding layer's spikes, whereas this package uses the units
+    of the analog network. The gradients therefore differ by a constant factor per layer, which Adam
+    cancels.
 
     Attributes:
         alpha: Derivative at the spike.
@@ -104,9 +106,9 @@ def get_surrogate(name: str) -> Surrogate:
     """Returns the surrogate gradient of this name.
 
     Args:
-        name: Key of `SURROGATES`, or `module:function`. The function is imported only for the
-            first gradient, so that loading a network file for inference runs no code of the
-            module that the file names.
+        name: Key of `SURROGATES`, or `module:function`. The function is not imported
+            until the first gradient is computed, so that loading a network file for inference runs
+            no code of the module that the file names.
 
     Raises:
         ValueError: The name is unknown.
@@ -185,9 +187,10 @@ class _TimedSpike(torch.autograd.Function):
 def timed_spike(
     u: Tensor, v_threshold: Tensor, since: Tensor, surrogate: SpikeTime
 ) -> tuple[Tensor, Tensor]:
-    """Returns the spikes of `spike` with the spike-time gradient, and the timesteps since them.
+    """Returns the spikes of `spike` with the spike-time gradient, and the timesteps since the last.
 
-    `since` has the timesteps from the last spike to the previous timestep, int16, shape of `u`.
+    `since` contains the number of timesteps from each neuron's last spike to the previous timestep
+    (int16, same shape as `u`).
     """
     spikes, now = _TimedSpike.apply(  # type: ignore[no-untyped-call]
         u, v_threshold, since, surrogate

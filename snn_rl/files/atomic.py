@@ -1,7 +1,8 @@
-"""Atomic writing of files, JSON, and errors of the disk.
+"""Atomic file writes, JSON files, and disk errors.
 
-A file is written beside its final name, flushed to the disk and renamed into place. A reader finds
-either the old content or the new content, and a failed write leaves the old content untouched.
+A file is written under a temporary name in the same directory, flushed to disk, and renamed.
+A reader finds either the old content or the new content, and a failed write leaves the old content
+untouched.
 """
 
 import errno
@@ -24,15 +25,15 @@ _NO_SYNC = (errno.EINVAL, errno.ENOTSUP)
 
 @contextmanager
 def disk_errors(path: Path, action: str = "write") -> Iterator[None]:
-    """Raises a UserError for the errors of the operating system, such as a full disk."""
+    """Converts operating system errors, such as a full disk, to a UserError."""
     try:
         yield
     except OSError as error:
         if error.errno is None:  # raised by a library
             raise
-        space = "free some space or " if error.errno in _FULL else ""
+        advice = "Free some space or choose" if error.errno in _FULL else "Choose"
         raise UserError(
-            f"cannot {action} {path}: {error.strerror}. Existing files are intact: {space}choose "
+            f"cannot {action} {path}: {error.strerror}. Existing files are intact. {advice} "
             "a writable location, and try again"
         ) from error
 
@@ -47,8 +48,8 @@ def make_directory(path: Path) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Flushes the names in a directory to the disk, if its file system can."""
-    if os.name == "nt":  # cannot open directories
+    """Flushes the entries of a directory to disk if the file system supports it."""
+    if os.name == "nt":  # Windows cannot open directories
         return
     directory = os.open(path, os.O_RDONLY)
     try:
@@ -63,7 +64,7 @@ def sync_directory(path: Path) -> None:
 def write_atomic(path: Path, write: Callable[[Path], object], previous: Path | None = None) -> None:
     """Calls `write` on a temporary file beside `path`, syncs the file and renames it to `path`.
 
-    Missing directories are created. The file that `path` replaces is kept as `previous`, if given.
+    Missing directories are created. If `previous` is given, the old file is kept under that name.
     """
     with disk_errors(path):
         make_directory(path.parent)
@@ -95,7 +96,7 @@ def _keep(path: Path, previous: Path) -> None:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Removes the temporary files of writers of `path` that were killed; they hold no lock."""
+    """Removes temporary files of killed writers of `path`. These files are not locked."""
     for other in list(path.parent.iterdir()):
         if other.name.startswith(f".{path.name}.") and other.name.endswith(".tmp"):
             with suppress(OSError), other.open("rb+") as file:

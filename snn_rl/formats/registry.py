@@ -1,4 +1,4 @@
-"""Registry of export formats, and what all formats share."""
+"""Registry of export formats and helpers shared by all formats."""
 
 import importlib
 from collections.abc import Callable, Mapping

@@ -45,7 +45,7 @@ def test_errors_of_the_disk_give_one_line(tmp_path, name):
     message = str(caught.value)
     assert f"cannot write {path}: {os.strerror(code)}." in message and "\n" not in message
     assert "run_dir=" not in message, "functions of the package write files, too"
-    assert ("free some space" in message) == (name in ("ENOSPC", "EDQUOT"))
+    assert ("Free some space" in message) == (name in ("ENOSPC", "EDQUOT"))
     assert read_json(path) == {"step": 1}
     assert os.listdir(tmp_path) == [path.name]
 

@@ -29,7 +29,7 @@ def convert(
     options: SpikingOptions,
     search: ThresholdSearch = _DEFAULT_SEARCH,
 ) -> SpikingNetwork:
-    """Converts a trained analog network into a spiking network with the same weights.
+    """Converts a trained analog network into a spiking network with rescaled weights.
 
     The thresholds are determined on sample images, layer by layer from input to output, with
     the preceding layers already spiking. A spike of layer l represents an analog activation of

@@ -65,7 +65,7 @@ class SpikingNetwork(Network):
     as the first of an episode, with zero membrane potentials.
 
     Args:
-        spec: Layer stack without batch normalization and clipped ReLUs.
+        spec: Layer stack without batch normalization or clipped ReLUs.
         options: Options of the spiking network.
 
     Raises:
