@@ -48,7 +48,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=int,
         metavar="N",
         help="fuzz every reader of files with N random inputs, each within one second "
-        "(default: 10 fixed inputs without a time limit)",
+        "(default: 5 fixed inputs without a time limit)",
     )
 
 
@@ -57,7 +57,7 @@ def pytest_configure(config: pytest.Config) -> None:
     count = config.getoption("--fuzz")
     settings.register_profile(
         "fuzz",
-        max_examples=count or 10,
+        max_examples=count or 5,
         derandomize=not count,
         database=None,
         deadline=timedelta(seconds=1) if count else None,

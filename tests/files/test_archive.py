@@ -21,7 +21,7 @@ from snn_rl.files.atomic import read_json
 from snn_rl.files.checkpoint import load_tensors
 from snn_rl.utils.errors import UserError
 
-QUICK = settings(max_examples=100, derandomize=True, deadline=None, database=None)
+QUICK = settings(max_examples=40, derandomize=True, deadline=None, database=None)
 LIMIT = 2**20
 
 

@@ -39,7 +39,7 @@ from snn_rl.files.checkpoint import save_network
 from snn_rl.files.importing import load_any
 from snn_rl.utils.errors import UserError
 
-QUICK = settings(max_examples=60, derandomize=True, deadline=None, database=None)
+QUICK = settings(max_examples=25, derandomize=True, deadline=None, database=None)
 SMALL = (36, 36)  # the smallest images that NatureCNN takes
 
 

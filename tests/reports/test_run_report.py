@@ -257,12 +257,14 @@ def test_energy_table_against_a_naive_count(run, text):
     assert float(rows["ANN, skips zeros"][3]) == pytest.approx(sum(macs) / skipping, abs=6e-3)
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_no_effective_ratio_without_the_ann(tmp_path):
     head, rows = table(section(write_report(build_run(tmp_path, ["T2"])).read_text(), "Energy"))
     assert rows["T2"][head.index("× effective") - 1] == "–"
     assert "ANN, skips zeros" not in rows
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_energy_is_left_out_if_the_input_is_spikes(tmp_path):
     build_run(tmp_path, ["ann", "T2", "T1"])
     stored = read_json(tmp_path / "T2" / "settings.json")
@@ -337,6 +339,7 @@ def test_matplotlib_s_settings_are_not_changed(run):
     assert dict(matplotlib.rcParams.copy()) == before
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_the_same_run_gives_the_same_report(run, text):
     write_report(run)
     assert (run / "report.md").read_text() == text
@@ -360,6 +363,7 @@ def test_a_run_that_has_just_started(tmp_path):
     assert not (tmp_path / "figures").exists()
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_a_stage_in_training_is_only_in_the_learning_curve(tmp_path):
     build_run(tmp_path, ["ann", "T5", "T4"])
     for file in ("network.safetensors", "metrics.json"):
@@ -371,6 +375,7 @@ def test_a_stage_in_training_is_only_in_the_learning_curve(tmp_path):
     assert "| T4 |" not in section(text, "Layers")
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_missing_training_episodes_are_named(tmp_path):
     build_run(tmp_path, ["ann", "T5", "T12-converted"])
     state = tmp_path / "T5" / "state.safetensors"
@@ -394,12 +399,14 @@ def test_conversion_alone_has_no_learning_curve(tmp_path):
     assert "ANN scores" not in text
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_one_episode_has_no_spread(tmp_path):
     text = write_report(build_run(tmp_path, ["ann", "T1"], games=1)).read_text()
     assert "± 0.0" in text
     assert "nan" not in text
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_finished_videos_are_linked(tmp_path):
     build_run(tmp_path, ["ann", "T1"])
     for name in ("play.mp4", ".play.partial.mp4"):
@@ -418,6 +425,7 @@ def test_a_missing_run_is_rejected_with_the_command_that_trains_it(tmp_path, mon
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_the_command_reports_the_requested_run(run, tmp_path, capsys):
     shutil.copytree(run, tmp_path / "copy")
     (tmp_path / "copy" / "report.md").unlink()
@@ -426,6 +434,7 @@ def test_the_command_reports_the_requested_run(run, tmp_path, capsys):
     assert (tmp_path / "copy" / "report.md").is_file()
 
 
+@pytest.mark.usefixtures("without_figures")
 @pytest.mark.parametrize("file", ["run.json", "ann/metrics.json"])
 def test_a_damaged_file_is_named(tmp_path, file):
     build_run(tmp_path, ["ann"])
@@ -448,6 +457,7 @@ def test_the_stages_of_a_chain_have_different_colors():
     assert color("T1-direct") == color("T1")
 
 
+@pytest.mark.usefixtures("without_figures")
 def test_agreement_with_the_ann_is_in_the_table_of_returns(tmp_path: Path) -> None:
     build_run(tmp_path, names=("ann", "T2", "T1"))
     assert "agreement" not in "".join(reward_section(read_stages(tmp_path)))

@@ -91,7 +91,7 @@ def assert_same(ours: ReplayBuffer, theirs: ReplayBuffer, seed: int) -> None:
             assert torch.equal(mine, other)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     envs=st.integers(1, 3),
@@ -115,7 +115,7 @@ def test_samples_equal_stable_baselines3_s(
     assert_same(ours, theirs, seed % 1000)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), envs=st.integers(1, 3), jumps=st.sampled_from([0.0, 0.3]))
 def test_frame_is_freed_with_its_last_row(seed: int, envs: int, jumps: float) -> None:
     stream = Stream(np.random.default_rng(seed), envs, 3, jumps)
