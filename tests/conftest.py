@@ -133,6 +133,37 @@ def fork(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Process]:
 
 
 @pytest.fixture(scope="session")
+def fork_killed_at(fork: Callable[..., Process]) -> Callable[..., None]:
+    """Runs a function in a `Process` that is killed with SIGKILL at the n-th file it replaces.
+
+    The moment is "half", when half of the temporary file is written, "before", when all of it is
+    written, or "after", just after the renaming.
+    """
+
+    def run(moment: str, count: int, function: Callable[[], object]) -> None:
+        replace, left = os.replace, count
+
+        def killing(source: Path, target: Path) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0 and moment == "half":
+                os.truncate(source, os.path.getsize(source) // 2)
+            if left == 0 and moment != "after":
+                os.kill(os.getpid(), signal.SIGKILL)
+            replace(source, target)
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def main() -> None:
+            os.replace = killing  # type: ignore[assignment]
+            function()
+
+        assert fork(main).wait().returncode == -signal.SIGKILL
+
+    return run
+
+
+@pytest.fixture(scope="session")
 def command(fork: Callable[..., Process]) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Function (module, *arguments, cwd, env) that runs `python -m <module>` in a `Process`."""
 

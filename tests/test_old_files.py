@@ -9,12 +9,9 @@ action, so the tests compare the weights with a tolerance: the largest change th
 
 import hashlib
 import json
-import runpy
 import shutil
-import sys
-import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -43,18 +40,15 @@ AGENT = ["env=CartPole-v1", "T=1", "T_start=2", "device=cpu", "threads=1"]
 PACKAGES = ("torch", "numpy", "gymnasium", "stable-baselines3", "opencv-python", "pillow")
 
 
-def command(module: str, *arguments: str) -> None:
-    """Runs `python -m snn_rl.<module>` in this process, which has imported PyTorch already."""
-    code = None
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        # the package may have been imported by other tests
-        warnings.filterwarnings("ignore", ".* found in sys.modules", RuntimeWarning)
-        patch.setattr(sys, "argv", [module, *arguments])
-        try:
-            runpy.run_module(f"snn_rl.{module}", run_name="__main__", alter_sys=True)
-        except SystemExit as stop:
-            code = stop.code
-    assert not code, f"{module} ended with exit code {code}"
+@pytest.fixture
+def succeed(command: Callable[..., Any]) -> Callable[..., None]:
+    """Runs `python -m snn_rl.<name>`, which must succeed."""
+
+    def run(name: str, *arguments: str) -> None:
+        done = command(f"snn_rl.{name}", *arguments)
+        assert done.returncode == 0, done.stderr
+
+    return run
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
@@ -113,44 +107,46 @@ def accuracy(metrics: dict[str, Any]) -> dict[str, Any]:
     return {key: metrics[key] for key in ("accuracy", "images", "spike_rates")}
 
 
-def test_old_run_resumes_and_is_evaluated(tmp_path: Path) -> None:
+def test_old_run_resumes_and_is_evaluated(tmp_path: Path, succeed: Callable[..., None]) -> None:
     source = DATA / "old_run"
     run_dir = tmp_path / "old_run"
     shutil.copytree(source, run_dir)
     stages = [run_dir / stage / "network.safetensors" for stage in ("ann", "T2")]
     stamps = [path.stat().st_mtime_ns for path in stages]
-    command("train", *CARTPOLE, f"run_dir={run_dir}")
+    succeed("train", *CARTPOLE, f"run_dir={run_dir}")
     assert [path.stat().st_mtime_ns for path in stages] == stamps
     check(run_dir, source, returns(read(run_dir / "T1" / "metrics.json")))
-    command("evaluate", *AGENT, f"run_dir={run_dir}", "episodes=3")
+    succeed("evaluate", *AGENT, f"run_dir={run_dir}", "episodes=3")
     evaluation = read(run_dir / "T1" / "evaluation.json")
     first_two = {column: games[:2] for column, games in returns(evaluation).items()}
     assert first_two == returns(read(run_dir / "T1" / "metrics.json"))
     (run_dir / "report.md").unlink()
-    command("report", "env=CartPole-v1", f"run_dir={run_dir}")
+    succeed("report", "env=CartPole-v1", f"run_dir={run_dir}")
     report = (run_dir / "report.md").read_text()
     assert all(f"| {stage} |" in report for stage in ("ANN", "T2", "T1"))
 
 
-def test_old_image_run_resumes(tmp_path: Path) -> None:
+def test_old_image_run_resumes(tmp_path: Path, succeed: Callable[..., None]) -> None:
     with zipfile.ZipFile(DATA / "old_image_run" / "old_image_run.zip") as archive:
         archive.extractall(tmp_path)
     run_dir = tmp_path / "old_image_run"
     words = [f"ann={tmp_path / 'ann.safetensors'}", f"data={tmp_path / 'images'}"]
-    command("classify", *IMAGES, *words, f"run_dir={run_dir}")
+    succeed("classify", *IMAGES, *words, f"run_dir={run_dir}")
     check(run_dir, tmp_path, accuracy(read(run_dir / "T1" / "metrics.json")))
     report = (run_dir / "report.md").read_text()
     assert all(f"| {stage} |" in report for stage in ("ANN", "T2", "T1"))
 
 
 @pytest.mark.parametrize("timesteps", [1, 2])
-def test_old_published_agent_scores_as_before(timesteps: int, tmp_path: Path) -> None:
+def test_old_published_agent_scores_as_before(
+    timesteps: int, tmp_path: Path, succeed: Callable[..., None]
+) -> None:
     folder = tmp_path / "CartPole-v1"
     shutil.copytree(DATA / "old_zoo" / "CartPole-v1", folder)
     published = read(folder / f"T{timesteps}" / "metrics.json")
     (folder / "ann" / "metrics.json").unlink()  # so that the ANN plays, too
     trials = ["episodes=2", "eval.seed=3000000", f"run_dir={folder}"]
-    command("evaluate", *AGENT, f"T={timesteps}", *trials)
+    succeed("evaluate", *AGENT, f"T={timesteps}", *trials)
     evaluation = read(folder / f"T{timesteps}" / "evaluation.json")
     assert evaluation["evaluation"] == published["evaluation"]
     assert [len(games) for games in returns(evaluation).values()] == [2, 2]

@@ -7,7 +7,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -67,29 +66,6 @@ def run(run_dir: Path, *extra: str) -> None:
         run_command(Config, train.main, train.__doc__)
     finally:
         sys.argv = arguments
-
-
-def run_killed_at(moment: str, count: int, run_dir: Path, *extra: str) -> None:
-    """Runs the command and kills this process with SIGKILL at the n-th file that it replaces.
-
-    The moment is "half", when half of the temporary file is written, "before", when all of it is
-    written, or "after", just after the renaming.
-    """
-    real = os.replace
-
-    def replace(source: str, target: str) -> None:
-        nonlocal count
-        count -= 1
-        if count == 0 and moment == "half":
-            os.truncate(source, os.path.getsize(source) // 2)
-        if count == 0 and moment != "after":
-            os.kill(os.getpid(), signal.SIGKILL)
-        real(source, target)
-        if count == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    os.replace = replace  # type: ignore[assignment]
-    run(run_dir, *extra)
 
 
 def refuse(capsys: pytest.CaptureFixture[str], run_dir: Path, *extra: str) -> str:
@@ -206,14 +182,16 @@ def test_spiking_stages_have_their_own_sticky_actions_and_selection_episodes(
 
 
 def test_ten_kills_leave_the_result_bit_identical(
-    uninterrupted: Path, tmp_path: Path, fork: Callable[..., Any]
+    uninterrupted: Path,
+    tmp_path: Path,
+    fork: Callable[..., Any],
+    fork_killed_at: Callable[..., None],
 ) -> None:
     rng = random.Random(0)
     run_dir = tmp_path / "killed"
     # at a certain file: in the ANN stage, between stages, in a spiking stage
     for moment in ("half", "before", "after", "half", "before", "after"):
-        killed = partial(run_killed_at, moment, rng.randint(2, 8), run_dir)
-        assert fork(killed).wait().returncode == -signal.SIGKILL
+        fork_killed_at(moment, rng.randint(2, 8), partial(run, run_dir))
     # at a random time
     for _ in range(4):
         process = fork(partial(run, run_dir))
@@ -395,7 +373,7 @@ def test_training_continues_from_a_given_network(uninterrupted: Path, tmp_path: 
 
 
 def test_the_ann_is_fine_tuned_under_sticky_actions(
-    uninterrupted: Path, tmp_path: Path, fork: Callable[..., Any]
+    uninterrupted: Path, tmp_path: Path, fork_killed_at: Callable[..., None]
 ) -> None:
     extra = ["finetune.steps=160", "finetune.lr=1e-3", "finetune.selection_games=3"]
     extra += ["T_start=1", "iir.steps=40"]
@@ -427,8 +405,7 @@ def test_the_ann_is_fine_tuned_under_sticky_actions(
 
     killed = tmp_path / "killed"
     shutil.copytree(uninterrupted / "ann", killed / "ann-pretrained")
-    first_checkpoint = fork(partial(run_killed_at, "after", 4, killed, *extra))
-    assert first_checkpoint.wait().returncode == -signal.SIGKILL
+    fork_killed_at("after", 4, partial(run, killed, *extra))  # the first checkpoint
     assert not (killed / "ann" / "done.json").exists()
     run(killed, *extra)
     assert_same(expected, results(killed, stages))
@@ -461,7 +438,7 @@ CARRIED = [
 
 
 def test_a_carried_chain_with_a_teacher_of_more_frames_survives_kills(
-    uninterrupted: Path, tmp_path: Path, fork: Callable[..., Any]
+    uninterrupted: Path, tmp_path: Path, fork_killed_at: Callable[..., None]
 ) -> None:
     extra = [*CARRIED, f"teacher={uninterrupted / 'ann' / 'network.safetensors'}"]
     run(tmp_path / "whole", *extra)
@@ -475,8 +452,7 @@ def test_a_carried_chain_with_a_teacher_of_more_frames_survives_kills(
     killed = tmp_path / "killed"
     run(killed, *extra[:-2], extra[-1], "carry_state=false")
     for moment, writes in (("half", 6), ("after", 2)):  # the first and the second checkpoint
-        process = fork(partial(run_killed_at, moment, writes, killed, *extra))
-        assert process.wait().returncode == -signal.SIGKILL
+        fork_killed_at(moment, writes, partial(run, killed, *extra))
         assert (killed / "T1-carried").exists()
         assert not (killed / "T1-carried" / "done.json").exists()
     run(killed, *extra)

@@ -165,18 +165,24 @@ def network_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@given(data=st.data())
-def test_network_file(network_file: Path, data: st.DataObject) -> None:
-    path = network_file.with_name("fuzzed")
-    tensors, note = load_tensors(network_file)
+def fuzzed(data: st.DataObject, file: Path) -> Path:
+    """Writes a copy of a file of `save_tensors` with changed bytes, note, or tensors."""
+    path = file.with_name("fuzzed.safetensors")
+    tensors, note = load_tensors(file)
     del note["schema"]
-    kind = data.draw(st.sampled_from(["bytes", "note", "tensors"]))
+    kind = data.draw(st.sampled_from(["bytes", "note", "note", "tensors"]))
     if kind == "bytes":
-        path.write_bytes(data.draw(damaged(network_file.read_bytes())))
+        path.write_bytes(data.draw(damaged(file.read_bytes())))
     elif kind == "note":
         save_tensors(path, tensors, data.draw(changed(note)))
     else:
         save_tensors(path, data.draw(replaced(tensors, TENSORS)), note)
+    return path
+
+
+@given(data=st.data())
+def test_network_file(network_file: Path, data: st.DataObject) -> None:
+    path = fuzzed(data, network_file)
     check(lambda: load_network(path))
     check(lambda: load_any(path))
 
@@ -208,16 +214,7 @@ def agent_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @given(data=st.data())
 def test_agent_file(agent_file: Path, data: st.DataObject) -> None:
-    path = agent_file.with_name("fuzzed.safetensors")
-    tensors, note = load_tensors(agent_file)
-    del note["schema"]
-    kind = data.draw(st.sampled_from(["bytes", "note", "note", "tensors"]))
-    if kind == "bytes":
-        path.write_bytes(data.draw(damaged(agent_file.read_bytes())))
-    elif kind == "note":
-        save_tensors(path, tensors, data.draw(changed(note)))
-    else:
-        save_tensors(path, data.draw(replaced(tensors, TENSORS)), note)
+    path = fuzzed(data, agent_file)
     env = DummyVecEnv([Blank])
     check(lambda: SpikingDQN.load(path, env, "cpu"))
 

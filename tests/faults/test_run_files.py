@@ -121,9 +121,10 @@ class Run:
 
 
 @pytest.fixture(autouse=True)
-def fast(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def fast(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, without_figures: None
+) -> None:
     """Neither stores figures nor draws most of them."""
-    monkeypatch.setattr(figures, "save", lambda figure, path: None)
     if "drawn" not in request.node.name:
         for name in DRAWN:
             monkeypatch.setattr(figures, name, lambda *values: None)

@@ -1,10 +1,8 @@
 """Tests of the classify command on a few images in folders."""
 
 import json
-import os
 import re
 import shutil
-import signal
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -72,23 +70,6 @@ def run(data: Path, run_dir: Path, *extra: str) -> None:
         sys.argv = arguments
 
 
-def run_killed_at(count: int, moment: str, data: Path, run_dir: Path) -> None:
-    """Runs the command and kills this process before or after the n-th file that it replaces."""
-    real = os.replace
-
-    def replace(source: str, target: str) -> None:
-        nonlocal count
-        count -= 1
-        if count == 0 and moment == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
-        real(source, target)
-        if count == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    os.replace = replace  # type: ignore[assignment]
-    run(data, run_dir)
-
-
 def refuse(capsys: pytest.CaptureFixture[str], data: Path, run_dir: Path, *extra: str) -> str:
     """Returns the one-line error message of the command."""
     capsys.readouterr()
@@ -151,9 +132,10 @@ def test_weights_of_every_stage_are_scored_at_one_timestep(data, finished):
 
 
 @pytest.mark.parametrize(("count", "moment"), [(5, "after"), (9, "before")])
-def test_a_killed_run_resumes_to_the_same_bits(data, finished, tmp_path, fork, count, moment):
-    process = fork(partial(run_killed_at, count, moment, data, tmp_path))
-    assert process.wait().returncode == -signal.SIGKILL
+def test_a_killed_run_resumes_to_the_same_bits(
+    data, finished, tmp_path, fork_killed_at, count, moment
+):
+    fork_killed_at(moment, count, partial(run, data, tmp_path))
     assert not (tmp_path / "T1" / "done.json").exists()
     run(data, tmp_path)
     for name in STAGES:
