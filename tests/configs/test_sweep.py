@@ -1,17 +1,22 @@
 """Sweeps: every combination runs, whatever happens to the others."""
 
+import fcntl
 import os
+import signal
 import sys
 import threading
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from snn_rl import train
 from snn_rl.configs import sweep
-from snn_rl.configs.compose import parse, run_command
+from snn_rl.configs.compose import parse, print_error, run_command
 from snn_rl.configs.schema import Config
-from snn_rl.configs.sweep import combinations
+from snn_rl.configs.sweep import combinations, launch
 from snn_rl.utils.errors import UserError
 
 
@@ -112,15 +117,47 @@ def test_a_launcher_that_is_not_installed_names_its_extra(
     assert "pip install 'snn_rl[slurm]'" in capsys.readouterr().err
 
 
-def test_a_parallel_run_ends_with_the_process_that_started_it(
-    monkeypatch: pytest.MonkeyPatch,
+def test_parallel_runs_end_with_the_process_that_started_them(
+    tmp_path: Path, fork: Callable[..., Any]
 ) -> None:
-    ended = threading.Event()
-    parent = iter([10, 1])
-    monkeypatch.setattr(os, "getppid", lambda: next(parent))
-    monkeypatch.setattr(os, "_exit", lambda code: ended.set())
-    sweep._exit_with_parent(10)
-    assert ended.wait(10)
+    def run(words: Sequence[str]) -> None:
+        with open(tmp_path / words[0], "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # until the process ends
+            file.write("started")
+            file.flush()
+            time.sleep(600)
+
+    def sweep() -> None:
+        joblib = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+        launch([["seed=0"], ["seed=1"]], run, print_error, joblib)
+
+    def locks() -> list[bool]:
+        return [is_locked(tmp_path / f"seed={seed}") for seed in range(2)]
+
+    process = fork(sweep, tmp_path)
+    wait_until(lambda: all(locks()))
+    os.kill(process.pid, signal.SIGTERM)
+    process.wait()
+    wait_until(lambda: not any(locks()), 20)
+
+
+def is_locked(file: Path) -> bool:
+    """Returns whether a process that has written to the file still holds its lock."""
+    if not file.exists() or not file.read_text():
+        return False
+    with file.open() as opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_a_process_that_is_reused_watches_once(monkeypatch: pytest.MonkeyPatch) -> None:
