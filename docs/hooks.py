@@ -30,10 +30,10 @@ def reference() -> str:
     for title, schema in (("Agents", Config), ("Image classification", ClassifyConfig)):
         parts += [f"## {title}", *(_table(section) for section in sections(schema))]
     parts += ["## Presets", "Applied in this order: the family, the exact id, `preset=`."]
+    parts.append("A preset that `extends` another one includes its settings.")
     for path in sorted(PRESETS.glob("*.yaml")):
-        lines = path.read_text(encoding="utf-8").splitlines()
-        text = "\n".join(line for line in lines if line != "# @package _global_")
-        parts.append(f"### {path.stem}\n\n```yaml\n{text}\n```")
+        text = path.read_text(encoding="utf-8")
+        parts.append(f"### {path.stem}\n\n```yaml\n{text}```")
     return "\n\n".join(parts) + "\n"
 
 

@@ -11,12 +11,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
-import hydra
-from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
@@ -31,11 +29,7 @@ from snn_rl.utils.errors import UserError, did_you_mean
 
 Settings = TypeVar("Settings", Config, ClassifyConfig)
 
-# The YAML file of each schema
-_PRIMARY = {Config: "config", ClassifyConfig: "classify"}
-
-ConfigStore.instance().store("schema", Config)
-ConfigStore.instance().store("classify_schema", ClassifyConfig)
+_PRESET_FILES = resources.files("snn_rl.configs") / "settings"
 
 
 def compose(
@@ -53,18 +47,40 @@ def compose(
     """
     parsed = parse(overrides)
     _check_keys(parsed, schema)
+    for override in parsed:
+        if override.is_sweep_override():
+            raise UserError(
+                f"{override.input_line}: several values are a sweep and need -m; a list is written "
+                "[a,b]"
+            )
     chosen: Callable[[Any], list[str]] = presets or _PRESETS[schema]
-    with _one_line_errors(), hydra.initialize_config_module("snn_rl.configs", version_base="1.3"):
-        # without Hydra, because composing twice would take twice as long
-        plain = OmegaConf.structured(schema)
-        for override in parsed:
-            if not override.is_sweep_override():
-                OmegaConf.update(plain, override.key_or_group, override.value())
-        names = ",".join(chosen(OmegaConf.to_object(plain)))
-        composed = hydra.compose(_PRIMARY[schema], [f"+settings=[{names}]", *overrides])
-        config = OmegaConf.to_object(composed)
+    with _one_line_errors():
+        names = chosen(_merge(schema, [], parsed))
+        return _merge(schema, names, parsed)
+
+
+def _merge(
+    schema: type[Settings], presets: Sequence[str], overrides: Sequence[Override]
+) -> Settings:
+    """Returns the defaults of a schema, overridden by presets, and by the command line."""
+    merged = OmegaConf.structured(schema)
+    for preset in presets:
+        merged.merge_with(_preset_settings(preset))
+    for override in overrides:
+        OmegaConf.update(merged, override.key_or_group, override.value())
+    config = OmegaConf.to_object(merged)
     assert isinstance(config, schema)
     return config
+
+
+def _preset_settings(name: str) -> DictConfig:
+    """Returns the settings of a preset, including those of the preset that it extends."""
+    settings = OmegaConf.create((_PRESET_FILES / f"{name}.yaml").read_text(encoding="utf-8"))
+    assert isinstance(settings, DictConfig)
+    base = settings.pop("extends", None)
+    merged = _preset_settings(base) if base else OmegaConf.create()
+    merged.merge_with(settings)
+    return merged
 
 
 def agent_presets(config: Config) -> list[str]:
@@ -95,8 +111,7 @@ def _preset_names(names: Sequence[str], preset: str) -> list[str]:
 
     The first name is the family of the task, which names its presets. More specific names follow.
     """
-    folder = resources.files("snn_rl.configs") / "settings"
-    known = [entry.name.removesuffix(".yaml") for entry in folder.iterdir()]
+    known = [entry.name.removesuffix(".yaml") for entry in _PRESET_FILES.iterdir()]
     wanted = list(names)
     if preset != "default":
         ending = f"_{names[0]}"
@@ -233,7 +248,7 @@ def _check_keys(overrides: Sequence[Override], schema: type[Any]) -> None:
         key, word = override.key_or_group, str(override.input_line)
         if override.is_delete() and key in known:
             raise UserError(f"{word}: a setting cannot be removed; set {key}=VALUE")
-        if key in groups or key not in known:
+        if key in groups or key not in known or override.package is not None:
             everything = f"; {schema.__module__.replace('.', '/')}.py lists them all"
             hint = did_you_mean(key, known) or everything
             raise UserError(f"unknown setting {word.lstrip('+~')}{hint}")
