@@ -75,10 +75,10 @@ def test_an_imported_ann_is_not_trained(tmp_path: Path) -> None:
 # 50 gradient steps of the ANN and 10 of T=5, of 8 transitions each. Networks, observations,
 # optimizers, learning rates and losses are those of the presets.
 SHORT = [
-    *("T=5", "T_start=5", "precision=float32", "threads=1", "rollout.n_envs=2", "finetune.steps=0"),
-    *("dqn.steps=130", "dqn.learning_starts=30", "dqn.batch_size=8", "dqn.buffer_size=130"),
-    *("dqn.target_update_interval=40", "dqn.epsilon_steps=100", "dqn.selection_games=0"),
-    *("dqn.target_return=null", "iir.steps=20", "iir.batch_size=8", "iir.gradient_steps=1"),
+    *("T=5", "T_start=5", "precision=float32", "threads=1", "rollout.n_envs=1", "finetune.steps=0"),
+    *("dqn.steps=60", "dqn.learning_starts=10", "dqn.batch_size=8", "dqn.buffer_size=60"),
+    *("dqn.target_update_interval=20", "dqn.epsilon_steps=50", "dqn.selection_games=0"),
+    *("dqn.target_return=null", "iir.steps=10", "iir.batch_size=8", "iir.gradient_steps=1"),
     *("iir.selection_games=0", "iir.conversion_samples=32"),
 ]
 
