@@ -31,25 +31,22 @@ class Catch(gym.Env[NDArray[np.uint8], int]):
     ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
         super().reset(seed=seed)
         self.row, self.ball, self.paddle = 0, int(self.np_random.integers(COLUMNS)), COLUMNS // 2
-        self.before = self._frame()
-        return self._observation(), {}
+        self.frame = self._draw()
+        return np.stack([self.frame, self.frame]), {}
 
     def step(self, action: int) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
-        self.before = self._frame()
         self.paddle = int(np.clip(self.paddle + action - 1, 0, COLUMNS - 1))
         self.row += 1
         end = self.row == ROWS - 1
         reward = (1.0 if self.ball == self.paddle else -1.0) if end else 0.0
-        return self._observation(), reward, end, False, {}
+        before, self.frame = self.frame, self._draw()
+        return np.stack([before, self.frame]), reward, end, False, {}
 
-    def _frame(self) -> NDArray[np.uint8]:
+    def _draw(self) -> NDArray[np.uint8]:
         cells = np.zeros((ROWS, COLUMNS), np.uint8)
         cells[self.row, self.ball] = 255
         cells[-1, self.paddle] = 255
-        return np.kron(cells, np.ones((CELL, CELL), np.uint8))
-
-    def _observation(self) -> NDArray[np.uint8]:
-        return np.stack([self.before, self._frame()])
+        return cells.repeat(CELL, 0).repeat(CELL, 1)
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from snn_rl.core.networks import SpikingOptions
 
 MakeCatch = Callable[..., VecEnv]
 
+NETWORK = "16c6s6-128"  # one position of the first convolution for each cell
 NEAR_PERFECT = 0.9  # at most three misses in 60 episodes
 
 
@@ -28,13 +29,13 @@ def make_agent(
         buffer_size=10_000,
         batch_size=32,
         train_freq=1,
-        target_update_interval=200,
+        target_update_interval=50,
         exploration_final_eps=0.05,
         gamma=0.95,
         double=True,
         seed=seed,
         device="cpu",
-        policy_kwargs={"network": "cartpole", "timesteps": timesteps, "bias": True},
+        policy_kwargs={"network": NETWORK, "timesteps": timesteps, "bias": True},
         **settings,
     )
 
@@ -46,9 +47,9 @@ def score(agent: SpikingDQN, make_catch: MakeCatch, epsilon: float = 0.0) -> flo
 
 @pytest.fixture(scope="module")
 def ann(make_catch: MakeCatch) -> SpikingDQN:
-    """An analog agent after 8,000 steps and about 900 updates."""
+    """An analog agent after 4,000 steps and about 400 updates."""
     agent = make_agent(make_catch, None, seed=0, learning_starts=500, exploration_fraction=0.4)
-    return agent.learn(8_000)
+    return agent.learn(4_000)
 
 
 def test_random_and_untrained_agents_miss(ann: SpikingDQN, make_catch: MakeCatch) -> None:
@@ -60,9 +61,9 @@ def test_analog_agent_learns_catch(ann: SpikingDQN, make_catch: MakeCatch) -> No
     assert score(ann, make_catch) >= NEAR_PERFECT
 
 
-@pytest.mark.parametrize("objective", ["distill", "td"])
+@pytest.mark.parametrize(("objective", "steps"), [("distill", 1_200), ("td", 2_400)])
 def test_retrained_agent_with_one_timestep_is_as_good(
-    ann: SpikingDQN, make_catch: MakeCatch, objective: str
+    ann: SpikingDQN, make_catch: MakeCatch, objective: str, steps: int
 ) -> None:
     assert isinstance(ann.replay_buffer, ReplayBuffer)
     seen = torch.as_tensor(ann.replay_buffer.observations[:32]).flatten(0, 1)
@@ -80,5 +81,5 @@ def test_retrained_agent_with_one_timestep_is_as_good(
     # Conversion alone loses performance, which retraining has to restore.
     assert score(agent, make_catch) < NEAR_PERFECT
     agent.replay_buffer = deepcopy(ann.replay_buffer)  # as between the stages of a chain
-    agent.learn(3_200)
+    agent.learn(steps)
     assert score(agent, make_catch) >= NEAR_PERFECT
