@@ -54,16 +54,20 @@ def test_observe_samples_inputs_of_an_acting_network(
 
 
 def test_retraining_increases_the_agreement_with_the_teacher(
-    teacher: AnalogNetwork, make_catch: Callable[..., VecEnv], capsys: pytest.CaptureFixture[str]
+    teacher: AnalogNetwork,
+    make_catch: Callable[..., VecEnv],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr(retraining, "observe", partial(observe, count=128, steps=40))
     env = make_catch(8)
-    images = observe(teacher, env, 400, 100, epsilon=0.3)
+    images = observe(teacher, env, 400, 60, epsilon=0.3)
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
     torch.manual_seed(0)
     settings = {"exploration_initial_eps": 0.3, "exploration_final_eps": 0.3}
     agent = iir(
         *(teacher, env, 1),
-        steps=800,
+        steps=400,
         teacher_steps=400,
         learning_rate=3e-3,
         batch_size=64,
@@ -108,10 +112,8 @@ def test_agents_of_stable_baselines3_are_accepted(
     assert results.episodes == 2 and results.mean >= 1
 
 
-def test_spiking_networks_are_rejected(
-    teacher: AnalogNetwork, make_catch: Callable[..., VecEnv]
-) -> None:
-    spiking = convert(teacher, make_catch(2), 2).network
+def test_spiking_networks_are_rejected(make_catch: Callable[..., VecEnv]) -> None:
+    spiking = SpikingNetwork(SPEC, SpikingOptions(2))
     with pytest.raises(UserError, match="expected an analog network, got SpikingNetwork"):
         convert(spiking, make_catch(2), 1)  # type: ignore[arg-type]
 
