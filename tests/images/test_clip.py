@@ -7,7 +7,15 @@ import pytest
 from snn_rl.classify import main
 from snn_rl.configs.compose import compose
 from snn_rl.configs.image_schema import ClassifyConfig
-from snn_rl.core.networks import AnalogNetwork, SpikingNetwork
+from snn_rl.core.networks import (
+    IMAGE_NETWORKS,
+    AnalogNetwork,
+    Conv,
+    Dense,
+    MaxPool,
+    NetworkSpec,
+    SpikingNetwork,
+)
 from snn_rl.core.networks.analog import INITIAL_CLIP
 from snn_rl.files.checkpoint import load_network
 from snn_rl.images.checks import check_values
@@ -28,7 +36,10 @@ def test_the_preset_has_the_published_settings(dataset, epochs):
     assert (config.iir.thresholds, config.iir.surrogate) == ("alpha_beta", "boxcar")
     for fit in (config.fit, config.iir):
         assert (fit.schedule, fit.milestones, fit.decay) == ("steps", [0.6, 0.8, 0.9], 0.1)
-    assert settings(f"dataset={dataset}", "preset=ull", "T=3").T == 3
+
+
+def test_settings_replace_those_of_the_preset():
+    assert settings("dataset=cifar10", "preset=ull", "T=3").T == 3
 
 
 def test_the_default_does_not_clip():
@@ -70,17 +81,19 @@ def test_contradictory_settings_are_rejected(refused, setting, message):
 
 
 @pytest.mark.usefixtures("without_figures")
-def test_the_chain_trains_clips_and_converts_with_them(tiny, tmp_path):
+def test_the_chain_trains_clips_and_converts_with_them(tiny, tmp_path, monkeypatch):
     """The converted thresholds are below the clips, and the amplitudes above the thresholds."""
+
+    def small(shape, classes, batch_norm, pooling):
+        assert not batch_norm and pooling is MaxPool
+        layers = (Conv(16, 3, 2, 1), pooling(2), Conv(32, 3, 1, 1), pooling(2), Dense(64))
+        return NetworkSpec(shape, layers, classes)
+
+    monkeypatch.setitem(IMAGE_NETWORKS, "small", small)
     common = (
-        *("dataset=cifar10", "preset=ull", "net=vgg5", "threads=1", "precision=float32"),
-        *(
-            "fit.epochs=2",
-            "fit.batch_size=16",
-            "iir.epochs=1",
-            "iir.batch_size=16",
-            "iir.conversion_samples=4",
-        ),
+        *("dataset=cifar10", "preset=ull", "net=small", "threads=1", "precision=float32"),
+        *("fit.epochs=2", "fit.batch_size=16", "iir.epochs=1", "iir.batch_size=16"),
+        "iir.conversion_samples=4",
         *(f"data={tiny('cifar10').write('bin', tmp_path / 'data')}", f"run_dir={tmp_path}"),
     )
     main(settings(*common))

@@ -1,6 +1,7 @@
 """Tests of the method of [STDB]: truncated backpropagation, scoring, and the preset's chain."""
 
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from snn_rl import classify as command
 from snn_rl.configs.compose import compose, run_command
 from snn_rl.configs.image_schema import ClassifyConfig
 from snn_rl.core.networks import (
+    IMAGE_NETWORKS,
     WINDOW,
     AnalogNetwork,
     AvgPool,
@@ -22,11 +24,13 @@ from snn_rl.core.networks import (
     SpikingNetwork,
     SpikingOptions,
 )
+from snn_rl.core.networks.spec import ImageShape
 from snn_rl.files.atomic import read_json
 from snn_rl.files.checkpoint import load_network
 from snn_rl.images.data.splits import Dataset, MemorySplit, first_balanced, symmetric
 from snn_rl.images.fitting import Recipe, backward
 from snn_rl.images.scoring import score
+from snn_rl.reports import figures
 
 SPEC = NetworkSpec((3, 8, 8), (Conv(6, 3, 1, 1), AvgPool(2), Dense(16)), 10)
 HALF = torch.full((3,), 0.5)
@@ -141,21 +145,37 @@ def test_the_preset_has_the_published_settings():
     assert config.iir.epochs <= 20
 
 
+def small(
+    shape: ImageShape, classes: int, batch_norm: bool, pooling: type[AvgPool]
+) -> NetworkSpec:
+    layers = (Conv(16, 3, 1, 1), pooling(2), Conv(32, 3, 1, 1), Dense(64))
+    return NetworkSpec(shape, layers, classes, batch_norm=batch_norm)
+
+
 def run(monkeypatch: pytest.MonkeyPatch, run_dir: Path, *extra: str) -> None:
     settings = [
-        *("dataset=cifar10", "preset=stdb", "T=30", "net=vgg5", "threads=1", f"run_dir={run_dir}"),
+        *("dataset=cifar10", "preset=stdb", "T=30", "net=small", "threads=1", f"run_dir={run_dir}"),
         *("fit.epochs=1", "fit.batch_size=10", "iir.epochs=1", "iir.batch_size=10"),
         *("iir.conversion_samples=10", "iir.window=15", "precision=float32", "test_limit=10"),
     ]
+    monkeypatch.setitem(IMAGE_NETWORKS, "small", small)
+    monkeypatch.setattr(figures, "save", lambda figure, path: None)
     monkeypatch.setattr(command, "open_dataset", lambda *_: dataset(20, 30, side=8))
     monkeypatch.setattr(sys, "argv", ["classify", *settings, *extra])
     run_command(ClassifyConfig, command.main)
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("runs") / "original"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        run(monkeypatch, directory)
+    return directory
+
+
 @pytest.fixture
-def finished(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    run(monkeypatch, tmp_path / "run")
-    return tmp_path / "run"
+def finished(original: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(original, tmp_path / "run")
 
 
 def test_the_chain_keeps_the_balanced_thresholds_and_reports_energy(finished, monkeypatch):
