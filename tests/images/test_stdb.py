@@ -145,9 +145,7 @@ def test_the_preset_has_the_published_settings():
     assert config.iir.epochs <= 20
 
 
-def small(
-    shape: ImageShape, classes: int, batch_norm: bool, pooling: type[AvgPool]
-) -> NetworkSpec:
+def small(shape: ImageShape, classes: int, batch_norm: bool, pooling: type[AvgPool]) -> NetworkSpec:
     layers = (Conv(16, 3, 1, 1), pooling(2), Conv(32, 3, 1, 1), Dense(64))
     return NetworkSpec(shape, layers, classes, batch_norm=batch_norm)
 
