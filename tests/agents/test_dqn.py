@@ -33,7 +33,7 @@ MakeCatch = Callable[..., VecEnv]
 
 
 def make_model(env: VecEnv, timesteps: int | None = None, **kwargs: Any) -> SpikingDQN:
-    policy_kwargs = {"network": "cartpole", "timesteps": timesteps, "bias": True}
+    policy_kwargs = {"network": "8c6s6-8c3s2-16", "timesteps": timesteps, "bias": True}
     settings: dict[str, Any] = {
         "learning_rate": 1e-3,
         "buffer_size": 200,

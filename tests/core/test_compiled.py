@@ -1,7 +1,6 @@
 """The compiled neuron, against the spikes and gradients of the plain neuron."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 import torch
@@ -12,8 +11,18 @@ from torch import Tensor
 from snn_rl.core import compiled
 from snn_rl.core.compiled import available, fused_lif
 from snn_rl.core.lif import LIF, lif
-from snn_rl.core.networks import IMAGE_NETWORKS, Q_NETWORKS, SpikingNetwork, SpikingOptions
+from snn_rl.core.networks import (
+    Q_NETWORKS,
+    AvgPool,
+    Block,
+    Conv,
+    Dense,
+    NetworkSpec,
+    SpikingNetwork,
+    SpikingOptions,
+)
 from snn_rl.core.networks.base import Scale
+from snn_rl.core.networks.spec import Layer
 from snn_rl.core.surrogate import SURROGATES, Derivative
 
 pytest.importorskip("numba")
@@ -122,16 +131,19 @@ def test_nan_gradients_stay_nan_in_bfloat16() -> None:
 
 
 @pytest.mark.parametrize("timesteps", [1, 3])
-@pytest.mark.parametrize("name", ["mnih", "resnet8"])
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (Conv(16, 8, 4), Conv(32, 4, 2), Dense(64)),
+        (Conv(16, 3, 1, 1), AvgPool(2), Block(16, 1), Block(32, 2), Block(32, 1)),
+    ],
+    ids=["plain", "residual"],
+)
 def test_spikes_equal_plain_neuron_under_autocast(
-    name: str, timesteps: int, monkeypatch: pytest.MonkeyPatch
+    layers: tuple[Layer, ...], timesteps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)
-    spec = (
-        Q_NETWORKS[name]((2, 40, 40), 3)
-        if name in Q_NETWORKS
-        else replace(IMAGE_NETWORKS[name]((2, 40, 40), 3), batch_norm=False)
-    )
+    spec = NetworkSpec((2, 28, 28), layers, 3)
     network = SpikingNetwork(spec, SpikingOptions(timesteps)).eval()
     with torch.no_grad():
         for neuron in network.neurons:
@@ -140,7 +152,7 @@ def test_spikes_equal_plain_neuron_under_autocast(
         for module in network.modules():
             if isinstance(module, Scale):
                 module.weight.fill_(0.7314)  # not representable in bfloat16
-    images = torch.rand(5, 2, 40, 40)
+    images = torch.rand(4, 2, 28, 28)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         outputs, layers = network.activity(images)
         monkeypatch.setattr(compiled, "_kernels", lambda: None)
