@@ -137,113 +137,126 @@ def assert_same(one: tuple[SpikingDQN, Counters], other: tuple[SpikingDQN, Count
         assert getattr(other[1], name) == getattr(one[1], name), name
 
 
-def run_directory(make_catch: MakeCatch, directory: Path, timesteps: int | None) -> Path:
-    """Returns a new run; its first stage is finished if a later stage is tested."""
-    if timesteps is not None:
-        Stage(make_catch, directory, None).start()
-    return directory
+class Whole:
+    """A run of two stages that nothing interrupts, and what the tests compare with."""
+
+    def __init__(self, make_catch: MakeCatch, directory: Path):
+        self.make_catch, self.directory = make_catch, directory
+        self.seeds: list[int] = []  # of all segments
+        self.ends = {
+            timesteps: Stage(make_catch, directory, timesteps).start(self._recording)
+            for timesteps in (None, 2)
+        }
+
+    def _recording(self, seed: int) -> VecEnv:
+        self.seeds.append(seed)
+        return self.make_catch(ENVS, seed)
+
+    def copied(self, directory: Path) -> Stage:
+        """Returns a copy of the finished first stage."""
+        shutil.copytree(self.directory / "ann", directory / "ann")
+        return Stage(self.make_catch, directory, None)
+
+    def new(self, directory: Path, timesteps: int | None) -> Stage:
+        """Returns a stage that has not started; the one before a later stage is finished."""
+        if timesteps is not None:
+            self.copied(directory)
+        return Stage(self.make_catch, directory, timesteps)
+
+
+@pytest.fixture(scope="module")
+def whole(make_catch: MakeCatch, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    return Whole(make_catch, tmp_path_factory.mktemp("whole"))
 
 
 @pytest.mark.parametrize("timesteps", [None, 2])
-@pytest.mark.parametrize(
-    "lifetime",
-    [
-        pytest.param(0, id="at the first step"),
-        pytest.param(13, id="in the first segment"),
-        pytest.param(SEGMENT // ENVS, id="after a segment"),
-        pytest.param(SEGMENT // ENVS + 1, id="after a segment's first step"),
-        pytest.param(SEGMENT // ENVS * 3 + 2, id="in the last segment"),
-    ],
-)
 def test_resumed_stage_ends_like_an_uninterrupted_one(
-    make_catch: MakeCatch, tmp_path: Path, timesteps: int | None, lifetime: int
+    make_catch: MakeCatch, whole: Whole, tmp_path: Path, timesteps: int | None
 ) -> None:
-    whole = Stage(make_catch, run_directory(make_catch, tmp_path / "a", timesteps), timesteps)
-    killed = Stage(make_catch, run_directory(make_catch, tmp_path / "b", timesteps), timesteps)
-    left = lifetime
+    killed = whole.new(tmp_path, timesteps)
+    length = SEGMENT // ENVS
+    for lifetime, finished in (
+        (0, 0),  # at the first step
+        (13, 0),  # in the first segment
+        (length, 1),  # at the first step after a segment
+        (1, 1),  # at the second step after a segment
+        (length * 2 + 2, 3),  # in the last segment
+    ):
+        left = lifetime
 
-    def fragile(seed: int) -> VecEnv:
-        nonlocal left
-        env = Fragile(make_catch(ENVS, seed), left)
-        left -= SEGMENT // ENVS
-        return env
+        def fragile(seed: int) -> VecEnv:
+            nonlocal left
+            env = Fragile(make_catch(ENVS, seed), left)
+            left -= length
+            return env
 
-    with pytest.raises(Killed):
-        killed.start(fragile)
-    counters = read_counters(killed.directory)
-    assert (counters.segment if counters else 0) == lifetime // (SEGMENT // ENVS)
-    assert_same(whole.start(), killed.start())
+        with pytest.raises(Killed):
+            killed.start(fragile)
+        counters = read_counters(killed.directory)
+        assert (counters.segment if counters else 0) == finished
+    assert_same(whole.ends[timesteps], killed.start())
 
 
 @pytest.mark.parametrize("timesteps", [None, 2])
-@pytest.mark.parametrize("moment", ["before the rows", "before the state", "after the state"])
 def test_kill_during_a_checkpoint(
-    make_catch: MakeCatch,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    timesteps: int | None,
-    moment: str,
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timesteps: int | None
 ) -> None:
-    whole = Stage(make_catch, run_directory(make_catch, tmp_path / "a", timesteps), timesteps)
-    killed = Stage(make_catch, run_directory(make_catch, tmp_path / "b", timesteps), timesteps)
-    where, name = {
-        "before the rows": (Journal, "append"),
-        "before the state": (training, "save_checkpoint"),
-        "after the state": (Journal, "prune"),
-    }[moment]
-    original, calls = getattr(where, name), 0
-    expected = whole.start()
-    last_chunk = max((whole.directory / "replay").iterdir()).name
+    killed = whole.new(tmp_path, timesteps)
+    stage = killed.directory.name
+    last_chunk = max((whole.directory / stage / "replay").iterdir()).name
+    for where, name, fatal, finished in (
+        (Journal, "append", 2, 1),  # before the rows
+        (training, "save_checkpoint", 2, 2),  # before the state
+        (Journal, "prune", 1, 3),  # after the state
+    ):
+        original, left = getattr(where, name), fatal
 
-    def third_is_fatal(*args: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 3:
-            # Partial files of a killed process
-            (killed.directory / ".state.safetensors.x.tmp").write_bytes(b"half")
-            (killed.directory / "replay" / f".{last_chunk}.x.tmp").write_bytes(b"half")
-            raise Killed
-        original(*args)
+        def one_is_fatal(*args: Any, original: Callable[..., None] = original) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                # Partial files of a killed process
+                (killed.directory / ".state.safetensors.x.tmp").write_bytes(b"half")
+                (killed.directory / "replay" / f".{last_chunk}.x.tmp").write_bytes(b"half")
+                raise Killed
+            original(*args)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(where, name, third_is_fatal)
-        with pytest.raises(Killed):
-            killed.start()
-    assert_same(expected, killed.start())
+        with monkeypatch.context() as patch:
+            patch.setattr(where, name, one_is_fatal)
+            with pytest.raises(Killed):
+                killed.start()
+        counters = read_counters(killed.directory)
+        assert counters is not None and counters.segment == finished
+    assert_same(whole.ends[timesteps], killed.start())
     assert not list(tmp_path.glob("**/*.tmp"))
 
 
-def test_finished_stage_is_not_trained_again(make_catch: MakeCatch, tmp_path: Path) -> None:
-    stage = Stage(make_catch, tmp_path, None)
-    done = stage.start()
-
+def test_finished_stage_is_not_trained_again(whole: Whole, tmp_path: Path) -> None:
     def no_env(seed: int) -> VecEnv:
         raise AssertionError("the stage was trained again")
 
-    assert_same(done, stage.start(no_env))
+    assert_same(whole.ends[None], whole.copied(tmp_path).start(no_env))
 
 
 def test_all_segments_of_all_stages_and_runs_have_different_seeds(
-    make_catch: MakeCatch, tmp_path: Path
+    make_catch: MakeCatch, whole: Whole, tmp_path: Path
 ) -> None:
-    seeds: list[int] = []
+    seeds = list(whole.seeds)
 
     def recording(seed: int) -> VecEnv:
         seeds.append(seed)
         return make_catch(ENVS, seed)
 
     runs = [
-        Stage(make_catch, tmp_path / str(seed), timesteps, seed).start(recording)
-        for seed in (1, 2)
-        for timesteps in (None, 2)
+        *whole.ends.values(),
+        *(Stage(make_catch, tmp_path, stage, SEED + 1).start(recording) for stage in (None, 2)),
     ]
     assert len(seeds) == sum(counters.segment for _, counters in runs)
     assert len(set(seeds)) == len(seeds)
 
 
-def test_counters_match_the_training(make_catch: MakeCatch, tmp_path: Path) -> None:
-    stage = Stage(make_catch, tmp_path, None)
-    model, counters = stage.start()
+def test_counters_match_the_training(whole: Whole) -> None:
+    model, counters = whole.ends[None]
     assert counters.steps == STEPS == model.num_timesteps
     assert counters.segment == -(-STEPS // SEGMENT)
     assert counters.calls == counters.rows
@@ -253,17 +266,14 @@ def test_counters_match_the_training(make_catch: MakeCatch, tmp_path: Path) -> N
     assert 0 < counters.updates == model._n_updates <= counters.calls // 2
     assert counters.episodes, "no episodes [step, return, length]"
     assert all(value in (-1.0, 1.0) and length == 6 for _, value, length in counters.episodes)
-    assert read_counters(stage.directory) == counters
+    assert read_counters(whole.directory / "ann") == counters
 
 
-def test_segments_truncate_their_episodes_and_never_terminate(
-    make_catch: MakeCatch, tmp_path: Path
-) -> None:
-    stage = Stage(make_catch, tmp_path, None)
-    model, counters = stage.start()
+def test_segments_truncate_their_episodes_and_never_terminate(whole: Whole) -> None:
+    model, counters = whole.ends[None]
     buffer = model.replay_buffer
     assert isinstance(buffer, ReplayBuffer)
-    seams = {int(chunk.stem) - 1 for chunk in (stage.directory / "replay").iterdir()}
+    seams = {int(chunk.stem) - 1 for chunk in (whole.directory / "ann" / "replay").iterdir()}
     stored = range(counters.rows - buffer.buffer_size, counters.rows)
     assert len(seams & set(stored)) >= 2
     cuts = 0
@@ -290,11 +300,10 @@ def damage(path: Path, kind: str) -> None:
 
 
 def test_a_damaged_checkpoint_is_replaced_by_the_one_before(
-    make_catch: MakeCatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    whole: Whole, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stage = Stage(make_catch, tmp_path, None)
-    assert read_counters(stage.directory) is None
-    expected = stage.start()
+    assert read_counters(tmp_path / "ann") is None
+    stage, expected = whole.copied(tmp_path), whole.ends[None]
     for kind, file in itertools.product(("truncated", "zeroed"), ("state.safe*", "replay/*")):
         path = max(stage.directory.glob(file))
         damage(path, kind)
@@ -308,10 +317,9 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(
 
 
 def test_without_an_intact_checkpoint_the_error_says_how_to_go_on(
-    make_catch: MakeCatch, tmp_path: Path
+    whole: Whole, tmp_path: Path
 ) -> None:
-    stage = Stage(make_catch, tmp_path, None)
-    expected = stage.start()
+    stage = whole.copied(tmp_path)
     for path in stage.directory.glob("replay/*"):
         damage(path, "zeroed")
     advice = r" is damaged .*\. Restore .*delete the folder of its stage to train the stage again"
@@ -322,7 +330,7 @@ def test_without_an_intact_checkpoint_the_error_says_how_to_go_on(
     with pytest.raises(UserError, match=f"state.previous.safetensors{advice}"):
         stage.start()
     shutil.rmtree(stage.directory)
-    assert_same(expected, stage.start())
+    assert_same(whole.ends[None], stage.start())
 
 
 def test_a_damaged_best_checkpoint_is_replaced_by_the_one_before(
@@ -343,13 +351,12 @@ def test_a_damaged_best_checkpoint_is_replaced_by_the_one_before(
 
 
 def test_an_error_of_the_log_does_not_end_the_training(
-    make_catch: MakeCatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    whole: Whole, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    expected = Stage(make_catch, tmp_path / "a", None).start()
-    stage = Stage(make_catch, tmp_path / "b", None)
+    stage = whole.new(tmp_path, None)
     stage.directory.mkdir(parents=True)
     (stage.directory / "tensorboard").touch()  # a file in place of the folder
-    assert_same(expected, stage.start())
+    assert_same(whole.ends[None], stage.start())
     assert capsys.readouterr().out.count("Training continues without this TensorBoard log") == 1
 
 
@@ -373,24 +380,23 @@ class Scores:
         return self.scores[len(self.heads) - 1]
 
 
-@pytest.mark.parametrize("best", range(4))
+@pytest.mark.parametrize(
+    ("values", "best"),
+    [
+        ((1.0, 0.0, 0.0, 0.0), 0),
+        ((0.0, 1.0, 1.0, 0.0), 1),  # the first of equal checkpoints
+        ((0.0, 0.0, 0.0, 1.0), 3),
+    ],
+)
 def test_stage_ends_with_its_best_checkpoint(
-    make_catch: MakeCatch, tmp_path: Path, best: int
+    make_catch: MakeCatch, tmp_path: Path, values: tuple[float, ...], best: int
 ) -> None:
-    values = [0.0, 0.0, 0.0, 0.0]
-    values[best] = 1.0
     scores = Scores(*values)
     model, counters = Stage(make_catch, tmp_path, None).start(selection=Selection(scores))
     assert counters.scores == list(map(list, zip([40, 80, 120, STEPS], values, strict=True)))
     assert torch.equal(model.network.head.weight, scores.heads[best])
     others = [head for i, head in enumerate(scores.heads) if i != best]
     assert not any(torch.equal(model.network.head.weight, head) for head in others)
-
-
-def test_first_of_equal_checkpoints_is_kept(make_catch: MakeCatch, tmp_path: Path) -> None:
-    scores = Scores(0.0, 1.0, 1.0, 0.0)
-    model, _ = Stage(make_catch, tmp_path, None).start(selection=Selection(scores))
-    assert torch.equal(model.network.head.weight, scores.heads[1])
 
 
 def test_selection_starts_at_its_step_and_ends_at_its_target(
@@ -408,27 +414,30 @@ def test_selection_starts_at_its_step_and_ends_at_its_target(
     stage.start(no_env, selection)
 
 
-@pytest.mark.parametrize("writes", range(1, 9))
 def test_kill_between_the_best_checkpoint_and_the_state(
-    make_catch: MakeCatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+    make_catch: MakeCatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def score(q_net: SpikingQNetwork) -> float:
         return float(q_net.network.head.weight.detach().abs().sum())  # grows during training
 
-    whole, killed = (Stage(make_catch, tmp_path / name, None) for name in "ab")
-    original, calls = training.save_checkpoint, 0
-
-    def last_is_fatal(*args: Any) -> None:
-        nonlocal calls
-        original(*args)
-        calls += 1
-        if calls == writes:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "save_checkpoint", last_is_fatal)
-        with pytest.raises(Killed):
-            killed.start(selection=Selection(score))
-    expected = whole.start(selection=Selection(score))
+    expected = Stage(make_catch, tmp_path / "a", None).start(selection=Selection(score))
     assert len(expected[1].scores) == 4
+    killed = Stage(make_catch, tmp_path / "b", None)
+    original = training.save_checkpoint
+    for segment, writes in itertools.product(range(4), (1, 2)):
+        left = writes
+
+        def last_is_fatal(*args: Any) -> None:
+            nonlocal left
+            original(*args)
+            left -= 1
+            if left == 0:
+                raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(training, "save_checkpoint", last_is_fatal)
+            with pytest.raises(Killed):
+                killed.start(selection=Selection(score))
+        counters = read_counters(killed.directory)
+        assert (counters.segment if counters else 0) == segment + (writes == 2)
     assert_same(expected, killed.start(selection=Selection(score)))
