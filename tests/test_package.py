@@ -75,26 +75,25 @@ def test_the_wheel_holds_only_the_package(wheel: Path) -> None:
 
 
 def test_the_wheel_works_outside_the_checkout(unpacked: Path, tmp_path: Path) -> None:
-    env = {"PYTHONPATH": str(unpacked)}
-    origin = run(sys.executable, "-c", "import snn_rl; print(snn_rl.__file__)", cwd=tmp_path, **env)
-    assert Path(origin.strip()).is_relative_to(unpacked)
-
-    help_text = run(sys.executable, "-m", "snn_rl.train", "--help", cwd=tmp_path, **env)
-    assert "python -m snn_rl.train env=CartPole-v1 T=1" in help_text
-
     script = (
+        "import runpy, sys, snn_rl\n"
+        "print(snn_rl.__file__)\n"
+        "from snn_rl import zoo\n"
+        "print((zoo.ROOT / 'SomeGame-v4/MODEL_CARD.md').read_text())\n"
         "from snn_rl.configs.compose import compose\n"
         "from snn_rl.configs.schema import Config\n"
         "settings = compose(Config, ['env=CartPole-v1', 'T=2'])\n"
-        "print(settings.env, settings.T, settings.network)"
+        "print(settings.env, settings.T, settings.network)\n"
+        "sys.argv = ['train', '--help']\n"
+        "runpy.run_module('snn_rl.train', run_name='__main__')\n"
     )
+    shown = run(sys.executable, "-c", script, cwd=tmp_path, PYTHONPATH=str(unpacked))
+    origin, card, composed, help_text = shown.split("\n", 3)
+    assert Path(origin).is_relative_to(unpacked)
+    assert card == "snn_rl/zoo/SomeGame-v4/MODEL_CARD.md"
     # The preset of the family sets the network.
-    composed = run(sys.executable, "-c", script, cwd=tmp_path, **env)
     assert composed.split() == ["CartPole-v1", "2", "cartpole"]
-
-    script = "from snn_rl import zoo; print((zoo.ROOT / 'SomeGame-v4/MODEL_CARD.md').read_text())"
-    card = run(sys.executable, "-c", script, cwd=tmp_path, **env)
-    assert card.strip() == "snn_rl/zoo/SomeGame-v4/MODEL_CARD.md"
+    assert "python -m snn_rl.train env=CartPole-v1 T=1" in help_text
 
 
 @pytest.mark.parametrize("name", ["agents", "envs", "configs"])

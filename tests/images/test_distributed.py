@@ -17,7 +17,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-import snn_rl
 from snn_rl import classify as command
 from snn_rl.configs.compose import run_command
 from snn_rl.configs.image_schema import ClassifyConfig
@@ -118,18 +117,6 @@ def batch_norm_case() -> tuple[nn.Module, Tensor]:
     # the two halves have different statistics
     x[3:] = 5 + 3 * x[3:]
     return nn.Sequential(norm), x
-
-
-def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
-    root = str(Path(snn_rl.__file__).parents[1])
-    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return subprocess.run(
-        [*run, *arguments],
-        env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="session")
@@ -258,14 +245,33 @@ def refused(capsys: pytest.CaptureFixture[str], monkeypatch: Any, *arguments: st
     return line
 
 
-def test_the_command_under_torchrun(
-    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+def test_torchrun_sets_the_variables_of_forked_workers() -> None:
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+    shown = (
+        "echo " + " ".join(f"${name}" for name in names) + " ${MASTER_ADDR:+a} ${MASTER_PORT:+p}"
+    )
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*run, "--no-python", "sh", "-c", shown], capture_output=True, text=True)
+    assert sorted(done.stdout.splitlines()) == ["0 0 2 2 a p", "1 1 2 2 a p"], done.stderr
+
+
+def test_the_command_with_two_workers(
+    pictures: Path,
+    tmp_path: Path,
+    workers: Callable[..., Any],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: Any,
 ) -> None:
     settings = [*TINY, "direct=false", "T_start=2"]
     settings += [f"data={pictures}", f"run_dir={tmp_path / 'run'}"]
-    done = torchrun("-m", "snn_rl.classify", *settings)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("report: ") == 1
+
+    def function() -> None:
+        sys.argv = ["classify", *settings]
+        runpy.run_module("snn_rl.classify", run_name="__main__")
+
+    done = workers(function)
+    assert all(each.returncode == 0 for each in done), done
+    assert "".join(each.stdout for each in done).count("report: ") == 1
     report = (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
     assert "torchrun --nnodes 1 --nproc-per-node 2 -m snn_rl.classify dataset=imagenet" in report
     network, notes = load_network(tmp_path / "run" / "T1" / "network.safetensors")
