@@ -67,9 +67,12 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("fuzz")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Starts the files with the longest tests first, so that all workers end at the same time."""
     items.sort(key=lambda item: item.path.stem not in SLOW)
+    if config.getoption("--fuzz"):
+        for item in items:
+            item.add_marker(pytest.mark.timeout(0))  # each input has its own time limit
 
 
 def pytest_collection_finish() -> None:
