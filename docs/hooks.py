@@ -30,10 +30,10 @@ def reference() -> str:
     for title, schema in (("Agents", Config), ("Image classification", ClassifyConfig)):
         parts += [f"## {title}", *(_table(section) for section in sections(schema))]
     parts += ["## Presets", "Applied in this order: the family, the exact id, `preset=`."]
-    parts.append("A preset that `extends` another one includes its settings.")
+    parts.append("A preset with `extends` starts from the settings of the preset named there.")
     for path in sorted(PRESETS.glob("*.yaml")):
         text = path.read_text(encoding="utf-8")
-        parts.append(f"### {path.stem}\n\n```yaml\n{text}```")
+        parts.append(f"### {path.stem}\n\n```yaml\n{text.rstrip()}\n```")
     return "\n\n".join(parts) + "\n"
 
 

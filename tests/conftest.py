@@ -70,13 +70,14 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Starts the files with the longest tests first, so that all workers end at the same time."""
     items.sort(key=lambda item: item.path.stem not in SLOW)
-    if config.getoption("--fuzz"):
-        for item in items:
-            item.add_marker(pytest.mark.timeout(0))  # each input has its own time limit
+    count = config.getoption("--fuzz")
+    for item in items:
+        if count and getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+            item.add_marker(pytest.mark.timeout(max(300, 2 * count)))
 
 
 def pytest_collection_finish() -> None:
-    """Omits the imported modules in garbage collections, which every stage of a chain starts."""
+    """Excludes imported modules from garbage collections, which every stage starts."""
     gc.collect()
     gc.freeze()
 

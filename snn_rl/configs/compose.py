@@ -43,15 +43,16 @@ def compose(
     None selects `agent_presets` or `image_presets`.
 
     Raises:
-        UserError: A key is unknown, a value has the wrong type, or `presets` raises the error.
+        UserError: A key is unknown, a value has the wrong type, a setting has several values, or
+            `presets` raises the error.
     """
     parsed = parse(overrides)
     _check_keys(parsed, schema)
     for override in parsed:
         if override.is_sweep_override():
             raise UserError(
-                f"{override.input_line}: several values are a sweep and need -m; a list is written "
-                "[a,b]"
+                f"{override.input_line}: several values start a sweep, which needs -m; a list is "
+                "written [a,b]"
             )
     chosen: Callable[[Any], list[str]] = presets or _PRESETS[schema]
     with _one_line_errors():
@@ -62,7 +63,7 @@ def compose(
 def _merge(
     schema: type[Settings], presets: Sequence[str], overrides: Sequence[Override]
 ) -> Settings:
-    """Returns the defaults of a schema, overridden by presets, and by the command line."""
+    """Returns the defaults of a schema, overridden by presets and then by the command line."""
     merged = OmegaConf.structured(schema)
     for preset in presets:
         merged.merge_with(_preset_settings(preset))
@@ -246,6 +247,8 @@ def _check_keys(overrides: Sequence[Override], schema: type[Any]) -> None:
     groups = {key.split(".")[0] for key in known if "." in key}
     for override in overrides:
         key, word = override.key_or_group, str(override.input_line)
+        if key in known and (override.is_add() or override.is_force_add()):
+            raise UserError(f"{word}: write {word.lstrip('+')}, because the setting exists")
         if override.is_delete() and key in known:
             raise UserError(f"{word}: a setting cannot be removed; set {key}=VALUE")
         if key in groups or key not in known or override.package is not None:

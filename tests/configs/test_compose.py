@@ -100,8 +100,9 @@ def test_a_preset_extends_another() -> None:
     words = ["dataset=imagenet", "preset=stdb", "net=vgg16"]
     imagenet = compose(ClassifyConfig, words)
     cifar = compose(ClassifyConfig, ["dataset=cifar10", *words[1:]])
-    assert imagenet.pixels == cifar.pixels != ClassifyConfig().pixels
-    assert imagenet.fit.epochs != cifar.fit.epochs
+    assert imagenet.pixels == cifar.pixels == "symmetric"
+    assert (imagenet.fit.epochs, cifar.fit.epochs) == (90, 250)
+    assert compose(ClassifyConfig, ["dataset=cifar10", "net=resnet34"]).iir.lr == 1e-4
 
 
 def test_composed_settings_are_plain_values() -> None:
@@ -194,8 +195,10 @@ def test_cfg_prints_the_settings_with_the_presets(
         ("run_dir=~/x", f"""'run_dir="{Path.home()}/x"'"""),
         ("run_dir=a#b", """'run_dir="a#b"'"""),
         ("run_dir=it's", """'run_dir="its"'"""),
+        ("+seed=1", "+seed=1: write seed=1"),
+        ("++seed=1", "++seed=1: write seed=1"),
         ("seed@x=1", "unknown setting seed@x=1; did you mean seed?"),
-        ("seed=1,2", "seed=1,2: several values are a sweep and need -m"),
+        ("seed=1,2", "seed=1,2: several values start a sweep, which needs -m"),
         ("seed=-1", "seed=-1: must be between 0 and 2147483647"),
     ],
 )

@@ -120,24 +120,28 @@ def test_a_launcher_that_is_not_installed_names_its_extra(
 def test_parallel_runs_end_with_the_process_that_started_them(
     tmp_path: Path, fork: Callable[..., Any]
 ) -> None:
-    def run(words: Sequence[str]) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="extra sweep is missing")
+
+    def hold(words: Sequence[str]) -> None:
         with open(tmp_path / words[0], "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # until the process ends
             file.write("started")
             file.flush()
             time.sleep(600)
 
-    def sweep() -> None:
+    def start() -> None:
         joblib = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-        launch([["seed=0"], ["seed=1"]], run, print_error, joblib)
+        launch([["seed=0"], ["seed=1"]], hold, print_error, joblib)
 
     def locks() -> list[bool]:
         return [is_locked(tmp_path / f"seed={seed}") for seed in range(2)]
 
-    process = fork(sweep, tmp_path)
-    wait_until(lambda: all(locks()))
-    os.kill(process.pid, signal.SIGTERM)
-    process.wait()
+    process = fork(start, tmp_path)
+    try:
+        wait_until(lambda: all(locks()))
+    finally:
+        os.kill(process.pid, signal.SIGTERM)
+    assert process.wait().returncode == -signal.SIGTERM
     wait_until(lambda: not any(locks()), 20)
 
 
