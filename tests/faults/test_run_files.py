@@ -5,6 +5,7 @@
 
 import copy
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
@@ -198,6 +199,14 @@ def test_changed_files_of_an_agent(
     agent: Run, read: Callable[[Path], object], file: str, draw: st.DataObject
 ) -> None:
     agent.check(draw, file, read)
+
+
+def test_a_model_card_needs_a_known_environment(agent: Run, tmp_path: Path) -> None:
+    run = shutil.copytree(agent.directory, tmp_path / "run")
+    settings = run / "T1" / "settings.json"
+    write_json(settings, json.loads(settings.read_text()) | {"env": ""})
+    with pytest.raises(UserError, match="unknown env=: use CartPole-v1"):
+        model_card.write_card(run, [], "")
 
 
 @pytest.fixture
