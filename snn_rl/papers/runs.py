@@ -167,8 +167,11 @@ def _settings(stage: Path) -> dict[str, Any]:
 def _lineage(stage: Path) -> tuple[str, ...]:
     """Returns the sources of a stage, as far back as there are settings."""
     names: list[str] = []
+    folders = {path.name for path in stage.parent.iterdir()}
     while (source := _settings(stage).get("source")) and source not in names:
         names.insert(0, source)
+        if source not in folders:
+            break
         stage = stage.parent / source
     return tuple(names)
 

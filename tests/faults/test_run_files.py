@@ -234,3 +234,11 @@ def test_changed_files_in_a_papers_table(image: Run, file: str, draw: st.DataObj
     cell = Cell(90.0, "T1", {"dataset": "cifar10"})
     table = AccuracyTable(runs.PaperSettings("ull"), "accuracy", ["net", "T1"], [["vgg5", cell]])
     image.check(draw, file, lambda run: table(run.parents[1]))
+
+
+@pytest.mark.parametrize("source", ["x" * 3000, "../.."])
+def test_a_source_that_is_no_stage_of_the_run(image: Run, source: str) -> None:
+    settings = image.directory / "T1" / "settings.json"
+    write_json(settings, json.loads(settings.read_text()) | {"source": source})
+    found = runs.read_images(image.directory.parents[1])
+    assert next(each for each in found if each.stage.name == "T1").lineage == (source,)
