@@ -169,25 +169,41 @@ def whole(make_catch: MakeCatch, tmp_path_factory: pytest.TempPathFactory) -> Wh
     return Whole(make_catch, tmp_path_factory.mktemp("whole"))
 
 
+LENGTH = SEGMENT // ENVS  # calls
+
+
 @pytest.mark.parametrize("timesteps", [None, 2])
+@pytest.mark.parametrize(
+    "kills",
+    [
+        pytest.param([(13, 0)], id="in the first segment"),
+        pytest.param(
+            [
+                (0, 0),  # at the first step
+                (LENGTH, 1),  # at the first step after a segment
+                (LENGTH + 1, 2),  # at the second step after a segment
+                (LENGTH + 2, 3),  # in the last segment
+            ],
+            id="in every segment",
+        ),
+    ],
+)
 def test_resumed_stage_ends_like_an_uninterrupted_one(
-    make_catch: MakeCatch, whole: Whole, tmp_path: Path, timesteps: int | None
+    make_catch: MakeCatch,
+    whole: Whole,
+    tmp_path: Path,
+    timesteps: int | None,
+    kills: list[tuple[int, int]],
 ) -> None:
+    """Each kill is a number of calls, and the segments finished by then."""
     killed = whole.new(tmp_path, timesteps)
-    length = SEGMENT // ENVS
-    for lifetime, finished in (
-        (0, 0),  # at the first step
-        (13, 0),  # in the first segment
-        (length, 1),  # at the first step after a segment
-        (1, 1),  # at the second step after a segment
-        (length * 2 + 2, 3),  # in the last segment
-    ):
+    for lifetime, finished in kills:
         left = lifetime
 
         def fragile(seed: int) -> VecEnv:
             nonlocal left
             env = Fragile(make_catch(ENVS, seed), left)
-            left -= length
+            left -= LENGTH
             return env
 
         with pytest.raises(Killed):
