@@ -23,7 +23,7 @@ from snn_rl.configs.image_schema import ClassifyConfig
 from snn_rl.configs.schema import Config
 from snn_rl.configs.setting import help_text, settings_of
 from snn_rl.configs.sweep import combinations, launch
-from snn_rl.envs import UnknownEnv, family
+from snn_rl.envs import EnvFamily, UnknownEnv, family
 from snn_rl.utils.console import replace_unprintable
 from snn_rl.utils.errors import UserError, did_you_mean
 
@@ -88,8 +88,17 @@ def agent_presets(config: Config) -> list[str]:
     """Returns the presets of an environment."""
     if not config.env:
         raise UserError("env is missing: set, for example, env=CartPole-v1")
+    return _preset_names([known_family(config.env).name, config.env], config.preset)
+
+
+def known_family(env: str) -> EnvFamily:
+    """Returns the family of an environment that a setting names.
+
+    Raises:
+        UserError: The environment is unknown.
+    """
     try:
-        return _preset_names([family(config.env).name, config.env], config.preset)
+        return family(env)
     except UnknownEnv as error:
         raise UserError(str(error)) from None
 

@@ -7,7 +7,8 @@ from typing import Any
 from snn_rl.chain import run_directory
 from snn_rl.chain.records import Game, StageResult, read_invocations, read_stages
 from snn_rl.chain.stages import ANN, PRETRAINED, Stage
-from snn_rl.envs import ATARI, UnknownEnv, family
+from snn_rl.configs.compose import known_family
+from snn_rl.envs import ATARI
 from snn_rl.files.atomic import write_text
 from snn_rl.reports.markdown import Markdown, block, code, escape, link, page, table
 from snn_rl.reports.run_report import (
@@ -18,7 +19,7 @@ from snn_rl.reports.run_report import (
     reward_section,
     spike_section,
 )
-from snn_rl.utils.errors import UserError, printable
+from snn_rl.utils.errors import printable
 
 CARD = "MODEL_CARD.md"
 GAME = "game.json"  # one episode of a stage's agent, beside its weights
@@ -76,11 +77,7 @@ def _facts(stages: Sequence[StageResult]) -> list[list[str]]:
 
 def _wrappers(settings: dict[str, Any]) -> str:
     cap = f"cut off after {settings['rollout.cap']:,} decisions"
-    try:
-        known = family(settings["env"])
-    except UnknownEnv as error:
-        raise UserError(str(error)) from None
-    if known.name == ATARI:
+    if known_family(settings["env"]).name == ATARI:
         return (
             "with Stable-Baselines3's AtariWrapper (up to 30 no-ops at the start, 4 frames per "
             "decision, 84x84 grayscale); evaluated on unclipped rewards over all lives, "
