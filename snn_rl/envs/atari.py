@@ -5,7 +5,15 @@ from typing import Any
 
 import ale_py
 import gymnasium as gym
-from stable_baselines3.common.atari_wrappers import AtariWrapper
+import numpy as np
+from numpy.typing import NDArray
+from stable_baselines3.common.atari_wrappers import (
+    AtariWrapper,
+    ClipRewardEnv,
+    EpisodicLifeEnv,
+    FireResetEnv,
+    NoopResetEnv,
+)
 from stable_baselines3.common.monitor import Monitor
 
 from snn_rl.envs.families import EnvOptions, register_env_family
@@ -53,9 +61,33 @@ class FireOnLifeLoss(gym.Wrapper[Any, Any, Any, Any]):
         return obs, reward, terminated, truncated, info
 
 
+class FrameSkip(gym.Wrapper[Any, Any, Any, Any]):
+    """Repeats every action, like Stable-Baselines3's MaxAndSkipEnv without its maximum of frames.
+
+    Args:
+        env: Environment with single emulator frames.
+        skip: Number of emulator frames per action.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], skip: int = FRAME_SKIP):
+        super().__init__(env)
+        self._skip = skip
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Repeats the action until the episode ends; returns the sum of the rewards."""
+        total = 0.0
+        for _ in range(self._skip):
+            obs, reward, terminated, truncated, info = self.env.step(action)
+            total += float(reward)
+            if terminated or truncated:
+                break
+        return obs, total, terminated, truncated, info
+
+
 def _make(env_id: str, options: EnvOptions) -> gym.Env[Any, Any]:
     env: gym.Env[Any, Any] = gym.make(
         env_id,
+        obs_type="rgb" if options.pixels else "ram",
         render_mode="rgb_array",
         disable_env_checker=True,
         repeat_action_probability=options.sticky,
@@ -65,7 +97,26 @@ def _make(env_id: str, options: EnvOptions) -> gym.Env[Any, Any]:
     env = Monitor(env)  # inside the wrappers, so that it records unclipped returns of full games
     if not options.training and "FIRE" in env.unwrapped.get_action_meanings():  # type: ignore[attr-defined]
         env = FireOnLifeLoss(env)
-    return AtariWrapper(env, terminal_on_life_loss=options.training, clip_reward=options.training)
+    if options.pixels:
+        return AtariWrapper(
+            env, terminal_on_life_loss=options.training, clip_reward=options.training
+        )
+    return _without_images(env, options.training)
+
+
+def _without_images(env: gym.Env[Any, Any], training: bool) -> gym.Env[Any, Any]:
+    """Applies the wrappers of AtariWrapper in the same order, except those that process images."""
+    fires = "FIRE" in env.unwrapped.get_action_meanings()  # type: ignore[attr-defined]
+    env = FrameSkip(NoopResetEnv(env))
+    if training:
+        env = EpisodicLifeEnv(env)
+    if fires:
+        env = FireResetEnv(env)
+    return ClipRewardEnv(env) if training else env
+
+
+def _ram(env: Any) -> NDArray[np.uint8]:
+    return np.asarray(env.ale.getRAM())
 
 
 def _action_names(env: Any) -> list[str]:
@@ -73,4 +124,4 @@ def _action_names(env: Any) -> list[str]:
     return [" ".join(re.findall("UP|DOWN|LEFT|RIGHT|FIRE|NOOP", name)).lower() for name in names]
 
 
-register_env_family(ATARI, ATARI_IDS, _make, action_names=_action_names)
+register_env_family(ATARI, ATARI_IDS, _make, action_names=_action_names, state=_ram)

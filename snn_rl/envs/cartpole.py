@@ -117,7 +117,13 @@ def _picture(cart: Any) -> NDArray[np.uint8]:
 
 
 def _make(env_id: str, options: EnvOptions) -> gym.Env[Any, Any]:
+    if not options.pixels:
+        return gym.make(env_id, disable_env_checker=True)
     return CartPolePixels(gym.make(env_id, render_mode="rgb_array", disable_env_checker=True))
+
+
+def _state(cart: Any) -> NDArray[np.float32]:
+    return np.array(cart.state, np.float32)
 
 
 register_env_family(
@@ -126,4 +132,5 @@ register_env_family(
     _make,
     picture=_picture,
     action_names=lambda env: ["left", "right"],
+    state=_state,
 )

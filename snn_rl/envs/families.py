@@ -28,12 +28,15 @@ class EnvOptions:
         cap: Number of agent steps after which an episode is truncated.
         full_action_space: True to use all 18 actions of the Atari console instead of those that
             the game uses. Other families ignore this option.
+        pixels: False for environments that observe `EnvFamily.state` and draw no images. Families
+            without a state ignore this option.
     """
 
     training: bool = True
     sticky: float = 0.0
     cap: int = 27_000
     full_action_space: bool = False
+    pixels: bool = True
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class EnvFamily:
         picture: Function that returns the RGB picture [height, width, 3] of an unwrapped
             environment.
         action_names: Function that returns the names of an unwrapped environment's actions.
+        state: Function that returns the state [numbers] of an unwrapped environment, from which a
+            privileged teacher learns; None if the family offers no state.
     """
 
     name: str
@@ -54,6 +59,7 @@ class EnvFamily:
     make: Callable[[str, EnvOptions], gym.Env[Any, Any]]
     picture: Callable[[Any], NDArray[np.uint8]]
     action_names: Callable[[Any], list[str]]
+    state: Callable[[Any], NDArray[Any]] | None = None
 
 
 # Modules in this package that register a family when they are imported.
@@ -81,6 +87,7 @@ def register_env_family(
     make: Callable[[str, EnvOptions], gym.Env[Any, Any]],
     picture: Callable[[Any], NDArray[np.uint8]] = _rendered,
     action_names: Callable[[Any], list[str]] = _numbered,
+    state: Callable[[Any], NDArray[Any]] | None = None,
 ) -> None:
     """Registers a family of environments for `make_env` and the `env` setting.
 
@@ -95,8 +102,9 @@ def register_env_family(
             and Stable-Baselines3's Monitor are added, unless the environment contains a Monitor.
         picture: See `EnvFamily`; by default the environment's `render()`.
         action_names: See `EnvFamily`; by default the numbers of the actions.
+        state: See `EnvFamily`. A family with a state must support `EnvOptions.pixels`.
     """
-    _FAMILIES[name] = EnvFamily(name, ids, make, picture, action_names)
+    _FAMILIES[name] = EnvFamily(name, ids, make, picture, action_names, state)
 
 
 def family(env_id: str) -> EnvFamily:

@@ -52,23 +52,32 @@ def make_env(
         UnknownEnv: No family has this id.
         ValueError: The family's observations are not images.
     """
-    known, name = family(env_id), env_id.rpartition(":")[2]
-    chosen = EnvOptions(**options)
-    venv: VecEnv = DummyVecEnv(
-        [partial(_make_single, known, name, chosen, seed + i) for i in range(n_envs)]
-    )
+    venv = single_envs(env_id, n_envs, seed, EnvOptions(**options))
     space = venv.observation_space
     if not isinstance(space, spaces.Box) or space.dtype != np.uint8 or len(space.shape) != 3:
         raise ValueError(
             f"env={env_id}: observations must be images [height, width, channels], uint8, "
             f"not {space}"
         )
-    venv.seed(seed)
     if frames == DIFFERENCE:
         venv = VecFrameDifference(venv)
     elif frame_stack > 1:
         venv = VecFrameStack(venv, frame_stack)
     return VecTransposeImage(venv)
+
+
+def single_envs(env_id: str, n_envs: int, seed: int, options: EnvOptions) -> VecEnv:
+    """Builds seeded environments without frame stacks; environment i has the seed `seed + i`.
+
+    Raises:
+        UnknownEnv: No family has this id.
+    """
+    known, name = family(env_id), env_id.rpartition(":")[2]
+    venv = DummyVecEnv(
+        [partial(_make_single, known, name, options, seed + i) for i in range(n_envs)]
+    )
+    venv.seed(seed)
+    return venv
 
 
 def _make_single(known: EnvFamily, name: str, options: EnvOptions, seed: int) -> gym.Env[Any, Any]:

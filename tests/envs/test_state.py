@@ -1,0 +1,104 @@
+"""States observed by a privileged teacher, compared with the environments of `make_env`."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env import VecEnv
+
+from snn_rl.envs import family, make_env
+from snn_rl.envs.families import _FAMILIES, register_env_family
+from snn_rl.envs.state import make_state_env
+
+PONG, BREAKOUT, INVADERS = (
+    f"{game}NoFrameskip-v4" for game in ("Pong", "Breakout", "SpaceInvaders")
+)
+CARTPOLE = "CartPole-v1"
+
+
+def states(env: VecEnv, env_id: str) -> list[NDArray[Any]]:
+    read = family(env_id).state
+    assert read is not None
+    return [np.array(read(each.unwrapped)) for each in env.envs]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("env_id", [PONG, BREAKOUT, INVADERS])
+def test_atari_episodes_equal_those_with_images(env_id: str, training: bool) -> None:
+    options: dict[str, Any] = {"n_envs": 2, "seed": 3, "training": training, "sticky": 0.25}
+    pixels, fast = make_env(env_id, cap=300, **options), make_state_env(env_id, cap=300, **options)
+    assert isinstance(fast.action_space, spaces.Discrete)
+    pixels.reset()
+    obs = np.array(fast.reset())
+    rng, ends = np.random.default_rng(0), 0
+    for _ in range(330):
+        np.testing.assert_array_equal(obs[:, -1, :-1], states(pixels.unwrapped, env_id))
+        actions = rng.integers(fast.action_space.n, size=2)
+        _, rewards, dones, infos = pixels.step(actions)
+        stepped, same_rewards, same_dones, same_infos = fast.step(actions)
+        obs = np.array(stepped)
+        np.testing.assert_array_equal(rewards, same_rewards)
+        np.testing.assert_array_equal(dones, same_dones)
+        for info, same in zip(infos, same_infos, strict=True):
+            assert info["TimeLimit.truncated"] == same["TimeLimit.truncated"]
+            if "episode" in info:
+                ends += 1
+                assert info["episode"]["r"] == same["episode"]["r"]
+                assert info["episode"]["l"] == same["episode"]["l"]
+    assert ends
+    pixels.close()
+    fast.close()
+
+
+def test_cartpole_episodes_equal_those_with_images() -> None:
+    pixels, fast = (
+        make_env(CARTPOLE, seed=1, sticky=0.25),
+        make_state_env(CARTPOLE, seed=1, sticky=0.25),
+    )
+    pixels.reset()
+    obs = np.array(fast.reset())
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        np.testing.assert_array_equal(obs[:, -1, :-1], states(pixels.unwrapped, CARTPOLE))
+        action = rng.integers(2, size=1)
+        _, _, dones, _ = pixels.step(action)
+        stepped, _, same, _ = fast.step(action)
+        obs = np.array(stepped)
+        np.testing.assert_array_equal(dones, same)
+
+
+def test_observations_hold_the_chosen_columns_and_the_actions_before_them() -> None:
+    columns, actions = np.array([0, 2]), [1, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]
+    whole = make_state_env(CARTPOLE, frames=1)
+    chosen = make_state_env(CARTPOLE, frames=3, columns=columns)
+    space = chosen.observation_space
+    assert isinstance(space, spaces.Box)
+    assert space.shape == (3, 3)
+    assert space.dtype == np.float32
+    episode = [np.append(np.array(whole.reset())[0, -1, columns], 0)]
+    first = np.array(chosen.reset())[0]
+    np.testing.assert_array_equal(first, [[0, 0, 0], [0, 0, 0], episode[0]])
+    for action in actions:
+        single, _, dones, whole_infos = whole.step(np.array([action]))
+        stack, _, _, infos = chosen.step(np.array([action]))
+        if dones[0]:
+            end = whole_infos[0]["terminal_observation"][-1, columns]
+            last = np.append(end, action)
+            np.testing.assert_array_equal(infos[0]["terminal_observation"], [*episode[-2:], last])
+            start = np.append(np.array(single)[0, -1, columns], 0)
+            np.testing.assert_array_equal(np.array(stack)[0], [[0, 0, 0], [0, 0, 0], start])
+            break
+        episode.append(np.append(np.array(single)[0, -1, columns], action))
+        expected = [np.zeros(3), np.zeros(3), *episode][-3:]
+        np.testing.assert_array_equal(np.array(stack)[0], expected)
+    else:
+        raise AssertionError("a constant force ends the episode")
+
+
+def test_a_family_without_a_state_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_FAMILIES, "blind", None)  # restores the registry after the test
+    register_env_family("blind", ("Blind-v0",), family(CARTPOLE).make)
+    with pytest.raises(ValueError, match="env=Blind-v0 has no state"):
+        make_state_env("Blind-v0")
