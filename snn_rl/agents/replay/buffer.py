@@ -50,22 +50,22 @@ class FrameStore:
     Args:
         rows: Number of transitions per environment.
         envs: Number of environments.
-        image: Shape (channels, height, width) of an observation; each channel is a frame, with
-            the newest frame last.
+        shape: Shape (channels, ...) of an observation; each channel is a frame, with the newest
+            frame last.
         dtype: Pixel type.
 
     Attributes:
-        frames: Frames, [slots, height, width].
+        frames: Frames, [slots, ...].
         slots: Slots of the observations and of the next observations, [2, rows, envs, channels].
     """
 
-    def __init__(self, rows: int, envs: int, image: tuple[int, int, int], dtype: Any):
-        channels = image[0]
+    def __init__(self, rows: int, envs: int, shape: tuple[int, ...], dtype: Any):
+        channels = shape[0]
         # zeros (_EMPTY), because they take no memory before their first use
         self.slots = np.zeros((2, rows, envs, channels), np.int32)
         # Each step adds one frame per environment, and more at the start of an episode.
         self._least = 1 + envs * (rows + channels)
-        self.frames = _zeros((_SPARE * self._least, *image[1:]), dtype)
+        self.frames = _zeros((_SPARE * self._least, *shape[1:]), dtype)
         self._references = np.zeros(len(self.frames), np.int32)
         self._unused = _EMPTY + 1  # first slot that was never used
         self._freed: list[int] = []
@@ -78,7 +78,7 @@ class FrameStore:
         return used + self.slots.nbytes + self._references.nbytes
 
     def put(self, kind: int, row: int, stacks: Array) -> None:
-        """Stores the frame stacks [envs, channels, height, width] of one row.
+        """Stores the frame stacks [envs, channels, ...] of one row.
 
         `kind` is the index of the observations or the next observations in `slots`.
         """
@@ -124,7 +124,7 @@ class FrameStore:
 
 
 class Stacks:
-    """Array view [rows, envs, channels, height, width] of the frame stacks in a store.
+    """Array view [rows, envs, channels, ...] of the frame stacks in a store.
 
     `kind` is the index of the observations or the next observations in the store's slots.
     """
@@ -135,7 +135,7 @@ class Stacks:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape (rows, envs, channels, height, width)."""
+        """Shape (rows, envs, channels, ...)."""
         return (*self._store.slots.shape[1:], *self._store.frames.shape[1:])
 
     def __getitem__(self, rows: Any) -> Array:
@@ -157,8 +157,8 @@ class FrameReplayBuffer(NStepReplayBuffer):
 
     Args:
         buffer_size: Number of transitions over all environments.
-        observation_space: Image space [channels, height, width]; each channel is a frame, with the
-            newest frame last.
+        observation_space: Box [channels, height, width] of images or [channels, numbers] of
+            states; each channel is a frame, with the newest frame last.
         action_space: Action space.
         device: Device of the samples.
         n_envs: Number of environments.
@@ -168,7 +168,7 @@ class FrameReplayBuffer(NStepReplayBuffer):
         **kwargs: Other arguments of `ReplayBuffer`.
 
     Raises:
-        ValueError: The observations are not images, or optimize_memory_usage is set.
+        ValueError: The observations are not stacks of frames, or optimize_memory_usage is set.
     """
 
     observations: Stacks  # type: ignore[assignment]
@@ -188,9 +188,9 @@ class FrameReplayBuffer(NStepReplayBuffer):
     ):
         if optimize_memory_usage:
             raise ValueError("FrameReplayBuffer does not support optimize_memory_usage")
-        if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 3:
+        if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) < 2:
             raise ValueError(
-                f"FrameReplayBuffer requires image observations, got {observation_space}"
+                f"FrameReplayBuffer requires stacks of frames, got {observation_space}"
             )
         super().__init__(
             buffer_size,

@@ -214,9 +214,9 @@ def test_agent_uses_it_unless_given_another_class() -> None:
 
 
 def test_unsupported_arguments_raise_errors() -> None:
-    with pytest.raises(ValueError, match="requires image observations"):
+    with pytest.raises(ValueError, match="requires stacks of frames"):
         FrameReplayBuffer(10, spaces.Box(0, 1, (4,)), spaces.Discrete(2))
-    with pytest.raises(ValueError, match="requires image observations"):
+    with pytest.raises(ValueError, match="requires stacks of frames"):
         FrameReplayBuffer(10, spaces.Discrete(4), spaces.Discrete(2))
     with pytest.raises(ValueError, match="optimize_memory_usage"):
         FrameReplayBuffer(10, box(2), spaces.Discrete(2), optimize_memory_usage=True)
