@@ -8,7 +8,12 @@ import torch
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import Tensor, nn
 
-from snn_rl.agents.objectives import distill_loss, td_loss
+from snn_rl.agents.objectives import (
+    distill_loss,
+    quantile_huber_loss,
+    quantile_targets,
+    td_loss,
+)
 
 ROWS, FEATURES, ACTIONS, GAMMA = 32, 5, 4, 0.9
 
@@ -121,3 +126,62 @@ def test_distill_loss_is_finite_for_a_teacher_without_preferences() -> None:
     loss.backward()
     assert math.isfinite(loss.item())
     assert torch.isfinite(student.grad).all()
+
+
+# --- quantiles --------------------------------------------------------------------------------
+
+
+def naive_quantile_loss(quantiles: Tensor, targets: Tensor) -> Tensor:
+    """QR-DQN, equation 10, one pair at a time."""
+    rows = []
+    for row, samples in zip(quantiles, targets, strict=True):
+        for i, quantile in enumerate(row):
+            tau = (i + 0.5) / len(row)
+            for sample in samples:
+                error = sample - quantile
+                small = error.abs() <= 1
+                huber = 0.5 * error**2 if small else error.abs() - 0.5
+                rows.append((1 - tau if error < 0 else tau) * huber)
+    return torch.stack(rows).sum() / targets.numel()
+
+
+@pytest.mark.parametrize(("count", "samples"), [(1, 1), (4, 4), (5, 3)])
+def test_quantile_huber_loss_and_gradient_equal_a_loop_over_pairs(count: int, samples: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    quantiles = 2 * torch.randn(6, count, generator=generator, dtype=torch.float64)
+    targets = 2 * torch.randn(6, samples, generator=generator, dtype=torch.float64)
+    given = targets.clone()
+    slow, fast = (quantiles.clone().requires_grad_() for _ in range(2))
+    expected, loss = naive_quantile_loss(slow, targets), quantile_huber_loss(fast, targets)
+    torch.testing.assert_close(loss, expected)
+    (3 * expected).backward()
+    (3 * loss).backward()
+    torch.testing.assert_close(fast.grad, slow.grad)
+    assert torch.equal(targets, given)
+
+
+def test_quantiles_that_minimize_the_loss_are_those_of_the_targets() -> None:
+    # Far from 0, the Huber loss is linear, and its minimum over wide targets is a quantile.
+    targets = torch.arange(0.0, 1_000.0, 10.0).expand(1, -1)
+    quantiles = torch.full((1, 4), 500.0, requires_grad=True)
+    optimizer = torch.optim.SGD([quantiles], 400.0)
+    for _ in range(300):
+        optimizer.zero_grad()
+        quantile_huber_loss(quantiles, targets).backward()
+        optimizer.step()
+    assert quantiles[0].tolist() == pytest.approx([120, 370, 620, 870], abs=15)
+
+
+@pytest.mark.parametrize("n_step", [False, True])
+def test_quantile_targets_equal_a_loop_over_rows(n_step: bool) -> None:
+    batch, count = transitions(n_step), 3
+    following = torch.randn(ROWS, ACTIONS, count, generator=torch.Generator().manual_seed(2))
+    targets = quantile_targets(batch, following, GAMMA)
+    for i in range(ROWS):
+        means = [float(action.mean()) for action in following[i]]
+        chosen = following[i, means.index(max(means))]
+        expected = batch.rewards[i].expand(count)
+        if not batch.dones[i]:
+            discount = GAMMA if batch.discounts is None else float(batch.discounts[i])
+            expected = expected + discount * chosen
+        torch.testing.assert_close(targets[i], expected)
