@@ -1,6 +1,7 @@
 """The state of an optimizer as named tensors."""
 
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
 import torch
@@ -27,7 +28,9 @@ def load_moments(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
         ValueError: The state does not match the parameters and the kind of the optimizer.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    expected = state_names(type(optimizer), optimizer.defaults)
+    accepted = signature(type(optimizer)).parameters  # AdamW adds a default of its own
+    options = {key: value for key, value in optimizer.defaults.items() if key in accepted}
+    expected = state_names(type(optimizer), options)
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if not name.startswith(_PREFIX):
