@@ -9,6 +9,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from tqdm import tqdm
 
 from snn_rl.agents.dqn import SpikingDQN
+from snn_rl.agents.resumable import ResumableDQN
 from snn_rl.core.conversion import spike_rates
 from snn_rl.core.networks import SpikingNetwork
 
@@ -77,13 +78,13 @@ class Progress(BaseCallback):
     def numbers(self) -> dict[str, float]:
         """Returns the numbers of the progress bar; loss and return are omitted until available."""
         model = self.model
-        assert isinstance(model, SpikingDQN)
+        assert isinstance(model, ResumableDQN)
         numbers = {"eps": model.exploration_rate}
         if model.last_loss is not None:
             numbers["loss"] = model.last_loss
         if self.history:
             numbers["reward"] = float(np.mean([row[1] for row in self.history[-_RECENT:]]))
-        if isinstance(model.network, SpikingNetwork):
+        if isinstance(model, SpikingDQN) and isinstance(model.network, SpikingNetwork):
             rates = spike_rates(model.activity())
             names = model.network.spec.names()
             numbers |= {f"spikes/{n}": r for n, r in zip(names, rates, strict=False)}

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
-from stable_baselines3 import DQN
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.type_aliases import GymEnv, Schedule, TrainFreq
 from torch import Tensor
@@ -19,18 +18,16 @@ from snn_rl.agents import objectives
 from snn_rl.agents.policies import SpikingDQNPolicy, SpikingQNetwork, check_spaces, network_kwargs
 from snn_rl.agents.replay.buffer import FrameReplayBuffer
 from snn_rl.agents.replay.journal import load_buffer, save_buffer
+from snn_rl.agents.resumable import ResumableDQN
 from snn_rl.agents.saved import SAVED, Range, SavedAgent
 from snn_rl.core.networks import AnalogNetwork, Network, SpikingNetwork
-from snn_rl.files.checkpoint import check_parameters, load_network, load_tensors, save_tensors
-from snn_rl.files.optimizer_state import load_moments, moments
-from snn_rl.utils.errors import DamagedFile, UserError
-
-_POLICY = "policy."  # prefix of the policy's tensors
+from snn_rl.files.checkpoint import load_network, load_tensors, save_tensors
+from snn_rl.utils.errors import UserError
 
 SelfSpikingDQN = TypeVar("SelfSpikingDQN", bound="SpikingDQN")
 
 
-class SpikingDQN(DQN):
+class SpikingDQN(ResumableDQN):
     """DQN with a `SpikingQNetwork`, double-DQN targets and distillation from a teacher.
 
     All features of Stable-Baselines3's DQN (`learn`, `predict`, callbacks, `evaluate_policy`) are
@@ -48,9 +45,6 @@ class SpikingDQN(DQN):
         sharpness: See `objectives.distill_loss`.
         bf16: True to train with bfloat16 autocast; weights and optimizer state stay float32.
         **kwargs: Other arguments of DQN.
-
-    Attributes:
-        last_loss: Mean loss of the most recent call to `train`; None before the first call.
 
     Raises:
         ValueError: The objective is unknown, the observations are not uint8 images, or the actions
@@ -85,7 +79,6 @@ class SpikingDQN(DQN):
         self.teacher = teacher
         self.sharpness = sharpness
         self.bf16 = bf16
-        self.last_loss: float | None = None
         super().__init__(policy, env, learning_rate, **kwargs)
         if self.teacher is not None:
             self.teacher.to(self.device)
@@ -186,20 +179,6 @@ class SpikingDQN(DQN):
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
     # --- files ---------------------------------------------------------------------------------
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Returns all tensors that training changes: both networks and the optimizer state."""
-        weights = {f"{_POLICY}{name}": t for name, t in self.policy.state_dict().items()}
-        return weights | moments(self.policy.optimizer)
-
-    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Restores the tensors returned by `tensors`."""
-        policy = {n.removeprefix(_POLICY): t for n, t in tensors.items() if n.startswith(_POLICY)}
-        try:
-            self.policy.load_state_dict(check_parameters(policy, "the checkpoint"))
-            load_moments(self.policy.optimizer, tensors)
-        except (RuntimeError, ValueError) as error:
-            raise DamagedFile(f"the checkpoint does not fit the network: {error}") from error
 
     def save(
         self,

@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from tqdm import tqdm
 
-from snn_rl.agents.policies import SpikingQNetwork
+from snn_rl.agents.policies import QNetwork
 from snn_rl.chain.records import Evaluation
 from snn_rl.core.conversion import spike_rates
 from snn_rl.core.networks import clear
@@ -23,13 +23,13 @@ _RATE_EVERY = 10  # number of steps between two samples of the spike rates
 
 @torch.random.fork_rng()  # keeps the state of torch's random generator
 def evaluate(
-    q_net: SpikingQNetwork,
+    q_net: QNetwork,
     make_evaluation_env: MakeEnv,
     episodes: int,
     seed: int,
     epsilon: float = 0.0,
     side_by_side: int = 10,
-    teacher: SpikingQNetwork | None = None,
+    teacher: QNetwork | None = None,
 ) -> Evaluation:
     """Plays full episodes and returns their results.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -117,6 +117,19 @@ class Decision(NamedTuple):
     q_values: Tensor
     spikes: list[Tensor]
     state: State
+
+
+class QNetwork(Protocol):
+    """Q-network that can be evaluated."""
+
+    action_space: spaces.Space[Any]
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the network."""
+
+    def decide(self, obs: Tensor | NDArray[Any], state: State | None = None) -> Decision:
+        """Returns the greedy actions for a batch of observations, without gradients."""
 
 
 class SpikingQNetwork(BasePolicy):

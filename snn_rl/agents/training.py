@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import CallbackList
@@ -19,11 +20,10 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from snn_rl.agents.callbacks import Episodes, Progress
-from snn_rl.agents.dqn import SpikingDQN
 from snn_rl.agents.event_log import EventLog
-from snn_rl.agents.policies import SpikingQNetwork
 from snn_rl.agents.replay.buffer import FrameReplayBuffer
 from snn_rl.agents.replay.journal import Journal
+from snn_rl.agents.resumable import ResumableDQN
 from snn_rl.chain.records import Counters
 from snn_rl.chain.run_directory import STATE
 from snn_rl.files.archive import MAX_STATE
@@ -43,7 +43,7 @@ class Selection:
 
     # function that returns the mean return over evaluation episodes with seeds that neither
     # training nor the final evaluation uses
-    score: Callable[[SpikingQNetwork], float]
+    score: Callable[[Any], float]
     start: int = 0  # agent steps of the first scored checkpoint
     target: float | None = None  # score at which the stage ends early, or None
 
@@ -62,7 +62,7 @@ class Duration:
 
 
 def resume(
-    model: SpikingDQN, directory: Path, journal: Journal, rows_before: int
+    model: ResumableDQN, directory: Path, journal: Journal, rows_before: int
 ) -> Counters | None:
     """Restores a model and its replay buffer from the stage's last checkpoint.
 
@@ -96,7 +96,7 @@ def resume(
 
 
 def train_stage(
-    model: SpikingDQN,
+    model: ResumableDQN,
     counters: Counters,
     make_training_env: Callable[[int], VecEnv],
     directory: Path,
@@ -158,12 +158,12 @@ def train_stage(
         journal.prune(buffer, rows)  # the previous checkpoint needs its rows
     progress.close()
     if counters.scores:
-        model.q_net.network.load_state_dict(_best(directory, counters))
+        model.network.load_state_dict(_best(directory, counters))
 
 
-def _score(model: SpikingDQN, counters: Counters, selection: Selection, directory: Path) -> None:
+def _score(model: ResumableDQN, counters: Counters, selection: Selection, directory: Path) -> None:
     """Scores the current network, and saves the network if its score is the best."""
-    score = selection.score(model.q_net)
+    score = selection.score(model.evaluated)
     if all(score > before for _, before in counters.scores):
         # Written before the state with the score, so an interrupted run writes the file again.
         save_checkpoint(directory / BEST, model.network.state_dict(), {"score": score})

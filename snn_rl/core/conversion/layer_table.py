@@ -22,6 +22,8 @@ class LayerReport:
 
 def activity_rates(layers: Sequence[Tensor]) -> Tensor:
     """Returns `spike_rates` as a tensor, float64 [layers], without waiting for the device."""
+    if not layers:
+        return torch.zeros(0, dtype=torch.float64)
     return torch.stack([layer.count_nonzero().double() / layer[0].numel() for layer in layers])
 
 
