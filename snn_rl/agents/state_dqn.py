@@ -1,0 +1,128 @@
+"""Q-learning of a privileged teacher that observes the emulator's state."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.utils import polyak_update
+
+from snn_rl.agents.objectives import quantile_huber_loss, quantile_targets
+from snn_rl.agents.replay.buffer import FrameReplayBuffer
+from snn_rl.agents.resumable import ResumableDQN
+from snn_rl.agents.state_policy import StateDQNPolicy, StateQNetwork
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """Length of the returns that a teacher learns, which changes over the first updates.
+
+    Long n-step returns with a strong discount learn fast, and short returns with a weak discount
+    learn well (Schwarzer et al., 2023).
+
+    Attributes:
+        updates: Number of updates over which the other values change geometrically.
+        n_steps: First and last number of steps in n-step returns.
+        gamma: First and last discount factor.
+    """
+
+    updates: int = 10_000
+    n_steps: tuple[int, int] = (7, 3)
+    gamma: tuple[float, float] = (0.98, 0.99)
+
+    def after(self, updates: int) -> tuple[int, float]:
+        """Returns the number of steps and the discount factor after a number of updates."""
+        share = min(1.0, updates / self.updates)
+        (n, n_end), (gamma, gamma_end) = self.n_steps, self.gamma
+        steps = round(n ** (1 - share) * n_end**share)
+        return steps, 1 - (1 - gamma) ** (1 - share) * (1 - gamma_end) ** share
+
+
+class StateDQN(ResumableDQN):
+    """QR-DQN (Dabney et al., 2018) with an averaged network, for observations of `make_state_env`.
+
+    The averaged network acts, gives the targets, and is the result of the training. The loop,
+    schedules, and n-step returns are those of Stable-Baselines3.
+
+    Args:
+        policy: `StateDQNPolicy`.
+        env: Environment of `make_state_env`.
+        learning_rate: Constant or function of the remaining progress.
+        horizon: Number of steps and discount factor of the returns.
+        tau: Share of the trained network that enters the averaged network at each update.
+        **kwargs: Other arguments of DQN.
+    """
+
+    policy: StateDQNPolicy
+    q_net: StateQNetwork  # type: ignore[assignment]
+    q_net_target: StateQNetwork  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        policy: type[StateDQNPolicy],
+        env: GymEnv,
+        learning_rate: float | Schedule = 1e-3,
+        horizon: Horizon | None = None,
+        tau: float = 0.005,
+        **kwargs: Any,
+    ):
+        self.horizon = horizon or Horizon()
+        kwargs |= {"replay_buffer_class": FrameReplayBuffer, "tau": tau}
+        super().__init__(policy, env, learning_rate, **kwargs)
+
+    @property
+    def evaluated(self) -> StateQNetwork:
+        """Averaged network."""
+        return self.q_net_target
+
+    def _on_step(self) -> None:
+        """Updates the exploration rate. The averaged network changes in `train`."""
+        self._n_calls += 1
+        self.exploration_rate = self.exploration_schedule(self._current_progress_remaining)
+
+    def predict(
+        self,
+        observation: NDArray[Any] | dict[str, NDArray[Any]],
+        state: tuple[NDArray[Any], ...] | None = None,
+        episode_start: NDArray[Any] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
+        """Returns actions of the averaged network for observations [N, frames, columns + 1].
+
+        Unlike in Stable-Baselines3, each environment explores independently.
+        """
+        assert not isinstance(observation, dict)
+        actions = self.q_net_target.decide(observation).actions
+        if not deterministic:
+            explores = np.random.random(len(actions)) < self.exploration_rate
+            n = self.action_space.n  # type: ignore[attr-defined]
+            actions = np.where(explores, np.random.randint(n, size=len(actions)), actions)
+        return actions, None
+
+    def train(self, gradient_steps: int, batch_size: int = 100) -> None:
+        """Performs gradient steps on mini-batches from the replay buffer."""
+        self._update_learning_rate(self.policy.optimizer)
+        buffer = self.replay_buffer
+        assert isinstance(buffer, FrameReplayBuffer)
+        losses = []
+        for _ in range(gradient_steps):
+            buffer.n_steps, buffer.gamma = self.horizon.after(self._n_updates)
+            batch = buffer.sample(batch_size)
+            with torch.no_grad():
+                following = self.q_net_target.network(batch.next_observations)
+                targets = quantile_targets(batch, following, buffer.gamma)
+            quantiles = self.q_net.network(batch.observations)
+            taken = quantiles[torch.arange(batch_size), batch.actions.long().flatten()]
+            loss = quantile_huber_loss(taken, targets)
+            self.policy.optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.q_net.parameters(), self.max_grad_norm)
+            self.policy.optimizer.step()
+            polyak_update(self.q_net.parameters(), self.q_net_target.parameters(), self.tau)
+            self._n_updates += 1
+            losses.append(loss.item())
+        self.last_loss = float(np.mean(losses))
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/loss", self.last_loss)

@@ -1,0 +1,196 @@
+"""Network and policy of `StateDQN`, a privileged teacher that observes the emulator's state."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.type_aliases import Schedule
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.dqn.policies import DQNPolicy
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from snn_rl.agents.policies import Decision
+
+_LIMIT = 10.0  # largest standardized number, for numbers that hardly vary in random play
+
+
+@dataclass(frozen=True)
+class StateScale:
+    """Numbers of the state that a teacher observes, and their standardization.
+
+    Attributes:
+        columns: Indices of the numbers that vary.
+        mean: Mean of each of these numbers.
+        std: Standard deviation of each of these numbers.
+    """
+
+    columns: NDArray[np.int64]
+    mean: NDArray[np.float32]
+    std: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, states: NDArray[Any]) -> "StateScale":
+        """Returns the scale of states [N, numbers].
+
+        Raises:
+            ValueError: No number varies.
+        """
+        columns = np.flatnonzero((states != states[0]).any(0))
+        if not len(columns):
+            raise ValueError("no number of the state varies")
+        varying = states[:, columns].astype(np.float64)
+        mean, std = varying.mean(0), varying.std(0)
+        return cls(columns, mean.astype(np.float32), std.astype(np.float32))
+
+
+def explore(env: VecEnv, steps: int, seed: int) -> NDArray[Any]:
+    """Returns the states visited by random actions, [N, numbers].
+
+    Args:
+        env: Environments of `make_state_env` with all numbers of the state.
+        steps: Number of agent steps, summed over the environments.
+        seed: Seed of the actions.
+    """
+    assert isinstance(env.action_space, spaces.Discrete)
+    rng, n = np.random.default_rng(seed), env.action_space.n
+    visited = [np.asarray(env.reset())[:, -1, :-1]]
+    for _ in range(-(-steps // env.num_envs)):
+        obs = np.asarray(env.step(rng.integers(n, size=env.num_envs))[0])
+        visited.append(obs[:, -1, :-1].copy())
+    return np.concatenate(visited)
+
+
+class StateNetwork(nn.Module):
+    """Quantiles of the return of every action, from the last states and the last action.
+
+    Args:
+        scale: Observed numbers of the state.
+        frames: Number of states per observation.
+        actions: Number of actions.
+        hidden: Number of neurons of each hidden layer.
+        quantiles: Number of quantiles.
+    """
+
+    columns: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        scale: StateScale,
+        frames: int,
+        actions: int,
+        hidden: Sequence[int] = (256, 256),
+        quantiles: int = 32,
+    ):
+        super().__init__()
+        self.frames, self.actions, self.quantiles = frames, actions, quantiles
+        self.hidden = list(hidden)
+        # Both networks of a policy have their own copies, because files cannot share tensors.
+        self.register_buffer("columns", torch.tensor(scale.columns), persistent=False)
+        self.register_buffer("mean", torch.tensor(scale.mean))
+        self.register_buffer("std", torch.tensor(scale.std))
+        layers: list[nn.Module] = []
+        width = frames * len(scale.columns) + actions
+        for size in hidden:
+            layers += [nn.Linear(width, size), nn.LayerNorm(size), nn.ReLU()]
+            width = size
+        self.layers = nn.Sequential(*layers, nn.Linear(width, actions * quantiles))
+
+    @property
+    def scale(self) -> StateScale:
+        """Observed numbers of the state."""
+        return StateScale(self.columns.numpy(), self.mean.numpy(), self.std.numpy())
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Returns quantiles [N, actions, quantiles] for observations [N, frames, columns + 1]."""
+        states = ((obs[..., :-1] - self.mean) / self.std).clamp_(-_LIMIT, _LIMIT)
+        last = F.one_hot(obs[:, -1, -1].long(), self.actions)
+        values: Tensor = self.layers(torch.cat([states.flatten(1), last], 1))
+        return values.view(-1, self.actions, self.quantiles)
+
+
+class StateQNetwork(BasePolicy):
+    """Q-network for observations of `make_state_env`.
+
+    Args:
+        observation_space: States [frames, columns + 1].
+        action_space: Discrete actions.
+        network: Observed numbers of the state for a new network, or an existing network.
+        **network_kwargs: Other arguments of a new `StateNetwork`: hidden, quantiles.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Discrete,
+        network: StateScale | StateNetwork,
+        **network_kwargs: Any,
+    ):
+        super().__init__(
+            observation_space, action_space, features_extractor=FlattenExtractor(observation_space)
+        )
+        if isinstance(network, StateScale):
+            assert isinstance(observation_space, spaces.Box)
+            frames, actions = observation_space.shape[0], int(action_space.n)
+            network = StateNetwork(network, frames, actions, **network_kwargs)
+        self.network = network
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Returns Q-values [N, actions]."""
+        q_values: Tensor = self.network(obs).mean(2)
+        return q_values
+
+    @torch.no_grad()
+    def decide(self, obs: Tensor | NDArray[Any], state: Any = None) -> Decision:
+        """Returns the greedy actions for observations [N, frames, columns + 1]."""
+        q_values = self(torch.as_tensor(obs, device=self.device))
+        return Decision(q_values.argmax(1).cpu().numpy(), q_values, [], [])
+
+    def _predict(self, observation: Any, deterministic: bool = True) -> Tensor:
+        return torch.as_tensor(self.decide(observation).actions)
+
+
+class StateDQNPolicy(DQNPolicy):
+    """Policy of `StateDQN`: trained network, averaged network, and optimizer.
+
+    Args:
+        observation_space: States [frames, columns + 1].
+        action_space: Discrete actions.
+        lr_schedule: Learning rate.
+        scale: Observed numbers of the state.
+        **network_kwargs: Other arguments of `StateNetwork`: hidden, quantiles.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Discrete,
+        lr_schedule: Schedule,
+        scale: StateScale,
+        **network_kwargs: Any,
+    ):
+        self.network_kwargs = {
+            "network": scale,
+            **network_kwargs,
+        }  # super().__init__ calls make_q_net, which reads it
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            net_arch=[],
+            optimizer_class=torch.optim.AdamW,
+            optimizer_kwargs={"fused": True},
+        )
+
+    def make_q_net(self) -> StateQNetwork:  # type: ignore[override]
+        """Returns a new Q-network on the policy's device."""
+        q_net = StateQNetwork(self.observation_space, self.action_space, **self.network_kwargs)  # type: ignore[arg-type]
+        return q_net.to(self.device)
