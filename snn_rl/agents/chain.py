@@ -22,6 +22,7 @@ from snn_rl.agents.objectives import DISTILL, TD
 from snn_rl.agents.replay.journal import Journal
 from snn_rl.agents.retraining import cosine
 from snn_rl.agents.saved import OPTIMIZERS
+from snn_rl.agents.teaching import Teaching
 from snn_rl.agents.training import Duration, Selection, resume, train_stage
 from snn_rl.chain.records import (
     AgentNotes,
@@ -64,6 +65,9 @@ class AgentChain:
         # replay buffer (several GB) would stay in memory.
         gc.collect()
         config, directory = self.config, self.directory / stage.name
+        if stage.privileged:
+            Teaching(config, directory).fit()
+            return
         seed = (config.seed, plan.stage_number(stage))
         seed_everything(derive_seed(*seed))
         agent = self._agent(stage)
@@ -98,6 +102,9 @@ class AgentChain:
     def evaluate(self, stage: Stage) -> None:
         """Evaluates a finished stage, unless it has already been evaluated on the same episodes."""
         directory, trials = self.directory / stage.name, plan.trials(self.config)
+        if stage.privileged:
+            Teaching(self.config, directory).evaluate()
+            return
         metrics = unless_damaged(lambda: read_metrics(directory))
         if not isinstance(metrics, StageEvaluation) or metrics.evaluation != trials:
             evaluate_stage(directory, trials, self.config.device)
@@ -126,6 +133,8 @@ class AgentChain:
 
     def _analog(self, stage: Stage) -> SpikingDQN:
         """Builds the agent of an ANN, which learns by Q-learning or from an imported teacher."""
+        if self.config.teacher == plan.STATE:
+            raise UserError("teacher=state: the ANN cannot be distilled from this teacher yet")
         dqn = plan.dqn_settings(self.config, stage)
         taught: dict[str, Any] = {}
         if self.teacher:

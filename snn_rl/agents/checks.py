@@ -40,6 +40,7 @@ def check_values(config: Config) -> None:
     check_device(config.device)
     _check_selection(config)
     _check_spiking(config)
+    _check_teacher(config)
     _check_steps(config)
     _check_updates(config)
 
@@ -78,6 +79,37 @@ def _check_spiking(config: Config) -> None:
         )
 
 
+def _check_teacher(config: Config) -> None:
+    """Checks the settings of a privileged teacher."""
+    if config.teacher != plan.STATE:
+        return
+    if config.ann is not None:
+        raise UserError("teacher=state trains the ANN: it cannot be combined with ann")
+    try:
+        has_state = family(config.env).state is not None
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if not has_state:
+        raise UserError(
+            f"teacher=state: env={config.env} has no state that a teacher could observe"
+        )
+    state = config.state
+    plan.hidden_layers(state.hidden)
+    if state.target_return is not None and not state.selection_games:
+        raise UserError(
+            f"state.target_return={state.target_return:g} requires state.selection_games >= 1, "
+            "because the target is compared with the mean return of those episodes"
+        )
+    if state.steps <= state.learning_starts:
+        raise UserError(
+            f"state.steps={state.steps} must exceed state.learning_starts={state.learning_starts}, "
+            "the number of random steps before the first gradient step"
+        )
+    for name in ("state.checkpoint_steps", "state.buffer_size"):
+        if (value := value_of(config, name)) <= state.n_envs:
+            raise UserError(f"{name}={value} must exceed state.n_envs={state.n_envs}")
+
+
 def _check_steps(config: Config) -> None:
     """Checks combinations of numbers of steps."""
     dqn, n_envs = config.dqn, config.rollout.n_envs
@@ -108,7 +140,7 @@ def _check_updates(config: Config) -> None:
     """Refuses stages that would end without a gradient step."""
     n_envs = config.rollout.n_envs
     for stage in plan.chain(config):
-        if not stage.trained or (stage.analog and config.ann):
+        if stage.privileged or not stage.trained or (stage.analog and config.ann):
             continue
         steps, every = plan.stage_steps(config, stage), plan.checkpoint_steps(config, stage)
         name = "dqn.train_freq" if stage.analog else "iir.train_freq"
@@ -156,7 +188,8 @@ def import_networks(config: Config) -> tuple[Config, dict[str, AnalogNetwork]]:
         )
     trained = needed = _needed_spec(config)
     networks = {}
-    files = {"ann": config.ann, "init": config.init, "teacher": config.teacher}
+    teacher = None if config.teacher == plan.STATE else config.teacher
+    files = {"ann": config.ann, "init": config.init, "teacher": teacher}
     for key, file in files.items():
         if file is None:
             continue

@@ -11,10 +11,16 @@ from snn_rl.chain.run_directory import file_hash
 from snn_rl.chain.stages import ChainOptions, Stage, schedule
 from snn_rl.configs.schema import MAX_SELECTION_GAMES, Config, DQNConfig
 from snn_rl.utils.device import uses_bf16
+from snn_rl.utils.errors import UserError
 
 # Checkpoint selection episodes: first seed and number of seeds, which evaluation must not use, and
 # step limit, which bounds the duration of endless rallies.
 SELECTION_SEED, SELECTION_SEEDS, SELECTION_CAP = 2_000_000, MAX_SELECTION_GAMES, 5_000
+
+# Value of the setting `teacher` that adds the stage of a privileged teacher
+STATE = "state"
+# Numbers that distinguish the random seeds of the teacher's stage and of its exploration
+TEACHER_NUMBER, EXPLORATION_NUMBER = 4_000_000, 1_000_000
 
 
 def directory_of(config: Config) -> Path:
@@ -30,6 +36,7 @@ def chain(config: Config) -> list[Stage]:
             carry_state=config.carry_state,
             exact=config.exact,
             finetune=config.finetune.steps > 0 and config.ann is None,
+            teacher=config.teacher == STATE,
         )
     )
 
@@ -61,6 +68,8 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
     The values are JSON-compatible. A setting without effect is None, which `check_settings` treats
     like a missing setting.
     """
+    if stage.privileged:
+        return _teacher_settings(config)
     settings: dict[str, Any] = {
         "env": config.env,
         "seed": config.seed,
@@ -75,10 +84,12 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
     }
     if not config.rollout.full_action_space:  # unknown to older runs
         del settings["rollout.full_action_space"]
-    files = {"teacher": config.teacher}
+    files = {"teacher": None if config.teacher == STATE else config.teacher}
     if stage.analog and not stage.finetuned:
         files |= {"ann": config.ann, "init": config.init}
     settings |= {key: file and file_hash(file) for key, file in files.items()}
+    if config.teacher == STATE:
+        settings |= {"teacher": STATE, **flat(STATE, config.state)}
     if any(files.values()):
         settings["strides"] = config.strides
         settings["pixel_max"] = None if config.pixel_max == 1.0 else config.pixel_max
@@ -98,6 +109,38 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
         iir["iir.steps"] = stage_steps(config, stage)
         settings |= {"T": stage.timesteps, **iir}
     return settings
+
+
+def _teacher_settings(config: Config) -> dict[str, Any]:
+    return {
+        "env": config.env,
+        "seed": config.seed,
+        "threads": torch.get_num_threads(),
+        "rollout.cap": config.rollout.cap,
+        "rollout.full_action_space": config.rollout.full_action_space or None,
+        **flat(STATE, config.state),
+    }
+
+
+def hidden_layers(sizes: str) -> list[int]:
+    """Returns the sizes of the hidden layers in a setting such as 256-256.
+
+    Raises:
+        UserError: A size is not an integer from 1 to 65,536.
+    """
+    try:
+        found = [int(size) for size in sizes.split("-")]
+    except ValueError:
+        found = []
+    if not found or not all(1 <= size <= 2**16 for size in found):
+        raise UserError(f"state.hidden={sizes}: expected sizes of layers such as 256-256")
+    return found
+
+
+def teacher_games(config: Config) -> list[SelectionGames]:
+    """Returns the selection episodes of a privileged teacher; [] keeps the last checkpoint."""
+    games = config.state.selection_games
+    return [SelectionGames(games, config.state.sticky)] if games else []
 
 
 def stage_number(stage: Stage) -> int:

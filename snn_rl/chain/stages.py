@@ -10,6 +10,7 @@ from snn_rl.utils.errors import UserError
 ANN = "ann"
 PRETRAINED = "ann-pretrained"  # the ANN before fine-tuning
 _ANALOG = (PRETRAINED, ANN)
+TEACHER = "teacher"  # the privileged teacher of the ANN
 CONVERTED, DIRECT, SCRATCH = "converted", "direct", "scratch"
 CARRIED, EXACT, PRUNED = "carried", "exact", "pruned"
 # Kinds of spiking stages in the order used by reports; "" is a stage of gradual retraining
@@ -90,6 +91,11 @@ class Stage:
         return self.kind.endswith(CARRIED)
 
     @property
+    def privileged(self) -> bool:
+        """True for the teacher that observes the state, which is not an agent of the chain."""
+        return self.name == TEACHER
+
+    @property
     def pruned(self) -> bool:
         """True if the smallest weights are removed and the rest retrained."""
         return self.kind.endswith(PRUNED)
@@ -117,6 +123,7 @@ class ChainOptions:
     prune: bool = False
     exact: bool = False  # adds a stage with the T=1 network on the integer grid
     finetune: bool = False  # trains the ANN in two stages, pretraining and fine-tuning
+    teacher: bool = False  # trains a privileged teacher before the ANN
 
     @classmethod
     def of(cls, config: Config | ClassifyConfig, **added: bool) -> "ChainOptions":
@@ -133,7 +140,10 @@ def schedule(options: ChainOptions) -> list[Stage]:
         UserError: The options are incompatible or out of range.
     """
     _check(options)
-    chain = [Stage.parse(PRETRAINED)] if options.finetune else []
+    # `Stage.find` does not know the teacher, so that reports and commands list agents only.
+    chain = [Stage(TEACHER, None)] if options.teacher else []
+    if options.finetune:
+        chain.append(Stage.parse(PRETRAINED))
     chain.append(Stage.parse(ANN, PRETRAINED if options.finetune else None))
     if options.stages == "none":
         return [*chain, Stage.parse(f"T{options.T}-{CONVERTED}", ANN)]

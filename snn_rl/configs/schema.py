@@ -84,6 +84,53 @@ class FinetuneConfig:
 
 
 @dataclass
+class StateConfig:
+    """Privileged teacher (teacher=state): QR-DQN from the emulator's state."""
+
+    steps: int = setting(3_000_000, "Agent steps of the teacher.", minimum=1)
+    n_envs: int = setting(32, "Number of parallel environments.", minimum=1, maximum=1024)
+    sticky: float = setting(0.25, "Sticky-action probability.", minimum=0, maximum=1)
+    frames: int = setting(4, "Number of states in an observation.", minimum=1, maximum=32)
+    explore_steps: int = setting(
+        20_000, "Random agent steps that find the numbers of the state that vary.", minimum=1
+    )
+    hidden: str = setting("256-256", "Neurons of each hidden layer.")
+    quantiles: int = setting(32, "Quantiles of the return of an action.", minimum=1, maximum=1_000)
+    lr: float = setting(1e-3, "Initial learning rate of AdamW.", minimum=0, maximum=10)
+    lr_end: float = setting(0.25, "Final learning rate divided by lr.", minimum=0, maximum=1)
+    batch_size: int = setting(512, "Transitions per mini-batch.", minimum=1)
+    buffer_size: int = setting(1_000_000, "Transitions in the replay buffer.", minimum=1)
+    learning_starts: int = setting(20_000, "Random agent steps before training starts.", minimum=0)
+    train_freq: int = setting(1, "Vectorized environment steps per training phase.", minimum=1)
+    gradient_steps: int = setting(1, "Gradient steps per training phase.", minimum=1)
+    tau: float = setting(
+        0.005, "Share of the trained network that enters the averaged network.", above=0, maximum=1
+    )
+    n_steps_start: int = setting(7, "Initial number of steps in n-step returns.", minimum=1)
+    n_steps: int = setting(3, "Final number of steps in n-step returns.", minimum=1)
+    gamma_start: float = setting(0.98, "Initial discount factor.", minimum=0, below=1)
+    gamma: float = setting(0.99, "Final discount factor.", minimum=0, below=1)
+    horizon_updates: int = setting(
+        10_000, "Updates over which n_steps and gamma reach their final values.", minimum=1
+    )
+    epsilon_end: float = setting(0.01, "Final value of epsilon.", minimum=0, maximum=1)
+    epsilon_steps: int = setting(
+        100_000, "Agent steps over which epsilon decays linearly from 1.", minimum=1
+    )
+    checkpoint_steps: int = setting(250_000, "Agent steps between checkpoints.", minimum=1)
+    selection_games: int = setting(
+        0,
+        "Evaluation episodes per checkpoint of the second half, used to select the best one. 0 "
+        "keeps the averaged network at the end.",
+        minimum=0,
+        maximum=MAX_SELECTION_GAMES,
+    )
+    target_return: float | None = setting(
+        None, "The stage ends when the selection episodes reach this mean return."
+    )
+
+
+@dataclass
 class IIRConfig:
     """Conversion and spiking stages."""
 
@@ -199,7 +246,11 @@ class Config:
         "Stable-Baselines3 DQN, or a PyTorch state dict (.pth, .safetensors).",
     )
     init: str | None = setting(None, "Network with the initial weights of the ANN stage.")
-    teacher: str | None = setting(None, "Teacher ANN of all stages; may use more frames.")
+    teacher: str | None = setting(
+        None,
+        "Teacher of all stages: an ANN, which may use more frames, or state to train a teacher "
+        "that observes the emulator's state.",
+    )
     strides: list[int] | None = setting(
         None, "Strides of an imported state dict; null uses those of mnih."
     )
@@ -237,6 +288,7 @@ class Config:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     dqn: DQNConfig = field(default_factory=DQNConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    state: StateConfig = field(default_factory=StateConfig)
     iir: IIRConfig = field(default_factory=IIRConfig)
     carry: CarryConfig = field(default_factory=CarryConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)

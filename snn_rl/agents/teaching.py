@@ -1,0 +1,242 @@
+"""Stage of a privileged teacher, `teacher=state`: training, files and evaluation."""
+
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv
+
+from snn_rl.agents import plan
+from snn_rl.agents.episodes import evaluate, progress_bar, summary
+from snn_rl.agents.replay.journal import Journal
+from snn_rl.agents.state_dqn import Horizon, StateDQN
+from snn_rl.agents.state_policy import (
+    StateDQNPolicy,
+    StateNetwork,
+    StateQNetwork,
+    StateScale,
+    explore,
+)
+from snn_rl.agents.training import Duration, Selection, resume, train_stage
+from snn_rl.chain import run_directory
+from snn_rl.chain.records import (
+    GREEDY,
+    STICKY,
+    AgentNotes,
+    Counters,
+    Evaluation,
+    StageEvaluation,
+    read_metrics,
+    read_notes,
+    unless_damaged,
+)
+from snn_rl.chain.stages import TEACHER
+from snn_rl.configs.schema import Config, StateConfig
+from snn_rl.envs.state import make_state_env
+from snn_rl.files.checkpoint import check_parameters, load_tensors, save_tensors
+from snn_rl.utils.errors import UserError
+from snn_rl.utils.seeding import derive_seed, seed_everything
+
+_DESCRIPTION = "state_network"  # key of the network's description in its file
+
+
+class Teaching:
+    """Trains and evaluates the privileged teacher of a run.
+
+    Args:
+        config: Settings of the run.
+        directory: Directory of the teacher's stage.
+    """
+
+    def __init__(self, config: Config, directory: Path):
+        self.config = config
+        self.directory = directory
+        self.settings: StateConfig = config.state
+        self.seed = (config.seed, plan.TEACHER_NUMBER)
+
+    def fit(self) -> None:
+        """Trains or resumes the teacher, and saves its network."""
+        settings = self.settings
+        seed_everything(derive_seed(*self.seed))
+        scale = self._scale()
+        seed_everything(derive_seed(*self.seed))
+        agent = self._agent(scale)
+        journal = Journal([self.directory / "replay"])
+        counters = resume(agent, self.directory, journal, 0) or Counters()
+        train_stage(
+            agent,
+            counters,
+            partial(self._training_env, scale),
+            self.directory,
+            journal,
+            Duration(settings.steps, settings.checkpoint_steps, self.seed),
+            self._selection(scale),
+        )
+        notes = AgentNotes(
+            env=self.config.env,
+            seed=self.config.seed,
+            stage=TEACHER,
+            steps=counters.steps,
+            updates=counters.updates,
+            wall_s=counters.wall_s,
+            scores=counters.scores,
+            selection=plan.teacher_games(self.config) if counters.scores else None,
+        )
+        assert isinstance(agent.network, StateNetwork)
+        save_teacher(self.directory / run_directory.NETWORK, agent.network, notes)
+
+    def evaluate(self) -> None:
+        """Evaluates the finished teacher, unless it was evaluated on the same episodes."""
+        trials = plan.trials(self.config)
+        metrics = unless_damaged(lambda: read_metrics(self.directory))
+        if isinstance(metrics, StageEvaluation) and metrics.evaluation == trials:
+            return
+        path = self.directory / run_directory.NETWORK
+        network, notes = load_teacher(path), read_notes(path)
+        q_net = self._q_network(network)
+
+        def play(column: str, sticky: float) -> Evaluation:
+            make_env = partial(self._evaluation_env, network.scale, sticky=sticky)
+            title = f"{TEACHER} {column}"
+            with progress_bar(title, trials.episodes, make_env) as watched:
+                results = evaluate(q_net, watched, trials.episodes, trials.seed, trials.epsilon)
+            print(f"{title}: {summary(results)}", flush=True)
+            return results
+
+        StageEvaluation(
+            evaluation=trials,
+            greedy=play(GREEDY, 0.0),
+            sticky=play(STICKY, trials.sticky),
+            steps=notes.steps,
+            updates=notes.updates,
+            wall_s=notes.wall_s,
+        ).write(self.directory / run_directory.METRICS)
+
+    def _scale(self) -> StateScale:
+        """Returns the numbers of the state that vary in random play."""
+        seed = derive_seed(*self.seed, plan.EXPLORATION_NUMBER)
+        env = self._env(self.settings.n_envs, seed, frames=1, sticky=self.settings.sticky)
+        try:
+            return StateScale.of(explore(env, self.settings.explore_steps, seed))
+        except ValueError as error:
+            raise UserError(f"teacher=state: {error}") from None
+        finally:
+            env.close()
+
+    def _agent(self, scale: StateScale) -> StateDQN:
+        settings = self.settings
+        # This environment only provides the spaces.
+        env = self._training_env(scale, 0)
+        agent = StateDQN(
+            StateDQNPolicy,
+            env,
+            LinearSchedule(settings.lr, settings.lr * settings.lr_end, 1.0),
+            Horizon(
+                settings.horizon_updates,
+                (settings.n_steps_start, settings.n_steps),
+                (settings.gamma_start, settings.gamma),
+            ),
+            settings.tau,
+            policy_kwargs={
+                "scale": scale,
+                "hidden": plan.hidden_layers(settings.hidden),
+                "quantiles": settings.quantiles,
+            },
+            batch_size=settings.batch_size,
+            buffer_size=settings.buffer_size,
+            learning_starts=settings.learning_starts,
+            train_freq=settings.train_freq,
+            gradient_steps=settings.gradient_steps,
+            exploration_initial_eps=1.0,
+            exploration_final_eps=settings.epsilon_end,
+            exploration_fraction=min(1.0, settings.epsilon_steps / settings.steps),
+            device=self.config.device,
+        )
+        env.close()
+        return agent
+
+    def _selection(self, scale: StateScale) -> Selection | None:
+        """Returns the checkpoint selection, or None to keep the last checkpoint."""
+        games = plan.teacher_games(self.config)
+        if not games:
+            return None
+
+        def score(q_net: StateQNetwork) -> float:
+            return fmean(
+                evaluate(
+                    q_net,
+                    partial(self._evaluation_env, scale, sticky=kind.sticky),
+                    kind.games,
+                    plan.SELECTION_SEED,
+                    side_by_side=20,
+                ).mean
+                for kind in games
+            )
+
+        return Selection(score, self.settings.steps // 2, self.settings.target_return)
+
+    def _training_env(self, scale: StateScale, seed: int) -> VecEnv:
+        settings = self.settings
+        return self._env(settings.n_envs, seed, scale.columns, sticky=settings.sticky)
+
+    def _evaluation_env(self, scale: StateScale, n_envs: int, seed: int, sticky: float) -> VecEnv:
+        return self._env(n_envs, seed, scale.columns, training=False, sticky=sticky)
+
+    def _env(self, n_envs: int, seed: int, columns: Any = None, **options: Any) -> VecEnv:
+        rollout = self.config.rollout
+        return make_state_env(
+            self.config.env,
+            n_envs,
+            seed,
+            columns,
+            **{
+                "frames": self.settings.frames,
+                "cap": rollout.cap,
+                "full_action_space": rollout.full_action_space,
+                **options,
+            },
+        )
+
+    def _q_network(self, network: StateNetwork) -> StateQNetwork:
+        env = self._evaluation_env(network.scale, 1, 0, sticky=0.0)
+        q_net = StateQNetwork(env.observation_space, env.action_space, network)  # type: ignore[arg-type]
+        env.close()
+        return q_net
+
+
+def save_teacher(path: Path, network: StateNetwork, notes: AgentNotes) -> None:
+    """Writes a teacher's network with its description for `load_teacher`."""
+    description = {
+        "columns": network.columns.tolist(),
+        "frames": network.frames,
+        "actions": network.actions,
+        "hidden": network.hidden,
+        "quantiles": network.quantiles,
+    }
+    save_tensors(path, network.state_dict(), {**notes.to_json(), _DESCRIPTION: description})
+
+
+def load_teacher(path: Path) -> StateNetwork:
+    """Rebuilds a network that `save_teacher` wrote.
+
+    Raises:
+        UserError: The file is damaged, or does not hold the network that it describes.
+    """
+    tensors, meta = load_tensors(path)
+    weights = check_parameters(tensors, str(path))
+    try:
+        description = dict(meta[_DESCRIPTION])
+        columns = np.array(description.pop("columns"), np.int64)
+        mean, std = (weights[name].numpy() for name in ("mean", "std"))
+        # The meta device allocates no memory, whatever sizes a damaged description holds.
+        with torch.device("meta"):
+            network = StateNetwork(StateScale(columns, mean, std), **description)
+        network.load_state_dict(weights, assign=True)
+        network.columns = torch.tensor(columns)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path} does not hold the network it describes ({error})") from None
+    return network

@@ -1,0 +1,190 @@
+"""Stage of the privileged teacher: resumed training, files and evaluation."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+
+from snn_rl.agents import plan, training
+from snn_rl.agents.chain import AgentChain
+from snn_rl.agents.checks import check_values
+from snn_rl.agents.replay.journal import Journal
+from snn_rl.agents.state_policy import StateNetwork, StateScale
+from snn_rl.agents.teaching import Teaching, load_teacher, save_teacher
+from snn_rl.chain import run_directory
+from snn_rl.chain.records import AgentNotes, StageEvaluation, read_counters, read_notes
+from snn_rl.chain.stages import Stage
+from snn_rl.configs.compose import compose
+from snn_rl.configs.schema import Config
+from snn_rl.files.checkpoint import load_tensors
+from snn_rl.utils.errors import UserError
+
+SETTINGS = (
+    *("env=CartPole-v1", "teacher=state", "device=cpu", "episodes=2", "rollout.cap=30"),
+    *("state.steps=400", "state.checkpoint_steps=100", "state.n_envs=4", "state.hidden=16-8"),
+    *("state.learning_starts=40", "state.explore_steps=40", "state.batch_size=16"),
+    *("state.quantiles=5", "state.buffer_size=200", "state.horizon_updates=30"),
+    *("state.epsilon_steps=200", "state.target_return=null"),
+)
+NETWORK = "network.safetensors"
+
+
+def config(*extra: str) -> Config:
+    return compose(Config, [*SETTINGS, *extra])
+
+
+def stage(settings: Config) -> Stage:
+    first = plan.chain(settings)[0]
+    assert first.privileged
+    return first
+
+
+class Killed(BaseException):
+    """The end of a process; only the test catches it."""
+
+
+class Fragile(VecEnvWrapper):
+    """Vectorized environment that ends the process after some steps."""
+
+    def __init__(self, venv: VecEnv, lifetime: int):
+        super().__init__(venv)
+        self.lifetime = lifetime
+
+    def reset(self) -> Any:
+        return self.venv.reset()
+
+    def step_wait(self) -> Any:
+        self.lifetime -= 1
+        if self.lifetime < 0:
+            raise Killed
+        return self.venv.step_wait()
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """Compares the networks and the checkpoints, except for the wall-clock times."""
+    for file in (NETWORK, training.STATE):
+        (expected, meta), (found, other_meta) = (load_tensors(path / file) for path in (one, other))
+        assert found.keys() == expected.keys()
+        for name in expected:
+            assert torch.equal(found[name], expected[name]), name
+        for each in (meta, other_meta):
+            each.get("counters", each).pop("wall_s")
+        assert meta == other_meta
+
+
+@pytest.mark.parametrize("games", [0, 2])
+@pytest.mark.parametrize("where", ["in a segment", "at a checkpoint"])
+def test_a_killed_stage_ends_like_an_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, games: int, where: str
+) -> None:
+    settings = config(f"state.selection_games={games}")
+    whole, killed = Teaching(settings, tmp_path / "a"), Teaching(settings, tmp_path / "b")
+    whole.fit()
+    with monkeypatch.context() as patch:
+        if where == "in a segment":
+            make, left = killed._training_env, [115]  # one environment only provides the spaces
+
+            def fragile(scale: StateScale, seed: int) -> VecEnv:
+                left[0] -= 25
+                return Fragile(make(scale, seed), left[0] + 25)
+
+            patch.setattr(killed, "_training_env", fragile)
+        else:
+            prune, calls = Journal.prune, [0]
+
+            def third_is_fatal(*args: Any) -> None:
+                calls[0] += 1
+                if calls[0] == 3:
+                    raise Killed
+                prune(*args)
+
+            patch.setattr(Journal, "prune", third_is_fatal)
+        with pytest.raises(Killed):
+            killed.fit()
+    counters = read_counters(killed.directory)
+    assert counters is not None
+    assert counters.segment == 3
+    Teaching(settings, tmp_path / "b").fit()
+    assert_same(whole.directory, killed.directory)
+    chunks = [sorted(path.name for path in (tmp_path / each / "replay").iterdir()) for each in "ab"]
+    assert chunks[0] == chunks[1]
+
+
+def test_the_saved_network_is_the_averaged_one_with_its_scale(tmp_path: Path) -> None:
+    teaching = Teaching(config(), tmp_path)
+    teaching.fit()
+    network, state = load_teacher(tmp_path / NETWORK), load_tensors(tmp_path / training.STATE)[0]
+    for name, weights in network.state_dict().items():
+        assert torch.equal(weights, state[f"policy.q_net_target.network.{name}"]), name
+    trained = state["policy.q_net.network.layers.0.weight"]
+    assert not torch.equal(network.state_dict()["layers.0.weight"], trained)
+    scale = teaching._scale()
+    np.testing.assert_array_equal(network.scale.columns, scale.columns)
+    np.testing.assert_array_equal(network.scale.mean, scale.mean)
+    notes = read_notes(tmp_path / NETWORK)
+    assert (notes.stage, notes.steps, notes.selection) == ("teacher", 400, None)
+    # One update follows each step after the random steps, except the last one of a segment.
+    assert notes.updates == (400 - 40) // 4 - 4
+
+
+def test_the_chain_evaluates_the_teacher_without_and_with_sticky_actions(tmp_path: Path) -> None:
+    settings = config()
+    chain = AgentChain(settings, tmp_path, {})
+    chain.fit(stage(settings))
+    chain.evaluate(stage(settings))
+    path = tmp_path / "teacher" / run_directory.METRICS
+    metrics = StageEvaluation.read(path)
+    assert metrics.evaluation == plan.trials(settings)
+    assert len(metrics.greedy.returns) == len(metrics.sticky.returns) == 2
+    assert all(0 < length <= 30 for length in metrics.greedy.lengths)
+    before = path.stat().st_mtime_ns
+    chain.evaluate(stage(settings))  # the same episodes
+    assert path.stat().st_mtime_ns == before
+
+
+def test_settings_of_the_stages_hold_those_of_the_teacher() -> None:
+    settings, other = config(), config("state.tau=0.5", "network=cartpole", "dqn.lr=0.5")
+    teacher = plan.stage_settings(settings, stage(settings))
+    json.dumps(teacher)
+    changed = plan.stage_settings(other, stage(other))
+    assert {key for key in teacher if teacher[key] != changed[key]} == {"state.tau"}
+    ann = plan.stage_settings(settings, plan.chain(settings)[1])
+    assert (ann["teacher"], ann["state.tau"]) == ("state", 0.005)
+    plain = compose(Config, ["env=CartPole-v1"])
+    assert not any(
+        key.startswith("state.") for key in plan.stage_settings(plain, plan.chain(plain)[0])
+    )
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ("state.hidden=16-x", "state.hidden=16-x: expected sizes"),
+        ("state.hidden=0", "state.hidden=0: expected sizes"),
+        ("ann=any.zip", "cannot be combined with ann"),
+        ("state.steps=40", "must exceed state.learning_starts=40"),
+        ("state.checkpoint_steps=4", "must exceed state.n_envs=4"),
+        ("state.target_return=9", "requires state.selection_games"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(extra: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_values(config(extra))
+
+
+def test_a_damaged_description_is_refused(tmp_path: Path) -> None:
+    scale = StateScale(np.array([1, 3]), np.zeros(2, np.float32), np.ones(2, np.float32))
+    notes = AgentNotes(env="CartPole-v1", seed=0, stage="teacher", steps=1, updates=1, wall_s=0.0)
+    network = StateNetwork(scale, 4, 2, [8], 3)
+    save_teacher(tmp_path / NETWORK, network, notes)
+    loaded = load_teacher(tmp_path / NETWORK)
+    obs = torch.rand(5, 4, 3).round()
+    assert torch.equal(loaded(obs), network(obs))
+    network.quantiles = 4
+    save_teacher(tmp_path / NETWORK, network, notes)
+    with pytest.raises(UserError, match="does not hold the network it describes"):
+        load_teacher(tmp_path / NETWORK)
