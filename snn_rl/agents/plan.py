@@ -117,7 +117,7 @@ def _teacher_settings(config: Config) -> dict[str, Any]:
         "seed": config.seed,
         "threads": torch.get_num_threads(),
         "rollout.cap": config.rollout.cap,
-        "rollout.full_action_space": config.rollout.full_action_space or None,
+        "rollout.full_action_space": config.rollout.full_action_space,
         **flat(STATE, config.state),
     }
 

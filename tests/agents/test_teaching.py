@@ -1,6 +1,5 @@
 """Stage of the privileged teacher: resumed training, files and evaluation."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,17 @@ from snn_rl.agents.replay.journal import Journal
 from snn_rl.agents.state_policy import StateNetwork, StateScale
 from snn_rl.agents.teaching import Teaching, load_teacher, save_teacher
 from snn_rl.chain import run_directory
-from snn_rl.chain.records import AgentNotes, StageEvaluation, read_counters, read_notes
+from snn_rl.chain.records import (
+    AgentNotes,
+    StageEvaluation,
+    read_counters,
+    read_notes,
+    read_settings,
+)
 from snn_rl.chain.stages import Stage
 from snn_rl.configs.compose import compose
 from snn_rl.configs.schema import Config
+from snn_rl.files.atomic import write_json
 from snn_rl.files.checkpoint import load_tensors
 from snn_rl.utils.errors import UserError
 
@@ -28,7 +34,12 @@ SETTINGS = (
     *("state.steps=400", "state.checkpoint_steps=100", "state.n_envs=4", "state.hidden=16-8"),
     *("state.learning_starts=40", "state.explore_steps=40", "state.batch_size=16"),
     *("state.quantiles=5", "state.buffer_size=200", "state.horizon_updates=30"),
-    *("state.epsilon_steps=200", "state.target_return=null"),
+    *(
+        "state.epsilon_steps=200",
+        "state.gradient_steps=1",
+        "state.tau=0.005",
+        "state.n_steps_start=5",
+    ),
 )
 NETWORK = "network.safetensors"
 
@@ -146,10 +157,11 @@ def test_the_chain_evaluates_the_teacher_without_and_with_sticky_actions(tmp_pat
     assert path.stat().st_mtime_ns == before
 
 
-def test_settings_of_the_stages_hold_those_of_the_teacher() -> None:
+def test_settings_of_the_stages_hold_those_of_the_teacher(tmp_path: Path) -> None:
     settings, other = config(), config("state.tau=0.5", "network=cartpole", "dqn.lr=0.5")
     teacher = plan.stage_settings(settings, stage(settings))
-    json.dumps(teacher)
+    write_json(tmp_path / run_directory.SETTINGS, teacher)
+    assert read_settings(tmp_path) == teacher
     changed = plan.stage_settings(other, stage(other))
     assert {key for key in teacher if teacher[key] != changed[key]} == {"state.tau"}
     ann = plan.stage_settings(settings, plan.chain(settings)[1])
