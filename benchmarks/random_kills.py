@@ -51,6 +51,12 @@ CHAINS = {
         *(*_AGENT, "T_start=1", "finetune.steps=120", "finetune.lr=1e-3"),
         "finetune.selection_games=2",
     ),
+    "privileged": (
+        *(*_AGENT, "T_start=1", "teacher=state", "state.steps=240", "state.checkpoint_steps=80"),
+        *("state.n_envs=2", "state.hidden=8", "state.learning_starts=20", "state.explore_steps=20"),
+        *("state.batch_size=8", "state.quantiles=3", "state.buffer_size=100", "student.steps=120"),
+        *("student.batch_size=8", "student.guided_steps=60"),
+    ),
     "images": _IMAGES,
     "pruned-images": (*_IMAGES, "direct=true", "prune=0.5"),
 }

@@ -39,6 +39,7 @@ _MAIN_SETTINGS = (
     *("env", "T", "seed", "preset", "T_start", "T_step", "direct", "stages", "run_dir"),
     *("ann", "init", "teacher", "carry_state", "exact", "network", "threads", "episodes"),
     *("dqn.steps", "dqn.selection_games", "dqn.target_return", "finetune.steps"),
+    *("state.steps", "student.steps"),
     *("iir.objective", "iir.steps", "iir.t1_steps", "iir.sticky", "iir.selection_games"),
     "iir.surrogate",
 )

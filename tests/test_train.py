@@ -459,6 +459,37 @@ def test_a_carried_chain_with_a_teacher_of_more_frames_survives_kills(
     assert_same(expected, results(killed, stages))
 
 
+PRIVILEGED = [
+    *("teacher=state", "T_start=1", "state.steps=240", "state.checkpoint_steps=80"),
+    *("state.n_envs=2", "state.hidden=8", "state.learning_starts=20", "state.explore_steps=20"),
+    *("state.batch_size=8", "state.quantiles=3", "state.buffer_size=100", "student.steps=200"),
+    *("student.batch_size=8", "student.guided_steps=100"),
+]
+
+
+def test_a_chain_with_a_privileged_teacher_survives_kills(
+    tmp_path: Path, fork_killed_at: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run(whole, *PRIVILEGED)
+    stages = ("teacher", "ann", "T1")
+    expected = results(whole, stages)
+    assert torch.equal(expected["ann/steps"], torch.tensor([200, expected["ann/steps"][1]]))
+    report = (whole / "report.md").read_text()
+    assert "## Teacher" in report
+    assert "The agents in the table observe images only." in report
+    # the second checkpoint of the teacher, and of its student
+    for stage, writes in (("teacher", 9), ("ann", 12)):
+        fork_killed_at("half", writes, partial(run, killed, *PRIVILEGED))
+        assert (killed / stage / "state.safetensors").exists()
+        assert not (killed / stage / "done.json").exists()
+    run(killed, *PRIVILEGED)
+    assert_same(expected, results(killed, stages))
+    # The student's settings do not concern the finished teacher.
+    line = refuse(capsys, killed, *PRIVILEGED, "student.lr=1e-3")
+    assert f"{killed / 'ann'} was started with other settings: student.lr" in line
+
+
 def test_an_exact_stage_is_added_to_a_finished_chain(uninterrupted: Path, tmp_path: Path) -> None:
     shutil.copytree(uninterrupted, tmp_path / "run")
     run(tmp_path / "run", "exact=true")

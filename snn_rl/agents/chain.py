@@ -22,6 +22,8 @@ from snn_rl.agents.objectives import DISTILL, TD
 from snn_rl.agents.replay.journal import Journal
 from snn_rl.agents.retraining import cosine
 from snn_rl.agents.saved import OPTIMIZERS
+from snn_rl.agents.state_policy import StateQNetwork
+from snn_rl.agents.taught import TaughtDQN
 from snn_rl.agents.teaching import Teaching
 from snn_rl.agents.training import Duration, Selection, resume, train_stage
 from snn_rl.chain.records import (
@@ -34,14 +36,26 @@ from snn_rl.chain.records import (
     unless_damaged,
 )
 from snn_rl.chain.runner import converted, load_stage, save_stage
-from snn_rl.chain.stages import ANN, Stage
+from snn_rl.chain.stages import ANN, TEACHER, Stage
 from snn_rl.configs.schema import Config, DQNConfig
 from snn_rl.core.conversion import ThresholdSearch, quantize
-from snn_rl.core.networks import AnalogNetwork, Network, SpikingNetwork, SpikingOptions, State
+from snn_rl.core.networks import (
+    AnalogNetwork,
+    Network,
+    NetworkSpec,
+    SpikingNetwork,
+    SpikingOptions,
+    State,
+)
 from snn_rl.envs import make_env
+from snn_rl.envs.state import make_taught_env
 from snn_rl.utils.device import uses_bf16
 from snn_rl.utils.errors import UserError
 from snn_rl.utils.seeding import derive_seed, seed_everything
+
+# Student of a privileged teacher: share of the stage in which the learning rate rises, without
+# which all ReLUs can die, and initial scale of the last layer
+_WARMUP, _HEAD_SCALE = 0.02, 0.1
 
 
 class AgentChain:
@@ -133,8 +147,8 @@ class AgentChain:
 
     def _analog(self, stage: Stage) -> SpikingDQN:
         """Builds the agent of an ANN, which learns by Q-learning or from an imported teacher."""
-        if self.config.teacher == plan.STATE:
-            raise UserError("teacher=state: the ANN cannot be distilled from this teacher yet")
+        if plan.privileged(self.config, stage):
+            return self._taught(stage)
         dqn = plan.dqn_settings(self.config, stage)
         taught: dict[str, Any] = {}
         if self.teacher:
@@ -152,6 +166,26 @@ class AgentChain:
             exploration_fraction=min(1.0, dqn.epsilon_steps / dqn.steps),
             **taught,
         )
+
+    def _taught(self, stage: Stage) -> SpikingDQN:
+        """Builds the agent of an ANN that learns from the privileged teacher."""
+        student = self.config.student
+        return self._build(
+            stage,
+            algorithm=TaughtDQN,
+            n_steps=1,  # rewards are not used
+            privileged=self._privileged(),
+            guided_steps=student.guided_steps,
+            **self._acting(),
+            learning_rate=cosine(student.lr, warmup=_WARMUP),
+            batch_size=student.batch_size,
+            gradient_steps=student.gradient_steps,
+            sharpness=self.config.iir.sharpness,
+        )
+
+    def _privileged(self) -> StateQNetwork:
+        """Returns the trained teacher that observes the state."""
+        return Teaching(self.config, self.directory / TEACHER).q_network()
 
     def _imported(self, stage: Stage) -> SpikingDQN:
         """Builds the agent of an imported ANN.
@@ -230,10 +264,14 @@ class AgentChain:
 
     def _training_env(self, stage: Stage, seed: int) -> VecEnv:
         rollout = self.config.rollout
-        return make_env(
+        make = make_env
+        if plan.privileged(self.config, stage):
+            network = self._privileged().network
+            make = partial(make_taught_env, columns=network.scale.columns, states=network.frames)
+        return make(
             self.config.env,
-            rollout.n_envs,
-            seed,
+            n_envs=rollout.n_envs,
+            seed=seed,
             training=True,
             frame_stack=self.teacher.spec.input_shape[0] if self.teacher else rollout.frame_stack,
             frames=rollout.frames,
@@ -268,7 +306,9 @@ class AgentChain:
     ) -> AnalogNetwork | SpikingNetwork | None:
         """Returns the network that a stage starts from, or None for the untrained network."""
         if stage.source is None:
-            return self.networks.get("ann", self.networks.get("init"))
+            given = self.networks.get("ann", self.networks.get("init"))
+            untrained = plan.privileged(self.config, stage) and given is None
+            return _he_initialized(agent.network.spec) if untrained else given
         source = load_stage(self.directory, stage.source)
         if stage.analog:
             return source
@@ -308,6 +348,16 @@ class AgentChain:
         rows = rng.integers(buffer.size(), size=count)
         envs = rng.integers(buffer.n_envs, size=count)
         return agent.q_net.images(torch.as_tensor(buffer.observations[rows, envs]).to(agent.device))
+
+
+def _he_initialized(spec: NetworkSpec) -> AnalogNetwork:
+    """Returns an untrained network whose activations have similar sizes in all layers."""
+    network = AnalogNetwork(spec)
+    for weight in network.parameters():
+        if weight.dim() > 1:
+            torch.nn.init.kaiming_normal_(weight, nonlinearity="relu")
+    network.head.weight.data.mul_(_HEAD_SCALE)
+    return network
 
 
 def _channels_last(network: Network) -> Network:

@@ -143,9 +143,10 @@ def _check_updates(config: Config) -> None:
         if stage.privileged or not stage.trained or (stage.analog and config.ann):
             continue
         steps, every = plan.stage_steps(config, stage), plan.checkpoint_steps(config, stage)
-        name = "dqn.train_freq" if stage.analog else "iir.train_freq"
+        learned = stage.analog and not plan.privileged(config, stage)  # by Q-learning
+        name = "dqn.train_freq" if learned else "iir.train_freq"
         phase = value_of(config, name) * n_envs
-        starts = config.dqn.learning_starts if stage.analog else 0
+        starts = config.dqn.learning_starts if learned else 0
         # Gradient steps follow a phase of acting, unless a checkpoint cuts the phase short.
         segments = range(0, steps, -(-every // n_envs) * n_envs)
         if not any(

@@ -148,7 +148,7 @@ class SpikingDQN(ResumableDQN):
         if self.objective != objectives.DISTILL:
             terms.append(self._td_loss(q_values, batch))
         if self.objective != objectives.TD:
-            labels = self._labels(self._labeled(batch))
+            labels = self._labels(batch)
             terms.append(objectives.distill_loss(q_values.flatten(0, -2), labels, self.sharpness))
         return torch.stack(terms).sum()
 
@@ -168,11 +168,11 @@ class SpikingDQN(ResumableDQN):
         )
 
     @torch.no_grad()
-    def _labels(self, observations: Tensor) -> Tensor:
-        """Returns the teacher's Q-values."""
+    def _labels(self, batch: Any) -> Tensor:
+        """Returns the teacher's Q-values [N, actions] of the observations in the loss."""
         if self.teacher is None:
             raise ValueError(f"objective={self.objective} requires a teacher")
-        labels: Tensor = self.teacher(self.teacher.images(observations))
+        labels: Tensor = self.teacher(self.teacher.images(self._labeled(batch)))
         return labels
 
     def _autocast(self) -> AbstractContextManager[Any]:

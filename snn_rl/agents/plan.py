@@ -21,6 +21,8 @@ SELECTION_SEED, SELECTION_SEEDS, SELECTION_CAP = 2_000_000, MAX_SELECTION_GAMES,
 STATE = "state"
 # Numbers that distinguish the random seeds of the teacher's stage and of its exploration
 TEACHER_NUMBER, EXPLORATION_NUMBER = 4_000_000, 1_000_000
+# Settings of `iir` that the student of a privileged teacher uses
+_STUDENT_IIR = ("epsilon", "train_freq", "sharpness")
 
 
 def directory_of(config: Config) -> Path:
@@ -35,10 +37,15 @@ def chain(config: Config) -> list[Stage]:
             config,
             carry_state=config.carry_state,
             exact=config.exact,
-            finetune=config.finetune.steps > 0 and config.ann is None,
+            finetune=config.finetune.steps > 0 and config.ann is None and config.teacher != STATE,
             teacher=config.teacher == STATE,
         )
     )
+
+
+def privileged(config: Config, stage: Stage) -> bool:
+    """Returns True if a privileged teacher teaches the network of a stage."""
+    return config.teacher == STATE and stage.analog and not stage.privileged
 
 
 def trials(config: Config) -> Trials:
@@ -99,6 +106,9 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
         settings["exact"] = True
     if stage.source is not None:
         settings["source"] = stage.source
+    if privileged(config, stage):
+        settings |= flat("student", config.student)
+        settings |= {f"iir.{name}": getattr(config.iir, name) for name in _STUDENT_IIR}
     if not stage.analog:
         iir = flat("iir", config.iir)
         # covered by iir.steps, rollout.sticky, and checkpoint_steps
@@ -156,6 +166,8 @@ def stage_steps(config: Config, stage: Stage) -> int:
     if not stage.trained:
         return 0
     if stage.analog:
+        if privileged(config, stage):
+            return config.student.steps
         # An imported network only fills the replay buffer.
         return config.dqn.learning_starts if config.ann else dqn_settings(config, stage).steps
     if stage.carry_state:
@@ -167,7 +179,7 @@ def stage_steps(config: Config, stage: Stage) -> int:
 
 def selection_games(config: Config, stage: Stage) -> list[SelectionGames]:
     """Returns the checkpoint selection episodes; [] keeps the last checkpoint."""
-    if not stage.trained or (stage.analog and config.ann):
+    if not stage.trained or (stage.analog and (config.ann or config.teacher == STATE)):
         return []
     if stage.analog:
         own = learned = dqn_settings(config, stage).selection_games
@@ -192,7 +204,9 @@ def stage_sticky(config: Config, stage: Stage) -> float:
     """Returns the sticky-action probability of a stage's training."""
     if stage.finetuned:
         return config.finetune.sticky
+    if privileged(config, stage):
+        return config.state.sticky
     # An imported network fills the replay buffer of the spiking stages.
-    if config.iir.sticky is None or (stage.analog and not config.ann):
-        return config.rollout.sticky
-    return config.iir.sticky
+    if config.iir.sticky is not None and (config.ann or not stage.analog):
+        return config.iir.sticky
+    return config.state.sticky if config.teacher == STATE else config.rollout.sticky

@@ -38,9 +38,19 @@ from snn_rl.utils.errors import UserError
 _DEFAULT_SEARCH = ThresholdSearch()
 
 
-def cosine(start: float) -> Schedule:
-    """Returns a learning-rate schedule with cosine decay from `start` to 0."""
-    return lambda remaining: start * (1 - math.cos(math.pi * remaining)) / 2
+def cosine(start: float, warmup: float = 0.0) -> Schedule:
+    """Returns a learning-rate schedule with cosine decay from `start` to 0.
+
+    Args:
+        start: Initial learning rate.
+        warmup: Share of the training in which the learning rate rises linearly from 0.
+    """
+
+    def rate(remaining: float) -> float:
+        rising = min(1.0, (1 - remaining) / warmup) if warmup else 1.0
+        return rising * start * (1 - math.cos(math.pi * remaining)) / 2
+
+    return rate
 
 
 @torch.no_grad()

@@ -95,12 +95,10 @@ class Teaching:
         metrics = unless_damaged(lambda: read_metrics(self.directory))
         if isinstance(metrics, StageEvaluation) and metrics.evaluation == trials:
             return
-        path = self.directory / run_directory.NETWORK
-        network, notes = load_teacher(path), read_notes(path)
-        q_net = self._q_network(network)
+        notes, q_net = read_notes(self.directory / run_directory.NETWORK), self.q_network()
 
         def play(column: str, sticky: float) -> Evaluation:
-            make_env = partial(self._evaluation_env, network.scale, sticky=sticky)
+            make_env = partial(self._evaluation_env, q_net.network.scale, sticky=sticky)
             title = f"{TEACHER} {column}"
             with progress_bar(title, trials.episodes, make_env) as watched:
                 results = evaluate(q_net, watched, trials.episodes, trials.seed, trials.epsilon)
@@ -201,7 +199,9 @@ class Teaching:
             },
         )
 
-    def _q_network(self, network: StateNetwork) -> StateQNetwork:
+    def q_network(self) -> StateQNetwork:
+        """Loads the network of the finished stage."""
+        network = load_teacher(self.directory / run_directory.NETWORK)
         env = self._evaluation_env(network.scale, 1, 0, sticky=0.0)
         q_net = StateQNetwork(env.observation_space, env.action_space, network)  # type: ignore[arg-type]
         env.close()

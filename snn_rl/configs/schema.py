@@ -71,7 +71,9 @@ class DQNConfig:
 class FinetuneConfig:
     """Fine-tuning of the ANN under sticky actions. Other settings are taken from `dqn`."""
 
-    steps: int = setting(0, "Agent steps; 0 or ann=FILE disables fine-tuning.", minimum=0)
+    steps: int = setting(
+        0, "Agent steps; 0, ann=FILE, or teacher=state disables fine-tuning.", minimum=0
+    )
     sticky: float = setting(0.25, "Sticky-action probability.", minimum=0, maximum=1)
     lr: float = setting(1e-4, "Initial learning rate.", minimum=0, maximum=10)
     selection_games: int = setting(
@@ -87,7 +89,7 @@ class FinetuneConfig:
 class StateConfig:
     """Privileged teacher (teacher=state): QR-DQN from the emulator's state."""
 
-    steps: int = setting(3_000_000, "Agent steps of the teacher.", minimum=1)
+    steps: int = setting(2_000_000, "Agent steps of the teacher.", minimum=1)
     n_envs: int = setting(32, "Number of parallel environments.", minimum=1, maximum=1024)
     sticky: float = setting(0.25, "Sticky-action probability.", minimum=0, maximum=1)
     frames: int = setting(4, "Number of states in an observation.", minimum=1, maximum=32)
@@ -95,7 +97,7 @@ class StateConfig:
         20_000, "Random agent steps that find the numbers of the state that vary.", minimum=1
     )
     hidden: str = setting("256-256", "Neurons of each hidden layer.")
-    quantiles: int = setting(32, "Quantiles of the return of an action.", minimum=1, maximum=1_000)
+    quantiles: int = setting(16, "Quantiles of the return of an action.", minimum=1, maximum=1_000)
     lr: float = setting(1e-3, "Initial learning rate of AdamW.", minimum=0, maximum=10)
     lr_end: float = setting(0.25, "Final learning rate divided by lr.", minimum=0, maximum=1)
     batch_size: int = setting(512, "Transitions per mini-batch.", minimum=1)
@@ -131,6 +133,24 @@ class StateConfig:
 
 
 @dataclass
+class StudentConfig:
+    """ANN that learns from a privileged teacher (teacher=state).
+
+    state.sticky, iir.epsilon, iir.train_freq, and iir.sharpness apply, too.
+    """
+
+    steps: int = setting(120_000, "Agent steps of the ANN stage.", minimum=1)
+    lr: float = setting(1e-3, "Initial learning rate, with a cosine schedule.", above=0, maximum=10)
+    batch_size: int = setting(32, "Observations per mini-batch.", minimum=1)
+    gradient_steps: int = setting(2, "Gradient steps per training phase.", minimum=1)
+    guided_steps: int = setting(
+        20_000,
+        "Agent steps over which the ANN takes over from the teacher, which acts at first.",
+        minimum=0,
+    )
+
+
+@dataclass
 class IIRConfig:
     """Conversion and spiking stages."""
 
@@ -149,7 +169,11 @@ class IIRConfig:
     gradient_steps: int = setting(1, "Gradient steps per training phase.", minimum=1)
     epsilon: float = setting(0.02, "Probability of a random action.", minimum=0, maximum=1)
     sticky: float | None = setting(
-        None, "Sticky-action probability; null uses rollout.sticky.", minimum=0, maximum=1
+        None,
+        "Sticky-action probability; null uses state.sticky with teacher=state, and rollout.sticky "
+        "otherwise.",
+        minimum=0,
+        maximum=1,
     )
     selection_games: int = setting(
         0,
@@ -289,6 +313,7 @@ class Config:
     dqn: DQNConfig = field(default_factory=DQNConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     state: StateConfig = field(default_factory=StateConfig)
+    student: StudentConfig = field(default_factory=StudentConfig)
     iir: IIRConfig = field(default_factory=IIRConfig)
     carry: CarryConfig = field(default_factory=CarryConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)

@@ -1,19 +1,21 @@
-"""Vectorized environments that observe the emulator's state instead of its screen.
+"""Vectorized environments that observe the emulator's state instead of its screen, or beside it.
 
-A privileged teacher learns from these environments. They run without image processing, and their
-episodes, rewards, and random streams equal those of `make_env`.
+A privileged teacher learns from the environments of `make_state_env`. They run without image
+processing, and their episodes, rewards, and random streams equal those of `make_env`. The
+environments of `make_taught_env` add the teacher's observations to those of `make_env`.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecFrameStack
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecFrameStack
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from snn_rl.envs.families import EnvOptions, family
-from snn_rl.envs.make import single_envs
+from snn_rl.envs.make import make_env, single_envs
 
 Array = NDArray[Any]
 
@@ -42,10 +44,33 @@ def make_state_env(
     Raises:
         ValueError: The family of the environment has no state.
     """
-    if family(env_id).state is None:
-        raise ValueError(f"env={env_id} has no state that a teacher could observe")
+    _reader(env_id)
     venv = single_envs(env_id, n_envs, seed, EnvOptions(pixels=False, **options))
     return VecFrameStack(VecState(venv, columns), frames, channels_order="first")
+
+
+def make_taught_env(env_id: str, columns: Array, states: int, **options: Any) -> "VecTaught":
+    """Builds an environment of `make_env` that also offers the observations of a teacher.
+
+    Args:
+        env_id: Id of an environment whose family has a state, see `EnvFamily`.
+        columns: Indices of the numbers of the state that the teacher observes.
+        states: Number of states per observation of the teacher.
+        **options: Other arguments of `make_env`.
+
+    Raises:
+        ValueError: The family of the environment has no state.
+    """
+    read = _reader(env_id)
+    return VecTaught(make_env(env_id, **options), read, columns, states)
+
+
+def _reader(env_id: str) -> Callable[[Any], Array]:
+    """Returns the function that reads the state of an unwrapped environment."""
+    read = family(env_id).state
+    if read is None:
+        raise ValueError(f"env={env_id} has no state that a teacher could observe")
+    return read
 
 
 class VecState(VecEnvWrapper):
@@ -86,6 +111,59 @@ class VecState(VecEnvWrapper):
         return self._observed(np.asarray(states), actions), rewards, dones, infos
 
     def _observed(self, states: Array, actions: Array) -> Array:
-        """Returns observations [..., 1, n + 1] for states [..., numbers] and actions [...]."""
-        last = np.asarray(actions, states.dtype)[..., None]
-        return np.concatenate([states[..., self._columns], last], axis=-1)[..., None, :]
+        return _joined(states[..., self._columns], actions)[..., None, :]
+
+
+def _joined(states: Array, actions: Array) -> Array:
+    """Returns [..., n + 1] for states [..., n] and the actions [...] before them."""
+    last = np.asarray(actions, states.dtype)[..., None]
+    return np.concatenate([states, last], axis=-1)
+
+
+class VecTaught(VecEnvWrapper):
+    """Environments of `make_env` that also offer the observations of `make_state_env`.
+
+    Args:
+        venv: Environments of `make_env`.
+        read: Function that returns the state of an unwrapped environment.
+        columns: Indices of the numbers of the state that the teacher observes.
+        frames: Number of states per observation of the teacher.
+
+    Attributes:
+        states: Current observations of the teacher, [n_envs, frames, columns + 1].
+    """
+
+    def __init__(self, venv: VecEnv, read: Callable[[Any], Array], columns: Array, frames: int):
+        super().__init__(venv)
+        assert isinstance(venv.unwrapped, DummyVecEnv)
+        self._envs = venv.unwrapped.envs
+        self._read = read
+        self._columns = columns
+        self._frames = frames
+        self._actions = np.zeros(venv.num_envs, np.int64)
+
+    def reset(self) -> Any:
+        """Resets all environments."""
+        obs = self.venv.reset()
+        newest = self._newest(np.zeros_like(self._actions))
+        self.states = np.zeros((len(newest), self._frames, newest.shape[1]), newest.dtype)
+        self.states[:, -1] = newest
+        return obs
+
+    def step_async(self, actions: Array) -> None:
+        """Starts the step."""
+        self._actions = np.array(actions)
+        self.venv.step_async(actions)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Waits for the step; the states of ended episodes are those of the next episode."""
+        stepped = self.venv.step_wait()
+        dones = stepped[2]
+        self.states = np.roll(self.states, -1, axis=1)
+        self.states[dones] = 0
+        self.states[:, -1] = self._newest(np.where(dones, 0, self._actions))
+        return stepped
+
+    def _newest(self, actions: Array) -> Array:
+        states = np.stack([self._read(env.unwrapped)[self._columns] for env in self._envs])
+        return _joined(states, actions)

@@ -61,8 +61,9 @@ _REASONS = {
     ("iir.objective",): "The spiking stages are distilled from the ANN (`iir.objective=distill`) "
     "instead of trained by Q-learning, which takes a fraction of the steps. "
     "docs/results/ablations.md measures both.",
-    ("teacher",): "Another ANN is the teacher (`teacher`, by the checksum of its file). The paper "
-    "has no teacher.",
+    ("teacher",): "Another network is the teacher: an ANN (`teacher`, by the checksum of its "
+    "file) or a network that observes the emulator's state (`teacher=state`). The paper has no "
+    "teacher.",
     ("rollout.n_envs",): "Several environments run in parallel. Episodes are in the order in which "
     "they ended.",
 }

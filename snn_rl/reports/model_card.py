@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from snn_rl.agents import plan
 from snn_rl.chain import run_directory
 from snn_rl.chain.records import Game, StageResult, read_invocations, read_stages
 from snn_rl.chain.stages import ANN, PRETRAINED, Stage
@@ -22,6 +23,7 @@ from snn_rl.reports.run_report import (
 from snn_rl.utils.errors import printable
 
 CARD = "MODEL_CARD.md"
+_PRIVILEGED = ", distilled from a privileged teacher that observes the emulator's state"
 GAME = "game.json"  # one episode of a stage's agent, beside its weights
 
 
@@ -106,13 +108,17 @@ def _training(stage: StageResult) -> str:
     )
     if stage.name == ANN and settings.get("ann"):
         return f"{amount}, imported: its agent steps only fill the replay buffer"
-    if settings.get("teacher"):
+    if settings.get("teacher") == plan.STATE:
+        amount += _PRIVILEGED if stage.name == ANN else ", distilled from the ANN"
+    elif settings.get("teacher"):
         amount += ", distilled from another ANN"
     if settings.get("source") == PRETRAINED:
         sticky = settings["rollout.sticky"]
         amount += f", fine-tuned from {PRETRAINED} with sticky actions {sticky:g}"
     if stage.name != ANN:
         return f"{amount}, {settings['iir.objective']}, epsilon {settings['iir.epsilon']:g}"
+    if settings.get("teacher") == plan.STATE:
+        return f"{amount}, epsilon {settings['iir.epsilon']:g}"
     first, last = settings["dqn.epsilon_start"], settings["dqn.epsilon_end"]
     if first == last:
         return f"{amount}, epsilon {last:g}"

@@ -14,9 +14,11 @@ from snn_rl.chain.records import (
     StageResult,
     finished,
     read_invocations,
+    read_metrics,
     read_stages,
+    unless_damaged,
 )
-from snn_rl.chain.stages import ANN
+from snn_rl.chain.stages import ANN, TEACHER
 from snn_rl.core.energy import FLOAT32, INT32, energy, skipping_energy
 from snn_rl.files.atomic import write_text
 from snn_rl.reports.markdown import (
@@ -62,6 +64,7 @@ def write_report(directory: Path) -> Path:
         _unfinished(stages),
         _videos(directory, stages),
         *reward_section(stages, drawn.get("rewards", "")),
+        *_teacher_section(directory / TEACHER),
         *_learning_section(stages, drawn.get("learning", "")),
         *spike_section(stages, drawn.get("spike_rates", "")),
         *energy_section(stages, drawn.get("energy", "")),
@@ -243,9 +246,29 @@ def reward_section(stages: Sequence[StageResult], figure: str = "") -> list[str]
     ]
     if any(stage.name == ANN and stage.settings.get("ann") for stage in stages):
         notes.append("The ANN was imported. Its agent steps only filled the replay buffer.")
+    if any(stage.settings.get("teacher") == plan.STATE for stage in stages):
+        notes.append(
+            "The ANN learned from a privileged teacher, which observes the emulator's state "
+            "instead of images (`teacher=state`). The agents in the table observe images only."
+        )
     details = ["distinct", "capped", *(["agreement"] if compared else [])]
     head = ["stage", "agent steps", "gradient steps", "wall-clock", "episodes", "greedy", *details]
     return ["## Reward", table([*head, "sticky", *details], rows), bullets(notes), figure]
+
+
+def _teacher_section(directory: Path) -> list[str]:
+    """Returns the section with the evaluation of a privileged teacher."""
+    metrics = unless_damaged(lambda: read_metrics(directory))
+    if not isinstance(metrics, StageEvaluation):
+        return []
+    cost = [f"{metrics.steps or 0:,}", f"{metrics.updates or 0:,}", _duration(metrics.wall_s or 0)]
+    columns = [metrics.greedy, metrics.sticky]
+    head = ["agent steps", "gradient steps", "wall-clock", "episodes", "greedy", "sticky"]
+    return [
+        "## Teacher",
+        table(head, [[*cost, metrics.greedy.episodes, *(_score(each) for each in columns)]]),
+        "The privileged teacher of the ANN, evaluated on the same episodes.",
+    ]
 
 
 def _learning_section(stages: Sequence[StageResult], figure: str) -> list[str]:

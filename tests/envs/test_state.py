@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from snn_rl.envs import family, make_env
 from snn_rl.envs.families import _FAMILIES, register_env_family
-from snn_rl.envs.state import make_state_env
+from snn_rl.envs.state import make_state_env, make_taught_env
 
 PONG, BREAKOUT, INVADERS = (
     f"{game}NoFrameskip-v4" for game in ("Pong", "Breakout", "SpaceInvaders")
@@ -97,8 +97,31 @@ def test_observations_hold_the_chosen_columns_and_the_actions_before_them() -> N
         raise AssertionError("a constant force ends the episode")
 
 
+@pytest.mark.parametrize("env_id", [PONG, CARTPOLE])
+def test_a_taught_env_offers_the_observations_of_both_environments(env_id: str) -> None:
+    options: dict[str, Any] = {"n_envs": 3, "seed": 5, "sticky": 0.25, "cap": 30}
+    columns = np.array([0, 2, 3])
+    taught = make_taught_env(env_id, columns, 4, **options)
+    pixels = make_env(env_id, **options)
+    state = make_state_env(env_id, columns=columns, frames=4, **options)
+    assert isinstance(taught.action_space, spaces.Discrete)
+    np.testing.assert_array_equal(taught.reset(), pixels.reset())
+    np.testing.assert_array_equal(taught.states, state.reset())
+    rng, ends = np.random.default_rng(0), 0
+    for _ in range(70):
+        actions = rng.integers(taught.action_space.n, size=3)
+        obs, rewards, dones, _ = taught.step(actions)
+        for expected, found in zip(pixels.step(actions)[:3], (obs, rewards, dones), strict=True):
+            np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(taught.states, state.step(actions)[0])
+        ends += int(np.asarray(dones).sum())
+    assert ends >= 3
+
+
 def test_a_family_without_a_state_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(_FAMILIES, "blind", None)  # restores the registry after the test
     register_env_family("blind", ("Blind-v0",), family(CARTPOLE).make)
     with pytest.raises(ValueError, match="env=Blind-v0 has no state"):
         make_state_env("Blind-v0")
+    with pytest.raises(ValueError, match="env=Blind-v0 has no state"):
+        make_taught_env("Blind-v0", np.arange(1), 4)

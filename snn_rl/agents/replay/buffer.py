@@ -9,7 +9,7 @@ exactly. Observations that share no frames are also supported but need more memo
 import math
 import mmap
 import sys
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -171,6 +171,8 @@ class FrameReplayBuffer(NStepReplayBuffer):
         ValueError: The observations are not stacks of frames, or optimize_memory_usage is set.
     """
 
+    # names of the arrays [rows, n_envs, ...] that the journal stores beside the frames
+    fields: ClassVar[tuple[str, ...]] = ("actions", "rewards", "dones", "timeouts")
     observations: Stacks  # type: ignore[assignment]
     next_observations: Stacks  # type: ignore[assignment]
 
@@ -213,8 +215,8 @@ class FrameReplayBuffer(NStepReplayBuffer):
     @property
     def nbytes(self) -> int:
         """Memory used by the full buffer, in bytes."""
-        rest = (self.actions, self.rewards, self.dones, self.timeouts)
-        return self.store.nbytes + sum(array.nbytes for array in rest)
+        arrays: list[Array] = [getattr(self, name) for name in self.fields]
+        return self.store.nbytes + sum(array.nbytes for array in arrays)
 
     def _get_samples(
         self, batch_inds: NDArray[np.int64], env: VecNormalize | None = None

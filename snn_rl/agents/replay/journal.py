@@ -20,7 +20,6 @@ from snn_rl.utils.errors import DamagedFile
 
 Array = NDArray[Any]
 Stored = dict[str, Array]
-_FIELDS = ("actions", "rewards", "dones", "timeouts")
 _MAX_ROW = 10**12  # chunk names have 12 digits
 
 
@@ -38,7 +37,7 @@ def encode(buffer: FrameReplayBuffer, start: int, stop: int) -> Stored:
         "chained": chained,
         "full_obs": frames[obs[~chained]],
         "full_next": frames[following[~shifted]],
-        **{name: getattr(buffer, name)[index] for name in _FIELDS},
+        **{name: getattr(buffer, name)[index] for name in buffer.fields},
     }
 
 
@@ -70,9 +69,9 @@ def _check(stored: Stored) -> None:
         "chained": (count, envs),
         "full_obs": (int((~chained).sum()), channels, *newest.shape[3:]),
         "full_next": (int((~shifted).sum()), channels, *newest.shape[3:]),
-        "actions": (count, envs, *stored["actions"].shape[2:]),
-        **dict.fromkeys(_FIELDS[1:], (count, envs)),
     }
+    for name in (*FrameReplayBuffer.fields, *stored.keys() - expected.keys() - {"shifted"}):
+        expected[name] = (count, envs, *stored[name].shape[2:])
     for name, shape in expected.items():
         if stored[name].shape != shape:
             raise ValueError(f"expected {name} of shape {shape}, got {stored[name].shape}")
@@ -83,14 +82,14 @@ def _check(stored: Stored) -> None:
 def write_rows(buffer: FrameReplayBuffer, start: int, stored: Stored) -> None:
     """Writes encoded rows from row `start` on to the buffer, and moves its position to the end."""
     size = buffer.buffer_size
-    stop = start + len(stored["dones"])
+    stop = start + len(stored["shifted"])
     first = max(start, stop - size)
     for row, (obs, following) in enumerate(decode(stored), start):
         if row >= first:
             buffer.observations[row % size] = obs
             buffer.next_observations[row % size] = following
     index = np.arange(first, stop) % size
-    for name in _FIELDS:
+    for name in buffer.fields:
         getattr(buffer, name)[index] = stored[name][first - start :]
     buffer.pos = stop % size
     buffer.full = buffer.full or stop >= size
@@ -152,15 +151,17 @@ def load_buffer(path: Path, buffer: FrameReplayBuffer) -> tuple[int, int]:
     shape = (stored["shifted"].shape[1], *stored["full_obs"].shape[1:])
     if shape != (wanted := buffer.observations.shape[1:]):
         raise DamagedFile(f"{path}: expected observations of shape {wanted}, got {shape}")
-    types = {name: getattr(buffer, name).dtype for name in _FIELDS}
-    types |= dict.fromkeys(("newest", "full_obs", "full_next"), buffer.store.frames.dtype)
-    for name, dtype in types.items():
-        if stored[name].dtype != dtype:
+    for name in ("newest", "full_obs", "full_next"):
+        if stored[name].dtype != (dtype := buffer.store.frames.dtype):
             raise DamagedFile(f"{path}: expected {name} of type {dtype}, got {stored[name].dtype}")
-    if stored["actions"].shape[2:] != buffer.actions.shape[2:]:
-        raise DamagedFile(f"{path}: the actions do not match the environment")
+    for name in buffer.fields:
+        expected, found = getattr(buffer, name), stored.get(name)
+        if found is None or found.dtype != expected.dtype:
+            raise DamagedFile(f"{path}: expected {name} of type {expected.dtype}")
+        if found.shape[2:] != expected.shape[2:]:
+            raise DamagedFile(f"{path}: {name} of shape {found.shape} does not fit the environment")
     write_rows(buffer, start, stored)
-    return start, start + len(stored["dones"])
+    return start, start + len(stored["shifted"])
 
 
 class Journal:

@@ -1,0 +1,106 @@
+"""Distillation of a privileged teacher into a network that observes images."""
+
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.noise import ActionNoise
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import Tensor
+
+from snn_rl.agents import objectives
+from snn_rl.agents.dqn import SpikingDQN
+from snn_rl.agents.replay.buffer import FrameReplayBuffer
+from snn_rl.agents.state_policy import StateQNetwork
+
+_LEAST = 0.25  # weight of an observation without advantages, relative to the mean weight
+_TINY = 1e-12  # weight of observations if all advantages are zero
+
+
+class LabeledSamples(NamedTuple):
+    """N observations with the teacher's Q-values."""
+
+    observations: Tensor  # images [N, channels, height, width], uint8
+    labels: Tensor  # [N, actions]
+
+
+class LabeledReplayBuffer(FrameReplayBuffer):
+    """Replay buffer that stores the teacher's Q-values of each observation.
+
+    The states that the teacher observes are not stored, so the Q-values cannot be computed later.
+
+    Args:
+        *args: Arguments of `FrameReplayBuffer`.
+        **kwargs: Arguments of `FrameReplayBuffer`.
+
+    Attributes:
+        labels: Q-values of the teacher, [rows, n_envs, actions].
+    """
+
+    fields: ClassVar[tuple[str, ...]] = (*FrameReplayBuffer.fields, "labels")
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        actions = self.action_space.n  # type: ignore[attr-defined]
+        self.labels = np.zeros((self.buffer_size, self.n_envs, actions), np.float32)
+
+    def sample(  # type: ignore[override]
+        self, batch_size: int, env: VecNormalize | None = None
+    ) -> LabeledSamples:
+        """Samples observations with their labels, more often where the choice of action matters.
+
+        The probability of an observation is proportional to the teacher's mean absolute advantage
+        plus a quarter of its mean over the buffer.
+
+        Args:
+            batch_size: Number of observations.
+            env: Not supported.
+        """
+        labels = self.labels[: self.size()]
+        sizes = np.abs(labels - labels.mean(2, keepdims=True)).mean(2).ravel()
+        sums = np.cumsum(sizes + (_LEAST * sizes.mean() + _TINY), dtype=np.float64)
+        picked = np.searchsorted(sums, np.random.random(batch_size) * sums[-1], side="right")
+        rows, envs = np.divmod(np.minimum(picked, len(sums) - 1), self.n_envs)
+        return LabeledSamples(
+            self.to_torch(self.observations[rows, envs]), self.to_torch(self.labels[rows, envs])
+        )
+
+
+class TaughtDQN(SpikingDQN):
+    """`SpikingDQN` that acts in the environments of `make_taught_env` and learns from a teacher.
+
+    Args:
+        *args: Arguments of `SpikingDQN`.
+        privileged: Teacher that observes the states of the environments.
+        guided_steps: Agent steps over which the share of environments in which the teacher acts
+            falls linearly from 1 to 0 (DAgger, Ross et al., 2011).
+        **kwargs: Other arguments of `SpikingDQN`.
+    """
+
+    def __init__(self, *args: Any, privileged: StateQNetwork, guided_steps: int = 0, **kwargs: Any):
+        self.privileged = privileged
+        self.guided_steps = guided_steps
+        kwargs |= {
+            "objective": objectives.DISTILL,
+            "replay_buffer_class": LabeledReplayBuffer,
+        }
+        super().__init__(*args, **kwargs)
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Chooses actions, and stores the teacher's Q-values before them in the replay buffer."""
+        buffer = self.replay_buffer
+        assert isinstance(buffer, LabeledReplayBuffer) and self.env is not None
+        labels = self.privileged.decide(self.env.states).q_values.cpu().numpy()  # type: ignore[attr-defined]
+        buffer.labels[buffer.pos] = labels
+        actions, _ = super()._sample_action(learning_starts, action_noise, n_envs)
+        if self.num_timesteps < self.guided_steps:
+            guided = np.random.random(n_envs) >= self.num_timesteps / self.guided_steps
+            actions = np.where(guided, labels.argmax(1), actions)
+        return actions, actions
+
+    @torch.no_grad()
+    def _labels(self, batch: LabeledSamples) -> Tensor:
+        return batch.labels

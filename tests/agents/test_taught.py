@@ -1,0 +1,148 @@
+"""Distillation of a privileged teacher: labels in the replay buffer, guided steps."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+
+from snn_rl.agents.objectives import distill_loss
+from snn_rl.agents.policies import SpikingDQNPolicy
+from snn_rl.agents.replay.buffer import FrameReplayBuffer
+from snn_rl.agents.replay.journal import load_buffer, save_buffer
+from snn_rl.agents.state_policy import StateNetwork, StateQNetwork, StateScale
+from snn_rl.agents.taught import LabeledReplayBuffer, TaughtDQN
+from snn_rl.envs.state import make_state_env, make_taught_env
+from snn_rl.utils.errors import UserError
+
+COLUMNS = np.array([0, 2, 3])
+ENVS = 3
+
+
+class Recorder(VecEnvWrapper):
+    """Environments that record the teacher's observations and the actions."""
+
+    def __init__(self, venv: VecEnv):
+        super().__init__(venv)
+        self.seen: list[NDArray[Any]] = []
+        self.taken: list[NDArray[Any]] = []
+
+    def reset(self) -> Any:
+        return self.venv.reset()
+
+    def step_async(self, actions: NDArray[Any]) -> None:
+        self.seen.append(np.array(self.venv.states))  # type: ignore[attr-defined]
+        self.taken.append(np.array(actions))
+        self.venv.step_async(actions)
+
+    def step_wait(self) -> Any:
+        return self.venv.step_wait()
+
+
+def teacher() -> StateQNetwork:
+    torch.manual_seed(1)
+    env = make_state_env("CartPole-v1", columns=COLUMNS)
+    scale = StateScale(COLUMNS, np.zeros(3, np.float32), np.full(3, 0.05, np.float32))
+    return StateQNetwork(env.observation_space, env.action_space, StateNetwork(scale, 4, 2, [8], 3))  # type: ignore[arg-type]
+
+
+def agent(**settings: Any) -> tuple[TaughtDQN, Recorder]:
+    torch.manual_seed(0)
+    env = Recorder(make_taught_env("CartPole-v1", COLUMNS, 4, n_envs=ENVS, cap=12))
+    defaults = {"learning_starts": 0, "buffer_size": 90, "batch_size": 8, "device": "cpu"}
+    model = TaughtDQN(
+        SpikingDQNPolicy,
+        env,
+        privileged=teacher(),
+        policy_kwargs={"network": "4c5s4"},
+        **{"exploration_initial_eps": 0.0, "exploration_final_eps": 0.0, **defaults, **settings},
+    )
+    return model, env
+
+
+def filled() -> tuple[LabeledReplayBuffer, list[NDArray[Any]]]:
+    """Returns a full buffer of 30 rows and the Q-values of the teacher in all 40 steps."""
+    model, env = agent()
+    model.learn(40 * ENVS)
+    assert isinstance(model.replay_buffer, LabeledReplayBuffer)
+    labels = [teacher()(torch.as_tensor(seen)).detach().numpy() for seen in env.seen]
+    assert len(labels) == 40
+    return model.replay_buffer, labels
+
+
+def test_labels_are_the_q_values_of_the_states_before_the_actions() -> None:
+    buffer, labels = filled()
+    assert (buffer.full, buffer.pos) == (True, 10)
+    assert np.asarray(buffer.dones).any()
+    for step in range(10, 40):
+        np.testing.assert_allclose(buffer.labels[step % 30], labels[step], rtol=1e-5)
+    batch = buffer.sample(500)
+    stored = {
+        buffer.observations[row][env].tobytes(): buffer.labels[row, env]
+        for row in range(30)
+        for env in range(ENVS)
+    }
+    for obs, label in zip(batch.observations, batch.labels, strict=True):
+        # Pictures of different states may be equal.
+        np.testing.assert_allclose(label, stored[obs.numpy().tobytes()], atol=0.05)
+
+
+def test_observations_are_sampled_by_the_advantages_of_their_labels() -> None:
+    buffer, _ = filled()
+    buffer.labels[:] = 0
+    buffer.labels[3, 1] = (-4, 4)
+    buffer.labels[7, 2] = (2, 6)  # mean absolute advantage 2
+    others = 88 * 0.25 * 6 / 90
+    total = 6 + 90 * 0.25 * 6 / 90
+    labels = buffer.sample(20_000).labels.numpy()
+    for value, weight in ((4.0, 4), (6.0, 2), (0.0, None)):
+        share = (labels[:, 1] == value).mean()
+        expected = others / total if weight is None else (weight + 0.25 * 6 / 90) / total
+        assert share == pytest.approx(expected, abs=0.02)
+    buffer.labels[:] = 1  # no action matters
+    assert len({obs.numpy().tobytes() for obs in buffer.sample(500).observations}) > 60
+
+
+def test_the_journal_keeps_the_labels(tmp_path: Path) -> None:
+    buffer, _ = filled()
+    path = tmp_path / "chunk.npz"
+    save_buffer(path, buffer)
+    arguments: Any = (90, buffer.observation_space, buffer.action_space, "cpu", ENVS)
+    restored, plain = LabeledReplayBuffer(*arguments), FrameReplayBuffer(*arguments)
+    for each in (restored, plain):  # a later stage needs no labels
+        load_buffer(path, each)
+        np.testing.assert_array_equal(each.actions, buffer.actions)
+    np.testing.assert_array_equal(restored.labels, buffer.labels)
+    save_buffer(path, plain)
+    with pytest.raises(UserError, match="expected labels of type float32"):
+        load_buffer(path, LabeledReplayBuffer(*arguments))
+
+
+def test_the_loss_compares_the_network_with_the_labels() -> None:
+    model, _ = agent()
+    model.learn(10 * ENVS)
+    assert isinstance(model.replay_buffer, LabeledReplayBuffer)
+    batch = model.replay_buffer.sample(16)
+    expected = distill_loss(model.q_net(batch.observations), batch.labels, model.sharpness)
+    torch.testing.assert_close(model._loss(batch), expected)
+
+
+def test_the_teacher_acts_first_and_hands_over_to_the_student() -> None:
+    steps = 300
+    model, env = agent(guided_steps=steps * ENVS, gradient_steps=0)
+    model.learn(steps * ENVS)
+    chosen = [teacher()(torch.as_tensor(seen)).argmax(1).numpy() for seen in env.seen]
+    agreed = np.mean(np.stack(chosen) == np.stack(env.taken), axis=1)
+    assert agreed[0] == 1
+    first, last = agreed[: steps // 10].mean(), agreed[-steps // 10 :].mean()
+    assert first > 0.9
+    assert last < first
+    model, env = agent(gradient_steps=0)
+    model.learn(10 * ENVS)
+    obs = np.asarray(env.reset())
+    assert np.array_equal(
+        model.predict(obs, deterministic=True)[0], model.q_net.decide(obs).actions
+    )
