@@ -308,7 +308,7 @@ class AgentChain:
         if stage.source is None:
             given = self.networks.get("ann", self.networks.get("init"))
             untrained = plan.privileged(self.config, stage) and given is None
-            return _he_initialized(agent.network.spec) if untrained else given
+            return he_initialized(agent.network.spec) if untrained else given
         source = load_stage(self.directory, stage.source)
         if stage.analog:
             return source
@@ -350,7 +350,7 @@ class AgentChain:
         return agent.q_net.images(torch.as_tensor(buffer.observations[rows, envs]).to(agent.device))
 
 
-def _he_initialized(spec: NetworkSpec) -> AnalogNetwork:
+def he_initialized(spec: NetworkSpec) -> AnalogNetwork:
     """Returns an untrained network whose activations have similar sizes in all layers."""
     network = AnalogNetwork(spec)
     for weight in network.parameters():

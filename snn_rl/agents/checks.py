@@ -113,7 +113,8 @@ def _check_teacher(config: Config) -> None:
 def _check_steps(config: Config) -> None:
     """Checks combinations of numbers of steps."""
     dqn, n_envs = config.dqn, config.rollout.n_envs
-    rows = min(dqn.buffer_size, dqn.learning_starts if config.ann else dqn.steps) // n_envs - 1
+    first = next(stage for stage in plan.chain(config) if not stage.privileged)
+    rows = min(dqn.buffer_size, plan.stage_steps(config, first)) // n_envs - 1
     length = config.carry.burn_in + config.carry.window
     if config.carry_state and length > rows:
         raise UserError(

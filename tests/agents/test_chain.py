@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from snn_rl.agents import CarriedDQN, SpikingDQN, plan
-from snn_rl.agents.chain import AgentChain, learning_rate
+from snn_rl.agents.chain import AgentChain, he_initialized, learning_rate
 from snn_rl.agents.objectives import DISTILL, TD
 from snn_rl.chain.runner import load_stage
 from snn_rl.configs.compose import compose
@@ -26,6 +26,18 @@ def test_the_learning_rate_falls_linearly_and_then_stays_constant(
 ) -> None:
     schedule = learning_rate(DQNConfig(steps=8, lr=1.0, lr_end=0.2, lr_steps=4))
     assert schedule(remaining) == pytest.approx(rate)
+
+
+def test_activations_of_an_untrained_student_have_similar_sizes() -> None:
+    torch.manual_seed(0)
+    spec = cartpole((3, 40, 120), 2)
+    images = torch.rand(16, 3, 40, 120)
+
+    def sizes(network: AnalogNetwork) -> list[float]:
+        return [float(each.detach().square().mean().sqrt()) for each in network.activity(images)[1]]
+
+    assert max(sizes(he_initialized(spec))) < 3 * min(sizes(he_initialized(spec)))
+    assert max(sizes(AnalogNetwork(spec))) > 3 * min(sizes(AnalogNetwork(spec)))
 
 
 SMALL = ["env=CartPole-v1", "T=1", "T_start=1", "rollout.n_envs=1", "dqn.buffer_size=100"]

@@ -40,9 +40,35 @@ def test_only_stages_with_several_checkpoints_select_among_them() -> None:
     assert steps == [200, 200, 60]
 
 
+def test_stages_of_a_privileged_teacher() -> None:
+    extra = ["teacher=state", "finetune.steps=300", "student.steps=80", "state.sticky=0.3"]
+    settings = config(*extra)
+    steps = {stage.name: plan.stage_steps(settings, stage) for stage in plan.chain(settings)[1:]}
+    assert steps == {"ann": 80, "T2": 50, "T1": 90}
+
+    def sticky(*more: str) -> list[float]:
+        changed = config(*extra, *more)
+        return [plan.stage_sticky(changed, stage) for stage in plan.chain(changed)[1:]]
+
+    assert sticky() == [0.3, 0.3, 0.3]
+    assert sticky("iir.sticky=0.1") == [0.3, 0.1, 0.1]
+    teacher, ann, spiking, _ = plan.chain(settings)
+    assert plan.selection_games(settings, ann) == []
+    for stage, unused, used in (
+        (teacher, "student.lr=0.5", "state.lr=0.5"),
+        (ann, "iir.lr=0.5", "iir.epsilon=0.5"),
+        (ann, "iir.sticky=0.1", "student.lr=0.5"),
+        (spiking, "state.selection_games=0", "iir.lr=0.5"),
+    ):
+        recorded = plan.stage_settings(settings, stage)
+        assert plan.stage_settings(config(*extra, unused), stage) == recorded
+        assert plan.stage_settings(config(*extra, used), stage) != recorded
+
+
 def test_stage_numbers_differ_within_a_chain() -> None:
     settings = config("finetune.steps=300", "carry_state=true")
     numbers = [plan.stage_number(stage) for stage in plan.chain(settings)]
+    numbers.append(plan.TEACHER_NUMBER)
     assert len(set(numbers)) == len(numbers)
 
 

@@ -12,6 +12,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
 from snn_rl.agents import convert, iir, observe, retraining
+from snn_rl.agents.retraining import cosine
 from snn_rl.core.networks import (
     AnalogNetwork,
     Conv,
@@ -110,6 +111,15 @@ def test_agents_of_stable_baselines3_are_accepted(
     assert agent.network.spec.input_shape == (2, 40, 120)
     results = agent.evaluate(episodes=2)
     assert results.episodes == 2 and results.mean >= 1
+
+
+def test_the_learning_rate_rises_during_the_warmup_and_falls_like_a_cosine() -> None:
+    plain, warm = cosine(2.0), cosine(2.0, warmup=0.5)
+    for remaining, expected in ((1.0, 2.0), (0.5, 1.0), (0.0, 0.0)):
+        assert plain(remaining) == pytest.approx(expected)
+    assert warm(1.0) == 0.0
+    assert warm(0.75) == pytest.approx(plain(0.75) / 2)
+    assert warm(0.4) == pytest.approx(plain(0.4))
 
 
 def test_spiking_networks_are_rejected(make_catch: Callable[..., VecEnv]) -> None:
