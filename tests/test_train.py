@@ -463,7 +463,8 @@ PRIVILEGED = [
     *("teacher=state", "T_start=1", "state.steps=240", "state.checkpoint_steps=80"),
     *("state.n_envs=2", "state.hidden=8", "state.learning_starts=20", "state.explore_steps=20"),
     *("state.batch_size=8", "state.quantiles=3", "state.buffer_size=100", "student.steps=200"),
-    *("student.batch_size=8", "student.guided_steps=100"),
+    *("state.selection_games=2", "state.target_return=null", "student.batch_size=8"),
+    "student.guided_steps=100",
 ]
 
 
@@ -486,7 +487,7 @@ def test_a_chain_with_a_privileged_teacher_survives_kills(
     run(killed, *PRIVILEGED)
     assert_same(expected, results(killed, stages))
     # The student's settings do not concern the finished teacher.
-    line = refuse(capsys, killed, *PRIVILEGED, "student.lr=1e-3")
+    line = refuse(capsys, killed, *PRIVILEGED, "student.lr=0.5")
     assert f"{killed / 'ann'} was started with other settings: student.lr" in line
 
 

@@ -175,7 +175,9 @@ class Teaching:
                 for kind in games
             )
 
-        return Selection(score, self.settings.steps // 2, self.settings.target_return)
+        # No checkpoint but the last is scored before epsilon has reached its final value.
+        first = min(self.settings.epsilon_steps, self.settings.steps)
+        return Selection(score, first, self.settings.target_return)
 
     def _training_env(self, scale: StateScale, seed: int) -> VecEnv:
         settings = self.settings

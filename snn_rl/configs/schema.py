@@ -122,8 +122,8 @@ class StateConfig:
     checkpoint_steps: int = setting(250_000, "Agent steps between checkpoints.", minimum=1)
     selection_games: int = setting(
         0,
-        "Evaluation episodes per checkpoint of the second half, used to select the best one. 0 "
-        "keeps the averaged network at the end.",
+        "Evaluation episodes per checkpoint, used to select the best one. Selection starts when "
+        "epsilon has reached its final value. 0 keeps the averaged network at the end.",
         minimum=0,
         maximum=MAX_SELECTION_GAMES,
     )

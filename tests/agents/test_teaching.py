@@ -34,6 +34,7 @@ SETTINGS = (
     *("state.steps=400", "state.checkpoint_steps=100", "state.n_envs=4", "state.hidden=16-8"),
     *("state.learning_starts=40", "state.explore_steps=40", "state.batch_size=16"),
     *("state.quantiles=5", "state.buffer_size=200", "state.horizon_updates=30"),
+    *("state.selection_games=0", "state.target_return=null"),
     *(
         "state.epsilon_steps=200",
         "state.gradient_steps=1",
