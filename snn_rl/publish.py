@@ -40,7 +40,7 @@ from snn_rl.chain.records import (
     read_trials,
     write_invocations,
 )
-from snn_rl.chain.stages import PRETRAINED, TEACHER, Stage
+from snn_rl.chain.stages import PRETRAINED, Stage
 from snn_rl.configs.compose import run_command
 from snn_rl.configs.schema import Config
 from snn_rl.files.atomic import disk_errors, make_directory, sync_directory, write_json
@@ -58,9 +58,7 @@ _PATHS = ("run_dir", "ann", "init", "teacher", "zoo")  # settings with a file or
 
 def stages_to_ship(config: Config, run: Path) -> list[Stage]:
     """Returns the ANN, the first spiking stage if finished, and all stages with T timesteps."""
-    ann, first, *others = (
-        stage for stage in plan.chain(config) if stage.name not in (TEACHER, PRETRAINED)
-    )
+    ann, first, *others = (stage for stage in plan.chain(config) if stage.name != PRETRAINED)
     chosen = [ann, *(stage for stage in (first, *others) if stage.timesteps == config.T)]
     if first not in chosen and is_done(run / first.name):
         chosen.insert(1, first)

@@ -2,7 +2,7 @@
 
 import gc
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -147,7 +147,7 @@ class AgentChain:
 
     def _analog(self, stage: Stage) -> SpikingDQN:
         """Builds the agent of an ANN, which learns by Q-learning or from an imported teacher."""
-        if plan.privileged(self.config, stage):
+        if plan.taught(self.config, stage):
             return self._taught(stage)
         dqn = plan.dqn_settings(self.config, stage)
         taught: dict[str, Any] = {}
@@ -174,7 +174,7 @@ class AgentChain:
             stage,
             algorithm=TaughtDQN,
             n_steps=1,  # rewards are not used
-            privileged=self._privileged(),
+            privileged=self._privileged_teacher,
             guided_steps=student.guided_steps,
             **self._acting(),
             learning_rate=cosine(student.lr, warmup=_WARMUP),
@@ -183,7 +183,8 @@ class AgentChain:
             sharpness=self.config.iir.sharpness,
         )
 
-    def _privileged(self) -> StateQNetwork:
+    @cached_property
+    def _privileged_teacher(self) -> StateQNetwork:
         """Returns the trained teacher that observes the state."""
         return Teaching(self.config, self.directory / TEACHER).q_network()
 
@@ -265,8 +266,8 @@ class AgentChain:
     def _training_env(self, stage: Stage, seed: int) -> VecEnv:
         rollout = self.config.rollout
         make = make_env
-        if plan.privileged(self.config, stage):
-            network = self._privileged().network
+        if plan.taught(self.config, stage):
+            network = self._privileged_teacher.network
             make = partial(make_taught_env, columns=network.scale.columns, states=network.frames)
         return make(
             self.config.env,
@@ -307,7 +308,7 @@ class AgentChain:
         """Returns the network that a stage starts from, or None for the untrained network."""
         if stage.source is None:
             given = self.networks.get("ann", self.networks.get("init"))
-            untrained = plan.privileged(self.config, stage) and given is None
+            untrained = plan.taught(self.config, stage) and given is None
             return he_initialized(agent.network.spec) if untrained else given
         source = load_stage(self.directory, stage.source)
         if stage.analog:

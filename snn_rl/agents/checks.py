@@ -6,6 +6,7 @@ from pathlib import Path
 
 from snn_rl.agents import plan
 from snn_rl.agents.loading import evaluation_env
+from snn_rl.agents.objectives import DISTILL
 from snn_rl.agents.policies import network_spec
 from snn_rl.configs.compose import compose
 from snn_rl.configs.schema import Config
@@ -13,6 +14,7 @@ from snn_rl.configs.setting import belongs, check_settings, settings_of, value_o
 from snn_rl.core.networks import AnalogNetwork, NetworkSpec, layers_name
 from snn_rl.core.surrogate import SpikeTime, check_surrogate, get_surrogate
 from snn_rl.envs import ATARI, STACK, family
+from snn_rl.envs.state import check_state
 from snn_rl.files.importing import load_any
 from snn_rl.utils.device import check_device
 from snn_rl.utils.errors import UserError
@@ -86,13 +88,9 @@ def _check_teacher(config: Config) -> None:
     if config.ann is not None:
         raise UserError("teacher=state trains the ANN: it cannot be combined with ann")
     try:
-        has_state = family(config.env).state is not None
+        check_state(config.env)
     except ValueError as error:
-        raise UserError(str(error)) from None
-    if not has_state:
-        raise UserError(
-            f"teacher=state: env={config.env} has no state that a teacher could observe"
-        )
+        raise UserError(f"teacher=state: {error}") from None
     state = config.state
     plan.hidden_layers(state.hidden)
     if state.target_return is not None and not state.selection_games:
@@ -105,26 +103,41 @@ def _check_teacher(config: Config) -> None:
             f"state.steps={state.steps} must exceed state.learning_starts={state.learning_starts}, "
             "the number of random steps before the first gradient step"
         )
-    for name in ("state.checkpoint_steps", "state.buffer_size"):
-        if (value := value_of(config, name)) <= state.n_envs:
-            raise UserError(f"{name}={value} must exceed state.n_envs={state.n_envs}")
+    if state.checkpoint_steps <= state.n_envs:
+        raise UserError(
+            f"state.checkpoint_steps={state.checkpoint_steps} must exceed "
+            f"state.n_envs={state.n_envs}"
+        )
+    longest = max(state.n_steps, state.n_steps_start)
+    if state.buffer_size // state.n_envs <= longest:
+        raise UserError(
+            f"state.buffer_size={state.buffer_size} must exceed state.n_envs={state.n_envs} times "
+            f"the {longest} steps of the longest n-step returns"
+        )
+    if config.iir.objective != DISTILL:
+        raise UserError(
+            f"iir.objective={config.iir.objective} cannot be combined with teacher=state, "
+            "because its ANN learns advantages, but no Q-values: use iir.objective=distill"
+        )
 
 
 def _check_steps(config: Config) -> None:
     """Checks combinations of numbers of steps."""
     dqn, n_envs = config.dqn, config.rollout.n_envs
+    longer = "student.steps" if config.teacher == plan.STATE else "dqn.steps"
     first = next(stage for stage in plan.chain(config) if not stage.privileged)
     rows = min(dqn.buffer_size, plan.stage_steps(config, first)) // n_envs - 1
     length = config.carry.burn_in + config.carry.window
     if config.carry_state and length > rows:
         raise UserError(
             f"carry.burn_in + carry.window is {length} frames, but the replay buffer holds only "
-            f"{rows} frames per environment. Raise dqn.buffer_size or dqn.steps, or lower "
+            f"{rows} frames per environment. Raise dqn.buffer_size or {longer}, or lower "
             "rollout.n_envs"
         )
+    by_q_learning = config.ann is None and config.teacher != plan.STATE
     for name in ("dqn.steps", "finetune.steps"):
         steps = value_of(config, name)
-        if config.ann is None and 0 < steps <= dqn.learning_starts:
+        if by_q_learning and 0 < steps <= dqn.learning_starts:
             raise UserError(
                 f"{name}={steps} must exceed dqn.learning_starts={dqn.learning_starts}, the number "
                 "of random steps before the first gradient step"
@@ -139,15 +152,20 @@ def _check_steps(config: Config) -> None:
 
 def _check_updates(config: Config) -> None:
     """Refuses stages that would end without a gradient step."""
-    n_envs = config.rollout.n_envs
     for stage in plan.chain(config):
-        if stage.privileged or not stage.trained or (stage.analog and config.ann):
+        if not stage.trained or (stage.analog and config.ann):
             continue
-        steps, every = plan.stage_steps(config, stage), plan.checkpoint_steps(config, stage)
-        learned = stage.analog and not plan.privileged(config, stage)  # by Q-learning
-        name = "dqn.train_freq" if learned else "iir.train_freq"
+        n_envs, section = config.rollout.n_envs, "rollout"
+        if stage.privileged:
+            state = config.state
+            steps, every, starts = state.steps, state.checkpoint_steps, state.learning_starts
+            n_envs, section, name = state.n_envs, "state", "state.train_freq"
+        else:
+            steps, every = plan.stage_steps(config, stage), plan.checkpoint_steps(config, stage)
+            learned = stage.analog and not plan.taught(config, stage)  # by Q-learning
+            name = "dqn.train_freq" if learned else "iir.train_freq"
+            starts = config.dqn.learning_starts if learned else 0
         phase = value_of(config, name) * n_envs
-        starts = config.dqn.learning_starts if learned else 0
         # Gradient steps follow a phase of acting, unless a checkpoint cuts the phase short.
         segments = range(0, steps, -(-every // n_envs) * n_envs)
         if not any(
@@ -157,8 +175,9 @@ def _check_updates(config: Config) -> None:
             raise UserError(
                 f"{name}={value_of(config, name)}: the stage {stage.name} would end without a "
                 f"gradient step, because a training phase takes {phase} agent steps "
-                f"({name} * rollout.n_envs) and has to end after {starts} steps (learning_starts) "
-                f"and before the next checkpoint ({every} steps) and the last step ({steps})"
+                f"({name} * {section}.n_envs) and has to end after {starts} steps "
+                f"(learning_starts) and before the next checkpoint ({every} steps) and the last "
+                f"step ({steps})"
             )
 
 

@@ -1,5 +1,6 @@
 """Stages of an agent's chain and the settings of each stage."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def chain(config: Config) -> list[Stage]:
     )
 
 
-def privileged(config: Config, stage: Stage) -> bool:
+def taught(config: Config, stage: Stage) -> bool:
     """Returns True if a privileged teacher teaches the network of a stage."""
     return config.teacher == STATE and stage.analog and not stage.privileged
 
@@ -87,7 +88,7 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
         "checkpoint_steps": checkpoint_steps(config, stage),
         **flat("rollout", config.rollout),
         "rollout.sticky": stage_sticky(config, stage),
-        **flat("dqn", dqn_settings(config, stage)),
+        **_dqn_settings(config, stage),
     }
     if not config.rollout.full_action_space:  # unknown to older runs
         del settings["rollout.full_action_space"]
@@ -106,7 +107,7 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
         settings["exact"] = True
     if stage.source is not None:
         settings["source"] = stage.source
-    if privileged(config, stage):
+    if taught(config, stage):
         settings |= flat("student", config.student)
         settings |= {f"iir.{name}": getattr(config.iir, name) for name in _STUDENT_IIR}
     if not stage.analog:
@@ -119,6 +120,14 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
         iir["iir.steps"] = stage_steps(config, stage)
         settings |= {"T": stage.timesteps, **iir}
     return settings
+
+
+def _dqn_settings(config: Config, stage: Stage) -> dict[str, Any]:
+    settings = flat("dqn", dqn_settings(config, stage))
+    if config.teacher != STATE:
+        return settings
+    used = ("dqn.buffer_size", "dqn.optimizer") if stage.analog else ("dqn.buffer_size",)
+    return {key: settings[key] for key in used}
 
 
 def _teacher_settings(config: Config) -> dict[str, Any]:
@@ -138,10 +147,8 @@ def hidden_layers(sizes: str) -> list[int]:
     Raises:
         UserError: A size is not an integer from 1 to 65,536.
     """
-    try:
-        found = [int(size) for size in sizes.split("-")]
-    except ValueError:
-        found = []
+    well_formed = re.fullmatch("[0-9]{1,5}(-[0-9]{1,5})*", sizes)
+    found = [int(size) for size in sizes.split("-")] if well_formed else []
     if not found or not all(1 <= size <= 2**16 for size in found):
         raise UserError(f"state.hidden={sizes}: expected sizes of layers such as 256-256")
     return found
@@ -166,7 +173,7 @@ def stage_steps(config: Config, stage: Stage) -> int:
     if not stage.trained:
         return 0
     if stage.analog:
-        if privileged(config, stage):
+        if taught(config, stage):
             return config.student.steps
         # An imported network only fills the replay buffer.
         return config.dqn.learning_starts if config.ann else dqn_settings(config, stage).steps
@@ -204,7 +211,7 @@ def stage_sticky(config: Config, stage: Stage) -> float:
     """Returns the sticky-action probability of a stage's training."""
     if stage.finetuned:
         return config.finetune.sticky
-    if privileged(config, stage):
+    if taught(config, stage):
         return config.state.sticky
     # An imported network fills the replay buffer of the spiking stages.
     if config.iir.sticky is not None and (config.ann or not stage.analog):

@@ -19,8 +19,8 @@ from snn_rl.agents.state_policy import StateDQNPolicy, StateQNetwork
 class Horizon:
     """Length of the returns that a teacher learns, which changes over the first updates.
 
-    Long n-step returns with a strong discount learn fast, and short returns with a weak discount
-    learn well (Schwarzer et al., 2023).
+    Long n-step returns and a strong discount speed up early learning. Short returns and a weak
+    discount reduce the bias of the final Q-values (Schwarzer et al., 2023).
 
     Attributes:
         updates: Number of updates over which the other values change geometrically.
@@ -43,7 +43,7 @@ class Horizon:
 class StateDQN(ResumableDQN):
     """QR-DQN (Dabney et al., 2018) with an averaged network, for observations of `make_state_env`.
 
-    The averaged network acts, gives the targets, and is the result of the training. The loop,
+    The averaged network acts, provides the targets, and is the result of the training. The loop,
     schedules, and n-step returns are those of Stable-Baselines3.
 
     Args:

@@ -37,14 +37,14 @@ class StateScale:
 
     @classmethod
     def of(cls, states: NDArray[Any]) -> "StateScale":
-        """Returns the scale of states [N, numbers].
+        """Computes the standardization of states [N, numbers].
 
         Raises:
             ValueError: No number varies.
         """
         columns = np.flatnonzero((states != states[0]).any(0))
         if not len(columns):
-            raise ValueError("no number of the state varies")
+            raise ValueError("no state variable varies")
         varying = states[:, columns].astype(np.float64)
         mean, std = varying.mean(0), varying.std(0)
         return cls(columns, mean.astype(np.float32), std.astype(np.float32))
@@ -54,7 +54,7 @@ def explore(env: VecEnv, steps: int, seed: int) -> NDArray[Any]:
     """Returns the states visited by random actions, [N, numbers].
 
     Args:
-        env: Environments of `make_state_env` with all numbers of the state.
+        env: Environments of `make_state_env` with all state variables.
         steps: Number of agent steps, summed over the environments.
         seed: Seed of the actions.
     """
@@ -71,7 +71,7 @@ class StateNetwork(nn.Module):
     """Quantiles of the return of every action, from the last states and the last action.
 
     Args:
-        scale: Observed numbers of the state.
+        scale: Observed state variables.
         frames: Number of states per observation.
         actions: Number of actions.
         hidden: Number of neurons of each hidden layer.
@@ -106,8 +106,9 @@ class StateNetwork(nn.Module):
 
     @property
     def scale(self) -> StateScale:
-        """Observed numbers of the state."""
-        return StateScale(self.columns.numpy(), self.mean.numpy(), self.std.numpy())
+        """Observed state variables."""
+        columns, mean, std = (each.cpu().numpy() for each in (self.columns, self.mean, self.std))
+        return StateScale(columns, mean, std)
 
     def forward(self, obs: Tensor) -> Tensor:
         """Returns quantiles [N, actions, quantiles] for observations [N, frames, columns + 1]."""
@@ -123,7 +124,7 @@ class StateQNetwork(BasePolicy):
     Args:
         observation_space: States [frames, columns + 1].
         action_space: Discrete actions.
-        network: Observed numbers of the state for a new network, or an existing network.
+        network: Observed state variables for a new network, or an existing network.
         **network_kwargs: Other arguments of a new `StateNetwork`: hidden, quantiles.
     """
 
@@ -165,7 +166,7 @@ class StateDQNPolicy(DQNPolicy):
         observation_space: States [frames, columns + 1].
         action_space: Discrete actions.
         lr_schedule: Learning rate.
-        scale: Observed numbers of the state.
+        scale: Observed state variables.
         **network_kwargs: Other arguments of `StateNetwork`: hidden, quantiles.
     """
 

@@ -36,14 +36,21 @@ class LabeledReplayBuffer(FrameReplayBuffer):
 
     Attributes:
         labels: Q-values of the teacher, [rows, n_envs, actions].
+        sizes: Mean absolute advantages of the teacher, [rows, n_envs].
     """
 
-    fields: ClassVar[tuple[str, ...]] = (*FrameReplayBuffer.fields, "labels")
+    fields: ClassVar[tuple[str, ...]] = (*FrameReplayBuffer.fields, "labels", "sizes")
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         actions = self.action_space.n  # type: ignore[attr-defined]
         self.labels = np.zeros((self.buffer_size, self.n_envs, actions), np.float32)
+        self.sizes = np.zeros((self.buffer_size, self.n_envs), np.float32)
+
+    def label(self, q_values: NDArray[np.float32]) -> None:
+        """Sets the labels [n_envs, actions] of the row that is written next."""
+        self.labels[self.pos] = q_values
+        self.sizes[self.pos] = np.abs(q_values - q_values.mean(1, keepdims=True)).mean(1)
 
     def sample(  # type: ignore[override]
         self, batch_size: int, env: VecNormalize | None = None
@@ -57,8 +64,7 @@ class LabeledReplayBuffer(FrameReplayBuffer):
             batch_size: Number of observations.
             env: Not supported.
         """
-        labels = self.labels[: self.size()]
-        sizes = np.abs(labels - labels.mean(2, keepdims=True)).mean(2).ravel()
+        sizes = self.sizes[: self.size()].ravel()
         sums = np.cumsum(sizes + (_LEAST * sizes.mean() + _TINY), dtype=np.float64)
         picked = np.searchsorted(sums, np.random.random(batch_size) * sums[-1], side="right")
         rows, envs = np.divmod(np.minimum(picked, len(sums) - 1), self.n_envs)
@@ -90,11 +96,11 @@ class TaughtDQN(SpikingDQN):
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
     ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Chooses actions, and stores the teacher's Q-values before them in the replay buffer."""
+        """Chooses actions, and labels the current observations in the replay buffer."""
         buffer = self.replay_buffer
         assert isinstance(buffer, LabeledReplayBuffer) and self.env is not None
         labels = self.privileged.decide(self.env.states).q_values.cpu().numpy()  # type: ignore[attr-defined]
-        buffer.labels[buffer.pos] = labels
+        buffer.label(labels)
         actions, _ = super()._sample_action(learning_starts, action_noise, n_envs)
         if self.num_timesteps < self.guided_steps:
             guided = np.random.random(n_envs) >= self.num_timesteps / self.guided_steps

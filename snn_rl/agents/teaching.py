@@ -115,7 +115,7 @@ class Teaching:
         ).write(self.directory / run_directory.METRICS)
 
     def _scale(self) -> StateScale:
-        """Returns the numbers of the state that vary in random play."""
+        """Returns the state variables that vary in random play."""
         seed = derive_seed(*self.seed, plan.EXPLORATION_NUMBER)
         env = self._env(self.settings.n_envs, seed, frames=1, sticky=self.settings.sticky)
         try:
@@ -163,11 +163,13 @@ class Teaching:
         if not games:
             return None
 
+        cap = min(self.config.rollout.cap, plan.SELECTION_CAP)
+
         def score(q_net: StateQNetwork) -> float:
             return fmean(
                 evaluate(
                     q_net,
-                    partial(self._evaluation_env, scale, sticky=kind.sticky),
+                    partial(self._evaluation_env, scale, sticky=kind.sticky, cap=cap),
                     kind.games,
                     plan.SELECTION_SEED,
                     side_by_side=20,
@@ -183,8 +185,10 @@ class Teaching:
         settings = self.settings
         return self._env(settings.n_envs, seed, scale.columns, sticky=settings.sticky)
 
-    def _evaluation_env(self, scale: StateScale, n_envs: int, seed: int, sticky: float) -> VecEnv:
-        return self._env(n_envs, seed, scale.columns, training=False, sticky=sticky)
+    def _evaluation_env(
+        self, scale: StateScale, n_envs: int, seed: int, sticky: float, **options: Any
+    ) -> VecEnv:
+        return self._env(n_envs, seed, scale.columns, training=False, sticky=sticky, **options)
 
     def _env(self, n_envs: int, seed: int, columns: Any = None, **options: Any) -> VecEnv:
         rollout = self.config.rollout

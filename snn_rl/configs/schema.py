@@ -29,7 +29,8 @@ class RolloutConfig:
 class DQNConfig:
     """Q-learning in the ANN stage.
 
-    iir.objective=td also uses gamma, n_steps, double, and target_update_interval.
+    teacher=state uses only buffer_size and optimizer. iir.objective=td also uses gamma, n_steps,
+    double, and target_update_interval.
     """
 
     steps: int = setting(1_000_000, "Agent steps of the ANN stage.", minimum=1)
@@ -94,11 +95,11 @@ class StateConfig:
     sticky: float = setting(0.25, "Sticky-action probability.", minimum=0, maximum=1)
     frames: int = setting(4, "Number of states in an observation.", minimum=1, maximum=32)
     explore_steps: int = setting(
-        20_000, "Random agent steps that find the numbers of the state that vary.", minimum=1
+        20_000, "Random agent steps used to find the state variables that vary.", minimum=1
     )
     hidden: str = setting("256-256", "Neurons of each hidden layer.")
     quantiles: int = setting(16, "Quantiles of the return of an action.", minimum=1, maximum=1_000)
-    lr: float = setting(1e-3, "Initial learning rate of AdamW.", minimum=0, maximum=10)
+    lr: float = setting(1e-3, "Initial learning rate of AdamW.", above=0, maximum=10)
     lr_end: float = setting(0.25, "Final learning rate divided by lr.", minimum=0, maximum=1)
     batch_size: int = setting(512, "Transitions per mini-batch.", minimum=1)
     buffer_size: int = setting(1_000_000, "Transitions in the replay buffer.", minimum=1)
@@ -108,8 +109,10 @@ class StateConfig:
     tau: float = setting(
         0.005, "Share of the trained network that enters the averaged network.", above=0, maximum=1
     )
-    n_steps_start: int = setting(7, "Initial number of steps in n-step returns.", minimum=1)
-    n_steps: int = setting(3, "Final number of steps in n-step returns.", minimum=1)
+    n_steps_start: int = setting(
+        7, "Initial number of steps in n-step returns.", minimum=1, maximum=100
+    )
+    n_steps: int = setting(3, "Final number of steps in n-step returns.", minimum=1, maximum=100)
     gamma_start: float = setting(0.98, "Initial discount factor.", minimum=0, below=1)
     gamma: float = setting(0.99, "Final discount factor.", minimum=0, below=1)
     horizon_updates: int = setting(
@@ -136,7 +139,8 @@ class StateConfig:
 class StudentConfig:
     """ANN that learns from a privileged teacher (teacher=state).
 
-    state.sticky, iir.epsilon, iir.train_freq, and iir.sharpness apply, too.
+    state.sticky, dqn.buffer_size, dqn.optimizer, iir.epsilon, iir.train_freq, and iir.sharpness
+    also apply.
     """
 
     steps: int = setting(120_000, "Agent steps of the ANN stage.", minimum=1)
@@ -184,8 +188,8 @@ class IIRConfig:
     )
     selection_sticky_games: int = setting(
         0,
-        "Additional selection episodes with iir.sticky if it differs from rollout.sticky. The "
-        "score is the average of both means.",
+        "Additional selection episodes with the stage's sticky-action probability if it differs "
+        "from rollout.sticky. The score is the average of both means.",
         minimum=0,
         maximum=MAX_SELECTION_GAMES,
     )

@@ -37,7 +37,7 @@ def make_state_env(
         env_id: Id of an environment whose family has a state, see `EnvFamily`.
         n_envs: Number of environments; environment i has the seed `seed + i`.
         seed: Seed of the first environment.
-        columns: Indices of the observed numbers of the state; None for all.
+        columns: Indices of the observed state variables; None for all.
         frames: Number of states per observation.
         **options: Fields of `EnvOptions`, except `pixels`.
 
@@ -54,7 +54,7 @@ def make_taught_env(env_id: str, columns: Array, states: int, **options: Any) ->
 
     Args:
         env_id: Id of an environment whose family has a state, see `EnvFamily`.
-        columns: Indices of the numbers of the state that the teacher observes.
+        columns: Indices of the state variables that the teacher observes.
         states: Number of states per observation of the teacher.
         **options: Other arguments of `make_env`.
 
@@ -63,6 +63,25 @@ def make_taught_env(env_id: str, columns: Array, states: int, **options: Any) ->
     """
     read = _reader(env_id)
     return VecTaught(make_env(env_id, **options), read, columns, states)
+
+
+def check_state(env_id: str) -> None:
+    """Checks that an environment without images observes the state of its family.
+
+    Raises:
+        ValueError: The family has no state, or the observations of its environments differ from it.
+    """
+    read = _reader(env_id)
+    env = single_envs(env_id, 1, 0, EnvOptions(pixels=False))
+    observed = np.asarray(env.reset())[0]
+    assert isinstance(env.unwrapped, DummyVecEnv)
+    state = np.asarray(read(env.unwrapped.envs[0].unwrapped))
+    env.close()
+    if observed.ndim != 1 or observed.dtype != state.dtype or not np.array_equal(observed, state):
+        raise ValueError(
+            f"env={env_id} without pixels must observe what its state function returns "
+            f"({state.dtype} {state.shape}), got {observed.dtype} {observed.shape}"
+        )
 
 
 def _reader(env_id: str) -> Callable[[Any], Array]:
@@ -74,7 +93,7 @@ def _reader(env_id: str) -> Callable[[Any], Array]:
 
 
 class VecState(VecEnvWrapper):
-    """Vectorized environments that observe numbers of the state and the last action, [1, n + 1].
+    """Vectorized environments that observe state variables and the last action, [1, n + 1].
 
     Args:
         venv: Environments that observe their state, [numbers].
@@ -126,7 +145,7 @@ class VecTaught(VecEnvWrapper):
     Args:
         venv: Environments of `make_env`.
         read: Function that returns the state of an unwrapped environment.
-        columns: Indices of the numbers of the state that the teacher observes.
+        columns: Indices of the state variables that the teacher observes.
         frames: Number of states per observation of the teacher.
 
     Attributes:

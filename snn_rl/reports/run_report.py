@@ -267,7 +267,7 @@ def _teacher_section(directory: Path) -> list[str]:
     return [
         "## Teacher",
         table(head, [[*cost, metrics.greedy.episodes, *(_score(each) for each in columns)]]),
-        "The privileged teacher of the ANN, evaluated on the same episodes.",
+        "The table shows the privileged teacher of the ANN, evaluated with the same seeds.",
     ]
 
 

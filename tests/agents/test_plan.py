@@ -58,7 +58,7 @@ def test_stages_of_a_privileged_teacher() -> None:
         (teacher, "student.lr=0.5", "state.lr=0.5"),
         (ann, "iir.lr=0.5", "iir.epsilon=0.5"),
         (ann, "iir.sticky=0.1", "student.lr=0.5"),
-        (spiking, "state.selection_games=0", "iir.lr=0.5"),
+        (spiking, "dqn.lr=0.5", "iir.lr=0.5"),
     ):
         recorded = plan.stage_settings(settings, stage)
         assert plan.stage_settings(config(*extra, unused), stage) == recorded

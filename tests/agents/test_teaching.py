@@ -182,6 +182,9 @@ def test_settings_of_the_stages_hold_those_of_the_teacher(tmp_path: Path) -> Non
         ("state.steps=40", "must exceed state.learning_starts=40"),
         ("state.checkpoint_steps=4", "must exceed state.n_envs=4"),
         ("state.target_return=9", "requires state.selection_games"),
+        ("state.buffer_size=20", "times the 5 steps of the longest n-step returns"),
+        ("state.train_freq=200", "the stage teacher would end without a gradient step"),
+        ("iir.objective=td", "its ANN learns advantages"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(extra: str, message: str) -> None:

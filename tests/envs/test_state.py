@@ -1,5 +1,6 @@
 """States observed by a privileged teacher, compared with the environments of `make_env`."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from snn_rl.envs import family, make_env
 from snn_rl.envs.families import _FAMILIES, register_env_family
-from snn_rl.envs.state import make_state_env, make_taught_env
+from snn_rl.envs.state import check_state, make_state_env, make_taught_env
 
 PONG, BREAKOUT, INVADERS = (
     f"{game}NoFrameskip-v4" for game in ("Pong", "Breakout", "SpaceInvaders")
@@ -28,12 +29,12 @@ def states(env: VecEnv, env_id: str) -> list[NDArray[Any]]:
 @pytest.mark.parametrize("env_id", [PONG, BREAKOUT, INVADERS])
 def test_atari_episodes_equal_those_with_images(env_id: str, training: bool) -> None:
     options: dict[str, Any] = {"n_envs": 2, "seed": 3, "training": training, "sticky": 0.25}
-    pixels, fast = make_env(env_id, cap=300, **options), make_state_env(env_id, cap=300, **options)
+    pixels, fast = make_env(env_id, cap=100, **options), make_state_env(env_id, cap=100, **options)
     assert isinstance(fast.action_space, spaces.Discrete)
     pixels.reset()
     obs = np.array(fast.reset())
     rng, ends = np.random.default_rng(0), 0
-    for _ in range(330):
+    for _ in range(130):
         np.testing.assert_array_equal(obs[:, -1, :-1], states(pixels.unwrapped, env_id))
         actions = rng.integers(fast.action_space.n, size=2)
         _, rewards, dones, infos = pixels.step(actions)
@@ -99,7 +100,7 @@ def test_observations_hold_the_chosen_columns_and_the_actions_before_them() -> N
 
 @pytest.mark.parametrize("env_id", [PONG, CARTPOLE])
 def test_a_taught_env_offers_the_observations_of_both_environments(env_id: str) -> None:
-    options: dict[str, Any] = {"n_envs": 3, "seed": 5, "sticky": 0.25, "cap": 30}
+    options: dict[str, Any] = {"n_envs": 2, "seed": 5, "sticky": 0.25, "cap": 20}
     columns = np.array([0, 2, 3])
     taught = make_taught_env(env_id, columns, 4, **options)
     pixels = make_env(env_id, **options)
@@ -108,8 +109,8 @@ def test_a_taught_env_offers_the_observations_of_both_environments(env_id: str) 
     np.testing.assert_array_equal(taught.reset(), pixels.reset())
     np.testing.assert_array_equal(taught.states, state.reset())
     rng, ends = np.random.default_rng(0), 0
-    for _ in range(70):
-        actions = rng.integers(taught.action_space.n, size=3)
+    for _ in range(45):
+        actions = rng.integers(taught.action_space.n, size=2)
         obs, rewards, dones, _ = taught.step(actions)
         for expected, found in zip(pixels.step(actions)[:3], (obs, rewards, dones), strict=True):
             np.testing.assert_array_equal(found, expected)
@@ -125,3 +126,23 @@ def test_a_family_without_a_state_is_refused(monkeypatch: pytest.MonkeyPatch) ->
         make_state_env("Blind-v0")
     with pytest.raises(ValueError, match="env=Blind-v0 has no state"):
         make_taught_env("Blind-v0", np.arange(1), 4)
+
+
+def test_an_environment_without_images_must_observe_the_state(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for env_id in (PONG, CARTPOLE):
+        check_state(env_id)
+    make, read = family(CARTPOLE).make, family(CARTPOLE).state
+    assert read is not None
+    for state in (lambda env: read(env)[::-1], lambda env: read(env).astype(np.float64)):
+        monkeypatch.setitem(_FAMILIES, "mistaken", None)
+        register_env_family(
+            "mistaken", ("Mistaken-v0",), lambda _, o: make(CARTPOLE, o), state=state
+        )
+        with pytest.raises(ValueError, match="env=Mistaken-v0 without pixels must observe"):
+            check_state("Mistaken-v0")
+    always_pixels = lambda _, options: make(CARTPOLE, replace(options, pixels=True))  # noqa: E731
+    register_env_family("mistaken", ("Mistaken-v0",), always_pixels, state=read)
+    with pytest.raises(ValueError, match=r"got uint8 \(40, 120, 1\)"):
+        check_state("Mistaken-v0")

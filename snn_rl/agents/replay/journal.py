@@ -146,7 +146,8 @@ def load_buffer(path: Path, buffer: FrameReplayBuffer) -> tuple[int, int]:
     # Size of the largest possible chunk: a full buffer without shared frames
     transitions = buffer.buffer_size * buffer.n_envs
     frames = 3 * int(np.prod(buffer.obs_shape)) * buffer.store.frames.itemsize
-    limit = transitions * (frames + 64) + 2**20
+    rest = sum(getattr(buffer, name)[0, 0].nbytes for name in buffer.fields)
+    limit = transitions * (frames + rest + 64) + 2**20
     start, stored = load_chunk(path, limit)
     shape = (stored["shifted"].shape[1], *stored["full_obs"].shape[1:])
     if shape != (wanted := buffer.observations.shape[1:]):
