@@ -15,7 +15,7 @@ def test_scale_holds_the_numbers_that_vary() -> None:
     np.testing.assert_array_equal(scale.columns, [1, 3])
     np.testing.assert_allclose(scale.mean, [2, 170])
     np.testing.assert_allclose(scale.std, [np.sqrt(8 / 3), np.sqrt(2) * 85], rtol=1e-6)
-    with pytest.raises(ValueError, match="no number of the state varies"):
+    with pytest.raises(ValueError, match="no state variable varies"):
         StateScale.of(states[:1])
 
 
