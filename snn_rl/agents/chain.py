@@ -27,7 +27,6 @@ from snn_rl.agents.taught import TaughtDQN
 from snn_rl.agents.teaching import Teaching
 from snn_rl.agents.training import Duration, Selection, resume, train_stage
 from snn_rl.chain.records import (
-    AgentNotes,
     Counters,
     SelectionGames,
     StageEvaluation,
@@ -101,16 +100,7 @@ class AgentChain:
             Duration(plan.stage_steps(config, stage), plan.checkpoint_steps(config, stage), seed),
             self._selection(stage),
         )
-        notes = AgentNotes(
-            env=config.env,
-            seed=config.seed,
-            stage=stage.name,
-            steps=counters.steps,
-            updates=counters.updates,
-            wall_s=counters.wall_s,
-            scores=counters.scores,
-            selection=plan.selection_games(config, stage) if counters.scores else None,
-        )
+        notes = plan.notes(config, stage.name, counters, plan.selection_games(config, stage))
         save_stage(directory, agent.network, notes, partial(self._situations, agent))
 
     def evaluate(self, stage: Stage) -> None:

@@ -9,7 +9,7 @@ from snn_rl.agents.loading import evaluation_env
 from snn_rl.agents.objectives import DISTILL
 from snn_rl.agents.policies import network_spec
 from snn_rl.configs.compose import compose
-from snn_rl.configs.schema import Config
+from snn_rl.configs.schema import Config, DQNConfig, StateConfig
 from snn_rl.configs.setting import belongs, check_settings, settings_of, value_of
 from snn_rl.core.networks import AnalogNetwork, NetworkSpec, layers_name
 from snn_rl.core.surrogate import SpikeTime, check_surrogate, get_surrogate
@@ -55,10 +55,16 @@ def _check_selection(config: Config) -> None:
             f"eval.seed={config.eval.seed}: the {config.episodes} episodes must not use the seeds "
             f"{first} to {last}, which are reserved for checkpoint selection"
         )
-    if config.dqn.target_return is not None and not config.dqn.selection_games:
+    _check_target("dqn", config.dqn)
+
+
+def _check_target(section: str, settings: DQNConfig | StateConfig) -> None:
+    """Refuses a target return without selection episodes."""
+    if settings.target_return is not None and not settings.selection_games:
         raise UserError(
-            f"dqn.target_return={config.dqn.target_return:g} requires dqn.selection_games >= 1, "
-            "because the target is compared with the mean return of those episodes"
+            f"{section}.target_return={settings.target_return:g} requires "
+            f"{section}.selection_games >= 1, because the target is compared with the mean return "
+            "of those episodes"
         )
 
 
@@ -93,11 +99,7 @@ def _check_teacher(config: Config) -> None:
         raise UserError(f"teacher=state: {error}") from None
     state = config.state
     plan.hidden_layers(state.hidden)
-    if state.target_return is not None and not state.selection_games:
-        raise UserError(
-            f"state.target_return={state.target_return:g} requires state.selection_games >= 1, "
-            "because the target is compared with the mean return of those episodes"
-        )
+    _check_target(plan.STATE, state)
     if state.steps <= state.learning_starts:
         raise UserError(
             f"state.steps={state.steps} must exceed state.learning_starts={state.learning_starts}, "

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from snn_rl.chain.records import SelectionGames, Trials, flat
+from snn_rl.chain.records import AgentNotes, Counters, SelectionGames, Trials, flat
 from snn_rl.chain.run_directory import file_hash
 from snn_rl.chain.stages import ChainOptions, Stage, schedule
 from snn_rl.configs.schema import MAX_SELECTION_GAMES, Config, DQNConfig
@@ -67,6 +67,22 @@ def dqn_settings(config: Config, stage: Stage) -> DQNConfig:
         epsilon_steps=1,
         selection_games=config.finetune.selection_games,
         target_return=None,  # applies to episodes without sticky actions
+    )
+
+
+def notes(
+    config: Config, stage: str, counters: Counters, games: list[SelectionGames]
+) -> AgentNotes:
+    """Returns the metadata of a trained stage; `games` are its selection episodes."""
+    return AgentNotes(
+        env=config.env,
+        seed=config.seed,
+        stage=stage,
+        steps=counters.steps,
+        updates=counters.updates,
+        wall_s=counters.wall_s,
+        scores=counters.scores,
+        selection=games if counters.scores else None,
     )
 
 

@@ -178,10 +178,8 @@ class StateDQNPolicy(DQNPolicy):
         scale: StateScale,
         **network_kwargs: Any,
     ):
-        self.network_kwargs = {
-            "network": scale,
-            **network_kwargs,
-        }  # super().__init__ calls make_q_net, which reads it
+        # super().__init__ calls make_q_net, which reads these arguments
+        self.network_kwargs = {"network": scale, **network_kwargs}
         super().__init__(
             observation_space,
             action_space,

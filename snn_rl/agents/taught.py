@@ -3,7 +3,6 @@
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.vec_env import VecNormalize
@@ -107,6 +106,5 @@ class TaughtDQN(SpikingDQN):
             actions = np.where(guided, labels.argmax(1), actions)
         return actions, actions
 
-    @torch.no_grad()
     def _labels(self, batch: LabeledSamples) -> Tensor:
         return batch.labels

@@ -2,7 +2,6 @@
 
 from functools import partial
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -76,16 +75,7 @@ class Teaching:
             Duration(settings.steps, settings.checkpoint_steps, self.seed),
             self._selection(scale),
         )
-        notes = AgentNotes(
-            env=self.config.env,
-            seed=self.config.seed,
-            stage=TEACHER,
-            steps=counters.steps,
-            updates=counters.updates,
-            wall_s=counters.wall_s,
-            scores=counters.scores,
-            selection=plan.teacher_games(self.config) if counters.scores else None,
-        )
+        notes = plan.notes(self.config, TEACHER, counters, plan.teacher_games(self.config))
         assert isinstance(agent.network, StateNetwork)
         save_teacher(self.directory / run_directory.NETWORK, agent.network, notes)
 
@@ -162,20 +152,13 @@ class Teaching:
         games = plan.teacher_games(self.config)
         if not games:
             return None
-
+        (kind,) = games
         cap = min(self.config.rollout.cap, plan.SELECTION_CAP)
 
         def score(q_net: StateQNetwork) -> float:
-            return fmean(
-                evaluate(
-                    q_net,
-                    partial(self._evaluation_env, scale, sticky=kind.sticky, cap=cap),
-                    kind.games,
-                    plan.SELECTION_SEED,
-                    side_by_side=20,
-                ).mean
-                for kind in games
-            )
+            make_games = partial(self._evaluation_env, scale, sticky=kind.sticky, cap=cap)
+            first = plan.SELECTION_SEED
+            return evaluate(q_net, make_games, kind.games, first, side_by_side=20).mean
 
         # No checkpoint but the last is scored before epsilon has reached its final value.
         first = min(self.settings.epsilon_steps, self.settings.steps)

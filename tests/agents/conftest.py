@@ -1,4 +1,4 @@
-"""Catch, an environment that agents learn in seconds."""
+"""Catch, an environment that agents learn in seconds, and environments that end the process."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ import pytest
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 ROWS, COLUMNS, CELL = 7, 5, 6
 
@@ -57,3 +57,36 @@ def make_catch() -> Callable[..., VecEnv]:
         return make_vec_env(Catch, n_envs=n_envs, seed=seed)
 
     return make
+
+
+class Killed(BaseException):
+    """The end of a process; only the test catches it."""
+
+
+class Fragile(VecEnvWrapper):
+    """Vectorized environment that ends the process after some steps."""
+
+    def __init__(self, venv: VecEnv, lifetime: int):
+        super().__init__(venv)
+        self.lifetime = lifetime
+
+    def reset(self) -> Any:
+        return self.venv.reset()
+
+    def step_wait(self) -> Any:
+        self.lifetime -= 1
+        if self.lifetime < 0:
+            raise Killed
+        return self.venv.step_wait()
+
+
+@pytest.fixture(scope="session")
+def kill() -> type[BaseException]:
+    """Exception that stands for the end of a process."""
+    return Killed
+
+
+@pytest.fixture(scope="session")
+def make_fragile() -> Callable[[VecEnv, int], VecEnv]:
+    """Function (venv, lifetime) that returns environments that raise `kill` after some steps."""
+    return Fragile

@@ -1,12 +1,13 @@
 """Stage of the privileged teacher: resumed training, files and evaluation."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import VecEnv
 
 from snn_rl.agents import plan, training
 from snn_rl.agents.chain import AgentChain
@@ -55,27 +56,6 @@ def stage(settings: Config) -> Stage:
     return first
 
 
-class Killed(BaseException):
-    """The end of a process; only the test catches it."""
-
-
-class Fragile(VecEnvWrapper):
-    """Vectorized environment that ends the process after some steps."""
-
-    def __init__(self, venv: VecEnv, lifetime: int):
-        super().__init__(venv)
-        self.lifetime = lifetime
-
-    def reset(self) -> Any:
-        return self.venv.reset()
-
-    def step_wait(self) -> Any:
-        self.lifetime -= 1
-        if self.lifetime < 0:
-            raise Killed
-        return self.venv.step_wait()
-
-
 def assert_same(one: Path, other: Path) -> None:
     """Compares the networks and the checkpoints, except for the wall-clock times."""
     for file in (NETWORK, training.STATE):
@@ -91,7 +71,12 @@ def assert_same(one: Path, other: Path) -> None:
 @pytest.mark.parametrize("games", [0, 2])
 @pytest.mark.parametrize("where", ["in a segment", "at a checkpoint"])
 def test_a_killed_stage_ends_like_an_uninterrupted_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, games: int, where: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make_fragile: Callable[[VecEnv, int], VecEnv],
+    kill: type[BaseException],
+    games: int,
+    where: str,
 ) -> None:
     settings = config(f"state.selection_games={games}")
     whole, killed = Teaching(settings, tmp_path / "a"), Teaching(settings, tmp_path / "b")
@@ -102,7 +87,7 @@ def test_a_killed_stage_ends_like_an_uninterrupted_one(
 
             def fragile(scale: StateScale, seed: int) -> VecEnv:
                 left[0] -= 25
-                return Fragile(make(scale, seed), left[0] + 25)
+                return make_fragile(make(scale, seed), left[0] + 25)
 
             patch.setattr(killed, "_training_env", fragile)
         else:
@@ -111,11 +96,11 @@ def test_a_killed_stage_ends_like_an_uninterrupted_one(
             def third_is_fatal(*args: Any) -> None:
                 calls[0] += 1
                 if calls[0] == 3:
-                    raise Killed
+                    raise kill
                 prune(*args)
 
             patch.setattr(Journal, "prune", third_is_fatal)
-        with pytest.raises(Killed):
+        with pytest.raises(kill):
             killed.fit()
     counters = read_counters(killed.directory)
     assert counters is not None

@@ -11,7 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.buffers import ReplayBuffer
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import VecEnv
 
 from snn_rl.agents import SpikingDQN, SpikingQNetwork, training
 from snn_rl.agents.replay.journal import Journal
@@ -26,27 +26,6 @@ MakeCatch = Callable[..., VecEnv]
 
 STEPS, SEGMENT, ENVS = 130, 40, 2  # the last segment is shorter
 SEED = 7
-
-
-class Killed(BaseException):
-    """The end of a process; only the test catches it."""
-
-
-class Fragile(VecEnvWrapper):
-    """Vectorized environment that ends the process after some steps."""
-
-    def __init__(self, venv: VecEnv, lifetime: int):
-        super().__init__(venv)
-        self.lifetime = lifetime
-
-    def reset(self) -> Any:
-        return self.venv.reset()
-
-    def step_wait(self) -> Any:
-        self.lifetime -= 1
-        if self.lifetime < 0:
-            raise Killed
-        return self.venv.step_wait()
 
 
 class Stage:
@@ -190,6 +169,8 @@ LENGTH = SEGMENT // ENVS  # calls
 )
 def test_resumed_stage_ends_like_an_uninterrupted_one(
     make_catch: MakeCatch,
+    make_fragile: Callable[[VecEnv, int], VecEnv],
+    kill: type[BaseException],
     whole: Whole,
     tmp_path: Path,
     timesteps: int | None,
@@ -202,11 +183,11 @@ def test_resumed_stage_ends_like_an_uninterrupted_one(
 
         def fragile(seed: int) -> VecEnv:
             nonlocal left
-            env = Fragile(make_catch(ENVS, seed), left)
+            env = make_fragile(make_catch(ENVS, seed), left)
             left -= LENGTH
             return env
 
-        with pytest.raises(Killed):
+        with pytest.raises(kill):
             killed.start(fragile)
         counters = read_counters(killed.directory)
         assert (counters.segment if counters else 0) == finished
@@ -215,7 +196,11 @@ def test_resumed_stage_ends_like_an_uninterrupted_one(
 
 @pytest.mark.parametrize("timesteps", [None, 2])
 def test_kill_during_a_checkpoint(
-    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timesteps: int | None
+    whole: Whole,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kill: type[BaseException],
+    timesteps: int | None,
 ) -> None:
     killed = whole.new(tmp_path, timesteps)
     stage = killed.directory.name
@@ -234,12 +219,12 @@ def test_kill_during_a_checkpoint(
                 # Partial files of a killed process
                 (killed.directory / ".state.safetensors.x.tmp").write_bytes(b"half")
                 (killed.directory / "replay" / f".{last_chunk}.x.tmp").write_bytes(b"half")
-                raise Killed
+                raise kill
             original(*args)
 
         with monkeypatch.context() as patch:
             patch.setattr(where, name, one_is_fatal)
-            with pytest.raises(Killed):
+            with pytest.raises(kill):
                 killed.start()
         counters = read_counters(killed.directory)
         assert counters is not None and counters.segment == finished
@@ -431,7 +416,10 @@ def test_selection_starts_at_its_step_and_ends_at_its_target(
 
 
 def test_kill_between_the_best_checkpoint_and_the_state(
-    make_catch: MakeCatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_catch: MakeCatch,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kill: type[BaseException],
 ) -> None:
     def score(q_net: SpikingQNetwork) -> float:
         return float(q_net.network.head.weight.detach().abs().sum())  # grows during training
@@ -448,11 +436,11 @@ def test_kill_between_the_best_checkpoint_and_the_state(
             original(*args)
             left -= 1
             if left == 0:
-                raise Killed
+                raise kill
 
         with monkeypatch.context() as patch:
             patch.setattr(training, "save_checkpoint", last_is_fatal)
-            with pytest.raises(Killed):
+            with pytest.raises(kill):
                 killed.start(selection=Selection(score))
         counters = read_counters(killed.directory)
         assert (counters.segment if counters else 0) == segment + (writes == 2)
