@@ -23,7 +23,7 @@ from snn_rl.agents.replay.journal import Journal
 from snn_rl.agents.retraining import cosine
 from snn_rl.agents.saved import OPTIMIZERS
 from snn_rl.agents.state_policy import StateQNetwork
-from snn_rl.agents.taught import TaughtDQN
+from snn_rl.agents.taught import TaughtDQN, center
 from snn_rl.agents.teaching import Teaching
 from snn_rl.agents.training import Duration, Selection, resume, train_stage
 from snn_rl.chain.records import (
@@ -129,16 +129,16 @@ class AgentChain:
 
     def _agent(self, stage: Stage) -> SpikingDQN:
         """Builds the agent of a stage with untrained weights."""
-        if stage.analog:
-            return self._imported(stage) if self.config.ann else self._analog(stage)
         if not stage.trained:  # converted or exact
             return self._build(stage)
+        if plan.taught(self.config, stage):
+            return self._taught(stage)
+        if stage.analog:
+            return self._imported(stage) if self.config.ann else self._analog(stage)
         return self._carried(stage) if stage.carry_state else self._spiking(stage)
 
     def _analog(self, stage: Stage) -> SpikingDQN:
         """Builds the agent of an ANN, which learns by Q-learning or from an imported teacher."""
-        if plan.taught(self.config, stage):
-            return self._taught(stage)
         dqn = plan.dqn_settings(self.config, stage)
         taught: dict[str, Any] = {}
         if self.teacher:
@@ -158,20 +158,31 @@ class AgentChain:
         )
 
     def _taught(self, stage: Stage) -> SpikingDQN:
-        """Builds the agent of an ANN that learns from the privileged teacher."""
-        student = self.config.student
+        """Builds an agent that learns from the privileged teacher."""
+        student, iir = self.config.student, self.config.iir
+        if stage.analog:
+            learning = {
+                "learning_rate": cosine(student.lr, warmup=_WARMUP),
+                "batch_size": student.batch_size,
+                "gradient_steps": student.gradient_steps,
+                "guided_steps": student.guided_steps,
+            }
+        else:
+            learning = self._retraining()
         return self._build(
             stage,
             algorithm=TaughtDQN,
             n_steps=1,  # rewards are not used
             privileged=self._privileged_teacher,
-            guided_steps=student.guided_steps,
+            sharpness=iir.sharpness,
             **self._acting(),
-            learning_rate=cosine(student.lr, warmup=_WARMUP),
-            batch_size=student.batch_size,
-            gradient_steps=student.gradient_steps,
-            sharpness=self.config.iir.sharpness,
+            **learning,
         )
+
+    @cached_property
+    def _distilled(self) -> Network:
+        """Returns the analog network that teaches the spiking stages."""
+        return self.teacher or _channels_last(load_stage(self.directory, ANN))
 
     @cached_property
     def _privileged_teacher(self) -> StateQNetwork:
@@ -187,15 +198,12 @@ class AgentChain:
 
     def _spiking(self, stage: Stage, **more: Any) -> SpikingDQN:
         """Builds an agent that learns by distillation from the ANN, by Q-learning, or by both."""
-        iir, teacher = self.config.iir, None
-        if iir.objective != TD:
-            teacher = self.teacher or _channels_last(load_stage(self.directory, ANN))
+        iir = self.config.iir
+        teacher = None if iir.objective == TD else self._distilled
         return self._build(
             stage,
             **self._acting(),
-            learning_rate=cosine(iir.lr) if iir.cosine else iir.lr,
-            batch_size=iir.batch_size,
-            gradient_steps=iir.gradient_steps,
+            **self._retraining(),
             objective=iir.objective,
             sharpness=iir.sharpness,
             teacher=teacher,
@@ -216,6 +224,15 @@ class AgentChain:
             "train_freq": iir.train_freq,
             "exploration_initial_eps": iir.epsilon,
             "exploration_final_eps": iir.epsilon,
+        }
+
+    def _retraining(self) -> dict[str, Any]:
+        """Returns the learning settings of spiking stages."""
+        iir = self.config.iir
+        return {
+            "learning_rate": cosine(iir.lr) if iir.cosine else iir.lr,
+            "batch_size": iir.batch_size,
+            "gradient_steps": iir.gradient_steps,
         }
 
     def _build(
@@ -348,6 +365,7 @@ def he_initialized(spec: NetworkSpec) -> AnalogNetwork:
         if weight.dim() > 1:
             torch.nn.init.kaiming_normal_(weight, nonlinearity="relu")
     network.head.weight.data.mul_(_HEAD_SCALE)
+    center(network)
     return network
 
 

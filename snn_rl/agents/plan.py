@@ -46,7 +46,8 @@ def chain(config: Config) -> list[Stage]:
 
 def taught(config: Config, stage: Stage) -> bool:
     """Returns True if a privileged teacher teaches the network of a stage."""
-    return config.teacher == STATE and stage.analog and not stage.privileged
+    teaches = config.teacher == STATE and stage.trained and not stage.privileged
+    return teaches and not stage.carry_state  # sequences of frames are distilled from the ANN
 
 
 def trials(config: Config) -> Trials:
@@ -123,7 +124,7 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
         settings["exact"] = True
     if stage.source is not None:
         settings["source"] = stage.source
-    if taught(config, stage):
+    if stage.analog and taught(config, stage):
         settings |= flat("student", config.student)
         settings |= {f"iir.{name}": getattr(config.iir, name) for name in _STUDENT_IIR}
     if not stage.analog:
@@ -188,8 +189,10 @@ def stage_steps(config: Config, stage: Stage) -> int:
     """Returns the agent steps of a stage."""
     if not stage.trained:
         return 0
+    if stage.privileged:
+        return config.state.steps
     if stage.analog:
-        if taught(config, stage):
+        if config.teacher == STATE:
             return config.student.steps
         # An imported network only fills the replay buffer.
         return config.dqn.learning_starts if config.ann else dqn_settings(config, stage).steps
@@ -227,8 +230,6 @@ def stage_sticky(config: Config, stage: Stage) -> float:
     """Returns the sticky-action probability of a stage's training."""
     if stage.finetuned:
         return config.finetune.sticky
-    if taught(config, stage):
-        return config.state.sticky
     # An imported network fills the replay buffer of the spiking stages.
     if config.iir.sticky is not None and (config.ann or not stage.analog):
         return config.iir.sticky

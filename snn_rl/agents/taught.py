@@ -3,6 +3,7 @@
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.vec_env import VecNormalize
@@ -12,6 +13,7 @@ from snn_rl.agents import objectives
 from snn_rl.agents.dqn import SpikingDQN
 from snn_rl.agents.replay.buffer import FrameReplayBuffer
 from snn_rl.agents.state_policy import StateQNetwork
+from snn_rl.core.networks import Network
 
 _LEAST = 0.25  # weight of an observation without advantages, relative to the mean weight
 _TINY = 1e-12  # weight of observations if all advantages are zero
@@ -72,8 +74,22 @@ class LabeledReplayBuffer(FrameReplayBuffer):
         )
 
 
+@torch.no_grad()
+def center(network: Network) -> None:
+    """Subtracts the mean of every filter in the first layer, so that uniform images have no effect.
+
+    All pixels are positive. Without this projection, the gradients of the first layer mainly shift
+    the response to the background, and training takes about three times as many observations to
+    reach the same loss on Pong.
+    """
+    weight = next(network.synapses.parameters(), network.head.weight)
+    weight -= weight.mean(tuple(range(1, weight.dim())), keepdim=True)
+
+
 class TaughtDQN(SpikingDQN):
     """`SpikingDQN` that acts in the environments of `make_taught_env` and learns from a teacher.
+
+    The filters of the first layer keep a mean of zero, see `center`.
 
     Args:
         *args: Arguments of `SpikingDQN`.
@@ -91,6 +107,7 @@ class TaughtDQN(SpikingDQN):
             "replay_buffer_class": LabeledReplayBuffer,
         }
         super().__init__(*args, **kwargs)
+        self.policy.optimizer.register_step_post_hook(lambda *_: center(self.network))
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1

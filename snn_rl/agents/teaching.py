@@ -61,15 +61,15 @@ class Teaching:
         """Trains or resumes the teacher, and saves its network."""
         settings = self.settings
         seed_everything(derive_seed(*self.seed))
-        scale = self._scale()
+        scale = self.scale()
         seed_everything(derive_seed(*self.seed))
-        agent = self._agent(scale)
+        agent = self.agent(scale)
         journal = Journal([self.directory / "replay"])
         counters = resume(agent, self.directory, journal, 0) or Counters()
         train_stage(
             agent,
             counters,
-            partial(self._training_env, scale),
+            partial(self.training_env, scale),
             self.directory,
             journal,
             Duration(settings.steps, settings.checkpoint_steps, self.seed),
@@ -104,7 +104,7 @@ class Teaching:
             wall_s=notes.wall_s,
         ).write(self.directory / run_directory.METRICS)
 
-    def _scale(self) -> StateScale:
+    def scale(self) -> StateScale:
         """Returns the state variables that vary in random play."""
         seed = derive_seed(*self.seed, plan.EXPLORATION_NUMBER)
         env = self._env(self.settings.n_envs, seed, frames=1, sticky=self.settings.sticky)
@@ -115,10 +115,11 @@ class Teaching:
         finally:
             env.close()
 
-    def _agent(self, scale: StateScale) -> StateDQN:
+    def agent(self, scale: StateScale) -> StateDQN:
+        """Returns an untrained agent."""
         settings = self.settings
         # This environment only provides the spaces.
-        env = self._training_env(scale, 0)
+        env = self.training_env(scale, 0)
         agent = StateDQN(
             StateDQNPolicy,
             env,
@@ -164,7 +165,8 @@ class Teaching:
         first = min(self.settings.epsilon_steps, self.settings.steps)
         return Selection(score, first, self.settings.target_return)
 
-    def _training_env(self, scale: StateScale, seed: int) -> VecEnv:
+    def training_env(self, scale: StateScale, seed: int) -> VecEnv:
+        """Returns new training environments."""
         settings = self.settings
         return self._env(settings.n_envs, seed, scale.columns, sticky=settings.sticky)
 

@@ -10,7 +10,7 @@ from snn_rl.utils.errors import UserError
 ANN = "ann"
 PRETRAINED = "ann-pretrained"  # the ANN before fine-tuning
 _ANALOG = (PRETRAINED, ANN)
-TEACHER = "teacher"  # the privileged teacher of the ANN
+TEACHER = "teacher"  # the privileged teacher
 CONVERTED, DIRECT, SCRATCH = "converted", "direct", "scratch"
 CARRIED, EXACT, PRUNED = "carried", "exact", "pruned"
 # Kinds of spiking stages in the order used by reports; "" is a stage of gradual retraining

@@ -109,7 +109,7 @@ def _training(stage: StageResult) -> str:
     if stage.name == ANN and settings.get("ann"):
         return f"{amount}, imported: its agent steps only fill the replay buffer"
     if settings.get("teacher") == plan.STATE:
-        amount += _PRIVILEGED if stage.name == ANN else ""
+        amount += "" if stage.stage.carry_state else _PRIVILEGED
     elif settings.get("teacher"):
         amount += ", distilled from another ANN"
     if settings.get("source") == PRETRAINED:

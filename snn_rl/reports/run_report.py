@@ -248,7 +248,7 @@ def reward_section(stages: Sequence[StageResult], figure: str = "") -> list[str]
         notes.append("The ANN was imported. Its agent steps only filled the replay buffer.")
     if any(stage.settings.get("teacher") == plan.STATE for stage in stages):
         notes.append(
-            "The ANN learned from a privileged teacher, which observes the emulator's state "
+            "The agents learned from a privileged teacher, which observes the emulator's state "
             "instead of images (`teacher=state`). The agents in the table observe images only."
         )
     details = ["distinct", "capped", *(["agreement"] if compared else [])]
@@ -267,7 +267,7 @@ def _teacher_section(directory: Path) -> list[str]:
     return [
         "## Teacher",
         table(head, [[*cost, metrics.greedy.episodes, *(_score(each) for each in columns)]]),
-        "The table shows the privileged teacher of the ANN, evaluated with the same seeds.",
+        "The table shows the privileged teacher, evaluated with the same seeds.",
     ]
 
 

@@ -137,6 +137,15 @@ def test_the_loss_compares_the_network_with_the_labels() -> None:
     torch.testing.assert_close(model._loss(batch), expected)
 
 
+def test_the_first_filters_ignore_the_brightness_of_the_image() -> None:
+    model, _ = agent()
+    model.learn(10 * ENVS)
+    conv = model.network.synapses[0]
+    uniform, image = torch.full((1, 4, 84, 84), 0.7), torch.rand(1, 4, 84, 84)
+    assert conv(image).abs().mean() > 0.1
+    torch.testing.assert_close(conv(uniform), torch.zeros_like(conv(uniform)), atol=1e-5, rtol=0)
+
+
 def test_the_teacher_acts_first_and_hands_over_to_the_student() -> None:
     steps = 120
     model, env = agent(guided_steps=steps * ENVS, gradient_steps=0)

@@ -83,13 +83,13 @@ def test_a_killed_stage_ends_like_an_uninterrupted_one(
     whole.fit()
     with monkeypatch.context() as patch:
         if where == "in a segment":
-            make, left = killed._training_env, [115]  # one environment only provides the spaces
+            make, left = killed.training_env, [115]  # one environment only provides the spaces
 
             def fragile(scale: StateScale, seed: int) -> VecEnv:
                 left[0] -= 25
                 return make_fragile(make(scale, seed), left[0] + 25)
 
-            patch.setattr(killed, "_training_env", fragile)
+            patch.setattr(killed, "training_env", fragile)
         else:
             prune, calls = Journal.prune, [0]
 
@@ -119,7 +119,7 @@ def test_the_saved_network_is_the_averaged_one_with_its_scale(tmp_path: Path) ->
         assert torch.equal(weights, state[f"policy.q_net_target.network.{name}"]), name
     trained = state["policy.q_net.network.layers.0.weight"]
     assert not torch.equal(network.state_dict()["layers.0.weight"], trained)
-    scale = teaching._scale()
+    scale = teaching.scale()
     np.testing.assert_array_equal(network.scale.columns, scale.columns)
     np.testing.assert_array_equal(network.scale.mean, scale.mean)
     notes = read_notes(tmp_path / NETWORK)
