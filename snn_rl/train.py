@@ -25,6 +25,7 @@ from snn_rl.agents import plan
 from snn_rl.agents.chain import AgentChain
 from snn_rl.agents.checks import check_values, import_networks, refuse_settings_of_other_commands
 from snn_rl.agents.loading import load_agent
+from snn_rl.agents.timing import print_estimate
 from snn_rl.chain import run_directory
 from snn_rl.chain.records import record_invocation
 from snn_rl.chain.runner import run_chain
@@ -64,8 +65,12 @@ def main(config: Config) -> None:
     with run_directory.lock(directory):
         trainer = AgentChain(config, directory, networks)
         settings = partial(plan.stage_settings, config)
-        record = partial(record_invocation, directory, config)
-        run_chain(directory, stages, settings, trainer.fit, record)
+
+        def begin() -> None:
+            record_invocation(directory, config)
+            print_estimate(config, directory, stages)
+
+        run_chain(directory, stages, settings, trainer.fit, begin)
         for stage in stages:
             trainer.evaluate(stage)
         last = directory / stages[-1].name
