@@ -16,7 +16,8 @@ import sys
 from pathlib import Path
 
 from snn_rl.agents import plan
-from snn_rl.chain.records import AgentNotes, finished, read_stages
+from snn_rl.chain import run_directory
+from snn_rl.chain.records import AgentNotes, StageEvaluation, read_metrics, read_notes
 from snn_rl.configs.compose import compose
 from snn_rl.configs.schema import Config
 
@@ -42,17 +43,15 @@ def main() -> None:
     subprocess.run(command, check=True)
     steps, seconds, rows, reached = 0, 0.0, [], None
     print(f"{'stage':<10} {'steps':>10} {'minutes':>8} {'greedy':>7} {'sticky':>7}")
-    # the run may also contain stages of other chains
-    chain = {stage.name for stage in plan.chain(config)}
-    for stage in finished(read_stages(plan.directory_of(config))):
-        if stage.name not in chain:
-            continue
-        assert stage.notes is not None
-        if stage.analog and reached is None:
-            found = first_reached(stage.notes, options.target)
+    for stage in plan.chain(config):
+        directory = plan.directory_of(config) / stage.name
+        notes, metrics = read_notes(directory / run_directory.NETWORK), read_metrics(directory)
+        assert isinstance(notes, AgentNotes) and isinstance(metrics, StageEvaluation)
+        if stage.analog and not stage.privileged and reached is None:
+            found = first_reached(notes, options.target)
             reached = found and (steps + found[0], seconds + found[1])
-        steps, seconds = steps + stage.notes.steps, seconds + stage.notes.wall_s
-        greedy, sticky = (each.mean for each in stage.evaluation.columns.values())
+        steps, seconds = steps + notes.steps, seconds + notes.wall_s
+        greedy, sticky = (each.mean for each in metrics.columns.values())
         print(
             f"{stage.label:<10} {steps:>10,} {seconds / 60:>8.1f} {greedy:>7.2f} {sticky:>7.2f}"
             f"{'  reached' if greedy >= options.target else ''}"

@@ -54,7 +54,7 @@ class Stage:
     @property
     def label(self) -> str:
         """Name in tables and figures."""
-        if not self.analog:
+        if not self.analog or self.privileged:
             return self.name
         return "ANN" if self.name == ANN else "ANN, pretrained"
 
