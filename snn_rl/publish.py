@@ -40,10 +40,10 @@ from snn_rl.chain.records import (
     read_trials,
     write_invocations,
 )
-from snn_rl.chain.stages import PRETRAINED, Stage
+from snn_rl.chain.stages import PRETRAINED, TEACHER, Stage
 from snn_rl.configs.compose import run_command
 from snn_rl.configs.schema import Config
-from snn_rl.files.atomic import disk_errors, make_directory, sync_directory, write_json
+from snn_rl.files.atomic import disk_errors, make_directory, read_json, sync_directory, write_json
 from snn_rl.files.checkpoint import load_network, save_network
 from snn_rl.reports.gameplay import Episode, record_video
 from snn_rl.reports.model_card import GAME, write_card
@@ -169,6 +169,9 @@ def main(config: Config) -> None:
             if stage.timesteps == config.T:
                 agent = load_agent(directory, config.device)
                 write_json(directory / GAME, record_game(agent, trials))
+        teacher = Path(TEACHER, run_directory.METRICS)
+        if (run / teacher).exists():
+            write_json(folder / teacher, read_json(run / teacher))
         write_invocations(folder, map(portable, commands))
         record_gif(agent, folder / GIF, trials)  # the last agent
         usage = [

@@ -188,6 +188,24 @@ def test_publishing_again_replaces_the_whole_folder(run_dir, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [ENV]
     names = {path.name for path in (tmp_path / ENV).iterdir()}
     assert names == {*STAGES, "MODEL_CARD.md", "play.gif", "run.json"}
+    assert "privileged" not in (tmp_path / ENV / "MODEL_CARD.md").read_text()
+
+
+def test_the_card_shows_the_privileged_teacher(run_dir, tmp_path):
+    run, root = tmp_path / "run", tmp_path / "zoo"
+    shutil.copytree(run_dir, run)
+    metrics = read_json(run / "ann" / "metrics.json") | {"steps": 123_456}
+    write_json(run / "teacher" / "metrics.json", metrics)
+    for name in ("ann", "T3", "T2", "T1"):
+        settings = read_json(run / name / "settings.json")
+        taught = settings | {"teacher": "state", "iir.epsilon": 0.02}
+        write_json(run / name / "settings.json", taught)
+    command(publish, *PUBLISH, f"run_dir={run}", f"zoo={root}", FRESH)
+    assert [path.name for path in (root / ENV / "teacher").iterdir()] == ["metrics.json"]
+    card = (root / ENV / "MODEL_CARD.md").read_text()
+    assert "## Teacher" in card and "123,456" in card
+    (training,) = (line for line in card.splitlines() if line.startswith("| training |"))
+    assert training.count("distilled from a privileged teacher") == len(STAGES)
 
 
 def test_a_failed_publication_keeps_the_folder(run_dir, shipped, tmp_path, monkeypatch):

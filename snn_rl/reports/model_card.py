@@ -7,7 +7,7 @@ from typing import Any
 from snn_rl.agents import plan
 from snn_rl.chain import run_directory
 from snn_rl.chain.records import Game, StageResult, read_invocations, read_stages
-from snn_rl.chain.stages import ANN, PRETRAINED, Stage
+from snn_rl.chain.stages import ANN, PRETRAINED, TEACHER, Stage
 from snn_rl.configs.compose import known_family
 from snn_rl.envs import ATARI
 from snn_rl.files.atomic import write_text
@@ -19,6 +19,7 @@ from snn_rl.reports.run_report import (
     returns_table,
     reward_section,
     spike_section,
+    teacher_section,
 )
 from snn_rl.utils.errors import printable
 
@@ -46,6 +47,7 @@ def write_card(folder: Path, commands: Sequence[str], picture: str) -> Path:
         "In Python:",
         block("python", _program(env, last.stage)),
         *reward_section(stages),
+        *teacher_section(folder / TEACHER),
         "## Returns",
         returns_table(stages),
         *(_episode(stage, folder / stage.name / GAME) for stage in stages),

@@ -64,7 +64,7 @@ def write_report(directory: Path) -> Path:
         _unfinished(stages),
         _videos(directory, stages),
         *reward_section(stages, drawn.get("rewards", "")),
-        *_teacher_section(directory / TEACHER),
+        *teacher_section(directory / TEACHER),
         *_learning_section(stages, drawn.get("learning", "")),
         *spike_section(stages, drawn.get("spike_rates", "")),
         *energy_section(stages, drawn.get("energy", "")),
@@ -256,7 +256,7 @@ def reward_section(stages: Sequence[StageResult], figure: str = "") -> list[str]
     return ["## Reward", table([*head, "sticky", *details], rows), bullets(notes), figure]
 
 
-def _teacher_section(directory: Path) -> list[str]:
+def teacher_section(directory: Path) -> list[str]:
     """Returns the section with the evaluation of a privileged teacher."""
     metrics = unless_damaged(lambda: read_metrics(directory))
     if not isinstance(metrics, StageEvaluation):
