@@ -1,7 +1,7 @@
 """Composition of settings from presets and the command line, and the frame of every command.
 
-Precedence: schema < family preset < preset of the exact id < preset of teacher=state < paper preset
-< command line.
+Precedence: schema < family preset < preset of the exact id < presets of teacher=state < paper
+preset < command line.
 """
 
 import os
@@ -89,9 +89,10 @@ def agent_presets(config: Config) -> list[str]:
     """Returns the presets of an environment."""
     if not config.env:
         raise UserError("env is missing: set, for example, env=CartPole-v1")
-    family_name = known_family(config.env).name
-    taught = [f"{family_name}_state"] if config.teacher == "state" else []
-    return _preset_names([family_name, config.env, *taught], config.preset)
+    names = [known_family(config.env).name, config.env]
+    if config.teacher == "state":
+        names += [f"{name}_state" for name in names]
+    return _preset_names(names, config.preset)
 
 
 def known_family(env: str) -> EnvFamily:

@@ -146,7 +146,7 @@ class StudentConfig:
     steps: int = setting(120_000, "Agent steps of the ANN stage.", minimum=1)
     lr: float = setting(1e-3, "Initial learning rate, with a cosine schedule.", above=0, maximum=10)
     batch_size: int = setting(32, "Observations per mini-batch.", minimum=1)
-    gradient_steps: int = setting(2, "Gradient steps per training phase.", minimum=1)
+    gradient_steps: int = setting(1, "Gradient steps per training phase.", minimum=1)
     guided_steps: int = setting(
         20_000,
         "Agent steps over which the ANN takes over from the teacher, which acts at first.",

@@ -78,6 +78,12 @@ def test_the_command_line_overrides_the_presets_and_they_the_schema() -> None:
     assert compose(Config, pong).dqn.steps == 2_000_000  # exact id over family
     assert compose(Config, [*pong, paper]).dqn.steps == 1_000_000  # paper over exact id
     assert compose(Config, [*pong, paper, "dqn.steps=7"]).dqn.steps == 7
+    state = [*pong, "teacher=state"]
+    assert compose(Config, pong).iir.gradient_steps == 2
+    assert compose(Config, state).iir.gradient_steps == 1  # privileged teacher over exact id
+    assert compose(Config, state).dqn.steps == 2_000_000
+    assert compose(Config, [*state, paper]).iir.t1_steps == 0  # paper over privileged teacher
+    assert compose(Config, [*state, "iir.gradient_steps=3"]).iir.gradient_steps == 3
     images = ["dataset=cifar100", "preset=ull"]
     assert compose(ClassifyConfig, images).iir.epochs == 300
     assert compose(ClassifyConfig, [*images, "iir.epochs=2"]).iir.epochs == 2
@@ -228,9 +234,10 @@ def test_a_console_without_a_character_prints_the_rest(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("env", ["CartPole-v0", "CartPole-v1"])
 def test_the_target_return_of_a_preset_can_be_reached(env: str) -> None:
-    target, longest = compose(Config, [f"env={env}"]).dqn.target_return, gym.spec(env)
-    assert target is not None and longest.max_episode_steps is not None
-    assert 0.9 < target / longest.max_episode_steps < 1
+    settings, longest = compose(Config, [f"env={env}", "teacher=state"]), gym.spec(env)
+    for target in (settings.dqn.target_return, settings.state.target_return):
+        assert target is not None and longest.max_episode_steps is not None
+        assert 0.9 < target / longest.max_episode_steps < 1
 
 
 def test_a_sweep_runs_the_command_with_every_combination(
