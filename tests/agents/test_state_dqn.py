@@ -137,7 +137,7 @@ def test_it_learns_to_balance_the_pole() -> None:
         horizon=Horizon(1, (1, 1), (0.95, 0.95)),
         tau=0.02,
     )
-    model.learn(4_000)
+    model.learn(3_000)
     env = make_env(8, seed=100)
     obs = np.asarray(env.reset())
     ended = 0

@@ -68,8 +68,7 @@ def assert_same(one: Path, other: Path) -> None:
         assert meta == other_meta
 
 
-@pytest.mark.parametrize("games", [0, 2])
-@pytest.mark.parametrize("where", ["in a segment", "at a checkpoint"])
+@pytest.mark.parametrize(("games", "where"), [(0, "in a segment"), (2, "at a checkpoint")])
 def test_a_killed_stage_ends_like_an_uninterrupted_one(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
