@@ -29,7 +29,8 @@ def reference() -> str:
     parts = [INTRODUCTION]
     for title, schema in (("Agents", Config), ("Image classification", ClassifyConfig)):
         parts += [f"## {title}", *(_table(section) for section in sections(schema))]
-    parts += ["## Presets", "Applied in this order: the family, the exact id, `preset=`."]
+    order = "the family, the exact id, `teacher=state`, `preset=`"
+    parts += ["## Presets", f"Applied in this order: {order}."]
     parts.append("A preset with `extends` starts from the settings of the preset named there.")
     for path in sorted(PRESETS.glob("*.yaml")):
         text = path.read_text(encoding="utf-8")

@@ -68,7 +68,7 @@ def main(config: Config) -> None:
 
         def begin() -> None:
             record_invocation(directory, config)
-            print_estimate(config, directory, stages)
+            print_estimate(config, directory, stages, networks)
 
         run_chain(directory, stages, settings, trainer.fit, begin)
         for stage in stages:

@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from snn_rl import train
 from snn_rl.agents import chain as agents_chain
+from snn_rl.agents import timing
 from snn_rl.chain import run_directory
 from snn_rl.chain.records import read_counters
 from snn_rl.configs.compose import run_command
@@ -104,6 +105,17 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, fork: Callable[..., 
     run_dir: Path = tmp_path_factory.mktemp("runs") / "uninterrupted"
     assert fork(partial(run, run_dir)).wait().returncode == 0
     return run_dir
+
+
+def test_the_estimate_of_the_duration_does_not_affect_the_run(
+    uninterrupted: Path, tmp_path: Path, fork: Callable[..., Any]
+) -> None:
+    def estimated() -> None:
+        timing._SHORT, timing._SECONDS = 0, 0.01
+        run(tmp_path / "run")
+
+    assert fork(estimated).wait().returncode == 0
+    assert_same(results(uninterrupted), results(tmp_path / "run"))
 
 
 def test_every_stage_is_trained_and_evaluated(uninterrupted: Path) -> None:

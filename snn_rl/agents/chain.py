@@ -181,7 +181,7 @@ class AgentChain:
 
     @cached_property
     def _distilled(self) -> Network:
-        """Returns the analog network that teaches the spiking stages."""
+        """Analog network that teaches the spiking stages."""
         return self.teacher or _channels_last(load_stage(self.directory, ANN))
 
     @cached_property
@@ -314,9 +314,9 @@ class AgentChain:
     ) -> AnalogNetwork | SpikingNetwork | None:
         """Returns the network that a stage starts from, or None for the untrained network."""
         if stage.source is None:
-            given = self.networks.get("ann", self.networks.get("init"))
-            untrained = plan.taught(self.config, stage) and given is None
-            return he_initialized(agent.network.spec) if untrained else given
+            if plan.taught(self.config, stage):
+                return he_initialized(agent.network.spec)
+            return self.networks.get("ann", self.networks.get("init"))
         source = load_stage(self.directory, stage.source)
         if stage.analog:
             return source

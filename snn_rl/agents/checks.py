@@ -93,6 +93,8 @@ def _check_teacher(config: Config) -> None:
         return
     if config.ann is not None:
         raise UserError("teacher=state trains the ANN: it cannot be combined with ann")
+    if config.init is not None:
+        raise UserError("teacher=state initializes the ANN: it cannot be combined with init")
     try:
         check_state(config.env)
     except ValueError as error:
@@ -119,7 +121,7 @@ def _check_teacher(config: Config) -> None:
     if config.iir.objective != DISTILL:
         raise UserError(
             f"iir.objective={config.iir.objective} cannot be combined with teacher=state, "
-            "because its ANN learns advantages, but no Q-values: use iir.objective=distill"
+            "whose networks learn advantages instead of Q-values: use iir.objective=distill"
         )
 
 

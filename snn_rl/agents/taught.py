@@ -76,11 +76,10 @@ class LabeledReplayBuffer(FrameReplayBuffer):
 
 @torch.no_grad()
 def center(network: Network) -> None:
-    """Subtracts the mean of every filter in the first layer, so that uniform images have no effect.
+    """Subtracts the mean of every filter in the first layer, which then ignores uniform brightness.
 
-    All pixels are positive. Without this projection, the gradients of the first layer mainly shift
-    the response to the background, and training takes about three times as many observations to
-    reach the same loss on Pong.
+    No pixel is negative. Without this projection, the gradients of the first layer mainly shift the
+    response to the background, and training takes longer.
     """
     weight = next(network.synapses.parameters(), network.head.weight)
     weight -= weight.mean(tuple(range(1, weight.dim())), keepdim=True)

@@ -1,5 +1,6 @@
 """Estimates of the training time of a run."""
 
+import gc
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.type_aliases import TrainFreq
 
 from snn_rl.agents import plan
 from snn_rl.agents.chain import AgentChain
@@ -18,7 +20,7 @@ from snn_rl.agents.teaching import Teaching
 from snn_rl.chain.records import is_done, read_counters, unless_damaged
 from snn_rl.chain.stages import ANN, Stage
 from snn_rl.configs.schema import Config
-from snn_rl.core.networks import Network
+from snn_rl.core.networks import AnalogNetwork, Network
 from snn_rl.utils.seeding import seed_everything
 
 _SECONDS = 1.0  # measured training time per stage
@@ -27,19 +29,28 @@ _ENDLESS = 10**9  # agent steps; the clock ends the training
 _EXPLORE_STEPS = 1_000  # random agent steps that find the state variables of an untrained teacher
 
 
-def print_estimate(config: Config, directory: Path, stages: Sequence[Stage]) -> None:
+def print_estimate(
+    config: Config, directory: Path, stages: Sequence[Stage], networks: dict[str, AnalogNetwork]
+) -> None:
     """Prints the expected training time of each unfinished stage on this machine.
 
-    Trains an untrained agent of every stage for a second. Checkpoint selection, evaluation, and
-    the video are not included. Does nothing if the run is short.
+    Trains an untrained agent of every stage for about a second. Does nothing if the run is short.
+
+    Args:
+        config: Settings of the run.
+        directory: Directory of the run.
+        stages: Stages of the run.
+        networks: Networks returned by `import_networks`.
     """
     steps = {stage: left for stage in stages if (left := _steps_left(config, directory, stage))}
     if sum(steps.values()) < _SHORT:
         return
-    print("expected training time on this machine, without evaluation:", flush=True)
-    trial, total = _Trial(config, Path(), {}), 0.0
+    print("expected training time on this machine (without checkpoint selection and")
+    print("evaluation; a stage with a target return may end early):", flush=True)
+    trial, total = _Trial(config, Path(), networks), 0.0
     for stage, left in steps.items():
         seconds = left / trial.speed(stage)
+        gc.collect()  # an agent and its callbacks refer to each other
         total += seconds
         print(f"  {stage.name:<16} {left:>10,} steps {seconds / 60:>6.1f} min", flush=True)
     print(f"  {'total':<16} {sum(steps.values()):>10,} steps {total / 60:>6.1f} min")
@@ -51,19 +62,21 @@ def _steps_left(config: Config, directory: Path, stage: Stage) -> int:
     if is_done(directory / stage.name):
         return 0
     counters = unless_damaged(lambda: read_counters(directory / stage.name))
-    return plan.stage_steps(config, stage) - (counters.steps if counters else 0)
+    return max(0, plan.stage_steps(config, stage) - (counters.steps if counters else 0))
 
 
 class _Clock(BaseCallback):
     """Measures the duration of vectorized-environment steps, with their training phases.
 
     Args:
-        skipped: Number of steps before the measurement.
+        skipped: Number of training phases before the measurement.
+        phase: Number of steps per training phase.
     """
 
-    def __init__(self, skipped: int):
+    def __init__(self, skipped: int, phase: int):
         super().__init__()
-        self.skipped = skipped
+        self.skipped = skipped * phase
+        self.phase = phase
         self.started = self.elapsed = 0.0
 
     @property
@@ -76,7 +89,7 @@ class _Clock(BaseCallback):
             self.started = now
             return True
         self.elapsed = now - self.started
-        return self.elapsed < _SECONDS
+        return self.elapsed < _SECONDS or self.calls % self.phase != 0
 
 
 class _Trial(AgentChain):
@@ -96,9 +109,14 @@ class _Trial(AgentChain):
         rows = self.config.carry.burn_in + self.config.carry.window + 1
         first = rows if stage.carry_state else 1
         agent.learning_starts = first * env.num_envs
-        clock = _Clock(first + 2 * self.config.iir.train_freq)
-        agent.learn(_ENDLESS, callback=clock)
-        env.close()
+        agent.exploration_schedule = lambda _: 0.0  # random actions would cost no forward pass
+        assert isinstance(agent.train_freq, TrainFreq)
+        phase = agent.train_freq.frequency
+        clock = _Clock(first // phase + 2, phase)
+        try:
+            agent.learn(_ENDLESS, callback=clock)
+        finally:
+            env.close()
         return clock.calls * env.num_envs / clock.elapsed
 
     @cached_property
@@ -120,4 +138,4 @@ class _Trial(AgentChain):
 
     @cached_property
     def _distilled(self) -> Network:
-        return self._agent(self.stages[ANN]).network
+        return self.teacher or self._agent(self.stages[ANN]).network

@@ -111,7 +111,8 @@ def _training(stage: StageResult) -> str:
     if stage.name == ANN and settings.get("ann"):
         return f"{amount}, imported: its agent steps only fill the replay buffer"
     if settings.get("teacher") == plan.STATE:
-        amount += "" if stage.stage.carry_state else _PRIVILEGED
+        taught = stage.stage.trained and not stage.stage.carry_state
+        amount += _PRIVILEGED if taught else ""
     elif settings.get("teacher"):
         amount += ", distilled from another ANN"
     if settings.get("source") == PRETRAINED:

@@ -267,7 +267,8 @@ def teacher_section(directory: Path) -> list[str]:
     return [
         "## Teacher",
         table(head, [[*cost, metrics.greedy.episodes, *(_score(each) for each in columns)]]),
-        "The table shows the privileged teacher, evaluated with the same seeds.",
+        "The table shows the privileged teacher. Episode seeds start at "
+        f"{metrics.evaluation.seed:,}.",
     ]
 
 

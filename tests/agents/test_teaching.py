@@ -163,12 +163,13 @@ def test_settings_of_the_stages_hold_those_of_the_teacher(tmp_path: Path) -> Non
         ("state.hidden=16-x", "state.hidden=16-x: expected sizes"),
         ("state.hidden=0", "state.hidden=0: expected sizes"),
         ("ann=any.zip", "cannot be combined with ann"),
+        ("init=any.zip", "cannot be combined with init"),
         ("state.steps=40", "must exceed state.learning_starts=40"),
         ("state.checkpoint_steps=4", "must exceed state.n_envs=4"),
         ("state.target_return=9", "requires state.selection_games"),
         ("state.buffer_size=20", "times the 5 steps of the longest n-step returns"),
         ("state.train_freq=200", "the stage teacher would end without a gradient step"),
-        ("iir.objective=td", "its ANN learns advantages"),
+        ("iir.objective=td", "whose networks learn advantages"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(extra: str, message: str) -> None:

@@ -25,7 +25,7 @@ def config(*overrides: str) -> Config:
 
 
 def printed(settings: Config, run: Path, capsys: Any) -> dict[str, tuple[int, float]]:
-    timing.print_estimate(settings, run, plan.chain(settings))
+    timing.print_estimate(settings, run, plan.chain(settings), {})
     rows = re.findall(r"^  (\S+) +([0-9,]+) steps +([0-9.]+) min$", capsys.readouterr().out, re.M)
     return {name: (int(steps.replace(",", "")), float(minutes)) for name, steps, minutes in rows}
 
