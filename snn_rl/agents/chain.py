@@ -131,7 +131,7 @@ class AgentChain:
         """Builds the agent of a stage with untrained weights."""
         if not stage.trained:  # converted or exact
             return self._build(stage)
-        if plan.taught(self.config, stage):
+        if plan.taught(self.config.teacher, stage):
             return self._taught(stage)
         if stage.analog:
             return self._imported(stage) if self.config.ann else self._analog(stage)
@@ -273,7 +273,7 @@ class AgentChain:
     def _training_env(self, stage: Stage, seed: int) -> VecEnv:
         rollout = self.config.rollout
         make = make_env
-        if plan.taught(self.config, stage):
+        if plan.taught(self.config.teacher, stage):
             network = self._privileged_teacher.network
             make = partial(make_taught_env, columns=network.scale.columns, states=network.frames)
         return make(
@@ -314,7 +314,7 @@ class AgentChain:
     ) -> AnalogNetwork | SpikingNetwork | None:
         """Returns the network that a stage starts from, or None for the untrained network."""
         if stage.source is None:
-            if plan.taught(self.config, stage):
+            if plan.taught(self.config.teacher, stage):
                 return he_initialized(agent.network.spec)
             return self.networks.get("ann", self.networks.get("init"))
         source = load_stage(self.directory, stage.source)

@@ -166,7 +166,7 @@ def _check_updates(config: Config) -> None:
             n_envs, section, name = state.n_envs, "state", "state.train_freq"
         else:
             steps, every = plan.stage_steps(config, stage), plan.checkpoint_steps(config, stage)
-            learned = stage.analog and not plan.taught(config, stage)  # by Q-learning
+            learned = stage.analog and not plan.taught(config.teacher, stage)  # by Q-learning
             name = "dqn.train_freq" if learned else "iir.train_freq"
             starts = config.dqn.learning_starts if learned else 0
         phase = value_of(config, name) * n_envs

@@ -44,9 +44,12 @@ def chain(config: Config) -> list[Stage]:
     )
 
 
-def taught(config: Config, stage: Stage) -> bool:
-    """Returns True if a privileged teacher teaches the network of a stage."""
-    teaches = config.teacher == STATE and stage.trained and not stage.privileged
+def taught(teacher: str | None, stage: Stage) -> bool:
+    """Returns True if a privileged teacher teaches the network of a stage.
+
+    `teacher` is the setting of that name.
+    """
+    teaches = teacher == STATE and stage.trained and not stage.privileged
     return teaches and not stage.carry_state  # sequences of frames are distilled from the ANN
 
 
@@ -124,7 +127,7 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
         settings["exact"] = True
     if stage.source is not None:
         settings["source"] = stage.source
-    if stage.analog and taught(config, stage):
+    if stage.analog and taught(config.teacher, stage):
         settings |= flat("student", config.student)
         settings |= {f"iir.{name}": getattr(config.iir, name) for name in _STUDENT_IIR}
     if not stage.analog:

@@ -110,10 +110,10 @@ def _training(stage: StageResult) -> str:
     )
     if stage.name == ANN and settings.get("ann"):
         return f"{amount}, imported: its agent steps only fill the replay buffer"
-    if settings.get("teacher") == plan.STATE:
-        taught = stage.stage.trained and not stage.stage.carry_state
-        amount += _PRIVILEGED if taught else ""
-    elif settings.get("teacher"):
+    teacher = settings.get("teacher")
+    if plan.taught(teacher, stage.stage):
+        amount += _PRIVILEGED
+    elif teacher and teacher != plan.STATE:
         amount += ", distilled from another ANN"
     if settings.get("source") == PRETRAINED:
         sticky = settings["rollout.sticky"]
