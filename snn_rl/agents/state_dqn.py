@@ -89,7 +89,7 @@ class StateDQN(ResumableDQN):
         episode_start: NDArray[Any] | None = None,
         deterministic: bool = False,
     ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
-        """Returns actions of the averaged network for observations [N, frames, columns + 1].
+        """Returns actions of the averaged network for observations [N, frames, columns].
 
         Unlike in Stable-Baselines3, each environment explores independently.
         """

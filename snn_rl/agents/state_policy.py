@@ -14,11 +14,10 @@ from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.dqn.policies import DQNPolicy
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from snn_rl.agents.policies import Decision
 
-_LIMIT = 10.0  # largest standardized number, for numbers that hardly vary in random play
+_LIMIT = 5.0  # largest input, for numbers that hardly vary in random play
 
 
 @dataclass(frozen=True)
@@ -26,32 +25,28 @@ class StateScale:
     """Numbers of the state that a teacher observes, and their standardization.
 
     Attributes:
-        columns: Indices of the numbers that vary.
+        columns: Indices of the numbers.
         mean: Mean of each of these numbers.
         std: Standard deviation of each of these numbers.
+        change: Root mean square of the change of each number from one state to the next.
     """
 
     columns: NDArray[np.int64]
     mean: NDArray[np.float32]
     std: NDArray[np.float32]
+    change: NDArray[np.float32]
 
     @classmethod
-    def of(cls, states: NDArray[Any]) -> "StateScale":
-        """Computes the standardization of states [N, numbers].
-
-        Raises:
-            ValueError: No number varies.
-        """
-        columns = np.flatnonzero((states != states[0]).any(0))
-        if not len(columns):
-            raise ValueError("no state variable varies")
-        varying = states[:, columns].astype(np.float64)
-        mean, std = varying.mean(0), varying.std(0)
-        return cls(columns, mean.astype(np.float32), std.astype(np.float32))
+    def of(cls, states: NDArray[Any], columns: NDArray[np.int64]) -> "StateScale":
+        """Computes the standardization of these columns of states [steps, n_envs, numbers]."""
+        numbers = states[..., columns].astype(np.float64)
+        mean, std = numbers.mean((0, 1)), numbers.std((0, 1))
+        change = np.sqrt((np.diff(numbers, axis=0) ** 2).mean((0, 1)))
+        return cls(columns, *(each.astype(np.float32) for each in (mean, std, change)))
 
 
 def explore(env: VecEnv, steps: int, seed: int) -> NDArray[Any]:
-    """Returns the states visited by random actions, [N, numbers].
+    """Returns the states visited by random actions, [steps, n_envs, numbers].
 
     Args:
         env: Environments of `make_state_env` with all state variables.
@@ -60,15 +55,18 @@ def explore(env: VecEnv, steps: int, seed: int) -> NDArray[Any]:
     """
     assert isinstance(env.action_space, spaces.Discrete)
     rng, n = np.random.default_rng(seed), env.action_space.n
-    visited = [np.asarray(env.reset())[:, -1, :-1]]
+    visited = [np.asarray(env.reset())[:, -1]]
     for _ in range(-(-steps // env.num_envs)):
         obs = np.asarray(env.step(rng.integers(n, size=env.num_envs))[0])
-        visited.append(obs[:, -1, :-1].copy())
-    return np.concatenate(visited)
+        visited.append(obs[:, -1].copy())
+    return np.stack(visited)
 
 
 class StateNetwork(nn.Module):
-    """Quantiles of the return of every action, from the last states and the last action.
+    """Quantiles of the return of every action, from the last states.
+
+    The inputs are the newest state and the changes from state to state, both standardized: changes
+    are small beside the states themselves.
 
     Args:
         scale: Observed state variables.
@@ -81,6 +79,7 @@ class StateNetwork(nn.Module):
     columns: Tensor
     mean: Tensor
     std: Tensor
+    change: Tensor
 
     def __init__(
         self,
@@ -97,8 +96,9 @@ class StateNetwork(nn.Module):
         self.register_buffer("columns", torch.tensor(scale.columns), persistent=False)
         self.register_buffer("mean", torch.tensor(scale.mean))
         self.register_buffer("std", torch.tensor(scale.std))
+        self.register_buffer("change", torch.tensor(scale.change))
         layers: list[nn.Module] = []
-        width = frames * len(scale.columns) + actions
+        width = frames * len(scale.columns)
         for size in hidden:
             layers += [nn.Linear(width, size), nn.LayerNorm(size), nn.ReLU()]
             width = size
@@ -107,14 +107,16 @@ class StateNetwork(nn.Module):
     @property
     def scale(self) -> StateScale:
         """Observed state variables."""
-        columns, mean, std = (each.cpu().numpy() for each in (self.columns, self.mean, self.std))
-        return StateScale(columns, mean, std)
+        buffers = (self.columns, self.mean, self.std, self.change)
+        return StateScale(*(each.cpu().numpy() for each in buffers))
 
     def forward(self, obs: Tensor) -> Tensor:
-        """Returns quantiles [N, actions, quantiles] for observations [N, frames, columns + 1]."""
-        states = ((obs[..., :-1] - self.mean) / self.std).clamp_(-_LIMIT, _LIMIT)
-        last = F.one_hot(obs[:, -1, -1].long(), self.actions)
-        values: Tensor = self.layers(torch.cat([states.flatten(1), last], 1))
+        """Returns quantiles [N, actions, quantiles] for observations [N, frames, columns]."""
+        states = obs.float()
+        newest = (states[:, -1] - self.mean) / self.std
+        changes = states.diff(dim=1) / self.change
+        inputs = torch.cat([newest, changes.flatten(1)], 1).clamp_(-_LIMIT, _LIMIT)
+        values: Tensor = self.layers(inputs)
         return values.view(-1, self.actions, self.quantiles)
 
 
@@ -122,7 +124,7 @@ class StateQNetwork(BasePolicy):
     """Q-network for observations of `make_state_env`.
 
     Args:
-        observation_space: States [frames, columns + 1].
+        observation_space: States [frames, columns].
         action_space: Discrete actions.
         network: Observed state variables for a new network, or an existing network.
         **network_kwargs: Other arguments of a new `StateNetwork`: hidden, quantiles.
@@ -151,7 +153,7 @@ class StateQNetwork(BasePolicy):
 
     @torch.no_grad()
     def decide(self, obs: Tensor | NDArray[Any], state: Any = None) -> Decision:
-        """Returns the greedy actions for observations [N, frames, columns + 1]."""
+        """Returns the greedy actions for observations [N, frames, columns]."""
         q_values = self(torch.as_tensor(obs, device=self.device))
         return Decision(q_values.argmax(1).cpu().numpy(), q_values, [], [])
 
@@ -163,7 +165,7 @@ class StateDQNPolicy(DQNPolicy):
     """Policy of `StateDQN`: trained network, averaged network, and optimizer.
 
     Args:
-        observation_space: States [frames, columns + 1].
+        observation_space: States [frames, columns].
         action_space: Discrete actions.
         lr_schedule: Learning rate.
         scale: Observed state variables.

@@ -35,7 +35,7 @@ from snn_rl.chain.records import (
 )
 from snn_rl.chain.stages import TEACHER
 from snn_rl.configs.schema import Config, StateConfig
-from snn_rl.envs.state import make_state_env
+from snn_rl.envs.state import make_state_env, visible_columns
 from snn_rl.files.checkpoint import check_parameters, load_tensors, save_tensors
 from snn_rl.utils.errors import UserError
 from snn_rl.utils.seeding import derive_seed, seed_everything
@@ -105,11 +105,13 @@ class Teaching:
         ).write(self.directory / run_directory.METRICS)
 
     def scale(self) -> StateScale:
-        """Returns the state variables that vary in random play."""
+        """Returns the state variables that vary in random play and can be seen."""
         seed = derive_seed(*self.seed, plan.EXPLORATION_NUMBER)
         env = self._env(self.settings.n_envs, seed, frames=1, sticky=self.settings.sticky)
         try:
-            return StateScale.of(explore(env, self.settings.explore_steps, seed))
+            states = explore(env, self.settings.explore_steps, seed)
+            numbers = states.reshape(-1, states.shape[2])
+            return StateScale.of(states, visible_columns(self.config.env, env, numbers))
         except ValueError as error:
             raise UserError(f"teacher=state: {error}") from None
         finally:
@@ -222,10 +224,10 @@ def load_teacher(path: Path) -> StateNetwork:
     try:
         description = dict(meta[_DESCRIPTION])
         columns = np.array(description.pop("columns"), np.int64)
-        mean, std = (weights[name].numpy() for name in ("mean", "std"))
+        numbers = (weights[name].numpy() for name in ("mean", "std", "change"))
         # The meta device allocates no memory, whatever sizes a damaged description holds.
         with torch.device("meta"):
-            network = StateNetwork(StateScale(columns, mean, std), **description)
+            network = StateNetwork(StateScale(columns, *numbers), **description)
         network.load_state_dict(weights, assign=True)
         network.columns = torch.tensor(columns)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -23,6 +23,7 @@ gym.register_envs(ale_py)
 ATARI = "atari"
 ATARI_IDS = tuple(sorted(each for each in gym.registry if each.endswith("NoFrameskip-v4")))
 FRAME_SKIP = 4
+_LOOK = 2  # emulator frames; many games draw an object in every other frame only
 
 
 class FireOnLifeLoss(gym.Wrapper[Any, Any, Any, Any]):
@@ -119,9 +120,27 @@ def _ram(env: Any) -> NDArray[np.uint8]:
     return np.asarray(env.ale.getRAM())
 
 
+def _shows(env: Any, byte: int, value: Any) -> bool:
+    """Tells whether one of the next pictures changes if a byte of RAM takes this value."""
+    ale = env.ale
+    start = ale.cloneState(include_rng=True)
+
+    def pictures() -> NDArray[np.uint8]:
+        drawn = []
+        for _ in range(_LOOK):
+            ale.act(0)
+            drawn.append(ale.getScreenGrayscale())
+        ale.restoreState(start)
+        return np.stack(drawn)
+
+    expected = pictures()
+    ale.setRAM(int(byte), int(value))
+    return not np.array_equal(pictures(), expected)
+
+
 def _action_names(env: Any) -> list[str]:
     names = env.get_action_meanings()
     return [" ".join(re.findall("UP|DOWN|LEFT|RIGHT|FIRE|NOOP", name)).lower() for name in names]
 
 
-register_env_family(ATARI, ATARI_IDS, _make, action_names=_action_names, state=_ram)
+register_env_family(ATARI, ATARI_IDS, _make, action_names=_action_names, state=_ram, shows=_shows)

@@ -52,6 +52,8 @@ class EnvFamily:
         action_names: Function that returns the names of an unwrapped environment's actions.
         state: Function that returns the state [numbers] of an unwrapped environment, from which a
             privileged teacher learns; None if the family offers no state.
+        shows: Function (unwrapped environment, i, value) that tells whether the picture changes if
+            state variable i takes this value; None if all variables can be seen.
     """
 
     name: str
@@ -60,6 +62,7 @@ class EnvFamily:
     picture: Callable[[Any], NDArray[np.uint8]]
     action_names: Callable[[Any], list[str]]
     state: Callable[[Any], NDArray[Any]] | None = None
+    shows: Callable[[Any, int, Any], bool] | None = None
 
 
 # Modules in this package that register a family when they are imported.
@@ -88,6 +91,7 @@ def register_env_family(
     picture: Callable[[Any], NDArray[np.uint8]] = _rendered,
     action_names: Callable[[Any], list[str]] = _numbered,
     state: Callable[[Any], NDArray[Any]] | None = None,
+    shows: Callable[[Any, int, Any], bool] | None = None,
 ) -> None:
     """Registers a family of environments for `make_env` and the `env` setting.
 
@@ -103,8 +107,9 @@ def register_env_family(
         picture: See `EnvFamily`; by default the environment's `render()`.
         action_names: See `EnvFamily`; by default the numbers of the actions.
         state: See `EnvFamily`. A family with a state must support `EnvOptions.pixels`.
+        shows: See `EnvFamily`.
     """
-    _FAMILIES[name] = EnvFamily(name, ids, make, picture, action_names, state)
+    _FAMILIES[name] = EnvFamily(name, ids, make, picture, action_names, state, shows)
 
 
 def family(env_id: str) -> EnvFamily:

@@ -28,10 +28,9 @@ def make_state_env(
     frames: int = 4,
     **options: Any,
 ) -> VecEnv:
-    """Builds a vectorized environment with observations [frames, columns + 1] of states.
+    """Builds a vectorized environment with observations [frames, columns] of states.
 
-    The last number of a frame is the action taken before the state, and 0 at the start of an
-    episode. Frames before the start of an episode are 0.
+    Frames before the start of an episode are 0.
 
     Args:
         env_id: Id of an environment whose family has a state, see `EnvFamily`.
@@ -65,6 +64,36 @@ def make_taught_env(env_id: str, columns: Array, states: int, **options: Any) ->
     return VecTaught(make_env(env_id, **options), read, columns, states)
 
 
+def visible_columns(env_id: str, env: VecEnv, states: Array) -> Array:
+    """Returns the indices of the state variables that vary and can be seen.
+
+    A teacher that observes anything else would prefer actions for reasons that its student, which
+    observes images, cannot know.
+
+    Args:
+        env_id: Id of the environments.
+        env: Environments of `make_state_env`, each in another state of the game.
+        states: Visited states [N, numbers], in which a variable takes different values.
+
+    Raises:
+        ValueError: There are no such variables.
+    """
+    columns: list[int] = np.flatnonzero((states != states[0]).any(0)).tolist()
+    shows = family(env_id).shows
+    if shows is not None:
+        assert isinstance(env.unwrapped, DummyVecEnv)
+        games = [each.unwrapped for each in env.unwrapped.envs]
+        values = {i: np.unique(states[:, i]) for i in columns}
+        columns = [
+            i
+            for i in columns
+            if any(shows(game, i, values[i][k % len(values[i])]) for k, game in enumerate(games))
+        ]
+    if not columns:
+        raise ValueError("no visible state variable varies in random play")
+    return np.array(columns)
+
+
 def check_state(env_id: str) -> None:
     """Checks that an environment without images observes the state of its family.
 
@@ -93,7 +122,7 @@ def _reader(env_id: str) -> Callable[[Any], Array]:
 
 
 class VecState(VecEnvWrapper):
-    """Vectorized environments that observe state variables and the last action, [1, n + 1].
+    """Vectorized environments that observe state variables, [1, n].
 
     Args:
         venv: Environments that observe their state, [numbers].
@@ -103,40 +132,23 @@ class VecState(VecEnvWrapper):
     def __init__(self, venv: VecEnv, columns: Array | None = None):
         box = venv.observation_space
         assert isinstance(box, spaces.Box) and len(box.shape) == 1
-        assert isinstance(venv.action_space, spaces.Discrete)
         self._columns = np.arange(box.shape[0]) if columns is None else np.asarray(columns)
-        low = np.append(box.low[self._columns], 0)[None].astype(box.dtype)
-        high = np.append(box.high[self._columns], venv.action_space.n - 1)[None].astype(box.dtype)
+        low, high = (each[None, self._columns] for each in (box.low, box.high))
         super().__init__(venv, spaces.Box(low, high, dtype=box.dtype))
-        self._actions = np.zeros(venv.num_envs, np.int64)
 
     def reset(self) -> Array:
         """Resets all environments."""
-        self._actions = np.zeros(self.num_envs, np.int64)
-        return self._observed(np.asarray(self.venv.reset()), self._actions)
-
-    def step_async(self, actions: Array) -> None:
-        """Starts the step."""
-        self._actions = np.array(actions)
-        self.venv.step_async(actions)
+        return self._observed(self.venv.reset())
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Waits for the step; a terminal observation contains the last action of its episode."""
+        """Waits for the step."""
         states, rewards, dones, infos = self.venv.step_wait()
         for i in np.flatnonzero(dones):
-            end = np.asarray(infos[i]["terminal_observation"])
-            infos[i]["terminal_observation"] = self._observed(end, self._actions[i])
-        actions = np.where(dones, 0, self._actions)
-        return self._observed(np.asarray(states), actions), rewards, dones, infos
+            infos[i]["terminal_observation"] = self._observed(infos[i]["terminal_observation"])
+        return self._observed(states), rewards, dones, infos
 
-    def _observed(self, states: Array, actions: Array) -> Array:
-        return _joined(states[..., self._columns], actions)[..., None, :]
-
-
-def _joined(states: Array, actions: Array) -> Array:
-    """Returns [..., n + 1] for states [..., n] and the actions [...] before them."""
-    last = np.asarray(actions, states.dtype)[..., None]
-    return np.concatenate([states, last], axis=-1)
+    def _observed(self, states: Any) -> Array:
+        return np.asarray(states)[..., None, self._columns]
 
 
 class VecTaught(VecEnvWrapper):
@@ -149,7 +161,7 @@ class VecTaught(VecEnvWrapper):
         frames: Number of states per observation of the teacher.
 
     Attributes:
-        states: Current observations of the teacher, [n_envs, frames, columns + 1].
+        states: Current observations of the teacher, [n_envs, frames, columns].
     """
 
     def __init__(self, venv: VecEnv, read: Callable[[Any], Array], columns: Array, frames: int):
@@ -159,20 +171,14 @@ class VecTaught(VecEnvWrapper):
         self._read = read
         self._columns = columns
         self._frames = frames
-        self._actions = np.zeros(venv.num_envs, np.int64)
 
     def reset(self) -> Any:
         """Resets all environments."""
         obs = self.venv.reset()
-        newest = self._newest(np.zeros_like(self._actions))
+        newest = self._newest()
         self.states = np.zeros((len(newest), self._frames, newest.shape[1]), newest.dtype)
         self.states[:, -1] = newest
         return obs
-
-    def step_async(self, actions: Array) -> None:
-        """Starts the step."""
-        self._actions = np.array(actions)
-        self.venv.step_async(actions)
 
     def step_wait(self) -> VecEnvStepReturn:
         """Waits for the step; the states of ended episodes are those of the next episode."""
@@ -180,9 +186,8 @@ class VecTaught(VecEnvWrapper):
         dones = stepped[2]
         self.states = np.roll(self.states, -1, axis=1)
         self.states[dones] = 0
-        self.states[:, -1] = self._newest(np.where(dones, 0, self._actions))
+        self.states[:, -1] = self._newest()
         return stepped
 
-    def _newest(self, actions: Array) -> Array:
-        states = np.stack([self._read(env.unwrapped)[self._columns] for env in self._envs])
-        return _joined(states, actions)
+    def _newest(self) -> Array:
+        return np.stack([self._read(env.unwrapped)[self._columns] for env in self._envs])

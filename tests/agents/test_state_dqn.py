@@ -13,7 +13,7 @@ from snn_rl.agents.state_dqn import Horizon, StateDQN
 from snn_rl.agents.state_policy import StateDQNPolicy, StateScale
 from snn_rl.envs.state import make_state_env
 
-SCALE = StateScale(np.arange(4), np.zeros(4, np.float32), np.ones(4, np.float32))
+SCALE = StateScale(np.arange(4), *(np.float32([each] * 4) for each in (0, 1, 1)))
 
 
 def make_env(n_envs: int = 4, seed: int = 0) -> VecEnv:
@@ -127,7 +127,7 @@ def test_the_averaged_network_acts_and_each_environment_explores_by_itself() -> 
 def test_it_learns_to_balance_the_pole() -> None:
     np.random.seed(0)
     std = np.float32([0.15, 0.6, 0.1, 0.8])
-    scale = StateScale(np.arange(4), np.zeros(4, np.float32), std)
+    scale = StateScale(np.arange(4), np.zeros(4, np.float32), std, std)
     model = agent(
         policy_kwargs={"scale": scale, "hidden": (64, 64), "quantiles": 8},
         batch_size=64,

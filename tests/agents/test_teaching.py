@@ -178,12 +178,12 @@ def test_settings_that_cannot_work_are_refused(extra: str, message: str) -> None
 
 
 def test_a_damaged_description_is_refused(tmp_path: Path) -> None:
-    scale = StateScale(np.array([1, 3]), np.zeros(2, np.float32), np.ones(2, np.float32))
+    scale = StateScale(np.array([1, 3]), *(np.full(2, each, np.float32) for each in (0, 1, 1)))
     notes = AgentNotes(env="CartPole-v1", seed=0, stage="teacher", steps=1, updates=1, wall_s=0.0)
     network = StateNetwork(scale, 4, 2, [8], 3)
     save_teacher(tmp_path / NETWORK, network, notes)
     loaded = load_teacher(tmp_path / NETWORK)
-    obs = torch.rand(5, 4, 3).round()
+    obs = torch.rand(5, 4, 2).round()
     assert torch.equal(loaded(obs), network(obs))
     network.quantiles = 4
     save_teacher(tmp_path / NETWORK, network, notes)

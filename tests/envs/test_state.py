@@ -11,7 +11,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from snn_rl.envs import family, make_env
 from snn_rl.envs.families import _FAMILIES, register_env_family
-from snn_rl.envs.state import check_state, make_state_env, make_taught_env
+from snn_rl.envs.state import check_state, make_state_env, make_taught_env, visible_columns
 
 PONG, BREAKOUT, INVADERS = (
     f"{game}NoFrameskip-v4" for game in ("Pong", "Breakout", "SpaceInvaders")
@@ -36,7 +36,7 @@ def test_atari_episodes_equal_those_with_images(env_id: str, training: bool) -> 
     obs = np.array(fast.reset())
     rng, ends = np.random.default_rng(0), 0
     for _ in range(130):
-        np.testing.assert_array_equal(obs[:, -1, :-1], states(pixels.unwrapped, env_id))
+        np.testing.assert_array_equal(obs[:, -1], states(pixels.unwrapped, env_id))
         actions = rng.integers(fast.action_space.n, size=2)
         _, rewards, dones, infos = pixels.step(actions)
         stepped, same_rewards, same_dones, same_infos = fast.step(actions)
@@ -63,7 +63,7 @@ def test_cartpole_episodes_equal_those_with_images() -> None:
     obs = np.array(fast.reset())
     rng = np.random.default_rng(0)
     for _ in range(60):
-        np.testing.assert_array_equal(obs[:, -1, :-1], states(pixels.unwrapped, CARTPOLE))
+        np.testing.assert_array_equal(obs[:, -1], states(pixels.unwrapped, CARTPOLE))
         action = rng.integers(2, size=1)
         _, _, dones, _ = pixels.step(action)
         stepped, _, same, _ = fast.step(action)
@@ -71,32 +71,57 @@ def test_cartpole_episodes_equal_those_with_images() -> None:
         np.testing.assert_array_equal(dones, same)
 
 
-def test_observations_hold_the_chosen_columns_and_the_actions_before_them() -> None:
+def test_observations_hold_the_chosen_columns_of_the_last_states() -> None:
     columns, actions = np.array([0, 2]), [1, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]
     whole = make_state_env(CARTPOLE, frames=1)
     chosen = make_state_env(CARTPOLE, frames=3, columns=columns)
     space = chosen.observation_space
     assert isinstance(space, spaces.Box)
-    assert space.shape == (3, 3)
+    assert space.shape == (3, 2)
     assert space.dtype == np.float32
-    episode = [np.append(np.array(whole.reset())[0, -1, columns], 0)]
+    episode = [np.array(whole.reset())[0, -1, columns]]
     first = np.array(chosen.reset())[0]
-    np.testing.assert_array_equal(first, [[0, 0, 0], [0, 0, 0], episode[0]])
+    np.testing.assert_array_equal(first, [[0, 0], [0, 0], episode[0]])
     for action in actions:
         single, _, dones, whole_infos = whole.step(np.array([action]))
         stack, _, _, infos = chosen.step(np.array([action]))
         if dones[0]:
             end = whole_infos[0]["terminal_observation"][-1, columns]
-            last = np.append(end, action)
-            np.testing.assert_array_equal(infos[0]["terminal_observation"], [*episode[-2:], last])
-            start = np.append(np.array(single)[0, -1, columns], 0)
-            np.testing.assert_array_equal(np.array(stack)[0], [[0, 0, 0], [0, 0, 0], start])
+            np.testing.assert_array_equal(infos[0]["terminal_observation"], [*episode[-2:], end])
+            start = np.array(single)[0, -1, columns]
+            np.testing.assert_array_equal(np.array(stack)[0], [[0, 0], [0, 0], start])
             break
-        episode.append(np.append(np.array(single)[0, -1, columns], action))
-        expected = [np.zeros(3), np.zeros(3), *episode][-3:]
+        episode.append(np.array(single)[0, -1, columns])
+        expected = [np.zeros(2), np.zeros(2), *episode][-3:]
         np.testing.assert_array_equal(np.array(stack)[0], expected)
     else:
         raise AssertionError("a constant force ends the episode")
+
+
+def test_visible_columns_of_pong_hold_what_the_picture_shows() -> None:
+    env = make_state_env(PONG, 6, frames=1, sticky=0.25)
+    env.reset()
+    rng, seen = np.random.default_rng(0), []
+    for _ in range(60):
+        seen.append(np.array(env.step(rng.integers(6, size=6))[0])[:, 0])
+    ram = [np.array(each.unwrapped.ale.getRAM()) for each in env.unwrapped.envs]  # type: ignore[attr-defined]
+    numbers = np.concatenate(seen)
+    columns = set(visible_columns(PONG, env, numbers).tolist())
+    assert {21, 49, 54, 60} <= columns  # rows of both paddles; column and row of the ball
+    varying = set(np.flatnonzero((numbers != numbers[0]).any(0)).tolist())
+    # Counters, and copies of the paddles' rows
+    assert columns <= varying - {4, 9, 12, 50, 51}
+    for each, before in zip(env.unwrapped.envs, ram, strict=True):  # type: ignore[attr-defined]
+        np.testing.assert_array_equal(each.unwrapped.ale.getRAM(), before)
+    env.close()
+
+
+def test_without_a_test_for_pictures_all_varying_columns_count_as_visible() -> None:
+    env = make_state_env(CARTPOLE)
+    numbers = np.array([[0, 1, 2, 3], [0, 1, 4, 3], [0, 5, 2, 3]], np.float32)
+    np.testing.assert_array_equal(visible_columns(CARTPOLE, env, numbers), [1, 2])
+    with pytest.raises(ValueError, match="no visible state variable varies"):
+        visible_columns(CARTPOLE, env, numbers[:1])
 
 
 @pytest.mark.parametrize("env_id", [PONG, CARTPOLE])
