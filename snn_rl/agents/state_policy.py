@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from snn_rl.agents.policies import Decision
 
-_LIMIT = 5.0  # largest input, for numbers that hardly vary in random play
+_LIMIT = 10.0  # largest input, for numbers that hardly vary in random play
 
 
 @dataclass(frozen=True)

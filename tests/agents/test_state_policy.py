@@ -37,8 +37,8 @@ def test_network_standardizes_the_newest_state_and_the_changes() -> None:
     )
     inputs = torch.tensor(
         [
-            [2.0, 5.0, -1.0, 0.0, 4.0, 5.0],  # 170 standard deviations and 8.5 are limited to 5
-            [-0.25, 0.0, 0.0, 5.0, 0.5, -0.1],
+            [2.0, 10.0, -1.0, 0.0, 4.0, 8.5],  # 170 standard deviations are limited to 10
+            [-0.25, 0.0, 0.0, 10.0, 0.5, -0.1],
         ]
     )
     assert [type(layer) for layer in network.layers] == [
