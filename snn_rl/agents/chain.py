@@ -52,9 +52,9 @@ from snn_rl.utils.device import uses_bf16
 from snn_rl.utils.errors import UserError
 from snn_rl.utils.seeding import derive_seed, seed_everything
 
-# Student of a privileged teacher: share of the stage in which the learning rate rises, without
-# which all ReLUs can die, and initial scale of the last layer
-_WARMUP, _HEAD_SCALE = 0.02, 0.1
+# Student of a privileged teacher: shares of the stage after which it starts to learn and after which
+# the learning rate has risen (otherwise, all ReLUs can die), and initial scale of the last layer
+_STARTS, _WARMUP, _HEAD_SCALE = 0.02, 0.05, 0.1
 
 
 class AgentChain:
@@ -162,6 +162,7 @@ class AgentChain:
         student, iir = self.config.student, self.config.iir
         if stage.analog:
             learning = {
+                "learning_starts": int(_STARTS * student.steps),
                 "learning_rate": cosine(student.lr, warmup=_WARMUP),
                 "batch_size": student.batch_size,
                 "gradient_steps": student.gradient_steps,
@@ -175,8 +176,7 @@ class AgentChain:
             n_steps=1,  # rewards are not used
             privileged=self._privileged_teacher,
             sharpness=iir.sharpness,
-            **self._acting(),
-            **learning,
+            **(self._acting() | learning),
         )
 
     @cached_property

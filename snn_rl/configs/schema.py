@@ -101,7 +101,7 @@ class StateConfig:
     quantiles: int = setting(16, "Quantiles of the return of an action.", minimum=1, maximum=1_000)
     lr: float = setting(1e-3, "Initial learning rate of AdamW.", above=0, maximum=10)
     lr_end: float = setting(0.25, "Final learning rate divided by lr.", minimum=0, maximum=1)
-    batch_size: int = setting(512, "Transitions per mini-batch.", minimum=1)
+    batch_size: int = setting(256, "Transitions per mini-batch.", minimum=1)
     buffer_size: int = setting(1_000_000, "Transitions in the replay buffer.", minimum=1)
     learning_starts: int = setting(20_000, "Random agent steps before training starts.", minimum=0)
     train_freq: int = setting(1, "Vectorized environment steps per training phase.", minimum=1)
@@ -143,12 +143,12 @@ class StudentConfig:
     also apply.
     """
 
-    steps: int = setting(120_000, "Agent steps of the ANN stage.", minimum=1)
+    steps: int = setting(160_000, "Agent steps of the ANN stage.", minimum=1)
     lr: float = setting(1e-3, "Initial learning rate, with a cosine schedule.", above=0, maximum=10)
     batch_size: int = setting(32, "Observations per mini-batch.", minimum=1)
     gradient_steps: int = setting(1, "Gradient steps per training phase.", minimum=1)
     guided_steps: int = setting(
-        20_000,
+        40_000,
         "Agent steps over which the ANN takes over from the teacher, which acts at first.",
         minimum=0,
     )
