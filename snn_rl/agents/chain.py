@@ -52,8 +52,8 @@ from snn_rl.utils.device import uses_bf16
 from snn_rl.utils.errors import UserError
 from snn_rl.utils.seeding import derive_seed, seed_everything
 
-# Student of a privileged teacher: shares of the stage after which it starts to learn and after which
-# the learning rate has risen (otherwise, all ReLUs can die), and initial scale of the last layer
+# Student of a privileged teacher: shares of the stage after which it starts to learn and after
+# which the learning rate has risen (otherwise, all ReLUs can die), initial scale of the last layer
 _STARTS, _WARMUP, _HEAD_SCALE = 0.02, 0.05, 0.1
 
 

@@ -12,6 +12,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from snn_rl.envs.families import EnvOptions, register_env_family
+from snn_rl.envs.make import monitored
 
 try:
     import cv2
@@ -116,9 +117,26 @@ def _picture(cart: Any) -> NDArray[np.uint8]:
     return np.asarray(_PALETTE[draw(cart.state, cart.x_threshold, cart.length)])
 
 
+class FailureReward(gym.Wrapper[Any, Any, Any, Any]):
+    """Rewards a failure with -1 and everything else with 0, as Barto, Sutton and Anderson (1983).
+
+    With a reward of 1 per step, the Q-values of a teacher would have to rise to 100 before they
+    tell good actions from bad ones.
+
+    Args:
+        env: Environment whose episodes terminate at a failure.
+    """
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Takes the action."""
+        obs, _, terminated, truncated, info = self.env.step(action)
+        return obs, -float(terminated), terminated, truncated, info
+
+
 def _make(env_id: str, options: EnvOptions) -> gym.Env[Any, Any]:
     if not options.pixels:
-        return gym.make(env_id, disable_env_checker=True)
+        env = monitored(gym.make(env_id, disable_env_checker=True), options)
+        return FailureReward(env) if options.training else env
     return CartPolePixels(gym.make(env_id, render_mode="rgb_array", disable_env_checker=True))
 
 

@@ -86,11 +86,16 @@ def _make_single(known: EnvFamily, name: str, options: EnvOptions, seed: int) ->
         warnings.filterwarnings("ignore", message=".*is out of date.*")
         env = known.make(name, options)
     if not is_wrapped(env, Monitor):
-        if options.sticky > 0:
-            env = StickyAction(env, options.sticky)
-        env = Monitor(TimeLimit(env, options.cap))
+        env = monitored(env, options)
     env.action_space.seed(seed)
     return env
+
+
+def monitored(env: gym.Env[Any, Any], options: EnvOptions) -> gym.Env[Any, Any]:
+    """Adds sticky actions, the step cap, and Stable-Baselines3's Monitor."""
+    if options.sticky > 0:
+        env = StickyAction(env, options.sticky)
+    return Monitor(TimeLimit(env, options.cap))
 
 
 class VecFrameDifference(VecEnvWrapper):

@@ -71,6 +71,27 @@ def test_cartpole_episodes_equal_those_with_images() -> None:
         np.testing.assert_array_equal(dones, same)
 
 
+def test_training_without_images_rewards_only_the_failure_of_cartpole() -> None:
+    train, play = (
+        make_state_env(CARTPOLE, training=training, cap=30, sticky=0.25)
+        for training in (True, False)
+    )
+    train.reset(), play.reset()
+    failures = 0
+    rng = np.random.default_rng(0)
+    for _ in range(120):
+        action = rng.integers(2, size=1)
+        (_, reward, done, infos), (_, same, _, same_infos) = train.step(action), play.step(action)
+        failed = bool(done[0]) and not infos[0]["TimeLimit.truncated"]
+        failures += failed
+        assert (reward[0], same[0]) == (-1 if failed else 0, 1)
+        for key in ("episode", "TimeLimit.truncated"):  # returns count steps in both
+            assert (key in infos[0]) == (key in same_infos[0])
+        if done[0]:
+            assert infos[0]["episode"]["r"] == same_infos[0]["episode"]["r"] > 1
+    assert failures
+
+
 def test_observations_hold_the_chosen_columns_of_the_last_states() -> None:
     columns, actions = np.array([0, 2]), [1, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]
     whole = make_state_env(CARTPOLE, frames=1)
