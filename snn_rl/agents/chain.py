@@ -52,9 +52,11 @@ from snn_rl.utils.device import uses_bf16
 from snn_rl.utils.errors import UserError
 from snn_rl.utils.seeding import derive_seed, seed_everything
 
-# Student of a privileged teacher: shares of the stage after which it starts to learn and after
-# which the learning rate has risen (otherwise, all ReLUs can die), initial scale of the last layer
-_STARTS, _WARMUP, _HEAD_SCALE = 0.02, 0.05, 0.1
+# Student of a privileged teacher. All ReLUs can die if it learns from too few observations, or at
+# the full learning rate, at first.
+_STARTS = 0.02  # share of the stage after which it starts to learn
+_WARMUP = 0.05  # share of the stage after which the learning rate has risen
+_HEAD_SCALE = 0.1  # initial scale of the last layer
 
 
 class AgentChain:

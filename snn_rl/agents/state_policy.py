@@ -28,7 +28,8 @@ class StateScale:
         columns: Indices of the numbers.
         mean: Mean of each of these numbers.
         std: Standard deviation of each of these numbers.
-        change: Root mean square of the change of each number from one state to the next.
+        change: Root mean square of the change of each number from one state to the next; `std` if
+            the number only differs between environments.
     """
 
     columns: NDArray[np.int64]
@@ -42,6 +43,7 @@ class StateScale:
         numbers = states[..., columns].astype(np.float64)
         mean, std = numbers.mean((0, 1)), numbers.std((0, 1))
         change = np.sqrt((np.diff(numbers, axis=0) ** 2).mean((0, 1)))
+        change = np.where(change == 0, std, change)
         return cls(columns, *(each.astype(np.float32) for each in (mean, std, change)))
 
 
@@ -65,8 +67,8 @@ def explore(env: VecEnv, steps: int, seed: int) -> NDArray[Any]:
 class StateNetwork(nn.Module):
     """Quantiles of the return of every action, from the last states.
 
-    The inputs are the newest state and the changes from state to state, both standardized: changes
-    are small beside the states themselves.
+    The inputs are the newest state and the changes from state to state, each standardized, because
+    changes are small compared to the states.
 
     Args:
         scale: Observed state variables.

@@ -139,6 +139,7 @@ class StateConfig:
 class StudentConfig:
     """ANN that learns from a privileged teacher (teacher=state).
 
+    It starts to learn after 2 % of the steps.
     state.sticky, dqn.buffer_size, dqn.optimizer, iir.epsilon, iir.train_freq, and iir.sharpness
     also apply.
     """

@@ -121,7 +121,10 @@ def _ram(env: Any) -> NDArray[np.uint8]:
 
 
 def _shows(env: Any, byte: int, value: Any) -> bool:
-    """Tells whether one of the next pictures changes if a byte of RAM takes this value."""
+    """Tells whether one of the next pictures changes if a byte of RAM takes this value.
+
+    The state of the emulator does not change.
+    """
     ale = env.ale
     start = ale.cloneState(include_rng=True)
 
@@ -133,7 +136,10 @@ def _shows(env: Any, byte: int, value: Any) -> bool:
         ale.restoreState(start)
         return np.stack(drawn)
 
+    pictures()  # a sticky action can repeat the last one, which is NOOP from here on
     expected = pictures()
+    if not np.array_equal(pictures(), expected):  # not all games are restored completely
+        return False
     ale.setRAM(int(byte), int(value))
     return not np.array_equal(pictures(), expected)
 

@@ -118,7 +118,7 @@ def _picture(cart: Any) -> NDArray[np.uint8]:
 
 
 class FailureReward(gym.Wrapper[Any, Any, Any, Any]):
-    """Rewards a failure with -1 and everything else with 0, as Barto, Sutton and Anderson (1983).
+    """Rewards a failure with -1 and everything else with 0 (Barto, Sutton, and Anderson, 1983).
 
     With a reward of 1 per step, the Q-values of a teacher would have to rise to 100 before they
     tell good actions from bad ones.

@@ -22,7 +22,8 @@ class EnvOptions:
 
     Attributes:
         training: True for training episodes: Atari rewards are clipped to their sign, and an
-            episode ends with each lost life.
+            episode ends with each lost life. CartPole without pixels rewards a failure with -1 and
+            everything else with 0.
         sticky: Probability that an action is replaced by the previous action, per emulator frame
             on Atari (ALE's repeat_action_probability) and per step elsewhere.
         cap: Number of agent steps after which an episode is truncated.
@@ -53,7 +54,8 @@ class EnvFamily:
         state: Function that returns the state [numbers] of an unwrapped environment, from which a
             privileged teacher learns; None if the family offers no state.
         shows: Function (unwrapped environment, i, value) that tells whether the picture changes if
-            state variable i takes this value; None if all variables can be seen.
+            state variable i takes this value, and leaves the state unchanged; None if all variables
+            can be seen.
     """
 
     name: str

@@ -1,7 +1,8 @@
 """Vectorized environments that observe the emulator's state instead of its screen, or beside it.
 
 A privileged teacher learns from the environments of `make_state_env`. They run without image
-processing, and their episodes, rewards, and random streams equal those of `make_env`. The
+processing, and their episodes, random streams, and (except in training on CartPole) rewards equal
+those of `make_env`. The
 environments of `make_taught_env` add the teacher's observations to those of `make_env`.
 """
 
@@ -72,23 +73,28 @@ def visible_columns(env_id: str, env: VecEnv, states: Array) -> Array:
 
     Args:
         env_id: Id of the environments.
-        env: Environments of `make_state_env`, each in another state of the game.
-        states: Visited states [N, numbers], in which a variable takes different values.
+        env: Environments of `make_state_env` with all state variables, in different states.
+        states: Visited states [N, numbers], with the values that a variable can take.
 
     Raises:
-        ValueError: There are no such variables.
+        ValueError: No state variable varies and can be seen.
     """
     columns: list[int] = np.flatnonzero((states != states[0]).any(0)).tolist()
     shows = family(env_id).shows
     if shows is not None:
+        read = _reader(env_id)
         assert isinstance(env.unwrapped, DummyVecEnv)
         games = [each.unwrapped for each in env.unwrapped.envs]
-        values = {i: np.unique(states[:, i]) for i in columns}
-        columns = [
-            i
-            for i in columns
-            if any(shows(game, i, values[i][k % len(values[i])]) for k, game in enumerate(games))
-        ]
+
+        def visible(i: int) -> bool:
+            values = np.unique(states[:, i])
+            for k, game in enumerate(games):
+                others = values[values != read(game)[i]]
+                if shows(game, i, others[k * len(others) // len(games)]):
+                    return True
+            return False
+
+        columns = [i for i in columns if visible(i)]
     if not columns:
         raise ValueError("no visible state variable varies in random play")
     return np.array(columns)

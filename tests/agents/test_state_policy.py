@@ -15,6 +15,10 @@ def test_scale_describes_the_columns_and_their_changes() -> None:
     np.testing.assert_allclose(scale.mean, [2, 170])
     np.testing.assert_allclose(scale.std, [np.sqrt(8 / 3), np.sqrt(2) * 85], rtol=1e-6)
     np.testing.assert_allclose(scale.change, [2, 255 / np.sqrt(2)], rtol=1e-6)
+    # The first number only differs between the environments.
+    states = np.stack([states, states + np.array([2, 0, 0, 0], np.uint8)], 1)
+    scale = StateScale.of(states, np.array([0, 1]))
+    np.testing.assert_allclose(scale.change, [scale.std[0], 2], rtol=1e-6)
 
 
 def test_exploration_visits_the_same_states_for_a_seed() -> None:

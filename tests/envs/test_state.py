@@ -137,6 +137,39 @@ def test_visible_columns_of_pong_hold_what_the_picture_shows() -> None:
     env.close()
 
 
+@pytest.mark.parametrize("game", ["Pong", "Qbert"])
+def test_a_byte_that_keeps_its_value_does_not_show(game: str) -> None:
+    env_id = f"{game}NoFrameskip-v4"
+    env = make_state_env(env_id, frames=1, sticky=0.25)
+    shows = family(env_id).shows
+    assert shows is not None
+    env.reset()
+    for action in (3, 2, 4):
+        env.step(np.array([action]))
+        (emulator,) = (each.unwrapped for each in env.unwrapped.envs)  # type: ignore[attr-defined]
+        ram = emulator.ale.getRAM()
+        assert not any(shows(emulator, i, ram[i]) for i in range(0, 128, 4))
+    env.close()
+
+
+def test_a_family_tells_which_state_variables_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_FAMILIES, "hidden", None)
+    known, asked = family(CARTPOLE), []
+
+    def shows(_: Any, i: int, value: float) -> bool:
+        asked.append((i, value))
+        return i == 2
+
+    register_env_family("hidden", ("H-v0",), known.make, state=known.state, shows=shows)
+    monkeypatch.setitem(_FAMILIES, "hidden", _FAMILIES["hidden"])
+    env = make_state_env(CARTPOLE, 2)
+    env.reset()
+    numbers = np.array([[0, 1, 2, 3], [0, 5, 4, 7]], np.float32)
+    np.testing.assert_array_equal(visible_columns("H-v0", env, numbers), [2])
+    # Each environment tries another value, until one shows.
+    assert asked == [(1, 1.0), (1, 5.0), (2, 2.0), (3, 3.0), (3, 7.0)]
+
+
 def test_without_a_test_for_pictures_all_varying_columns_count_as_visible() -> None:
     env = make_state_env(CARTPOLE)
     numbers = np.array([[0, 1, 2, 3], [0, 1, 4, 3], [0, 5, 2, 3]], np.float32)
