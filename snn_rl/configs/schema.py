@@ -95,7 +95,9 @@ class StateConfig:
     sticky: float = setting(0.25, "Sticky-action probability.", minimum=0, maximum=1)
     frames: int = setting(4, "Number of states in an observation.", minimum=1, maximum=32)
     explore_steps: int = setting(
-        20_000, "Random agent steps used to find the state variables that vary.", minimum=1
+        20_000,
+        "Random agent steps that find the state variables that vary and can be seen.",
+        minimum=1,
     )
     hidden: str = setting("256-256", "Neurons of each hidden layer.")
     quantiles: int = setting(16, "Quantiles of the return of an action.", minimum=1, maximum=1_000)

@@ -2,8 +2,8 @@
 
 A privileged teacher learns from the environments of `make_state_env`. They run without image
 processing, and their episodes, random streams, and (except in training on CartPole) rewards equal
-those of `make_env`. The
-environments of `make_taught_env` add the teacher's observations to those of `make_env`.
+those of `make_env`. The environments of `make_taught_env` add the teacher's observations to those
+of `make_env`.
 """
 
 from collections.abc import Callable
@@ -85,11 +85,12 @@ def visible_columns(env_id: str, env: VecEnv, states: Array) -> Array:
         read = _reader(env_id)
         assert isinstance(env.unwrapped, DummyVecEnv)
         games = [each.unwrapped for each in env.unwrapped.envs]
+        current = [read(game) for game in games]
 
         def visible(i: int) -> bool:
             values = np.unique(states[:, i])
             for k, game in enumerate(games):
-                others = values[values != read(game)[i]]
+                others = values[values != current[k][i]]
                 if shows(game, i, others[k * len(others) // len(games)]):
                     return True
             return False
