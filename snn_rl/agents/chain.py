@@ -20,7 +20,7 @@ from snn_rl.agents.evaluation import evaluate_stage
 from snn_rl.agents.loading import evaluation_env
 from snn_rl.agents.objectives import DISTILL, TD
 from snn_rl.agents.replay.journal import Journal
-from snn_rl.agents.retraining import cosine
+from snn_rl.agents.retraining import cosine, trapezoid
 from snn_rl.agents.saved import OPTIMIZERS
 from snn_rl.agents.state_policy import StateQNetwork
 from snn_rl.agents.taught import TaughtDQN, center
@@ -55,7 +55,8 @@ from snn_rl.utils.seeding import derive_seed, seed_everything
 # Student of a privileged teacher. All ReLUs can die if it learns from too few observations, or at
 # the full learning rate, at first.
 _STARTS = 0.02  # share of the stage after which it starts to learn
-_WARMUP = 0.05  # share of the stage after which the learning rate has risen
+_RISE = 0.05  # share of the stage after which the learning rate has risen
+_FALL = 0.25  # share of the stage, at its end, in which the learning rate falls
 _HEAD_SCALE = 0.1  # initial scale of the last layer
 
 
@@ -165,7 +166,7 @@ class AgentChain:
         if stage.analog:
             learning = {
                 "learning_starts": int(_STARTS * student.steps),
-                "learning_rate": cosine(student.lr, warmup=_WARMUP),
+                "learning_rate": trapezoid(student.lr, _RISE, _FALL),
                 "batch_size": student.batch_size,
                 "gradient_steps": student.gradient_steps,
                 "guided_steps": student.guided_steps,

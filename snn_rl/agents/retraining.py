@@ -38,19 +38,20 @@ from snn_rl.utils.errors import UserError
 _DEFAULT_SEARCH = ThresholdSearch()
 
 
-def cosine(start: float, warmup: float = 0.0) -> Schedule:
-    """Returns a learning-rate schedule with cosine decay from `start` to 0.
+def cosine(start: float) -> Schedule:
+    """Returns a learning-rate schedule with cosine decay from `start` to 0."""
+    return lambda remaining: start * (1 - math.cos(math.pi * remaining)) / 2
+
+
+def trapezoid(peak: float, rise: float, fall: float) -> Schedule:
+    """Returns a learning-rate schedule that rises linearly from 0, stays, and falls to 0.
 
     Args:
-        start: Initial learning rate.
-        warmup: Share of the training in which the learning rate rises linearly from 0.
+        peak: Highest learning rate.
+        rise: Share of the training after which the learning rate has risen, above 0.
+        fall: Share of the training, at its end, in which the learning rate falls, above 0.
     """
-
-    def rate(remaining: float) -> float:
-        rising = min(1.0, (1 - remaining) / warmup) if warmup else 1.0
-        return rising * start * (1 - math.cos(math.pi * remaining)) / 2
-
-    return rate
+    return lambda remaining: peak * min((1 - remaining) / rise, 1.0, remaining / fall)
 
 
 @torch.no_grad()

@@ -141,13 +141,14 @@ class StateConfig:
 class StudentConfig:
     """ANN that learns from a privileged teacher (teacher=state).
 
-    It starts to learn after 2 % of the steps.
+    It starts to learn after 2 % of the steps. The learning rate rises over the first 5 % and falls
+    over the last 25 %.
     state.sticky, dqn.buffer_size, dqn.optimizer, iir.epsilon, iir.train_freq, and iir.sharpness
     also apply.
     """
 
     steps: int = setting(160_000, "Agent steps of the ANN stage.", minimum=1)
-    lr: float = setting(1e-3, "Initial learning rate, with a cosine schedule.", above=0, maximum=10)
+    lr: float = setting(1e-3, "Highest learning rate.", above=0, maximum=10)
     batch_size: int = setting(32, "Observations per mini-batch.", minimum=1)
     gradient_steps: int = setting(1, "Gradient steps per training phase.", minimum=1)
     guided_steps: int = setting(

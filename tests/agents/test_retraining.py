@@ -9,10 +9,11 @@ import pytest
 import torch
 from stable_baselines3 import DQN
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from snn_rl.agents import convert, iir, observe, retraining
-from snn_rl.agents.retraining import cosine
+from snn_rl.agents.retraining import cosine, trapezoid
 from snn_rl.core.networks import (
     AnalogNetwork,
     Conv,
@@ -113,13 +114,18 @@ def test_agents_of_stable_baselines3_are_accepted(
     assert results.episodes == 2 and results.mean >= 1
 
 
-def test_the_learning_rate_rises_during_the_warmup_and_falls_like_a_cosine() -> None:
-    plain, warm = cosine(2.0), cosine(2.0, warmup=0.5)
-    for remaining, expected in ((1.0, 2.0), (0.5, 1.0), (0.0, 0.0)):
-        assert plain(remaining) == pytest.approx(expected)
-    assert warm(1.0) == 0.0
-    assert warm(0.75) == pytest.approx(plain(0.75) / 2)
-    assert warm(0.4) == pytest.approx(plain(0.4))
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        (cosine(2.0), {1.0: 2.0, 0.5: 1.0, 0.0: 0.0}),
+        (
+            trapezoid(2.0, rise=0.2, fall=0.4),
+            {1.0: 0.0, 0.9: 1.0, 0.8: 2.0, 0.4: 2.0, 0.2: 1.0, 0.0: 0.0},
+        ),
+    ],
+)
+def test_learning_rate_schedules(schedule: Schedule, rates: dict[float, float]) -> None:
+    assert {left: schedule(left) for left in rates} == pytest.approx(rates)
 
 
 def test_spiking_networks_are_rejected(make_catch: Callable[..., VecEnv]) -> None:
