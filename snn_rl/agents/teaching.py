@@ -107,7 +107,7 @@ class Teaching:
     def scale(self) -> StateScale:
         """Returns the state variables that vary in random play and can be seen."""
         seed = derive_seed(*self.seed, plan.EXPLORATION_NUMBER)
-        env = self._env(self.settings.n_envs, seed, frames=1, sticky=self.settings.sticky)
+        env = self._env(self.settings.n_envs, seed, frames=1, sticky=0.0)
         try:
             states = explore(env, self.settings.explore_steps, seed)
             numbers = states.reshape(-1, states.shape[2])

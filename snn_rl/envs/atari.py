@@ -5,8 +5,6 @@ from typing import Any
 
 import ale_py
 import gymnasium as gym
-import numpy as np
-from numpy.typing import NDArray
 from stable_baselines3.common.atari_wrappers import (
     AtariWrapper,
     ClipRewardEnv,
@@ -17,13 +15,13 @@ from stable_baselines3.common.atari_wrappers import (
 from stable_baselines3.common.monitor import Monitor
 
 from snn_rl.envs.families import EnvOptions, register_env_family
+from snn_rl.envs.ram import Memory, visible
 
 gym.register_envs(ale_py)
 
 ATARI = "atari"
 ATARI_IDS = tuple(sorted(each for each in gym.registry if each.endswith("NoFrameskip-v4")))
 FRAME_SKIP = 4
-_LOOK = 2  # emulator frames; many games draw an object in every other frame only
 
 
 class FireOnLifeLoss(gym.Wrapper[Any, Any, Any, Any]):
@@ -95,6 +93,7 @@ def _make(env_id: str, options: EnvOptions) -> gym.Env[Any, Any]:
         max_num_frames_per_episode=options.cap * FRAME_SKIP,
         full_action_space=options.full_action_space,
     )
+    env = Memory(env, observed=not options.pixels)
     env = Monitor(env)  # inside the wrappers, so that it records unclipped returns of full games
     if not options.training and "FIRE" in env.unwrapped.get_action_meanings():  # type: ignore[attr-defined]
         env = FireOnLifeLoss(env)
@@ -116,37 +115,16 @@ def _without_images(env: gym.Env[Any, Any], training: bool) -> gym.Env[Any, Any]
     return ClipRewardEnv(env) if training else env
 
 
-def _ram(env: Any) -> NDArray[np.uint8]:
-    return np.asarray(env.ale.getRAM())
-
-
-def _shows(env: Any, byte: int, value: Any) -> bool:
-    """Tells whether one of the next pictures changes if a byte of RAM takes this value.
-
-    The state of the emulator does not change.
-    """
-    ale = env.ale
-    start = ale.cloneState(include_rng=True)
-
-    def pictures() -> NDArray[np.uint8]:
-        drawn = []
-        for _ in range(_LOOK):
-            ale.act(0)
-            drawn.append(ale.getScreenGrayscale())
-        ale.restoreState(start)
-        return np.stack(drawn)
-
-    pictures()  # a sticky action can repeat the last one, which is NOOP from here on
-    expected = pictures()
-    if not np.array_equal(pictures(), expected):  # not all games are restored completely
-        return False
-    ale.setRAM(int(byte), int(value))
-    return not np.array_equal(pictures(), expected)
-
-
 def _action_names(env: Any) -> list[str]:
     names = env.get_action_meanings()
     return [" ".join(re.findall("UP|DOWN|LEFT|RIGHT|FIRE|NOOP", name)).lower() for name in names]
 
 
-register_env_family(ATARI, ATARI_IDS, _make, action_names=_action_names, state=_ram, shows=_shows)
+register_env_family(
+    ATARI,
+    ATARI_IDS,
+    _make,
+    action_names=_action_names,
+    state=lambda env: env.get_wrapper_attr("memory"),
+    visible=visible,
+)

@@ -140,8 +140,8 @@ def _make(env_id: str, options: EnvOptions) -> gym.Env[Any, Any]:
     return CartPolePixels(gym.make(env_id, render_mode="rgb_array", disable_env_checker=True))
 
 
-def _state(cart: Any) -> NDArray[np.float32]:
-    return np.array(cart.state, np.float32)
+def _state(env: Any) -> NDArray[np.float32]:
+    return np.array(env.unwrapped.state, np.float32)
 
 
 register_env_family(

@@ -3,7 +3,7 @@
 import difflib
 import importlib
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,11 +51,11 @@ class EnvFamily:
         picture: Function that returns the RGB picture [height, width, 3] of an unwrapped
             environment.
         action_names: Function that returns the names of an unwrapped environment's actions.
-        state: Function that returns the state [numbers] of an unwrapped environment, from which a
-            privileged teacher learns; None if the family offers no state.
-        shows: Function (unwrapped environment, i, value) that tells whether the picture changes if
-            state variable i takes this value, and leaves the state unchanged; None if all variables
-            can be seen.
+        state: Function that returns the state [numbers] of an environment, from which a privileged
+            teacher learns; None if the family offers no state.
+        visible: Function (unwrapped environments, visited states [N, numbers]) that tells which
+            state variables can be seen in the pictures, [numbers]; None if all of them can. The
+            environments have no sticky actions and are in different states, which do not change.
     """
 
     name: str
@@ -64,7 +64,7 @@ class EnvFamily:
     picture: Callable[[Any], NDArray[np.uint8]]
     action_names: Callable[[Any], list[str]]
     state: Callable[[Any], NDArray[Any]] | None = None
-    shows: Callable[[Any, int, Any], bool] | None = None
+    visible: Callable[[Sequence[Any], NDArray[Any]], NDArray[np.bool_]] | None = None
 
 
 # Modules in this package that register a family when they are imported.
@@ -93,7 +93,7 @@ def register_env_family(
     picture: Callable[[Any], NDArray[np.uint8]] = _rendered,
     action_names: Callable[[Any], list[str]] = _numbered,
     state: Callable[[Any], NDArray[Any]] | None = None,
-    shows: Callable[[Any, int, Any], bool] | None = None,
+    visible: Callable[[Sequence[Any], NDArray[Any]], NDArray[np.bool_]] | None = None,
 ) -> None:
     """Registers a family of environments for `make_env` and the `env` setting.
 
@@ -109,9 +109,9 @@ def register_env_family(
         picture: See `EnvFamily`; by default the environment's `render()`.
         action_names: See `EnvFamily`; by default the numbers of the actions.
         state: See `EnvFamily`. A family with a state must support `EnvOptions.pixels`.
-        shows: See `EnvFamily`.
+        visible: See `EnvFamily`.
     """
-    _FAMILIES[name] = EnvFamily(name, ids, make, picture, action_names, state, shows)
+    _FAMILIES[name] = EnvFamily(name, ids, make, picture, action_names, state, visible)
 
 
 def family(env_id: str) -> EnvFamily:

@@ -73,32 +73,20 @@ def visible_columns(env_id: str, env: VecEnv, states: Array) -> Array:
 
     Args:
         env_id: Id of the environments.
-        env: Environments of `make_state_env` with all state variables, in different states.
+        env: Environments of `make_state_env` without sticky actions, in different states.
         states: Visited states [N, numbers], with the values that a variable can take.
 
     Raises:
         ValueError: No state variable varies and can be seen.
     """
-    columns: list[int] = np.flatnonzero((states != states[0]).any(0)).tolist()
-    shows = family(env_id).shows
-    if shows is not None:
-        read = _reader(env_id)
+    chosen = (states != states[0]).any(0)
+    visible = family(env_id).visible
+    if visible is not None:
         assert isinstance(env.unwrapped, DummyVecEnv)
-        games = [each.unwrapped for each in env.unwrapped.envs]
-        current = [read(game) for game in games]
-
-        def visible(i: int) -> bool:
-            values = np.unique(states[:, i])
-            for k, game in enumerate(games):
-                others = values[values != current[k][i]]
-                if shows(game, i, others[k * len(others) // len(games)]):
-                    return True
-            return False
-
-        columns = [i for i in columns if visible(i)]
-    if not columns:
+        chosen &= visible([each.unwrapped for each in env.unwrapped.envs], states)
+    if not chosen.any():
         raise ValueError("no visible state variable varies in random play")
-    return np.array(columns)
+    return np.flatnonzero(chosen)
 
 
 def check_state(env_id: str) -> None:
@@ -111,7 +99,7 @@ def check_state(env_id: str) -> None:
     env = single_envs(env_id, 1, 0, EnvOptions(pixels=False))
     observed = np.asarray(env.reset())[0]
     assert isinstance(env.unwrapped, DummyVecEnv)
-    state = np.asarray(read(env.unwrapped.envs[0].unwrapped))
+    state = np.asarray(read(env.unwrapped.envs[0]))
     env.close()
     if observed.ndim != 1 or observed.dtype != state.dtype or not np.array_equal(observed, state):
         raise ValueError(
@@ -121,7 +109,7 @@ def check_state(env_id: str) -> None:
 
 
 def _reader(env_id: str) -> Callable[[Any], Array]:
-    """Returns the function that reads the state of an unwrapped environment."""
+    """Returns the function that reads the state of an environment."""
     read = family(env_id).state
     if read is None:
         raise ValueError(f"env={env_id} has no state that a teacher could observe")
@@ -163,7 +151,7 @@ class VecTaught(VecEnvWrapper):
 
     Args:
         venv: Environments of `make_env`.
-        read: Function that returns the state of an unwrapped environment.
+        read: Function that returns the state of an environment.
         columns: Indices of the state variables that the teacher observes.
         frames: Number of states per observation of the teacher.
 
@@ -197,4 +185,4 @@ class VecTaught(VecEnvWrapper):
         return stepped
 
     def _newest(self) -> Array:
-        return np.stack([self._read(env.unwrapped)[self._columns] for env in self._envs])
+        return np.stack([self._read(env)[self._columns] for env in self._envs])
