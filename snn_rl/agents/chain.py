@@ -52,8 +52,8 @@ from snn_rl.utils.device import uses_bf16
 from snn_rl.utils.errors import UserError
 from snn_rl.utils.seeding import derive_seed, seed_everything
 
-# Student of a privileged teacher. All ReLUs can die if it learns from too few observations, or at
-# the full learning rate, at first.
+# Student of a privileged teacher. All of its ReLUs can die if it first learns from too few
+# observations, or at the full learning rate.
 _STARTS = 0.02  # share of the stage after which it starts to learn
 _RISE = 0.05  # share of the stage after which the learning rate has risen
 _FALL = 0.25  # share of the stage, at its end, in which the learning rate falls

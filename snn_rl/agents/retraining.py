@@ -44,7 +44,7 @@ def cosine(start: float) -> Schedule:
 
 
 def trapezoid(peak: float, rise: float, fall: float) -> Schedule:
-    """Returns a learning-rate schedule that rises linearly from 0, stays, and falls to 0.
+    """Returns a learning-rate schedule that rises from 0, stays constant, and falls to 0.
 
     Args:
         peak: Highest learning rate.

@@ -141,10 +141,9 @@ class StateConfig:
 class StudentConfig:
     """ANN that learns from a privileged teacher (teacher=state).
 
-    It starts to learn after 2 % of the steps. The learning rate rises over the first 5 % and falls
-    over the last 25 %.
-    state.sticky, dqn.buffer_size, dqn.optimizer, iir.epsilon, iir.train_freq, and iir.sharpness
-    also apply.
+    The ANN starts to learn after 2 % of the steps. The learning rate rises over the first 5 % and
+    falls to 0 over the last 25 %. state.sticky, dqn.buffer_size, dqn.optimizer, iir.epsilon,
+    iir.train_freq, and iir.sharpness also apply.
     """
 
     steps: int = setting(160_000, "Agent steps of the ANN stage.", minimum=1)
