@@ -66,6 +66,12 @@ class Teaching:
         agent = self.agent(scale)
         journal = Journal([self.directory / "replay"])
         counters = resume(agent, self.directory, journal, 0) or Counters()
+        assert isinstance(agent.network, StateNetwork)
+        if not np.array_equal(agent.network.scale.mean, scale.mean):  # e.g. of another ale-py
+            raise UserError(
+                f"{self.directory} was trained with other state variables than this version "
+                "selects: delete it, or install the versions in run.json"
+            )
         train_stage(
             agent,
             counters,
@@ -76,7 +82,6 @@ class Teaching:
             self._selection(scale),
         )
         notes = plan.notes(self.config, TEACHER, counters, plan.teacher_games(self.config))
-        assert isinstance(agent.network, StateNetwork)
         save_teacher(self.directory / run_directory.NETWORK, agent.network, notes)
 
     def evaluate(self) -> None:
@@ -107,6 +112,7 @@ class Teaching:
     def scale(self) -> StateScale:
         """Returns the state variables that vary in random play and can be seen."""
         seed = derive_seed(*self.seed, plan.EXPLORATION_NUMBER)
+        # `visible_columns` requires environments without sticky actions.
         env = self._env(self.settings.n_envs, seed, frames=1, sticky=0.0)
         try:
             states = explore(env, self.settings.explore_steps, seed)

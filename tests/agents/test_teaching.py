@@ -9,7 +9,7 @@ import pytest
 import torch
 from stable_baselines3.common.vec_env import VecEnv
 
-from snn_rl.agents import plan, training
+from snn_rl.agents import plan, teaching, training
 from snn_rl.agents.chain import AgentChain
 from snn_rl.agents.checks import check_values
 from snn_rl.agents.replay.journal import Journal
@@ -108,6 +108,17 @@ def test_a_killed_stage_ends_like_an_uninterrupted_one(
     assert_same(whole.directory, killed.directory)
     chunks = [sorted(path.name for path in (tmp_path / each / "replay").iterdir()) for each in "ab"]
     assert chunks[0] == chunks[1]
+
+
+def test_a_teacher_of_other_state_variables_is_not_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config("state.steps=200")
+    monkeypatch.setattr(teaching, "visible_columns", lambda *_: np.array([1, 2, 3]))
+    Teaching(settings, tmp_path).fit()
+    monkeypatch.setattr(teaching, "visible_columns", lambda *_: np.array([0, 2, 3]))
+    with pytest.raises(UserError, match="was trained with other state variables"):
+        Teaching(settings, tmp_path).fit()
 
 
 def test_the_saved_network_is_the_averaged_one_with_its_scale(tmp_path: Path) -> None:
