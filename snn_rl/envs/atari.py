@@ -15,13 +15,12 @@ from stable_baselines3.common.atari_wrappers import (
 from stable_baselines3.common.monitor import Monitor
 
 from snn_rl.envs.families import EnvOptions, register_env_family
-from snn_rl.envs.ram import Memory, visible
+from snn_rl.envs.ram import FRAME_SKIP, RecentRAM, visible
 
 gym.register_envs(ale_py)
 
 ATARI = "atari"
 ATARI_IDS = tuple(sorted(each for each in gym.registry if each.endswith("NoFrameskip-v4")))
-FRAME_SKIP = 4
 
 
 class FireOnLifeLoss(gym.Wrapper[Any, Any, Any, Any]):
@@ -93,7 +92,7 @@ def _make(env_id: str, options: EnvOptions) -> gym.Env[Any, Any]:
         max_num_frames_per_episode=options.cap * FRAME_SKIP,
         full_action_space=options.full_action_space,
     )
-    env = Memory(env, observed=not options.pixels)
+    env = RecentRAM(env, observed=not options.pixels)
     env = Monitor(env)  # inside the wrappers, so that it records unclipped returns of full games
     if not options.training and "FIRE" in env.unwrapped.get_action_meanings():  # type: ignore[attr-defined]
         env = FireOnLifeLoss(env)
@@ -125,6 +124,6 @@ register_env_family(
     ATARI_IDS,
     _make,
     action_names=_action_names,
-    state=lambda env: env.get_wrapper_attr("memory"),
+    state=lambda env: env.get_wrapper_attr("recent"),
     visible=visible,
 )

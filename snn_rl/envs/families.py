@@ -51,11 +51,12 @@ class EnvFamily:
         picture: Function that returns the RGB picture [height, width, 3] of an unwrapped
             environment.
         action_names: Function that returns the names of an unwrapped environment's actions.
-        state: Function that returns the state [numbers] of an environment, from which a privileged
-            teacher learns; None if the family offers no state.
-        visible: Function (unwrapped environments, visited states [N, numbers]) that tells which
-            state variables can be seen in the pictures, [numbers]; None if all of them can. The
-            environments have no sticky actions and are in different states, which do not change.
+        state: Function that returns the state [numbers] of an environment with its wrappers, from
+            which a privileged teacher learns; None if the family offers no state.
+        visible: Function (unwrapped environments, visited states [N, numbers]) that returns a
+            boolean mask [numbers] of the state variables that can be seen in the pictures; None if
+            all of them can. The environments have no sticky actions and are in different states.
+            The function must leave these states unchanged.
     """
 
     name: str

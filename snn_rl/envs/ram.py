@@ -1,4 +1,4 @@
-"""Memory of the Atari console, as a privileged teacher observes it."""
+"""RAM of the Atari console, as a privileged teacher observes it."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,75 +10,85 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 BYTES = 128
-_LOOK = 2  # emulator frames; many games draw an object in every other frame only
-_PAST = 4  # emulator frames of an agent step
-_WAIT = 0  # action NOOP
+FRAME_SKIP = 4  # emulator frames per agent step
+_LOOKAHEAD = 2  # emulator frames; many games draw an object in every other frame only
+_NOOP = 0
 
 
-class Memory(gym.Wrapper[Any, Any, Any, Any]):
-    """Keeps the memory after the last two emulator frames.
+class RecentRAM(gym.Wrapper[Any, Any, Any, Any]):
+    """Wrapper that keeps the console's RAM after each of the last `FRAME_SKIP` emulator frames.
 
     Args:
         env: Environment with single emulator frames.
-        observed: True to observe the memory instead of the screen.
+        observed: True to observe the RAM instead of the screen.
 
     Attributes:
-        memory: Bytes after the newest frame, then those after the frame before, [256], uint8.
+        recent: RAM after the newest frame, after the frame before, and so on, [512], uint8. After
+            a reset, all of them are equal.
     """
 
     def __init__(self, env: gym.Env[Any, Any], observed: bool):
         super().__init__(env)
         self._observed = observed
         if observed:
-            self.observation_space = spaces.Box(0, 255, (2 * BYTES,), np.uint8)
+            self.observation_space = spaces.Box(0, 255, (FRAME_SKIP * BYTES,), np.uint8)
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """Resets the game."""
         obs, info = self.env.reset(**kwargs)
-        self.memory = np.tile(_ram(self.unwrapped), 2)
-        return self.memory if self._observed else obs, info
+        self.recent = np.tile(_ram(self.unwrapped), FRAME_SKIP)
+        return self.recent if self._observed else obs, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Takes the action."""
         obs, reward, terminated, truncated, info = self.env.step(action)
-        self.memory = np.concatenate([_ram(self.unwrapped), self.memory[:BYTES]])
-        seen = self.memory if self._observed else obs
-        return seen, reward, terminated, truncated, info
+        self.recent = np.concatenate([_ram(self.unwrapped), self.recent[:-BYTES]])
+        return self.recent if self._observed else obs, reward, terminated, truncated, info
 
 
 def visible(envs: Sequence[Any], states: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Tells which numbers of `Memory.memory` can be seen in the pictures so far, [256].
+    """Returns a mask of the numbers in `RecentRAM.recent` that the pictures reveal, [512].
 
-    A byte can be seen if another value changes one of the next pictures. In many games, an action
-    changes such a byte before the picture. Then only the value of the frame before can be seen.
+    A byte belongs to the mask if another value changes one of the next pictures. In many games, an
+    action changes such a byte before it changes the picture. The mask then contains the value of
+    the byte after the newest frame for which this is not the case.
 
     Args:
         envs: Unwrapped environments without sticky actions, in different states. Their states do
             not change.
-        states: Visited states [N, 256], with the values that a byte can take.
+        states: Visited states [N, 512], with the values that a byte can take.
     """
-    shown, early = np.zeros((2, BYTES), np.bool_)
+    shown = np.zeros(BYTES, np.bool_)
+    early = np.zeros((FRAME_SKIP, BYTES), np.bool_)
     values = [np.unique(states[:, byte]) for byte in range(BYTES)]
     for k, env in enumerate(envs):
-        ram, waited = _ram(env), _play(env, [_WAIT] * _LOOK)
-        if _play(env, [_WAIT] * _LOOK) != waited:
-            continue  # not all games are restored completely
+        # ALE does not restore the action that a sticky action repeats.
+        assert env.ale.getFloat("repeat_action_probability") == 0
+        _replay(env, [_NOOP] * _LOOKAHEAD)  # the first restore can change the next pictures
+        expected = _replay(env, [_NOOP] * _LOOKAHEAD)
+        if _replay(env, [_NOOP] * _LOOKAHEAD) != expected:
+            continue  # ALE does not restore every game completely
         early |= _early(env)
+        ram = _ram(env)
         for byte in np.flatnonzero(~shown):
             others = values[byte][values[byte] != ram[byte]]
             if others.size:
                 other = others[k * len(others) // len(envs)]
-                played = _play(env, [_WAIT] * _LOOK, (int(byte), int(other)))
-                shown[byte] = played.pictures != waited.pictures
-    return np.concatenate([shown & ~early, shown & early])
+                replay = _replay(env, [_NOOP] * _LOOKAHEAD, (int(byte), int(other)))
+                shown[byte] = replay.pictures != expected.pictures
+    newest = ~early & (np.cumsum(~early, axis=0) == 1)
+    mask: NDArray[np.bool_] = (newest & shown).ravel()
+    return mask
 
 
-class _Played(NamedTuple):
+class _Replay(NamedTuple):
+    """Picture and RAM after each of the played frames."""
+
     pictures: tuple[bytes, ...]
-    ram: bytes
+    rams: tuple[bytes, ...]
 
 
-def _play(env: Any, actions: Sequence[int], change: tuple[int, int] | None = None) -> _Played:
+def _replay(env: Any, actions: Sequence[int], change: tuple[int, int] | None = None) -> _Replay:
     """Plays emulator frames from the current state, and restores it.
 
     Args:
@@ -90,29 +100,35 @@ def _play(env: Any, actions: Sequence[int], change: tuple[int, int] | None = Non
     start = ale.cloneState(include_rng=True)
     if change:
         ale.setRAM(*change)
-    pictures = []
+    pictures, rams = [], []
     for action in actions:
         ale.act(action)
         pictures.append(ale.getScreenGrayscale().tobytes())
-    played = _Played(tuple(pictures), ale.getRAM().tobytes())
+        rams.append(ale.getRAM().tobytes())
     ale.restoreState(start)
-    return played
+    return _Replay(tuple(pictures), tuple(rams))
 
 
 def _early(env: Any) -> NDArray[np.bool_]:
-    """Tells which bytes one of the last actions can change while all pictures remain equal."""
-    endings = defaultdict(set)
-    for frame in range(_PAST):
-        for action in env.ale.getMinimalActionSet():
-            actions = [_WAIT] * _PAST
+    """Returns a mask of the bytes that can differ although all pictures are equal.
+
+    Plays an agent step with each action in one of its frames, and NOOP in the others.
+
+    Returns:
+        Mask after each frame of the agent step, newest first, [4, 128].
+    """
+    replays = defaultdict(set)
+    for frame in range(FRAME_SKIP):
+        for action in env.ale.getLegalActionSet():
+            actions = [_NOOP] * FRAME_SKIP
             actions[frame] = action
-            played = _play(env, actions)
-            endings[played.pictures].add(played.ram)
-    early = np.zeros(BYTES, np.bool_)
-    for rams in endings.values():
-        values = np.stack([np.frombuffer(ram, np.uint8) for ram in rams])
-        early |= (values != values[0]).any(0)
-    return early
+            replay = _replay(env, actions)
+            replays[replay.pictures].add(b"".join(reversed(replay.rams)))
+    early = np.zeros(FRAME_SKIP * BYTES, np.bool_)
+    for found in replays.values():
+        rams = np.stack([np.frombuffer(each, np.uint8) for each in found])
+        early |= (rams != rams[0]).any(0)
+    return early.reshape(FRAME_SKIP, BYTES)
 
 
 def _ram(env: Any) -> NDArray[np.uint8]:

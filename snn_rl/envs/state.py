@@ -109,7 +109,7 @@ def check_state(env_id: str) -> None:
 
 
 def _reader(env_id: str) -> Callable[[Any], Array]:
-    """Returns the function that reads the state of an environment."""
+    """Returns the function that reads the state of an environment with its wrappers."""
     read = family(env_id).state
     if read is None:
         raise ValueError(f"env={env_id} has no state that a teacher could observe")
@@ -151,7 +151,7 @@ class VecTaught(VecEnvWrapper):
 
     Args:
         venv: Environments of `make_env`.
-        read: Function that returns the state of an environment.
+        read: Function that returns the state of an environment with its wrappers.
         columns: Indices of the state variables that the teacher observes.
         frames: Number of states per observation of the teacher.
 

@@ -124,18 +124,21 @@ def test_a_family_tells_which_state_variables_can_be_seen(monkeypatch: pytest.Mo
     numbers, asked = np.array([[0, 1, 2, 3], [0, 5, 4, 7]], np.float32), []
 
     def visible(envs: Any, states: Any) -> NDArray[np.bool_]:
-        asked.append((len(envs), states))
+        asked.append((envs, states))
         return np.array([True, False, True, True])
 
     known = family(CARTPOLE)
     register_env_family("hidden", ("H-v0",), known.make, state=known.state, visible=visible)
     monkeypatch.setitem(_FAMILIES, "hidden", _FAMILIES["hidden"])
-    columns = visible_columns("H-v0", make_state_env(CARTPOLE, 2), numbers)
+    env = make_state_env(CARTPOLE, 2)
+    columns = visible_columns("H-v0", env, numbers)
     np.testing.assert_array_equal(columns, [2, 3])  # number 0 does not vary
-    assert asked == [(2, numbers)]
+    ((envs, states),) = asked
+    assert envs == [each.unwrapped for each in env.unwrapped.envs]  # type: ignore[attr-defined]
+    assert states is numbers
 
 
-def test_all_varying_columns_count_as_visible_unless_the_family_knows_better() -> None:
+def test_all_varying_columns_are_chosen_without_a_visibility_function() -> None:
     env = make_state_env(CARTPOLE)
     numbers = np.array([[0, 1, 2, 3], [0, 1, 4, 3], [0, 5, 2, 3]], np.float32)
     np.testing.assert_array_equal(visible_columns(CARTPOLE, env, numbers), [1, 2])
