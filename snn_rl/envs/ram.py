@@ -1,6 +1,6 @@
 """RAM of the Atari console, as a privileged teacher observes it."""
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -22,9 +22,6 @@ class RecentRAM(gym.Wrapper[Any, Any, Any, Any]):
         env: Environment with single emulator frames.
         observed: True to observe the RAM instead of the screen.
 
-    Attributes:
-        recent: RAM after the newest frame, after the frame before, and so on, [512], uint8. After
-            a reset, all of them are equal.
     """
 
     def __init__(self, env: gym.Env[Any, Any], observed: bool):
@@ -36,14 +33,22 @@ class RecentRAM(gym.Wrapper[Any, Any, Any, Any]):
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """Resets the game."""
         obs, info = self.env.reset(**kwargs)
-        self.recent = np.tile(_ram(self.unwrapped), FRAME_SKIP)
+        self._rams = deque([_ram(self.unwrapped)] * FRAME_SKIP, maxlen=FRAME_SKIP)
         return self.recent if self._observed else obs, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Takes the action."""
         obs, reward, terminated, truncated, info = self.env.step(action)
-        self.recent = np.concatenate([_ram(self.unwrapped), self.recent[:-BYTES]])
+        self._rams.appendleft(_ram(self.unwrapped))
         return self.recent if self._observed else obs, reward, terminated, truncated, info
+
+    @property
+    def recent(self) -> NDArray[np.uint8]:
+        """RAM after the newest frame, after the frame before, and so on, [512].
+
+        After a reset, all of them are equal.
+        """
+        return np.concatenate(self._rams)
 
 
 def visible(envs: Sequence[Any], states: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -61,12 +66,13 @@ def visible(envs: Sequence[Any], states: NDArray[np.uint8]) -> NDArray[np.bool_]
     shown = np.zeros(BYTES, np.bool_)
     early = np.zeros((FRAME_SKIP, BYTES), np.bool_)
     values = [np.unique(states[:, byte]) for byte in range(BYTES)]
+    wait = [_NOOP] * _LOOKAHEAD
     for k, env in enumerate(envs):
         # ALE does not restore the action that a sticky action repeats.
         assert env.ale.getFloat("repeat_action_probability") == 0
-        _replay(env, [_NOOP] * _LOOKAHEAD)  # the first restore can change the next pictures
-        expected = _replay(env, [_NOOP] * _LOOKAHEAD)
-        if _replay(env, [_NOOP] * _LOOKAHEAD) != expected:
+        _replay(env, wait)  # the first restore can change the next pictures
+        expected = _replay(env, wait)
+        if _replay(env, wait) != expected:
             continue  # ALE does not restore every game completely
         early |= _early(env)
         ram = _ram(env)
@@ -74,7 +80,7 @@ def visible(envs: Sequence[Any], states: NDArray[np.uint8]) -> NDArray[np.bool_]
             others = values[byte][values[byte] != ram[byte]]
             if others.size:
                 other = others[k * len(others) // len(envs)]
-                replay = _replay(env, [_NOOP] * _LOOKAHEAD, (int(byte), int(other)))
+                replay = _replay(env, wait, (int(byte), int(other)))
                 shown[byte] = replay.pictures != expected.pictures
     newest = ~early & (np.cumsum(~early, axis=0) == 1)
     mask: NDArray[np.bool_] = (newest & shown).ravel()
@@ -132,4 +138,4 @@ def _early(env: Any) -> NDArray[np.bool_]:
 
 
 def _ram(env: Any) -> NDArray[np.uint8]:
-    return np.array(env.ale.getRAM())
+    return np.asarray(env.ale.getRAM())  # a copy
