@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from tqdm import tqdm
 
@@ -56,30 +57,36 @@ def evaluate(
     for first in range(0, episodes, side_by_side):
         count = min(side_by_side, episodes - first)
         env = make_evaluation_env(count, seed + first)
+        if isinstance(env.unwrapped, DummyVecEnv):
+            env.unwrapped.envs = [_OneEpisode(each) for each in env.unwrapped.envs]
         torch.manual_seed(seed + first)
         rng = [np.random.default_rng([seed + first + i, 1]) for i in range(count)]
         played = [hashlib.sha256() for _ in range(count)]  # actions of each episode
         ends: dict[int, dict[str, Any]] = {}
+        running = list(range(count))
         obs, state, step = np.asarray(env.reset()), None, 0
-        while len(ends) < count:
-            running = [i for i in range(count) if i not in ends]
-            actions, _, layers, state = q_net.decide(obs, state)
+        while running:
+            decided, _, layers, state = q_net.decide(obs[running], state)
             if step % _RATE_EVERY == 0:
-                rates.append(spike_rates([layer[:, running] for layer in layers]))
+                rates.append(spike_rates(layers))
                 weights.append(len(running))
                 if teacher is not None:
-                    agreed += int((actions == teacher.decide(obs).actions)[running].sum())
-            for i in range(count):
+                    agreed += int((decided == teacher.decide(obs[running]).actions).sum())
+            for k, i in enumerate(running):
                 if epsilon > 0 and rng[i].random() < epsilon:
-                    actions[i] = rng[i].integers(q_net.action_space.n)  # type: ignore[attr-defined]
+                    decided[k] = rng[i].integers(q_net.action_space.n)  # type: ignore[attr-defined]
+                played[i].update(bytes([int(decided[k])]))
+            actions = np.zeros(count, decided.dtype)
+            actions[running] = decided
             stepped, _, dones, infos = env.step(actions)
             obs = np.asarray(stepped)
-            state = clear(state, torch.as_tensor(dones, device=q_net.device))
             step += 1
-            for i in running:
-                played[i].update(bytes([int(actions[i])]))
-                if dones[i] and "episode" in infos[i]:  # losing a life does not end the episode
-                    ends[i] = infos[i]
+            # Losing a life does not end the episode.
+            ends |= {i: infos[i] for i in running if dones[i] and "episode" in infos[i]}
+            state = clear(state, torch.as_tensor(dones[running], device=q_net.device))
+            kept = [k for k, i in enumerate(running) if i not in ends]
+            state = [each[kept] for each in state]
+            running = [running[k] for k in kept]
         env.close()
         for i, info in sorted(ends.items()):
             returns.append(float(info["episode"]["r"]))
@@ -100,6 +107,26 @@ def summary(results: Evaluation) -> str:
     if results.agreement is not None:
         text += f"; {results.agreement:.1%} of the actions match the ANN's"
     return text
+
+
+class _OneEpisode(gym.Wrapper[Any, Any, Any, Any]):
+    """Environment that stands still after its first episode, while others finish theirs."""
+
+    over = False
+    obs: Any = None
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Resets the environment."""
+        self.obs, info = self.env.reset(**kwargs)
+        return self.obs, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Takes the action if the first episode is not over."""
+        if self.over:
+            return self.obs, 0.0, False, False, {}
+        step = self.env.step(action)
+        self.over = "episode" in step[4]
+        return step
 
 
 @contextmanager

@@ -1,12 +1,14 @@
 from collections.abc import Callable
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from snn_rl.agents import SpikingQNetwork, evaluate
 from snn_rl.chain.records import Evaluation
@@ -125,6 +127,35 @@ def test_every_episode_is_the_first_of_its_own_environment(side_by_side: int) ->
     assert result.lengths == [varied(SEED + i) for i in range(12)]
     assert result.returns == [greedy_return(q_network(), SEED + i) for i in range(12)]
     assert len({a for r in result.returns for a in np.base_repr(int(r), 5)}) > 1
+
+
+def test_membrane_potentials_stay_with_their_episode() -> None:
+    q_net = q_network(1, carry_state=True)
+    alone = trials(q_net=q_net, side_by_side=1)
+    assert trials(q_net=q_net, side_by_side=5).returns == alone.returns != trials().returns
+
+
+def test_an_environment_stands_still_after_its_episode() -> None:
+    steps = [0, 0]
+
+    class Game(gym.Env[NDArray[np.uint8], int]):
+        observation_space, action_space = IMAGES, ACTIONS
+
+        def __init__(self, number: int):
+            self.number, self.length = number, (3, 8)[number]
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            return np.zeros(IMAGES.shape, np.uint8), {}
+
+        def step(self, action: int) -> Any:
+            steps[self.number] += 1
+            over = steps[self.number] % self.length == 0
+            return np.full(IMAGES.shape, 9, np.uint8), 1.0, over, False, {}
+
+    def make(n_envs: int, seed: int) -> VecEnv:
+        return DummyVecEnv([lambda i=i: Monitor(Game(i)) for i in range(n_envs)])  # type: ignore[misc]
+
+    assert evaluate(q_network(), make, 2, SEED).lengths == steps == [3, 8]
 
 
 def test_short_episodes_are_not_favored() -> None:
