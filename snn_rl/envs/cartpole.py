@@ -4,6 +4,7 @@ Gymnasium's renderer (pygame) would be the bottleneck of training. The same pict
 with OpenCV, cropped to the rows in which the cart and the pole move.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -144,6 +145,15 @@ def _state(env: Any) -> NDArray[np.float32]:
     return np.array(env.unwrapped.state, np.float32)
 
 
+def _visible(envs: Sequence[Any], states: NDArray[Any]) -> NDArray[np.bool_]:
+    """Returns the mask of the position and the angle.
+
+    The velocities already contain the effect of the last action, which the picture shows one step
+    later.
+    """
+    return np.array([True, False, True, False])
+
+
 register_env_family(
     CARTPOLE,
     ("CartPole-v0", "CartPole-v1"),
@@ -151,4 +161,5 @@ register_env_family(
     picture=_picture,
     action_names=lambda env: ["left", "right"],
     state=_state,
+    visible=_visible,
 )

@@ -138,12 +138,33 @@ def test_a_family_tells_which_state_variables_can_be_seen(monkeypatch: pytest.Mo
     assert states is numbers
 
 
-def test_all_varying_columns_are_chosen_without_a_visibility_function() -> None:
+def test_all_varying_columns_are_chosen_without_a_visibility_function(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(_FAMILIES, "shown", None)
+    register_env_family("shown", ("S-v0",), family(CARTPOLE).make, state=family(CARTPOLE).state)
+    monkeypatch.setitem(_FAMILIES, "shown", _FAMILIES["shown"])
     env = make_state_env(CARTPOLE)
     numbers = np.array([[0, 1, 2, 3], [0, 1, 4, 3], [0, 5, 2, 3]], np.float32)
-    np.testing.assert_array_equal(visible_columns(CARTPOLE, env, numbers), [1, 2])
+    np.testing.assert_array_equal(visible_columns("S-v0", env, numbers), [1, 2])
     with pytest.raises(ValueError, match="no visible state variable varies"):
-        visible_columns(CARTPOLE, env, numbers[:1])
+        visible_columns("S-v0", env, numbers[:1])
+
+
+def test_only_the_velocities_of_cartpole_depend_on_the_last_action() -> None:
+    pixels, numbers = [], []
+    for action in (0, 1):
+        pair = make_env(CARTPOLE, seed=3), make_state_env(CARTPOLE, seed=3)
+        for env in pair:
+            env.reset()
+            for each in (1, action):
+                stepped = np.asarray(env.step(np.array([each]))[0])[0]
+            (pixels if env is pair[0] else numbers).append(stepped[-1])
+    np.testing.assert_array_equal(*pixels)
+    hidden = numbers[0] != numbers[1]
+    visited = np.stack([np.zeros(4, np.float32), *numbers])
+    columns = visible_columns(CARTPOLE, make_state_env(CARTPOLE), visited)
+    np.testing.assert_array_equal(columns, np.flatnonzero(~hidden))
 
 
 @pytest.mark.parametrize("env_id", [PONG, CARTPOLE])
