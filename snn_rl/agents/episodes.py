@@ -35,7 +35,8 @@ def evaluate(
     """Plays full episodes and returns their results.
 
     Each episode runs in its own environment, with seeds `seed`, `seed + 1`, ..., to avoid a bias
-    toward short episodes.
+    toward short episodes. Environments whose episode has ended are left out of the next decisions,
+    so rounding and Poisson noise can depend on `side_by_side`.
 
     Args:
         q_net: Q-network of the agent.
@@ -57,8 +58,10 @@ def evaluate(
     for first in range(0, episodes, side_by_side):
         count = min(side_by_side, episodes - first)
         env = make_evaluation_env(count, seed + first)
-        if isinstance(env.unwrapped, DummyVecEnv):
-            env.unwrapped.envs = [_OneEpisode(each) for each in env.unwrapped.envs]
+        single = env.unwrapped if isinstance(env.unwrapped, DummyVecEnv) else None
+        envs = single.envs if single else []
+        if single:
+            single.envs = [_OneEpisode(each) for each in envs]
         torch.manual_seed(seed + first)
         rng = [np.random.default_rng([seed + first + i, 1]) for i in range(count)]
         played = [hashlib.sha256() for _ in range(count)]  # actions of each episode
@@ -84,9 +87,13 @@ def evaluate(
             # Losing a life does not end the episode.
             ends |= {i: infos[i] for i in running if dones[i] and "episode" in infos[i]}
             state = clear(state, torch.as_tensor(dones[running], device=q_net.device))
-            kept = [k for k, i in enumerate(running) if i not in ends]
-            state = [each[kept] for each in state]
-            running = [running[k] for k in kept]
+            ended = [i in ends for i in running]
+            if any(ended):
+                rows = _remaining_rows(ended)
+                state = [each[rows] for each in state]
+                running = [running[k] for k in rows]
+        if single:
+            single.envs = envs
         env.close()
         for i, info in sorted(ends.items()):
             returns.append(float(info["episode"]["r"]))
@@ -109,8 +116,21 @@ def summary(results: Evaluation) -> str:
     return text
 
 
+def _remaining_rows(ended: list[bool]) -> list[int]:
+    """Returns the rows of a batch without those of ended episodes, which the last rows replace.
+
+    The other rows keep their place, because the event-driven engine compares the images of a row.
+    """
+    rows = list(range(len(ended)))
+    for k in reversed(range(len(ended))):
+        if ended[k]:
+            rows[k] = rows[-1]
+            rows.pop()
+    return rows
+
+
 class _OneEpisode(gym.Wrapper[Any, Any, Any, Any]):
-    """Environment that stands still after its first episode, while others finish theirs."""
+    """Wrapper that ignores actions after the first episode."""
 
     over = False
     obs: Any = None
@@ -125,7 +145,7 @@ class _OneEpisode(gym.Wrapper[Any, Any, Any, Any]):
         if self.over:
             return self.obs, 0.0, False, False, {}
         step = self.env.step(action)
-        self.over = "episode" in step[4]
+        self.over = (step[2] or step[3]) and "episode" in step[4]
         return step
 
 

@@ -131,11 +131,23 @@ def test_every_episode_is_the_first_of_its_own_environment(side_by_side: int) ->
 
 def test_membrane_potentials_stay_with_their_episode() -> None:
     q_net = q_network(1, carry_state=True)
-    alone = trials(q_net=q_net, side_by_side=1)
-    assert trials(q_net=q_net, side_by_side=5).returns == alone.returns != trials().returns
+    expected = []
+    for seed in range(SEED, SEED + 12):
+        env, state = FakeGames(1, seed, varied), None
+        obs, actions = env.reset(), []
+        for _ in range(varied(seed)):
+            action, _, _, state = q_net.decide(obs, state)
+            actions.append(int(action[0]))
+            obs, _, dones, _ = env.step(action)
+            if dones[0]:  # a lost life
+                state = None
+        expected.append(spell(actions))
+    for side_by_side in (1, 5, 12):
+        assert trials(q_net=q_net, side_by_side=side_by_side).returns == expected
+    assert trials(q_net=q_network(1)).returns != expected
 
 
-def test_an_environment_stands_still_after_its_episode() -> None:
+def test_an_environment_takes_no_step_after_its_episode() -> None:
     steps = [0, 0]
 
     class Game(gym.Env[NDArray[np.uint8], int]):
@@ -152,10 +164,10 @@ def test_an_environment_stands_still_after_its_episode() -> None:
             over = steps[self.number] % self.length == 0
             return np.full(IMAGES.shape, 9, np.uint8), 1.0, over, False, {}
 
-    def make(n_envs: int, seed: int) -> VecEnv:
-        return DummyVecEnv([lambda i=i: Monitor(Game(i)) for i in range(n_envs)])  # type: ignore[misc]
-
-    assert evaluate(q_network(), make, 2, SEED).lengths == steps == [3, 8]
+    env = DummyVecEnv([lambda: Monitor(Game(0)), lambda: Monitor(Game(1))])
+    assert evaluate(q_network(), lambda *_: env, 2, SEED).lengths == steps == [3, 8]
+    env.step(np.zeros(2, int))
+    assert steps == [4, 9]
 
 
 def test_short_episodes_are_not_favored() -> None:
