@@ -143,7 +143,6 @@ def test_all_varying_columns_are_chosen_without_a_visibility_function(
 ) -> None:
     monkeypatch.setitem(_FAMILIES, "shown", None)
     register_env_family("shown", ("S-v0",), family(CARTPOLE).make, state=family(CARTPOLE).state)
-    monkeypatch.setitem(_FAMILIES, "shown", _FAMILIES["shown"])
     env = make_state_env(CARTPOLE)
     numbers = np.array([[0, 1, 2, 3], [0, 1, 4, 3], [0, 5, 2, 3]], np.float32)
     np.testing.assert_array_equal(visible_columns("S-v0", env, numbers), [1, 2])
