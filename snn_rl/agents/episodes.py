@@ -58,42 +58,37 @@ def evaluate(
     for first in range(0, episodes, side_by_side):
         count = min(side_by_side, episodes - first)
         env = make_evaluation_env(count, seed + first)
-        single = env.unwrapped if isinstance(env.unwrapped, DummyVecEnv) else None
-        envs = single.envs if single else []
-        if single:
-            single.envs = [_OneEpisode(each) for each in envs]
         torch.manual_seed(seed + first)
         rng = [np.random.default_rng([seed + first + i, 1]) for i in range(count)]
         played = [hashlib.sha256() for _ in range(count)]  # actions of each episode
         ends: dict[int, dict[str, Any]] = {}
         running = list(range(count))
-        obs, state, step = np.asarray(env.reset()), None, 0
-        while running:
-            decided, _, layers, state = q_net.decide(obs[running], state)
-            if step % _RATE_EVERY == 0:
-                rates.append(spike_rates(layers))
-                weights.append(len(running))
-                if teacher is not None:
-                    agreed += int((decided == teacher.decide(obs[running]).actions).sum())
-            for k, i in enumerate(running):
-                if epsilon > 0 and rng[i].random() < epsilon:
-                    decided[k] = rng[i].integers(q_net.action_space.n)  # type: ignore[attr-defined]
-                played[i].update(bytes([int(decided[k])]))
-            actions = np.zeros(count, decided.dtype)
-            actions[running] = decided
-            stepped, _, dones, infos = env.step(actions)
-            obs = np.asarray(stepped)
-            step += 1
-            # Losing a life does not end the episode.
-            ends |= {i: infos[i] for i in running if dones[i] and "episode" in infos[i]}
-            state = clear(state, torch.as_tensor(dones[running], device=q_net.device))
-            ended = [i in ends for i in running]
-            if any(ended):
-                rows = _remaining_rows(ended)
-                state = [each[rows] for each in state]
-                running = [running[k] for k in rows]
-        if single:
-            single.envs = envs
+        with _playing_once(env):
+            obs, state, step = np.asarray(env.reset()), None, 0
+            while running:
+                decided, _, layers, state = q_net.decide(obs[running], state)
+                if step % _RATE_EVERY == 0:
+                    rates.append(spike_rates(layers))
+                    weights.append(len(running))
+                    if teacher is not None:
+                        agreed += int((decided == teacher.decide(obs[running]).actions).sum())
+                for k, i in enumerate(running):
+                    if epsilon > 0 and rng[i].random() < epsilon:
+                        decided[k] = rng[i].integers(q_net.action_space.n)  # type: ignore[attr-defined]
+                    played[i].update(bytes([int(decided[k])]))
+                actions = np.zeros(count, decided.dtype)
+                actions[running] = decided
+                stepped, _, dones, infos = env.step(actions)
+                obs = np.asarray(stepped)
+                step += 1
+                # Losing a life does not end the episode.
+                ends |= {i: infos[i] for i in running if dones[i] and "episode" in infos[i]}
+                state = clear(state, torch.as_tensor(dones[running], device=q_net.device))
+                ended = [i in ends for i in running]
+                if any(ended):
+                    rows = _remaining_rows(ended)
+                    state = [each[rows] for each in state]
+                    running = [running[k] for k in rows]
         env.close()
         for i, info in sorted(ends.items()):
             returns.append(float(info["episode"]["r"]))
@@ -127,6 +122,21 @@ def _remaining_rows(ended: list[bool]) -> list[int]:
             rows[k] = rows[-1]
             rows.pop()
     return rows
+
+
+@contextmanager
+def _playing_once(env: VecEnv) -> Iterator[None]:
+    """Makes the single environments ignore actions after their first episode."""
+    inner = env.unwrapped
+    if not isinstance(inner, DummyVecEnv):
+        yield
+        return
+    envs = inner.envs
+    inner.envs = [_OneEpisode(each) for each in envs]
+    try:
+        yield
+    finally:
+        inner.envs = envs
 
 
 class _OneEpisode(gym.Wrapper[Any, Any, Any, Any]):
