@@ -9,7 +9,7 @@ from snn_rl.agents.loading import evaluation_env
 from snn_rl.agents.objectives import DISTILL
 from snn_rl.agents.policies import network_spec
 from snn_rl.configs.compose import compose
-from snn_rl.configs.schema import Config, DQNConfig, StateConfig
+from snn_rl.configs.schema import Config
 from snn_rl.configs.setting import belongs, check_settings, settings_of, value_of
 from snn_rl.core.networks import AnalogNetwork, NetworkSpec, layers_name
 from snn_rl.core.surrogate import SpikeTime, check_surrogate, get_surrogate
@@ -55,16 +55,11 @@ def _check_selection(config: Config) -> None:
             f"eval.seed={config.eval.seed}: the {config.episodes} episodes must not use the seeds "
             f"{first} to {last}, which are reserved for checkpoint selection"
         )
-    _check_target("dqn", config.dqn)
-
-
-def _check_target(section: str, settings: DQNConfig | StateConfig) -> None:
-    """Refuses a target return without selection episodes."""
-    if settings.target_return is not None and not settings.selection_games:
+    dqn = config.dqn
+    if dqn.target_return is not None and not dqn.selection_games:
         raise UserError(
-            f"{section}.target_return={settings.target_return:g} requires "
-            f"{section}.selection_games >= 1, because the target is compared with the mean return "
-            "of those episodes"
+            f"dqn.target_return={dqn.target_return:g} requires dqn.selection_games >= 1, because "
+            "the target is compared with the mean return of those episodes"
         )
 
 
@@ -101,7 +96,6 @@ def _check_teacher(config: Config) -> None:
         raise UserError(f"teacher=state: {error}") from None
     state = config.state
     plan.hidden_layers(state.hidden)
-    _check_target(plan.STATE, state)
     if state.steps <= state.learning_starts:
         raise UserError(
             f"state.steps={state.steps} must exceed state.learning_starts={state.learning_starts}, "
@@ -112,11 +106,17 @@ def _check_teacher(config: Config) -> None:
             f"state.checkpoint_steps={state.checkpoint_steps} must exceed "
             f"state.n_envs={state.n_envs}"
         )
+    rows = state.buffer_size // state.n_envs
     longest = max(state.n_steps, state.n_steps_start)
-    if state.buffer_size // state.n_envs <= longest:
+    if state.trace_decay is None and rows <= longest:
         raise UserError(
             f"state.buffer_size={state.buffer_size} must exceed state.n_envs={state.n_envs} times "
             f"the {longest} steps of the longest n-step returns"
+        )
+    if state.trace_decay is not None and rows < state.train_freq:
+        raise UserError(
+            f"state.buffer_size={state.buffer_size} must hold a training phase: at least "
+            f"{state.n_envs * state.train_freq} (state.n_envs * state.train_freq)"
         )
     if config.iir.objective != DISTILL:
         raise UserError(

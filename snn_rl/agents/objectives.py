@@ -151,3 +151,30 @@ def quantile_targets(batch: ReplayBufferSamples, next_quantiles: Tensor, gamma: 
     following = next_quantiles[torch.arange(len(best), device=best.device), best]
     discounts = gamma if batch.discounts is None else batch.discounts
     return batch.rewards + (1 - batch.dones) * discounts * following
+
+
+def lambda_returns(
+    rewards: Tensor,
+    ended: Tensor,
+    terminated: Tensor,
+    next_values: Tensor,
+    gamma: float,
+    trace_decay: float,
+) -> Tensor:
+    """Returns the lambda-returns of consecutive steps (Gallici et al., 2024), [steps, n_envs].
+
+    Args:
+        rewards: Rewards, [steps, n_envs].
+        ended: 1 at the last step of an episode, also at a time limit, [steps, n_envs].
+        terminated: 1 at the last step of an episode that has no future rewards, [steps, n_envs].
+        next_values: Values of the observations after the steps, [steps, n_envs].
+        gamma: Discount factor.
+        trace_decay: Lambda, from 0 (1-step returns) to 1.
+    """
+    returns = torch.empty_like(rewards)
+    later = next_values[-1]
+    for step in reversed(range(len(rewards))):
+        mixed = torch.lerp(next_values[step], later, trace_decay * (1 - ended[step]))
+        later = rewards[step] + gamma * (1 - terminated[step]) * mixed
+        returns[step] = later
+    return returns

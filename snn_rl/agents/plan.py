@@ -174,12 +174,6 @@ def hidden_layers(sizes: str) -> list[int]:
     return found
 
 
-def teacher_games(config: Config) -> list[SelectionGames]:
-    """Returns the selection episodes of a privileged teacher; [] keeps the last checkpoint."""
-    games = config.state.selection_games
-    return [SelectionGames(games, config.state.sticky)] if games else []
-
-
 def stage_number(stage: Stage) -> int:
     """Returns the number that distinguishes the random seeds of stages.
 

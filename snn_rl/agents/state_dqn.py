@@ -1,13 +1,15 @@
 """Q-learning of a privileged teacher that observes the emulator's state."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.common.utils import polyak_update
+from torch import Tensor
 
 from snn_rl.agents.objectives import quantile_huber_loss, quantile_targets
 from snn_rl.agents.replay.buffer import FrameReplayBuffer
@@ -38,6 +40,14 @@ class Horizon:
         (n, n_end), (gamma, gamma_end) = self.n_steps, self.gamma
         steps = round(n ** (1 - share) * n_end**share)
         return steps, 1 - (1 - gamma) ** (1 - share) * (1 - gamma_end) ** share
+
+
+class Update(NamedTuple):
+    """Mini-batch of N transitions."""
+
+    observations: Tensor  # [N, frames, columns]
+    actions: Tensor  # [N]
+    targets: Tensor  # samples of the return, [N, samples]
 
 
 class StateDQN(ResumableDQN):
@@ -77,6 +87,11 @@ class StateDQN(ResumableDQN):
         """Averaged network."""
         return self.q_net_target
 
+    @property
+    def acting(self) -> StateQNetwork:
+        """Averaged network."""
+        return self.q_net_target
+
     def _on_step(self) -> None:
         """Updates the exploration rate. The averaged network changes in `train`."""
         self._n_calls += 1
@@ -89,12 +104,12 @@ class StateDQN(ResumableDQN):
         episode_start: NDArray[Any] | None = None,
         deterministic: bool = False,
     ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
-        """Returns actions of the averaged network for observations [N, frames, columns].
+        """Returns actions of the acting network for observations [N, frames, columns].
 
         Unlike in Stable-Baselines3, each environment explores independently.
         """
         assert not isinstance(observation, dict)
-        actions = self.q_net_target.decide(observation).actions
+        actions = self.acting.decide(observation).actions
         if not deterministic:
             explores = np.random.random(len(actions)) < self.exploration_rate
             n = self.action_space.n  # type: ignore[attr-defined]
@@ -104,18 +119,10 @@ class StateDQN(ResumableDQN):
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """Performs gradient steps on mini-batches from the replay buffer."""
         self._update_learning_rate(self.policy.optimizer)
-        buffer = self.replay_buffer
-        assert isinstance(buffer, FrameReplayBuffer)
         losses = []
-        for _ in range(gradient_steps):
-            buffer.n_steps, buffer.gamma = self.horizon.after(self._n_updates)
-            batch = buffer.sample(batch_size)
-            with torch.no_grad():
-                following = self.q_net_target.network(batch.next_observations)
-                targets = quantile_targets(batch, following, buffer.gamma)
-            quantiles = self.q_net.network(batch.observations)
-            taken = quantiles[torch.arange(batch_size), batch.actions.long().flatten()]
-            loss = quantile_huber_loss(taken, targets)
+        for observations, actions, targets in self._updates(gradient_steps, batch_size):
+            quantiles = self.q_net.network(observations)
+            loss = quantile_huber_loss(quantiles[torch.arange(len(actions)), actions], targets)
             self.policy.optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.q_net.parameters(), self.max_grad_norm)
@@ -126,3 +133,15 @@ class StateDQN(ResumableDQN):
         self.last_loss = float(np.mean(losses))
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/loss", self.last_loss)
+
+    def _updates(self, gradient_steps: int, batch_size: int) -> Iterator[Update]:
+        """Yields random mini-batches with n-step targets of the averaged network."""
+        buffer = self.replay_buffer
+        assert isinstance(buffer, FrameReplayBuffer)
+        for _ in range(gradient_steps):
+            buffer.n_steps, buffer.gamma = self.horizon.after(self._n_updates)
+            batch = buffer.sample(batch_size)
+            with torch.no_grad():
+                following = self.q_net_target.network(batch.next_observations)
+                targets = quantile_targets(batch, following, buffer.gamma)
+            yield Update(batch.observations, batch.actions.long().flatten(), targets)

@@ -28,8 +28,8 @@ class StateScale:
         columns: Indices of the numbers.
         mean: Mean of each of these numbers.
         std: Standard deviation of each of these numbers.
-        change: Root mean square of the change of each number from one state to the next; `std` if
-            the number only differs between environments.
+        change: Root mean square of the change of each number from one state of an episode to the
+            next; `std` if the number only differs between episodes.
     """
 
     columns: NDArray[np.int64]
@@ -38,30 +38,38 @@ class StateScale:
     change: NDArray[np.float32]
 
     @classmethod
-    def of(cls, states: NDArray[Any], columns: NDArray[np.int64]) -> "StateScale":
-        """Computes the standardization of these columns of states [steps, n_envs, numbers]."""
+    def of(
+        cls, states: NDArray[Any], starts: NDArray[np.bool_], columns: NDArray[np.int64]
+    ) -> "StateScale":
+        """Computes the standardization of these columns of the states that `explore` returns."""
         numbers = states[..., columns].astype(np.float64)
         mean, std = numbers.mean((0, 1)), numbers.std((0, 1))
-        change = np.sqrt((np.diff(numbers, axis=0) ** 2).mean((0, 1)))
+        within = ~starts[1:, :, None]
+        change = np.sqrt((np.diff(numbers, axis=0) ** 2).mean((0, 1), where=within))
         change = np.where(change == 0, std, change)
         return cls(columns, *(each.astype(np.float32) for each in (mean, std, change)))
 
 
-def explore(env: VecEnv, steps: int, seed: int) -> NDArray[Any]:
-    """Returns the states visited by random actions, [steps, n_envs, numbers].
+def explore(env: VecEnv, steps: int, seed: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Visits states with random actions.
 
     Args:
         env: Environments of `make_state_env` with all state variables.
         steps: Number of agent steps, summed over the environments.
         seed: Seed of the actions.
+
+    Returns:
+        Visited states [steps, n_envs, numbers], and True for the first state of each episode.
     """
     assert isinstance(env.action_space, spaces.Discrete)
     rng, n = np.random.default_rng(seed), env.action_space.n
     visited = [np.asarray(env.reset())[:, -1]]
+    starts = [np.ones(env.num_envs, np.bool_)]
     for _ in range(-(-steps // env.num_envs)):
-        obs = np.asarray(env.step(rng.integers(n, size=env.num_envs))[0])
-        visited.append(obs[:, -1].copy())
-    return np.stack(visited)
+        obs, _, dones, _ = env.step(rng.integers(n, size=env.num_envs))
+        visited.append(np.asarray(obs)[:, -1].copy())
+        starts.append(dones.astype(np.bool_))
+    return np.stack(visited), np.stack(starts)
 
 
 class StateNetwork(nn.Module):

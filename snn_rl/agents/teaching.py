@@ -20,7 +20,8 @@ from snn_rl.agents.state_policy import (
     StateScale,
     explore,
 )
-from snn_rl.agents.training import Duration, Selection, resume, train_stage
+from snn_rl.agents.state_pqn import StatePQN
+from snn_rl.agents.training import Duration, resume, train_stage
 from snn_rl.chain import run_directory
 from snn_rl.chain.records import (
     GREEDY,
@@ -79,9 +80,8 @@ class Teaching:
             self.directory,
             journal,
             Duration(settings.steps, settings.checkpoint_steps, self.seed),
-            self._selection(scale),
         )
-        notes = plan.notes(self.config, TEACHER, counters, plan.teacher_games(self.config))
+        notes = plan.notes(self.config, TEACHER, counters, [])
         save_teacher(self.directory / run_directory.NETWORK, agent.network, notes)
 
     def evaluate(self) -> None:
@@ -115,9 +115,9 @@ class Teaching:
         # `visible_columns` requires environments without sticky actions.
         env = self._env(self.settings.n_envs, seed, frames=1, sticky=0.0)
         try:
-            states = explore(env, self.settings.explore_steps, seed)
+            states, starts = explore(env, self.settings.explore_steps, seed)
             numbers = states.reshape(-1, states.shape[2])
-            return StateScale.of(states, visible_columns(self.config.env, env, numbers))
+            return StateScale.of(states, starts, visible_columns(self.config.env, env, numbers))
         except ValueError as error:
             raise UserError(f"teacher=state: {error}") from None
         finally:
@@ -128,7 +128,10 @@ class Teaching:
         settings = self.settings
         # This environment only provides the spaces.
         env = self.training_env(scale, 0)
-        agent = StateDQN(
+        build: Any = StateDQN
+        if settings.trace_decay is not None:
+            build = partial(StatePQN, trace_decay=settings.trace_decay)
+        agent: StateDQN = build(
             StateDQNPolicy,
             env,
             LinearSchedule(settings.lr, settings.lr * settings.lr_end, 1.0),
@@ -148,6 +151,7 @@ class Teaching:
             learning_starts=settings.learning_starts,
             train_freq=settings.train_freq,
             gradient_steps=settings.gradient_steps,
+            max_grad_norm=settings.max_grad_norm,
             exploration_initial_eps=1.0,
             exploration_final_eps=settings.epsilon_end,
             exploration_fraction=min(1.0, settings.epsilon_steps / settings.steps),
@@ -155,23 +159,6 @@ class Teaching:
         )
         env.close()
         return agent
-
-    def _selection(self, scale: StateScale) -> Selection | None:
-        """Returns the checkpoint selection, or None to keep the last checkpoint."""
-        games = plan.teacher_games(self.config)
-        if not games:
-            return None
-        (kind,) = games
-        cap = min(self.config.rollout.cap, plan.SELECTION_CAP)
-
-        def score(q_net: StateQNetwork) -> float:
-            make_games = partial(self._evaluation_env, scale, sticky=kind.sticky, cap=cap)
-            first = plan.SELECTION_SEED
-            return evaluate(q_net, make_games, kind.games, first, side_by_side=20).mean
-
-        # No checkpoint but the last is scored before epsilon has reached its final value.
-        first = min(self.settings.epsilon_steps, self.settings.steps)
-        return Selection(score, first, self.settings.target_return)
 
     def training_env(self, scale: StateScale, seed: int) -> VecEnv:
         """Returns new training environments."""

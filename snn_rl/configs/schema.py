@@ -88,7 +88,7 @@ class FinetuneConfig:
 
 @dataclass
 class StateConfig:
-    """Privileged teacher (teacher=state): QR-DQN from the emulator's state."""
+    """Privileged teacher (teacher=state): QR-DQN or PQN from the emulator's state."""
 
     steps: int = setting(2_000_000, "Agent steps of the teacher.", minimum=1)
     n_envs: int = setting(32, "Number of parallel environments.", minimum=1, maximum=1024)
@@ -108,8 +108,18 @@ class StateConfig:
     learning_starts: int = setting(20_000, "Random agent steps before training starts.", minimum=0)
     train_freq: int = setting(1, "Vectorized environment steps per training phase.", minimum=1)
     gradient_steps: int = setting(1, "Gradient steps per training phase.", minimum=1)
+    max_grad_norm: float = setting(
+        10.0, "Largest norm of the gradient; larger gradients are scaled down.", above=0
+    )
     tau: float = setting(
         0.005, "Share of the trained network that enters the averaged network.", above=0, maximum=1
+    )
+    trace_decay: float | None = setting(
+        None,
+        "Lambda of the returns. A number selects PQN, which learns lambda-returns of the newest "
+        "state.train_freq steps; null selects QR-DQN, which learns n-step returns from replay.",
+        minimum=0,
+        maximum=1,
     )
     n_steps_start: int = setting(
         7, "Initial number of steps in n-step returns.", minimum=1, maximum=100
@@ -125,16 +135,6 @@ class StateConfig:
         100_000, "Agent steps over which epsilon decays linearly from 1.", minimum=1
     )
     checkpoint_steps: int = setting(250_000, "Agent steps between checkpoints.", minimum=1)
-    selection_games: int = setting(
-        0,
-        "Evaluation episodes per checkpoint, used to select the best one. Selection starts when "
-        "epsilon has reached its final value. 0 keeps the averaged network at the end.",
-        minimum=0,
-        maximum=MAX_SELECTION_GAMES,
-    )
-    target_return: float | None = setting(
-        None, "The stage ends when the selection episodes reach this mean return."
-    )
 
 
 @dataclass

@@ -26,6 +26,8 @@ STRIP = slice(160, 320)  # rows of the cart and the pole
 OBS_HEIGHT, OBS_WIDTH = 40, 120
 
 _SHIFT = 4  # fractional bits of OpenCV's drawing coordinates
+# Largest initial state (x, x_dot, theta, theta_dot) while a teacher trains
+_STARTS = np.array([1.0, 0.2, 0.2, 0.2])
 _CART_WIDTH, _CART_HEIGHT, _POLE_WIDTH, _CART_Y = 50.0, 30.0, 10.0, 100.0
 # Luma of the renderer's colors: 0.299 R + 0.587 G + 0.114 B
 _BLACK, _POLE, _AXLE, _WHITE = 0, 161, 139, 255
@@ -134,10 +136,29 @@ class FailureReward(gym.Wrapper[Any, Any, Any, Any]):
         return obs, -float(terminated), terminated, truncated, info
 
 
+class ExploringStarts(gym.Wrapper[Any, Any, Any, Any]):
+    """Starts episodes in a larger region than Gymnasium (Sutton and Barto, 2018, section 5.3).
+
+    A good teacher rarely fails, so it would rarely visit the states before a failure.
+
+    Args:
+        env: CartPole-v0 or CartPole-v1.
+    """
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Starts an episode."""
+        _, info = self.env.reset(**kwargs)
+        cart: Any = self.env.unwrapped
+        cart.state = cart.np_random.uniform(-_STARTS, _STARTS)
+        return np.array(cart.state, np.float32), info
+
+
 def _make(env_id: str, options: EnvOptions) -> gym.Env[Any, Any]:
     if not options.pixels:
-        env = monitored(gym.make(env_id, disable_env_checker=True), options)
-        return FailureReward(env) if options.training else env
+        env: gym.Env[Any, Any] = gym.make(env_id, disable_env_checker=True)
+        if not options.training:
+            return monitored(env, options)
+        return FailureReward(monitored(ExploringStarts(env), options))
     return CartPolePixels(gym.make(env_id, render_mode="rgb_array", disable_env_checker=True))
 
 

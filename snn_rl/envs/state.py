@@ -1,8 +1,8 @@
 """Vectorized environments that observe the emulator's state instead of its screen, or beside it.
 
 A privileged teacher learns from the environments of `make_state_env`. They run without image
-processing, and their episodes, random streams, and (except in training on CartPole) rewards equal
-those of `make_env`. The environments of `make_taught_env` add the teacher's observations to those
+processing. Except in training on CartPole, their episodes, random streams, and rewards equal those
+of `make_env`. The environments of `make_taught_env` add the teacher's observations to those
 of `make_env`.
 """
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from snn_rl.agents.objectives import (
     distill_loss,
+    lambda_returns,
     quantile_huber_loss,
     quantile_targets,
     td_loss,
@@ -185,3 +186,26 @@ def test_quantile_targets_equal_a_loop_over_rows(n_step: bool) -> None:
             discount = GAMMA if batch.discounts is None else float(batch.discounts[i])
             expected = expected + discount * chosen
         torch.testing.assert_close(targets[i], expected)
+
+
+def test_lambda_returns_mix_the_n_step_returns_of_an_episode() -> None:
+    torch.manual_seed(0)
+    steps, envs, gamma, decay = 6, 3, 0.9, 0.7
+    rewards, values = torch.randn(steps, envs), torch.randn(steps, envs)
+    ended, terminated = torch.zeros(steps, envs), torch.zeros(steps, envs)
+    ended[2, 1] = ended[4, 2] = terminated[4, 2] = 1  # a time limit, and a failure
+    found = lambda_returns(rewards, ended, terminated, values, gamma, decay)
+    for env in range(envs):
+        for start in range(steps):
+            # n-step returns up to the end of the episode or of the steps
+            returns, total = [], 0.0
+            for n, row in enumerate(range(start, steps)):
+                total += gamma**n * float(rewards[row, env])
+                future = float(values[row, env] * (1 - terminated[row, env]))
+                returns.append(total + gamma ** (n + 1) * future)
+                if ended[row, env]:
+                    break
+            weights = [(1 - decay) * decay**n for n in range(len(returns) - 1)]
+            weights.append(1 - sum(weights))
+            expected = sum(w * each for w, each in zip(weights, returns, strict=True))
+            assert float(found[start, env]) == pytest.approx(expected, abs=1e-5)

@@ -138,7 +138,7 @@ def test_it_learns_to_balance_the_pole() -> None:
         tau=0.02,
     )
     model.learn(3_000)
-    env = make_env(8, seed=100)
+    env = make_state_env("CartPole-v1", 8, 100, training=False)
     obs = np.asarray(env.reset())
     ended = 0
     for _ in range(100):

@@ -10,14 +10,19 @@ from snn_rl.envs.state import make_state_env
 
 def test_scale_describes_the_columns_and_their_changes() -> None:
     states = np.array([[7, 0, 3, 255], [7, 2, 3, 255], [7, 4, 3, 0]], np.uint8)
-    scale = StateScale.of(np.stack([states, states], 1), np.array([1, 3]))
+    starts = np.array([[True, True], [False, False], [False, False]])
+    scale = StateScale.of(np.stack([states, states], 1), starts, np.array([1, 3]))
     np.testing.assert_array_equal(scale.columns, [1, 3])
     np.testing.assert_allclose(scale.mean, [2, 170])
     np.testing.assert_allclose(scale.std, [np.sqrt(8 / 3), np.sqrt(2) * 85], rtol=1e-6)
     np.testing.assert_allclose(scale.change, [2, 255 / np.sqrt(2)], rtol=1e-6)
+    # The change to the first state of an episode does not count.
+    starts[2, 1] = True
+    scale = StateScale.of(np.stack([states, states], 1), starts, np.array([1, 3]))
+    np.testing.assert_allclose(scale.change, [2, 255 / np.sqrt(3)], rtol=1e-6)
     # The first number only differs between the environments.
     states = np.stack([states, states + np.array([2, 0, 0, 0], np.uint8)], 1)
-    scale = StateScale.of(states, np.array([0, 1]))
+    scale = StateScale.of(states, starts, np.array([0, 1]))
     np.testing.assert_allclose(scale.change, [scale.std[0], 2], rtol=1e-6)
 
 
@@ -25,9 +30,14 @@ def test_exploration_visits_the_same_states_for_a_seed() -> None:
     visited = []
     for seed in (0, 0, 1):
         env = make_state_env("CartPole-v1", 2, seed, frames=1)
-        visited.append(explore(env, 31, seed))
+        states, starts = explore(env, 300, seed)
         env.close()
-    assert visited[0].shape == (1 + 16, 2, 4)  # the first states, and 16 steps of 2 environments
+        visited.append(states)
+        assert starts[0].all() and 1 < starts[1:].sum() < 50
+        # An episode starts within 0.2, and moves by less than that.
+        jumps = np.abs(np.diff(states[..., 2], axis=0)) > 0.15
+        assert not (jumps & ~starts[1:]).any() and (jumps & starts[1:]).any()
+    assert visited[0].shape == (1 + 150, 2, 4)  # the first states, and 150 steps of 2 environments
     np.testing.assert_array_equal(visited[0], visited[1])
     assert not np.array_equal(visited[0], visited[2])
 

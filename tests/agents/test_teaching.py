@@ -1,5 +1,6 @@
 """Stage of the privileged teacher: resumed training, files and evaluation."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,14 +36,10 @@ SETTINGS = (
     *("state.steps=400", "state.checkpoint_steps=100", "state.n_envs=4", "state.hidden=16-8"),
     *("state.learning_starts=40", "state.explore_steps=40", "state.batch_size=16"),
     *("state.quantiles=5", "state.buffer_size=200", "state.horizon_updates=30"),
-    *("state.selection_games=0", "state.target_return=null"),
-    *(
-        "state.epsilon_steps=200",
-        "state.gradient_steps=1",
-        "state.tau=0.005",
-        "state.n_steps_start=5",
-    ),
+    *("state.epsilon_steps=200", "state.gradient_steps=1", "state.tau=0.005"),
+    *("state.n_steps_start=5", "state.trace_decay=null", "state.train_freq=1"),
 )
+PQN = ("state.trace_decay=0.9", "state.train_freq=5", "state.gradient_steps=2")
 NETWORK = "network.safetensors"
 
 
@@ -68,16 +65,23 @@ def assert_same(one: Path, other: Path) -> None:
         assert meta == other_meta
 
 
-@pytest.mark.parametrize(("games", "where"), [(0, "in a segment"), (2, "at a checkpoint")])
+@pytest.mark.parametrize(
+    ("extra", "where"),
+    [
+        ((), "in a segment"),
+        (PQN, "in a segment"),
+        (PQN, "at a checkpoint"),
+    ],
+)
 def test_a_killed_stage_ends_like_an_uninterrupted_one(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     make_fragile: Callable[[VecEnv, int], VecEnv],
     kill: type[BaseException],
-    games: int,
+    extra: tuple[str, ...],
     where: str,
 ) -> None:
-    settings = config(f"state.selection_games={games}")
+    settings = config(*extra)
     whole, killed = Teaching(settings, tmp_path / "a"), Teaching(settings, tmp_path / "b")
     whole.fit()
     with monkeypatch.context() as patch:
@@ -177,15 +181,18 @@ def test_settings_of_the_stages_hold_those_of_the_teacher(tmp_path: Path) -> Non
         ("init=any.zip", "cannot be combined with init"),
         ("state.steps=40", "must exceed state.learning_starts=40"),
         ("state.checkpoint_steps=4", "must exceed state.n_envs=4"),
-        ("state.target_return=9", "requires state.selection_games"),
         ("state.buffer_size=20", "times the 5 steps of the longest n-step returns"),
+        (
+            "state.trace_decay=0.9 state.train_freq=51",
+            "at least 204 (state.n_envs * state.train_freq)",
+        ),
         ("state.train_freq=200", "the stage teacher would end without a gradient step"),
         ("iir.objective=td", "whose networks learn advantages"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(extra: str, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        check_values(config(extra))
+    with pytest.raises(UserError, match=re.escape(message)):
+        check_values(config(*extra.split()))
 
 
 def test_a_damaged_description_is_refused(tmp_path: Path) -> None:

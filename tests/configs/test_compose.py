@@ -234,10 +234,9 @@ def test_a_console_without_a_character_prints_the_rest(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("env", ["CartPole-v0", "CartPole-v1"])
 def test_the_target_return_of_a_preset_can_be_reached(env: str) -> None:
-    settings, longest = compose(Config, [f"env={env}", "teacher=state"]), gym.spec(env)
-    for target in (settings.dqn.target_return, settings.state.target_return):
-        assert target is not None and longest.max_episode_steps is not None
-        assert 0.9 < target / longest.max_episode_steps < 1
+    target, longest = compose(Config, [f"env={env}"]).dqn.target_return, gym.spec(env)
+    assert target is not None and longest.max_episode_steps is not None
+    assert 0.9 < target / longest.max_episode_steps < 1
 
 
 def test_a_sweep_runs_the_command_with_every_combination(
