@@ -55,7 +55,7 @@ CHAINS = {
         *(*_AGENT, "T_start=1", "teacher=state", "state.steps=240", "state.checkpoint_steps=80"),
         *("state.n_envs=2", "state.hidden=8", "state.learning_starts=20", "state.explore_steps=20"),
         *("state.batch_size=8", "state.quantiles=3", "state.buffer_size=100", "student.steps=120"),
-        *("state.selection_games=2", "state.target_return=null", "student.batch_size=8"),
+        *("state.train_freq=4", "state.gradient_steps=2", "student.batch_size=8"),
         "student.guided_steps=60",
     ),
     "images": _IMAGES,

@@ -113,10 +113,16 @@ def _check_teacher(config: Config) -> None:
             f"state.buffer_size={state.buffer_size} must exceed state.n_envs={state.n_envs} times "
             f"the {longest} steps of the longest n-step returns"
         )
+    phase = state.n_envs * state.train_freq
     if state.trace_decay is not None and rows < state.train_freq:
         raise UserError(
-            f"state.buffer_size={state.buffer_size} must hold a training phase: at least "
-            f"{state.n_envs * state.train_freq} (state.n_envs * state.train_freq)"
+            f"state.buffer_size={state.buffer_size} must hold a training phase: at least {phase} "
+            "(state.n_envs * state.train_freq)"
+        )
+    if state.trace_decay is not None and state.batch_size > phase:
+        raise UserError(
+            f"state.batch_size={state.batch_size} must not exceed the {phase} transitions of a "
+            "training phase (state.n_envs * state.train_freq)"
         )
     if config.iir.objective != DISTILL:
         raise UserError(

@@ -84,12 +84,12 @@ class StateDQN(ResumableDQN):
 
     @property
     def evaluated(self) -> StateQNetwork:
-        """Averaged network."""
+        """Averaged network, which is the result of the training."""
         return self.q_net_target
 
     @property
     def acting(self) -> StateQNetwork:
-        """Averaged network."""
+        """Network that selects the actions during training."""
         return self.q_net_target
 
     def _on_step(self) -> None:

@@ -1,4 +1,4 @@
-"""Network and policy of `StateDQN`, a privileged teacher that observes the emulator's state."""
+"""Network and policy of a privileged teacher, which observes the emulator's state."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -165,10 +165,8 @@ class Teaching:
         settings = self.settings
         return self._env(settings.n_envs, seed, scale.columns, sticky=settings.sticky)
 
-    def _evaluation_env(
-        self, scale: StateScale, n_envs: int, seed: int, sticky: float, **options: Any
-    ) -> VecEnv:
-        return self._env(n_envs, seed, scale.columns, training=False, sticky=sticky, **options)
+    def _evaluation_env(self, scale: StateScale, n_envs: int, seed: int, sticky: float) -> VecEnv:
+        return self._env(n_envs, seed, scale.columns, training=False, sticky=sticky)
 
     def _env(self, n_envs: int, seed: int, columns: Any = None, **options: Any) -> VecEnv:
         rollout = self.config.rollout

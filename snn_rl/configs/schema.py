@@ -109,15 +109,16 @@ class StateConfig:
     train_freq: int = setting(1, "Vectorized environment steps per training phase.", minimum=1)
     gradient_steps: int = setting(1, "Gradient steps per training phase.", minimum=1)
     max_grad_norm: float = setting(
-        10.0, "Largest norm of the gradient; larger gradients are scaled down.", above=0
+        10.0, "Maximum norm of the gradient; larger gradients are scaled down.", above=0
     )
     tau: float = setting(
         0.005, "Share of the trained network that enters the averaged network.", above=0, maximum=1
     )
     trace_decay: float | None = setting(
         None,
-        "Lambda of the returns. A number selects PQN, which learns lambda-returns of the newest "
-        "state.train_freq steps; null selects QR-DQN, which learns n-step returns from replay.",
+        "Lambda of the lambda-returns. A number selects PQN, which learns from the newest "
+        "state.train_freq steps and ignores state.n_steps and state.n_steps_start. null selects "
+        "QR-DQN, which learns n-step returns from replay.",
         minimum=0,
         maximum=1,
     )
@@ -134,7 +135,11 @@ class StateConfig:
     epsilon_steps: int = setting(
         100_000, "Agent steps over which epsilon decays linearly from 1.", minimum=1
     )
-    checkpoint_steps: int = setting(250_000, "Agent steps between checkpoints.", minimum=1)
+    checkpoint_steps: int = setting(
+        250_000,
+        "Agent steps between checkpoints. A checkpoint discards an unfinished training phase.",
+        minimum=1,
+    )
 
 
 @dataclass

@@ -26,7 +26,7 @@ STRIP = slice(160, 320)  # rows of the cart and the pole
 OBS_HEIGHT, OBS_WIDTH = 40, 120
 
 _SHIFT = 4  # fractional bits of OpenCV's drawing coordinates
-# Largest initial state (x, x_dot, theta, theta_dot) while a teacher trains
+# Bounds of the initial state (x, x_dot, theta, theta_dot) in the training of a teacher
 _STARTS = np.array([1.0, 0.2, 0.2, 0.2])
 _CART_WIDTH, _CART_HEIGHT, _POLE_WIDTH, _CART_Y = 50.0, 30.0, 10.0, 100.0
 # Luma of the renderer's colors: 0.299 R + 0.587 G + 0.114 B

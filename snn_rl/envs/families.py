@@ -23,7 +23,7 @@ class EnvOptions:
     Attributes:
         training: True for training episodes: Atari rewards are clipped to their sign, and an
             episode ends with each lost life. CartPole without pixels rewards a failure with -1 and
-            everything else with 0.
+            everything else with 0, and starts episodes in a larger region.
         sticky: Probability that an action is replaced by the previous action, per emulator frame
             on Atari (ALE's repeat_action_probability) and per step elsewhere.
         cap: Number of agent steps after which an episode is truncated.

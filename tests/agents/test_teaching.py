@@ -39,7 +39,10 @@ SETTINGS = (
     *("state.epsilon_steps=200", "state.gradient_steps=1", "state.tau=0.005"),
     *("state.n_steps_start=5", "state.trace_decay=null", "state.train_freq=1"),
 )
-PQN = ("state.trace_decay=0.9", "state.train_freq=5", "state.gradient_steps=2")
+PQN = (
+    *("state.trace_decay=0.9", "state.train_freq=4", "state.gradient_steps=2"),
+    "state.buffer_size=16",  # one training phase
+)
 NETWORK = "network.safetensors"
 
 
@@ -186,6 +189,7 @@ def test_settings_of_the_stages_hold_those_of_the_teacher(tmp_path: Path) -> Non
             "state.trace_decay=0.9 state.train_freq=51",
             "at least 204 (state.n_envs * state.train_freq)",
         ),
+        ("state.trace_decay=0.9 state.batch_size=5", "must not exceed the 4 transitions"),
         ("state.train_freq=200", "the stage teacher would end without a gradient step"),
         ("iir.objective=td", "whose networks learn advantages"),
     ],

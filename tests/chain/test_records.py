@@ -85,6 +85,8 @@ def test_shipped_files_survive_reading_and_writing(directory: Path, tmp_path: Pa
             assert after[column].pop(key) == pytest.approx(before[column].pop(key))
         before[column].setdefault("agreement", None)
     assert after == before
+    if directory.name == "teacher":  # its network is not included
+        return
     path = directory / "network.safetensors"
     notes = load_tensors(path)[1]
     own = AgentNotes.from_json(notes, path).to_json()
