@@ -25,7 +25,7 @@ def agent(**settings: Any) -> StatePQN:
         horizon=Horizon(1, (1, 1), (0.9, 0.9)),
         trace_decay=0.7,
         **{
-            "policy_kwargs": {"scale": SCALE, "hidden": (16,), "quantiles": 1},
+            "policy_kwargs": {"scale": SCALE, "hidden": (16,), "quantiles": 3},
             "learning_starts": 0,
             "train_freq": STEPS,
             "buffer_size": STEPS * ENVS,
@@ -72,7 +72,7 @@ def test_the_trained_network_acts_and_the_averaged_network_is_the_result() -> No
         for name, bias in (("q_net", 1.0), ("q_net_target", -1.0)):
             head = getattr(model, name).network.layers[-1]
             head.weight.zero_()
-            head.bias.copy_(torch.tensor([bias, 0.0]))
+            head.bias.copy_(torch.tensor([bias] * 3 + [0.0] * 3))
     obs = np.array(make_state_env("CartPole-v1", 5).reset())
     actions, _ = model.predict(obs, deterministic=True)
     assert (actions == 0).all()

@@ -72,6 +72,7 @@ def assert_same(one: Path, other: Path) -> None:
     ("extra", "where"),
     [
         ((), "in a segment"),
+        ((), "at a checkpoint"),
         (PQN, "in a segment"),
         (PQN, "at a checkpoint"),
     ],
