@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
+from snn_rl.agents.state_policy import StateQNetwork, StateScale
+from snn_rl.envs.state import make_state_env
+
 ROWS, COLUMNS, CELL = 7, 5, 6
 
 
@@ -47,6 +50,32 @@ class Catch(gym.Env[NDArray[np.uint8], int]):
         cells[self.row, self.ball] = 255
         cells[-1, self.paddle] = 255
         return cells.repeat(CELL, 0).repeat(CELL, 1)
+
+
+@pytest.fixture(scope="session")
+def pole_scale() -> StateScale:
+    """Standardization of CartPole's four numbers for a teacher that observes all of them."""
+    std = np.array([0.15, 0.6, 0.1, 0.8], np.float32)
+    return StateScale(np.arange(4), np.zeros(4, np.float32), std, std)
+
+
+@pytest.fixture(scope="session")
+def count_falls() -> Callable[[StateQNetwork], int]:
+    """Function that counts the ends of 8 CartPole episodes and their successors in 100 steps.
+
+    30 to 40 episodes end with random actions.
+    """
+
+    def count(q_net: StateQNetwork) -> int:
+        env = make_state_env("CartPole-v1", 8, 100, training=False)
+        obs, ended = np.asarray(env.reset()), 0
+        for _ in range(100):
+            stepped, _, dones, _ = env.step(q_net.decide(obs).actions)
+            obs = np.asarray(stepped)
+            ended += int(dones.sum())
+        return ended
+
+    return count
 
 
 @pytest.fixture(scope="session")
