@@ -96,6 +96,7 @@ def _check_teacher(config: Config) -> None:
         raise UserError(f"teacher=state: {error}") from None
     state = config.state
     plan.hidden_layers(state.hidden)
+    plan.ranges(state.ranges)
     if state.steps <= state.learning_starts:
         raise UserError(
             f"state.steps={state.steps} must exceed state.learning_starts={state.learning_starts}, "

@@ -167,11 +167,31 @@ def hidden_layers(sizes: str) -> list[int]:
     Raises:
         UserError: A size is not an integer from 1 to 65,536.
     """
-    well_formed = re.fullmatch("[0-9]{1,5}(-[0-9]{1,5})*", sizes)
-    found = [int(size) for size in sizes.split("-")] if well_formed else []
-    if not found or not all(1 <= size <= 2**16 for size in found):
+    found = _integers(sizes)
+    if not found:
         raise UserError(f"state.hidden={sizes}: expected sizes of layers such as 256-256")
     return found
+
+
+def ranges(values: str | None) -> list[int]:
+    """Returns the ranges in a setting such as 20-100, none for None.
+
+    Raises:
+        UserError: A range is not an integer from 1 to 65,536.
+    """
+    if values is None:
+        return []
+    found = _integers(values)
+    if not found:
+        raise UserError(f"state.ranges={values}: expected ranges such as 20-100, or null")
+    return found
+
+
+def _integers(text: str) -> list[int]:
+    """Returns the integers from 1 to 65,536 in a text such as 20-100; none if one is invalid."""
+    well_formed = re.fullmatch("[0-9]{1,5}(-[0-9]{1,5})*", text)
+    found = [int(number) for number in text.split("-")] if well_formed else []
+    return found if all(1 <= number <= 2**16 for number in found) else []
 
 
 def stage_number(stage: Stage) -> int:

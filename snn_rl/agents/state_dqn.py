@@ -30,8 +30,8 @@ class Horizon:
         gamma: First and last discount factor.
     """
 
-    updates: int = 10_000
-    n_steps: tuple[int, int] = (7, 3)
+    updates: int = 40_000
+    n_steps: tuple[int, int] = (10, 5)
     gamma: tuple[float, float] = (0.98, 0.99)
 
     def after(self, updates: int) -> tuple[int, float]:
@@ -61,7 +61,9 @@ class StateDQN(ResumableDQN):
         env: Environment of `make_state_env`.
         learning_rate: Constant or function of the remaining progress.
         horizon: Number of steps and discount factor of the returns.
-        tau: Share of the trained network that enters the averaged network at each update.
+        tau: First and last share of the trained network that enters the averaged network at each
+            update. It changes geometrically: a short average speeds up early learning, and a long
+            average reduces the noise of the result.
         **kwargs: Other arguments of DQN.
     """
 
@@ -75,11 +77,12 @@ class StateDQN(ResumableDQN):
         env: GymEnv,
         learning_rate: float | Schedule = 1e-3,
         horizon: Horizon | None = None,
-        tau: float = 0.005,
+        tau: tuple[float, float] = (0.005, 0.001),
         **kwargs: Any,
     ):
         self.horizon = horizon or Horizon()
-        kwargs |= {"replay_buffer_class": FrameReplayBuffer, "tau": tau}
+        self.taus = tau
+        kwargs |= {"replay_buffer_class": FrameReplayBuffer}
         super().__init__(policy, env, learning_rate, **kwargs)
 
     @property
@@ -119,6 +122,8 @@ class StateDQN(ResumableDQN):
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
         """Performs gradient steps on mini-batches from the replay buffer."""
         self._update_learning_rate(self.policy.optimizer)
+        remaining, (first, last) = self._current_progress_remaining, self.taus
+        self.tau = first**remaining * last ** (1 - remaining)
         losses = []
         for observations, actions, targets in self._updates(gradient_steps, batch_size):
             quantiles = self.q_net.network(observations)

@@ -1,5 +1,6 @@
 """Network and policy of a privileged teacher, which observes the emulator's state."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from snn_rl.agents.policies import Decision
 
 _LIMIT = 10.0  # largest input, for numbers that hardly vary in random play
+_LEAST_VALUES = 8  # fewest values of a number that the network compares with others
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,15 @@ class StateScale:
         std: Standard deviation of each of these numbers.
         change: Root mean square of the change of each number from one state of an episode to the
             next; `std` if the number only differs between episodes.
+        compared: Positions in `columns` of the numbers that take at least 8 values, such as the
+            coordinates of objects.
     """
 
     columns: NDArray[np.int64]
     mean: NDArray[np.float32]
     std: NDArray[np.float32]
     change: NDArray[np.float32]
+    compared: NDArray[np.int64]
 
     @classmethod
     def of(
@@ -47,7 +52,9 @@ class StateScale:
         within = ~starts[1:, :, None]
         change = np.sqrt((np.diff(numbers, axis=0) ** 2).mean((0, 1), where=within))
         change = np.where(change == 0, std, change)
-        return cls(columns, *(each.astype(np.float32) for each in (mean, std, change)))
+        values = [len(np.unique(numbers[..., k])) for k in range(len(columns))]
+        compared = np.flatnonzero(np.array(values) >= _LEAST_VALUES)
+        return cls(columns, *(each.astype(np.float32) for each in (mean, std, change)), compared)
 
 
 def explore(env: VecEnv, steps: int, seed: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
@@ -76,7 +83,9 @@ class StateNetwork(nn.Module):
     """Quantiles of the return of every action, from the last states.
 
     The inputs are the newest state and the changes from state to state, each standardized, because
-    changes are small compared to the states.
+    changes are small compared to the states. Further inputs are the differences between state
+    variables, each divided by every range and limited to [-1, 1], because the relative positions
+    of two objects often decide (Liang et al., 2016).
 
     Args:
         scale: Observed state variables.
@@ -84,9 +93,11 @@ class StateNetwork(nn.Module):
         actions: Number of actions.
         hidden: Number of neurons of each hidden layer.
         quantiles: Number of quantiles.
+        ranges: Ranges of the differences between the `scale.compared` numbers of the newest state.
     """
 
     columns: Tensor
+    compared: Tensor
     mean: Tensor
     std: Tensor
     change: Tensor
@@ -98,17 +109,20 @@ class StateNetwork(nn.Module):
         actions: int,
         hidden: Sequence[int] = (256, 256),
         quantiles: int = 32,
+        ranges: Sequence[float] = (),
     ):
         super().__init__()
         self.frames, self.actions, self.quantiles = frames, actions, quantiles
-        self.hidden = list(hidden)
+        self.hidden, self.ranges = list(hidden), list(ranges)
         # Both networks of a policy have their own copies, because files cannot share tensors.
         self.register_buffer("columns", torch.tensor(scale.columns), persistent=False)
+        self.register_buffer("compared", torch.tensor(scale.compared), persistent=False)
         self.register_buffer("mean", torch.tensor(scale.mean))
         self.register_buffer("std", torch.tensor(scale.std))
         self.register_buffer("change", torch.tensor(scale.change))
         layers: list[nn.Module] = []
-        width = frames * len(scale.columns)
+        pairs = math.comb(len(scale.compared), 2)
+        width = frames * len(scale.columns) + len(ranges) * pairs
         for size in hidden:
             layers += [nn.Linear(width, size), nn.LayerNorm(size), nn.ReLU()]
             width = size
@@ -117,7 +131,7 @@ class StateNetwork(nn.Module):
     @property
     def scale(self) -> StateScale:
         """Observed state variables."""
-        buffers = (self.columns, self.mean, self.std, self.change)
+        buffers = (self.columns, self.mean, self.std, self.change, self.compared)
         return StateScale(*(each.cpu().numpy() for each in buffers))
 
     def forward(self, obs: Tensor) -> Tensor:
@@ -126,8 +140,18 @@ class StateNetwork(nn.Module):
         newest = (states[:, -1] - self.mean) / self.std
         changes = states.diff(dim=1) / self.change
         inputs = torch.cat([newest, changes.flatten(1)], 1).clamp_(-_LIMIT, _LIMIT)
+        if self.ranges:
+            inputs = torch.cat([inputs, *self._differences(states[:, -1])], 1)
         values: Tensor = self.layers(inputs)
         return values.view(-1, self.actions, self.quantiles)
+
+    def _differences(self, newest: Tensor) -> list[Tensor]:
+        """Returns the limited differences of each range, [N, pairs]."""
+        count = len(self.compared)
+        first, second = torch.triu_indices(count, count, 1, device=newest.device)
+        numbers = newest[:, self.compared]
+        differences = numbers[:, first] - numbers[:, second]
+        return [(differences / each).clamp_(-1, 1) for each in self.ranges]
 
 
 class StateQNetwork(BasePolicy):
@@ -137,7 +161,7 @@ class StateQNetwork(BasePolicy):
         observation_space: States [frames, columns].
         action_space: Discrete actions.
         network: Observed state variables for a new network, or an existing network.
-        **network_kwargs: Other arguments of a new `StateNetwork`: hidden, quantiles.
+        **network_kwargs: Other arguments of a new `StateNetwork`: hidden, quantiles, ranges.
     """
 
     def __init__(
@@ -179,7 +203,7 @@ class StateDQNPolicy(DQNPolicy):
         action_space: Discrete actions.
         lr_schedule: Learning rate.
         scale: Observed state variables.
-        **network_kwargs: Other arguments of `StateNetwork`: hidden, quantiles.
+        **network_kwargs: Other arguments of `StateNetwork`: hidden, quantiles, ranges.
     """
 
     def __init__(

@@ -140,11 +140,12 @@ class Teaching:
                 (settings.n_steps_start, settings.n_steps),
                 (settings.gamma_start, settings.gamma),
             ),
-            settings.tau,
+            (settings.tau_start, settings.tau),
             policy_kwargs={
                 "scale": scale,
                 "hidden": plan.hidden_layers(settings.hidden),
                 "quantiles": settings.quantiles,
+                "ranges": plan.ranges(settings.ranges),
             },
             batch_size=settings.batch_size,
             buffer_size=settings.buffer_size,
@@ -196,10 +197,12 @@ def save_teacher(path: Path, network: StateNetwork, notes: AgentNotes) -> None:
     """Writes a teacher's network with its description for `load_teacher`."""
     description = {
         "columns": network.columns.tolist(),
+        "compared": network.compared.tolist(),
         "frames": network.frames,
         "actions": network.actions,
         "hidden": network.hidden,
         "quantiles": network.quantiles,
+        "ranges": network.ranges,
     }
     save_tensors(path, network.state_dict(), {**notes.to_json(), _DESCRIPTION: description})
 
@@ -215,12 +218,13 @@ def load_teacher(path: Path) -> StateNetwork:
     try:
         description = dict(meta[_DESCRIPTION])
         columns = np.array(description.pop("columns"), np.int64)
+        compared = np.array(description.pop("compared", []), np.int64)
         numbers = (weights[name].numpy() for name in ("mean", "std", "change"))
         # The meta device allocates no memory, whatever sizes a damaged description holds.
         with torch.device("meta"):
-            network = StateNetwork(StateScale(columns, *numbers), **description)
+            network = StateNetwork(StateScale(columns, *numbers, compared), **description)
         network.load_state_dict(weights, assign=True)
-        network.columns = torch.tensor(columns)
+        network.columns, network.compared = torch.tensor(columns), torch.tensor(compared)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} does not hold the network it describes ({error})") from None
     return network

@@ -90,7 +90,7 @@ class FinetuneConfig:
 class StateConfig:
     """Privileged teacher (teacher=state): QR-DQN or PQN from the emulator's state."""
 
-    steps: int = setting(2_000_000, "Agent steps of the teacher.", minimum=1)
+    steps: int = setting(2_500_000, "Agent steps of the teacher.", minimum=1)
     n_envs: int = setting(32, "Number of parallel environments.", minimum=1, maximum=1024)
     sticky: float = setting(0.25, "Sticky-action probability.", minimum=0, maximum=1)
     frames: int = setting(4, "Number of states in an observation.", minimum=1, maximum=32)
@@ -99,10 +99,15 @@ class StateConfig:
         "Random agent steps that find the state variables that vary and can be seen.",
         minimum=1,
     )
-    hidden: str = setting("256-256", "Neurons of each hidden layer.")
+    hidden: str = setting("128-128", "Neurons of each hidden layer.")
+    ranges: str | None = setting(
+        "20-100",
+        "Ranges of the differences between state variables, which are additional inputs of the "
+        "network; null for none.",
+    )
     quantiles: int = setting(16, "Quantiles of the return of an action.", minimum=1, maximum=1_000)
     lr: float = setting(1e-3, "Initial learning rate of AdamW.", above=0, maximum=10)
-    lr_end: float = setting(0.25, "Final learning rate divided by lr.", minimum=0, maximum=1)
+    lr_end: float = setting(0.1, "Final learning rate divided by lr.", minimum=0, maximum=1)
     batch_size: int = setting(256, "Transitions per mini-batch.", minimum=1)
     buffer_size: int = setting(1_000_000, "Transitions in the replay buffer.", minimum=1)
     learning_starts: int = setting(20_000, "Random agent steps before training starts.", minimum=0)
@@ -111,9 +116,13 @@ class StateConfig:
     max_grad_norm: float = setting(
         10.0, "Maximum norm of the gradient; larger gradients are scaled down.", above=0
     )
-    tau: float = setting(
-        0.005, "Share of the trained network that enters the averaged network.", above=0, maximum=1
+    tau_start: float = setting(
+        0.005,
+        "Initial share of the trained network that enters the averaged network at each update.",
+        above=0,
+        maximum=1,
     )
+    tau: float = setting(0.001, "Final value of state.tau_start.", above=0, maximum=1)
     trace_decay: float | None = setting(
         None,
         "Lambda of the lambda-returns. A number selects PQN, which learns from the newest "
@@ -123,13 +132,13 @@ class StateConfig:
         maximum=1,
     )
     n_steps_start: int = setting(
-        7, "Initial number of steps in n-step returns.", minimum=1, maximum=100
+        10, "Initial number of steps in n-step returns.", minimum=1, maximum=100
     )
-    n_steps: int = setting(3, "Final number of steps in n-step returns.", minimum=1, maximum=100)
+    n_steps: int = setting(5, "Final number of steps in n-step returns.", minimum=1, maximum=100)
     gamma_start: float = setting(0.98, "Initial discount factor.", minimum=0, below=1)
     gamma: float = setting(0.99, "Final discount factor.", minimum=0, below=1)
     horizon_updates: int = setting(
-        10_000, "Updates over which n_steps and gamma reach their final values.", minimum=1
+        40_000, "Updates over which n_steps and gamma reach their final values.", minimum=1
     )
     epsilon_end: float = setting(0.01, "Final value of epsilon.", minimum=0, maximum=1)
     epsilon_steps: int = setting(

@@ -56,7 +56,7 @@ class Catch(gym.Env[NDArray[np.uint8], int]):
 def pole_scale() -> StateScale:
     """Standardization of CartPole's four numbers for a teacher that observes all of them."""
     std = np.array([0.15, 0.6, 0.1, 0.8], np.float32)
-    return StateScale(np.arange(4), np.zeros(4, np.float32), std, std)
+    return StateScale(np.arange(4), np.zeros(4, np.float32), std, std, np.arange(0))
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from snn_rl.agents.state_dqn import Horizon, StateDQN
 from snn_rl.agents.state_policy import StateDQNPolicy, StateQNetwork, StateScale
 from snn_rl.envs.state import make_state_env
 
-SCALE = StateScale(np.arange(4), *(np.float32([each] * 4) for each in (0, 1, 1)))
+SCALE = StateScale(np.arange(4), *(np.float32([each] * 4) for each in (0, 1, 1)), np.arange(0))
 
 
 def make_env(n_envs: int = 4, seed: int = 0) -> VecEnv:
@@ -77,8 +77,9 @@ def test_returns_of_a_batch_have_the_horizon_of_the_update() -> None:
 def test_an_update_follows_the_gradient_of_the_loss_and_moves_the_average(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model = agent(tau=0.25)
+    model = agent(tau=(0.5, 0.125))
     model.learn(40)
+    model._current_progress_remaining = 0.5  # the geometric mean of both shares is 0.25
     model.policy.optimizer = torch.optim.SGD(model.q_net.parameters(), 0.1)
     model.lr_schedule = lambda remaining: 0.1
     buffer = model.replay_buffer
@@ -136,7 +137,7 @@ def test_it_learns_to_balance_the_pole(
         learning_starts=500,
         exploration_fraction=0.1,
         horizon=Horizon(1, (1, 1), (0.95, 0.95)),
-        tau=0.02,
+        tau=(0.02, 0.02),
     )
     model.learn(3_000)
     assert count_falls(model.evaluated) <= 4

@@ -16,6 +16,7 @@ def test_scale_describes_the_columns_and_their_changes() -> None:
     np.testing.assert_allclose(scale.mean, [2, 170])
     np.testing.assert_allclose(scale.std, [np.sqrt(8 / 3), np.sqrt(2) * 85], rtol=1e-6)
     np.testing.assert_allclose(scale.change, [2, 255 / np.sqrt(2)], rtol=1e-6)
+    assert len(scale.compared) == 0  # both take fewer than 8 values
     # The change to the first state of an episode does not count.
     starts[2, 1] = True
     scale = StateScale.of(np.stack([states, states], 1), starts, np.array([1, 3]))
@@ -45,7 +46,8 @@ def test_exploration_visits_the_same_states_for_a_seed() -> None:
 def test_network_standardizes_the_newest_state_and_the_changes() -> None:
     torch.manual_seed(0)
     mean, std, change = (np.array(each, np.float32) for each in ([2, 170], [4, 0.5], [2, 10]))
-    network = StateNetwork(StateScale(np.array([1, 3]), mean, std, change), 3, 3, [8, 5], 4)
+    scale = StateScale(np.array([1, 3]), mean, std, change, np.array([0, 1]))
+    network = StateNetwork(scale, 3, 3, [8, 5], 4)
     obs = torch.tensor(
         [[[4, 170], [2, 170], [10, 255]], [[0, 0], [0, 171], [1, 170]]], dtype=torch.uint8
     )
@@ -62,3 +64,23 @@ def test_network_standardizes_the_newest_state_and_the_changes() -> None:
     values = network(obs)
     assert values.shape == (2, 3, 4)
     torch.testing.assert_close(values.flatten(1), expected)
+
+
+def test_numbers_that_take_eight_values_are_compared() -> None:
+    numbers = np.arange(16)
+    states = np.stack([numbers % 8, numbers % 7, numbers, numbers * 0], 1)[:, None].astype(np.uint8)
+    starts = np.zeros((16, 1), np.bool_)
+    scale = StateScale.of(states, starts, np.array([0, 1, 2]))
+    np.testing.assert_array_equal(scale.compared, [0, 2])
+
+
+def test_network_observes_limited_differences_between_the_compared_numbers() -> None:
+    torch.manual_seed(0)
+    zero, one = np.zeros(4, np.float32), np.ones(4, np.float32)
+    scale = StateScale(np.arange(4), zero, one, one, np.array([0, 1, 3]))
+    network = StateNetwork(scale, 2, 3, [8], 4, ranges=[10, 100])
+    obs = torch.zeros(1, 2, 4, dtype=torch.uint8)
+    obs[0, 1] = torch.tensor([50, 45, 9, 250])
+    differences = [0.5, -1, -1, 0.05, -1, -1]  # 50 - 45, 50 - 250, 45 - 250
+    inputs = torch.tensor([[10.0, 10, 9, 10, 10, 10, 9, 10, *differences]])
+    torch.testing.assert_close(network(obs).flatten(1), network.layers(inputs))

@@ -13,7 +13,7 @@ from snn_rl.agents.state_policy import StateDQNPolicy, StateQNetwork, StateScale
 from snn_rl.agents.state_pqn import StatePQN
 from snn_rl.envs.state import make_state_env
 
-SCALE = StateScale(np.arange(4), *(np.float32([each] * 4) for each in (0, 1, 1)))
+SCALE = StateScale(np.arange(4), *(np.float32([each] * 4) for each in (0, 1, 1)), np.arange(0))
 STEPS, ENVS = 8, 4
 
 
@@ -94,7 +94,7 @@ def test_it_learns_to_balance_the_pole(
         exploration_final_eps=0.05,
         learning_rate=2e-3,
         max_grad_norm=0.01,
-        tau=0.05,
+        tau=(0.05, 0.05),
     )
     model.learn(12_000)
     assert count_falls(model.evaluated) <= 4

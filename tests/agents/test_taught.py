@@ -45,7 +45,8 @@ class Recorder(VecEnvWrapper):
 def teacher() -> StateQNetwork:
     torch.manual_seed(2)
     env = make_state_env("CartPole-v1", columns=COLUMNS)
-    scale = StateScale(COLUMNS, *(np.full(3, each, np.float32) for each in (0, 0.05, 0.05)))
+    numbers = (np.full(3, each, np.float32) for each in (0, 0.05, 0.05))
+    scale = StateScale(COLUMNS, *numbers, compared=np.arange(0))
     return StateQNetwork(env.observation_space, env.action_space, StateNetwork(scale, 4, 2, [8], 3))  # type: ignore[arg-type]
 
 

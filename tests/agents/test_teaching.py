@@ -36,7 +36,7 @@ SETTINGS = (
     *("state.steps=400", "state.checkpoint_steps=100", "state.n_envs=4", "state.hidden=16-8"),
     *("state.learning_starts=40", "state.explore_steps=40", "state.batch_size=16"),
     *("state.quantiles=5", "state.buffer_size=200", "state.horizon_updates=30"),
-    *("state.epsilon_steps=200", "state.gradient_steps=1", "state.tau=0.005"),
+    *("state.epsilon_steps=200", "state.gradient_steps=1", "state.tau_start=0.005"),
     *("state.n_steps_start=5", "state.trace_decay=null", "state.train_freq=1"),
 )
 PQN = (
@@ -169,7 +169,7 @@ def test_settings_of_the_stages_hold_those_of_the_teacher(tmp_path: Path) -> Non
     changed = plan.stage_settings(other, stage(other))
     assert {key for key in teacher if teacher[key] != changed[key]} == {"state.tau"}
     ann = plan.stage_settings(settings, plan.chain(settings)[1])
-    assert (ann["teacher"], ann["state.tau"]) == ("state", 0.005)
+    assert (ann["teacher"], ann["state.tau"]) == ("state", 0.002)
     plain = compose(Config, ["env=CartPole-v1"])
     assert not any(
         key.startswith("state.") for key in plan.stage_settings(plain, plan.chain(plain)[0])
@@ -181,6 +181,7 @@ def test_settings_of_the_stages_hold_those_of_the_teacher(tmp_path: Path) -> Non
     [
         ("state.hidden=16-x", "state.hidden=16-x: expected sizes"),
         ("state.hidden=0", "state.hidden=0: expected sizes"),
+        ("state.ranges=20-0", "state.ranges=20-0: expected ranges such as 20-100"),
         ("ann=any.zip", "cannot be combined with ann"),
         ("init=any.zip", "cannot be combined with init"),
         ("state.steps=40", "must exceed state.learning_starts=40"),
@@ -201,12 +202,13 @@ def test_settings_that_cannot_work_are_refused(extra: str, message: str) -> None
 
 
 def test_a_damaged_description_is_refused(tmp_path: Path) -> None:
-    scale = StateScale(np.array([1, 3]), *(np.full(2, each, np.float32) for each in (0, 1, 1)))
+    numbers = (np.full(3, each, np.float32) for each in (0, 1, 1))
+    scale = StateScale(np.array([1, 3, 6]), *numbers, compared=np.array([0, 2]))
     notes = AgentNotes(env="CartPole-v1", seed=0, stage="teacher", steps=1, updates=1, wall_s=0.0)
-    network = StateNetwork(scale, 4, 2, [8], 3)
+    network = StateNetwork(scale, 4, 2, [8], 3, [2, 5])
     save_teacher(tmp_path / NETWORK, network, notes)
     loaded = load_teacher(tmp_path / NETWORK)
-    obs = torch.rand(5, 4, 2).round()
+    obs = torch.rand(5, 4, 3).round()
     assert torch.equal(loaded(obs), network(obs))
     network.quantiles = 4
     save_teacher(tmp_path / NETWORK, network, notes)
