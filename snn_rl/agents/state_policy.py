@@ -54,7 +54,8 @@ class StateScale:
         change = np.where(change == 0, std, change)
         values = [len(np.unique(numbers[..., k])) for k in range(len(columns))]
         compared = np.flatnonzero(np.array(values) >= _LEAST_VALUES)
-        return cls(columns, *(each.astype(np.float32) for each in (mean, std, change)), compared)
+        mean, std, change = (each.astype(np.float32) for each in (mean, std, change))
+        return cls(columns, mean, std, change, compared)
 
 
 def explore(env: VecEnv, steps: int, seed: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:

@@ -219,10 +219,11 @@ def load_teacher(path: Path) -> StateNetwork:
         description = dict(meta[_DESCRIPTION])
         columns = np.array(description.pop("columns"), np.int64)
         compared = np.array(description.pop("compared", []), np.int64)
-        numbers = (weights[name].numpy() for name in ("mean", "std", "change"))
+        mean, std, change = (weights[name].numpy() for name in ("mean", "std", "change"))
+        scale = StateScale(columns, mean, std, change, compared)
         # The meta device allocates no memory, whatever sizes a damaged description holds.
         with torch.device("meta"):
-            network = StateNetwork(StateScale(columns, *numbers, compared), **description)
+            network = StateNetwork(scale, **description)
         network.load_state_dict(weights, assign=True)
         network.columns, network.compared = torch.tensor(columns), torch.tensor(compared)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
