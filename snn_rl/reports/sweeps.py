@@ -1,22 +1,14 @@
 """Report of several runs with the same settings: interquartile means with bootstrap intervals.
 
-Runs in sibling folders (runs/<env>/seed0, seed1, ...) belong to one task. Scores are aggregated as
-in R. Agarwal et al. (2021), *Deep Reinforcement Learning at the Edge of the Statistical
-Precipice*: the mean of the middle half, with percentile bootstrap intervals over the runs,
-stratified by task. The authors' package rliable is not used because it requires pandas, SciPy,
-seaborn, and statsmodels.
+Runs in sibling folders (runs/<env>/seed0, seed1, ...) belong to one task.
 """
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from snn_rl.chain import run_directory
 from snn_rl.chain.records import (
@@ -29,79 +21,22 @@ from snn_rl.chain.records import (
     stages_in,
 )
 from snn_rl.chain.runner import RECORDED_LATER
-from snn_rl.chain.stages import Stage
+from snn_rl.chain.stages import ANN, Stage
 from snn_rl.files.atomic import write_text
+from snn_rl.reports.atari_scores import DQN, HUMAN, RANDOM, human_normalized, scores_of
 from snn_rl.reports.markdown import bullets, code, csv_text, escape, page, table
+from snn_rl.reports.statistics import (
+    Scores,
+    interquartile_mean,
+    probability_of_improvement,
+    stratified_interval,
+)
 from snn_rl.utils.errors import UserError
 
 REPORT, SCORES, FIGURE = "sweep.md", "sweep.csv", "sweep.png"
 ACCURACY = "accuracy (%)"
-_DRAWS = 10_000
-
-Scores = NDArray[np.float64]
-
-
-def interquartile_mean(scores: Scores) -> Scores:
-    """Returns the mean of the middle half of the scores.
-
-    A quarter of the scores, rounded down, is dropped at each end. With fewer than four scores,
-    the result is the mean of all scores.
-
-    Args:
-        scores: Scores of shape [..., N], with N at least 1.
-
-    Returns:
-        Means of shape [...].
-    """
-    count = scores.shape[-1]
-    cut = count // 4
-    middle: Scores = np.sort(scores, axis=-1)[..., cut : count - cut].mean(axis=-1)
-    return middle
-
-
-def stratified_interval(tasks: Sequence[Scores]) -> tuple[float, float]:
-    """Returns the 95% confidence interval of the interquartile mean over all tasks.
-
-    The percentile bootstrap (10,000 draws, fixed seed) resamples the runs of each task with
-    replacement.
-
-    Args:
-        tasks: Scores of the runs of each task, of shape [N].
-    """
-    rng = np.random.default_rng(0)
-    draws = [rng.choice(scores, (_DRAWS, len(scores))) for scores in tasks]
-    low, high = np.percentile(interquartile_mean(np.concatenate(draws, axis=1)), [2.5, 97.5])
-    return float(low), float(high)
-
-
-@cache
-def human_scores() -> dict[str, tuple[float, float]]:
-    """Returns the scores of a random player and of a human on 56 Atari games.
-
-    Source: averages listed by DQN Zoo (https://github.com/google-deepmind/dqn_zoo,
-    dqn_zoo/atari_data.py), without Surround, which has no NoFrameskip-v4 id. Episodes are
-    unclipped, start with up to 30 no-ops, and last at most 108,000 frames.
-    """
-    text = (resources.files("snn_rl.reports") / "human_scores.csv").read_text()
-    rows = csv.DictReader(text.splitlines())
-    return {row["game"]: (float(row["random"]), float(row["human"])) for row in rows}
-
-
-def human_normalized(env_id: str, score: float) -> float | None:
-    """Returns the score scaled to 0 for a random player and 1 for a human.
-
-    Args:
-        env_id: Id of the environment.
-        score: Mean return of unclipped episodes.
-
-    Returns:
-        Normalized score; None if the scores of the game are unknown.
-    """
-    game, suffix, _ = env_id.partition("NoFrameskip-v4")
-    if not suffix or game not in human_scores():
-        return None
-    random, human = human_scores()[game]
-    return (score - random) / (human - random)
+_ANN = Stage.parse(ANN)
+_PUBLISHED = {RANDOM: RANDOM, HUMAN: HUMAN, **DQN}  # columns: titles
 
 
 @dataclass(frozen=True)
@@ -241,39 +176,94 @@ def _differences(members: Sequence[Run]) -> list[str]:
 
 
 def _games_section(tasks: Sequence[Sequence[Run]]) -> list[str]:
-    """Returns the section with human-normalized scores over all Atari games.
+    """Returns the section with the scores of all Atari games and their aggregates.
 
     The section is empty unless there are several games with one task each.
     """
-    envs = [members[0].subject for members in tasks]
-    if any(envs.count(env) > 1 and human_normalized(env, 0.0) is not None for env in envs):
+    known = [members for members in tasks if scores_of(members[0].subject) is not None]
+    games = {members[0].subject: members for members in known}
+    if len(games) < len(known):
         return []
-    normalized: dict[Stage, dict[str, dict[str, list[float]]]] = {}
-    for run in (run for members in tasks for run in members):
-        for stage, scores in run.scores.items():
-            for column, score in scores.items():
-                value = human_normalized(run.subject, score)
-                if value is not None:
-                    games = normalized.setdefault(stage, {}).setdefault(column, {})
-                    games.setdefault(run.subject, []).append(100 * value)
-    rows = []
-    for stage, columns in normalized.items():
-        strata = {
-            column: [np.array(values) for values in games.values()]
-            for column, games in columns.items()
-        }
-        if len(strata.get(GREEDY, [])) > 1:
-            runs = sum(len(scores) for scores in strata[GREEDY])
-            cells = (_with_interval(strata[column]) for column in (GREEDY, STICKY))
-            rows.append([stage.label, len(strata[GREEDY]), runs, *cells])
+    stages = _stages([run for members in known for run in members])
+    rows = [row for stage in stages if (row := _aggregates(stage, games))]
     if not rows:
         return []
+    head = ["stage", "games", "runs", "greedy, IQM", "sticky, IQM"]
     return [
         "## All Atari games",
-        "Human-normalized scores in percent: 0 is a random player and 100 a human, with the "
-        "reference scores of DQN Zoo.",
-        table(["stage", "games", "runs", "greedy, IQM", "sticky, IQM"], rows),
+        _games_table(games, stages),
+        "The scores of the agents are interquartile means over the runs of a game. The other "
+        "scores are published: a random player, a human, and DQN after 50 M agent steps without "
+        "sticky actions (Mnih et al., 2015), and DQN after 1.5 M, 3 M, and 50 M agent steps with "
+        "sticky actions (Dopamine; Castro et al., 2018).",
+        table([*head, "sticky, relative to ANN", "P(stage > ANN)"], rows),
+        "Scores in this table are human-normalized, in percent: 0 is a random player and 100 a "
+        "human, with the reference scores of DQN Zoo. *Relative to ANN* is the score of a run "
+        "divided by the score of its ANN, for ANNs better than the random player. "
+        "*P(stage > ANN)* is the probability that a run of the stage scores higher than a run of "
+        "the ANN with sticky actions, averaged over the games.",
     ]
+
+
+def _aggregates(stage: Stage, games: Mapping[str, Sequence[Run]]) -> list[Any]:
+    """Returns the row of a stage that was evaluated on several games; otherwise nothing."""
+    strata: dict[str, list[Scores]] = {GREEDY: [], STICKY: []}
+    relative: list[Scores] = []
+    compared: list[tuple[Scores, Scores]] = []
+    for env, members in games.items():
+        scores = {column: _normalized(env, members, stage, column) for column in strata}
+        for column, found in scores.items():
+            if found:
+                strata[column].append(np.array(list(found.values())))
+        analog = _normalized(env, members, _ANN, STICKY)
+        both = [
+            100 * value / analog[k] for k, value in scores[STICKY].items() if analog.get(k, 0) > 0
+        ]
+        if both and stage != _ANN:
+            relative.append(np.array(both))
+            compared.append((strata[STICKY][-1], np.array(list(analog.values()))))
+    if len(strata[GREEDY]) < 2:
+        return []
+    row = [stage.label, len(strata[GREEDY]), sum(map(len, strata[GREEDY]))]
+    row += [_with_interval(each) for each in strata.values()]
+    if not relative:
+        return [*row, "–", "–"]
+    chance, low, high = probability_of_improvement(compared)
+    return [*row, _with_interval(relative), f"{chance:.2f} [{low:.2f}, {high:.2f}]"]
+
+
+def _normalized(env: str, members: Sequence[Run], stage: Stage, column: str) -> dict[int, float]:
+    """Returns the human-normalized scores of a stage in percent, by position of the run."""
+    found = {}
+    for k, run in enumerate(members):
+        score = run.scores.get(stage, {}).get(column)
+        value = None if score is None else human_normalized(env, score)
+        if value is not None:
+            found[k] = 100 * value
+    return found
+
+
+def _games_table(games: Mapping[str, Sequence[Run]], stages: Sequence[Stage]) -> str:
+    """Returns the table with the scores of each game beside published scores."""
+    everywhere = [
+        stage
+        for stage in stages
+        if stage.gradual and all(stage in _stages(members) for members in games.values())
+    ]
+    shown = [_ANN, *everywhere[-1:]]
+    rows = []
+    for env, members in games.items():
+        published = scores_of(env) or {}
+        row = [env.removesuffix("NoFrameskip-v4")]
+        row += ["–" if (x := published[name]) is None else f"{x:,.1f}" for name in _PUBLISHED]
+        for stage in shown:
+            for column in (GREEDY, STICKY):
+                found = [run.scores.get(stage, {}).get(column) for run in members]
+                scores = np.array([score for score in found if score is not None])
+                row.append(f"{interquartile_mean(scores):,.1f}" if scores.size else "–")
+        rows.append(row)
+    columns = [f"{stage.label} {column}" for stage in shown for column in (GREEDY, STICKY)]
+    return table(["game", *_PUBLISHED.values(), *columns], rows)
 
 
 def _timesteps_section(folder: Path, tasks: Mapping[str, Sequence[Run]]) -> list[str]:
