@@ -30,8 +30,10 @@ from snn_rl.core.energy import FLOAT32, INT32, energy, macs
 from snn_rl.core.networks import AnalogNetwork, Conv, Network, SpikingNetwork
 from snn_rl.event.engine import EventEngine
 from snn_rl.event.network import EventNetwork
+from snn_rl.formats import c as c_format
 from snn_rl.formats import onnx as onnx_format
 from snn_rl.formats import optional
+from snn_rl.formats.c import CompiledAgent
 from snn_rl.formats.event import event_network
 from snn_rl.utils.errors import UserError
 
@@ -119,6 +121,12 @@ def in_onnxruntime(network: Any, folder: Path, calibration: Frames | None) -> De
     return decide
 
 
+def in_c(events: EventNetwork, folder: Path, *options: str) -> Decide:
+    """Returns the decisions of the exported C source, compiled for this CPU."""
+    c_format.write("agent", events, folder, {})
+    return CompiledAgent(folder / "agent.c", events, ["-march=native", *options]).action
+
+
 def candidates(
     ann: AnalogNetwork, exact: SpikingNetwork, events: EventNetwork, frames: Frames, folder: Path
 ) -> tuple[dict[str, Decide], dict[str, str]]:
@@ -134,6 +142,8 @@ def candidates(
             ),
         }
     builders |= {
+        "T1 C, dense": lambda at: in_c(events, at, "-DAGENT_DENSE"),
+        "T1 C, event-driven": lambda at: in_c(events, at),
         ACTIVE: lambda _: EventEngine(events, incremental=False).action,
         EVENTS: lambda _: EventEngine(events).action,
     }
@@ -146,7 +156,7 @@ def candidates(
             for frame in frames[:20]:
                 decide(frame)  # compiles
             made[name] = decide
-        except (UserError, ImportError, RuntimeError) as error:  # no compiler or no package
+        except (UserError, ImportError, OSError, RuntimeError) as error:  # no compiler or no package
             left_out[name] = str(error).strip().splitlines()[0]
     return made, left_out
 

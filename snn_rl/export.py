@@ -18,6 +18,8 @@ Formats:
   event  integers of an exact agent for the event-driven engine snn_rl.event,
          which requires neither PyTorch nor Stable-Baselines3.
          pip install 'snn_rl[fast]'
+  c      C99 source and header of an exact agent, without dependencies. Checked
+         with both of its engines if a C compiler (cc) is installed
   module:function
          your own format, see snn_rl.formats.registry.register_format
 

@@ -66,10 +66,7 @@ class EventEngine:
         self.incremental = incremental
         kernels = _kernels()
         self._decide = kernels.decide
-        shapes = [network.input_shape, *network.shapes]
-        self._layers = [
-            _Geometry.of(*each) for each in zip(network.layers, shapes, shapes[1:], strict=False)
-        ]
+        self._layers = Geometry.all(network)
         rest: list[Integers] = []
         weights: list[Integers] = []
         table = np.zeros(len(network.layers), kernels.LAYER)
@@ -155,7 +152,7 @@ def _kernels() -> ModuleType:
 
 
 @dataclass(frozen=True)
-class _Geometry:
+class Geometry:
     """A weight layer as a convolution; a dense layer has a kernel of the size of its input.
 
     Attributes:
@@ -173,7 +170,14 @@ class _Geometry:
     padding: int
 
     @classmethod
-    def of(cls, layer: EventLayer, shape: tuple[int, ...], out: tuple[int, ...]) -> "_Geometry":
+    def all(cls, network: EventNetwork) -> "list[Geometry]":
+        """Returns the weight layers of a network."""
+        shapes = [network.input_shape, *network.shapes]
+        return [cls.of(*each) for each in zip(network.layers, shapes, shapes[1:], strict=False)]
+
+    @classmethod
+    def of(cls, layer: EventLayer, shape: tuple[int, ...], out: tuple[int, ...]) -> "Geometry":
+        """Returns a weight layer with the shapes of its input and output."""
         shape, out = (*shape, 1, 1)[:3], (*out, 1, 1)[:3]
         if layer.weight.ndim == 2:
             return cls(shape, out, shape[1:], 1, 0)

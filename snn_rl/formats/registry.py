@@ -27,6 +27,7 @@ FORMATS: Registry[Exporter] = Registry(
         "nir": "snn_rl.formats.simulators:export",
         "torch": "snn_rl.formats.program:export",
         "event": "snn_rl.formats.event:export",
+        "c": "snn_rl.formats.c:export",
     },
 )
 

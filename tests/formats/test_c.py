@@ -1,0 +1,181 @@
+"""C source of exact agents, compiled and compared with the network."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from snn_rl import export, zoo
+from snn_rl.agents.evaluation import greedy_observations
+from snn_rl.agents.loading import load_agent
+from snn_rl.configs.compose import run_command
+from snn_rl.configs.schema import Config
+from snn_rl.core.conversion import quantize
+from snn_rl.core.networks import Conv, Dense, NetworkSpec, SpikingNetwork, SpikingOptions
+from snn_rl.formats import c
+from snn_rl.formats.agreement import Agreement, check, in_torch
+from snn_rl.formats.event import event_network
+from snn_rl.utils.errors import UserError
+
+STRICT = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror")
+SANITIZED = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+# Kernels that are no multiple of the stride, smaller than the stride, padded or out of bounds
+SPECS = {
+    "mixed": NetworkSpec((3, 9, 11), (Conv(4, 5, 2), Conv(6, 3, 1, 1), Dense(8)), 3, bias=True),
+    "padded": NetworkSpec((2, 13, 10), (Conv(5, 2, 3), Conv(3, 3, 2, 2)), 4),
+    "dense": NetworkSpec((1, 7, 5), (Dense(9),), 2, bias=True),
+    "head": NetworkSpec((1, 6, 6), (), 2),
+}
+# Reads images, and prints the action, the Q-values, and the number of spikes of each.
+MAIN = """\
+#include <stdio.h>
+#include "agent.h"
+
+int main(void)
+{
+    static uint8_t frames[AGENT_CHANNELS * AGENT_HEIGHT * AGENT_WIDTH];
+    while (fread(frames, 1, sizeof frames, stdin) == sizeof frames) {
+        int i;
+        printf("%d", agent_decide(frames));
+        for (i = 0; i < AGENT_ACTIONS; i++)
+            printf(" %ld", (long)agent_q_values()[i]);
+        printf("\\n");
+    }
+    return 0;
+}
+"""
+
+pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+
+
+def random_network(spec: NetworkSpec) -> SpikingNetwork:
+    """Returns a network on the grid with thresholds on both sides of its biases."""
+    torch.manual_seed(0)
+    network = SpikingNetwork(spec, SpikingOptions(1))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(3)
+        for neuron in network.neurons:
+            neuron.v_threshold.fill_(0.2)
+    return quantize(network)
+
+
+def images(shape: tuple[int, ...], count: int) -> NDArray[np.uint8]:
+    """Returns images that differ from the previous one in a few pixels, sometimes in all."""
+    rng = np.random.default_rng(0)
+    found = [np.zeros(shape, np.uint8)]
+    for i in range(1, count):
+        few = rng.random(shape) < (1.0 if i % 7 == 3 else 0.05)
+        found.append(np.where(few, rng.integers(0, 256, shape), found[-1]).astype(np.uint8))
+    return np.stack(found)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_both_engines_equal_the_network(name: str, tmp_path: Path) -> None:
+    network = random_network(SPECS[name])
+    engines = c.export(network, tmp_path / "agent.c", {})
+    assert list(engines) == ["C, event-driven", "C, dense"]
+    pixels = torch.from_numpy(images(SPECS[name].input_shape, 40))
+    trials = dict(check(network, engines, pixels))  # raises if a trial differs
+    assert all(trials[engine].is_exact for engine in engines)
+    q_values, spikes = engines["C, event-driven"](pixels)
+    assert len({*q_values.argmax(1).tolist()}) > 1
+    assert all(0.05 < layer.mean() < 0.95 for layer in spikes)
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+@pytest.mark.parametrize("level", ["-O0", "-O3"])
+def test_the_source_compiles_without_warnings_and_runs_without_errors(
+    compiler: str, level: str, tmp_path: Path
+) -> None:
+    if shutil.which(compiler) is None:
+        pytest.skip(f"{compiler} is not installed")
+    spec = SPECS["mixed"]
+    network = random_network(spec)
+    c.export(network, tmp_path / "agent.c", {"env": "a */ game"})
+    (tmp_path / "main.c").write_text(MAIN)
+    pixels = images(spec.input_shape, 40)
+    with torch.no_grad():
+        expected = network(network.images(torch.from_numpy(pixels)))
+    unit = float(re.findall(r"AGENT_Q_UNIT (\S+)", (tmp_path / "agent.h").read_text())[0])
+    for extra in ((), ("-DAGENT_DENSE",)):
+        command = [compiler, *STRICT, level, *SANITIZED, *extra, "agent.c", "main.c", "-o", "agent"]
+        subprocess.run(command, cwd=tmp_path, check=True)
+        out = subprocess.run(
+            [tmp_path / "agent"], input=pixels.tobytes(), capture_output=True, check=True
+        )
+        rows = np.array([line.split() for line in out.stdout.decode().splitlines()], np.int64)
+        np.testing.assert_array_equal(rows[:, 1:] * unit, expected.numpy())
+        np.testing.assert_array_equal(rows[:, 0], expected.argmax(1).numpy())
+
+
+def test_the_memory_of_an_agent(tmp_path: Path) -> None:
+    spec = NetworkSpec((2, 6, 6), (Conv(4, 3, 2), Dense(5)), 3, bias=True)
+    network = random_network(spec)
+    c.export(network, tmp_path / "agent.c", {})
+    lines = c.memory(event_network(network))
+    # Kernels of size 3 are stored as 4 columns. Outputs are 4 x 2 x 2.
+    conv, dense, head = 2 * 4 * 2 * 3 * 4 + 4 * 4, 2 * 16 * 5 + 4 * 5, 2 * 5 * 3 + 4 * 3
+    states = (4 * 16 + 16 + 4, 4 * 5 + 5 + 1, 4 * 3)
+    assert lines[:3] == [
+        f"conv1: {conv} bytes of flash, {states[0]} bytes of RAM",
+        f"fc1: {dense} bytes of flash, {states[1]} bytes of RAM",
+        f"head: {head} bytes of flash, {states[2]} bytes of RAM",
+    ]
+    event, without = 2 * 6 * 6 + sum(states), 16 + 5 + 4 * (5 + 3)
+    assert f"{conv + dense + head} bytes of flash" in lines[3]
+    assert f"{event} bytes of RAM event-driven, {without} bytes dense" in lines[3]
+    for options, ram in (((), event), (("-DAGENT_DENSE",), without)):
+        command = ["cc", *STRICT, "-Os", *options, "-c", "agent.c", "-o", "agent.o"]
+        subprocess.run(command, cwd=tmp_path, check=True)
+        out = subprocess.run(["size", "agent.o"], cwd=tmp_path, capture_output=True, check=True)
+        _, data, bss = map(int, out.stdout.decode().splitlines()[1].split()[:3])
+        assert ram <= data + bss < ram + 700  # alignment, and the table of the layers
+
+
+@pytest.mark.parametrize("name", ["2pong.c", "Pong.c", "pong-1.c", "pong.txt", "pong"])
+def test_names_that_no_function_can_have_are_refused(name: str, tmp_path: Path) -> None:
+    network = random_network(SPECS["head"])
+    with pytest.raises(UserError, match="becomes the name of the functions"):
+        c.export(network, tmp_path / name, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_agent_that_is_not_exact_is_refused(tmp_path: Path) -> None:
+    network = SpikingNetwork(SPECS["head"], SpikingOptions(1))
+    with pytest.raises(UserError, match="requires an exact agent: set exact=true"):
+        c.export(network, tmp_path / "agent.c", {})
+
+
+def test_the_included_agent_on_real_frames(tmp_path: Path) -> None:
+    agent = load_agent(zoo.ROOT / "PongNoFrameskip-v4" / "T1", "cpu")
+    assert isinstance(agent.q_net.network, SpikingNetwork)
+    network = quantize(agent.q_net.network)
+    pixels = greedy_observations(agent, 2_000, 5)
+    parts = [in_torch(network, torch.channels_last)(part) for part in pixels.split(50)]
+    q_values = torch.cat([part[0] for part in parts])
+    spikes = [torch.cat(layers, 1) for layers in zip(*(part[1] for part in parts), strict=True)]
+    assert len({*q_values.argmax(1).tolist()}) == 6
+    for name, engine in c.export(network, tmp_path / "pong.c", {}).items():
+        assert Agreement.of((q_values, spikes), engine(pixels)).is_exact, name
+
+
+def test_the_command_checks_the_source(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ["env=CartPole-v1", "T=1", "exact=true", "format=c", "check_frames=20"]
+    monkeypatch.setattr(sys, "argv", ["export", *settings, f"runs={tmp_path}", "threads=1"])
+    run_command(Config, export.main, export.__doc__)
+    out = capsys.readouterr().out
+    assert "total: 342,528 bytes of flash" in out
+    for engine in ("event-driven", "dense"):
+        expected = f"C, {engine}: 20 frames: same spikes 100.0000%, same action 100.00%"
+        assert f"{expected}, largest Q-value error 0\n" in out
+    (source,) = tmp_path.rglob("network.c")
+    assert (source.parent / "network.h").exists()
