@@ -83,7 +83,15 @@ def header(name: str, network: EventNetwork, notes: Mapping[str, str]) -> str:
         actions=len(network.layers[-1].weight),
         hidden=len(network.layers) - 1,
         unit=f"{network.layers[-1].unit:.17g}",
+        screen=Template(_SCREEN).substitute(name=name, NAME=name.upper())
+        if _is_atari(network)
+        else "",
     )
+
+
+def _is_atari(network: EventNetwork) -> bool:
+    """Returns True if the frames have the size of preprocessed Atari screens."""
+    return network.input_shape[1:] == (84, 84)
 
 
 _HEADER = Template("""\
@@ -113,14 +121,25 @@ const int32_t *${name}_q_values(void);
 
 /* Returns the spikes (0 or 1) of a hidden layer in the last decision, [y][x][channel]. */
 const uint8_t *${name}_spikes(int layer);
-
+$screen
 #endif
 """)
+
+_SCREEN = """
+/* Preprocesses Atari screens, RGB [210][160][3]: appends a frame to `frames` and drops the oldest.
+   The frame is the maximum of the last two screens of an agent step, in grayscale, averaged to
+   84 x 84 as by OpenCV; exact halves are rounded to even. Before an episode, set all frames to 0,
+   and pass its first screen twice. */
+void ${name}_see(const uint8_t *newest, const uint8_t *before, uint8_t *frames);
+"""
 
 
 def source(name: str, network: EventNetwork) -> str:
     """Returns the source: weights, tables, and engines."""
-    engine = (resources.files("snn_rl.formats") / "engine.c").read_text()
+    folder = resources.files("snn_rl.formats")
+    engine = (folder / "engine.c").read_text()
+    if _is_atari(network):
+        engine += (folder / "screen.c").read_text()
     for key, text in {"NAME": name.upper(), "name": name, "TABLES": _tables(name, network)}.items():
         engine = engine.replace(f"@{key}@", text)
     return f'#include "{name}.h"\n\n#include <stddef.h>\n#include <string.h>\n\n{engine}'
@@ -215,7 +234,7 @@ class CompiledAgent:
 
     def __init__(self, path: Path, network: EventNetwork, options: Sequence[str] = ()):
         self.network = network
-        library, name = _library(path, options), path.stem
+        library, name = compiled_library(path, options), path.stem
         self._decide = library[f"{name}_decide"]
         self._decide.argtypes = [ctypes.c_void_p]
         q_values, self._spikes = library[f"{name}_q_values"], library[f"{name}_spikes"]
@@ -247,8 +266,17 @@ class CompiledAgent:
         return found
 
 
-def _library(path: Path, options: Sequence[str]) -> ctypes.CDLL:
-    """Compiles and loads a shared library, whose file is deleted at once."""
+def compiled_library(path: Path, options: Sequence[str]) -> ctypes.CDLL:
+    """Compiles a source as a shared library, loads it, and deletes its file.
+
+    Args:
+        path: Path of the source.
+        options: Further options of the compiler.
+
+    Raises:
+        OSError: The compiler cannot be started.
+        RuntimeError: The source cannot be compiled.
+    """
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder, "agent.so")
         command = [COMPILER, *FLAGS, *options, "-shared", "-fPIC", "-o", str(library), str(path)]

@@ -1,11 +1,16 @@
 """C source of exact agents, compiled and compared with the network."""
 
+import ctypes
+import itertools
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import ale_py  # noqa: F401  (registers the games)
+import cv2
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -113,6 +118,38 @@ def test_the_source_compiles_without_warnings_and_runs_without_errors(
         rows = np.array([line.split() for line in out.stdout.decode().splitlines()], np.int64)
         np.testing.assert_array_equal(rows[:, 1:] * unit, expected.numpy())
         np.testing.assert_array_equal(rows[:, 0], expected.argmax(1).numpy())
+
+
+def test_screens_are_preprocessed_as_in_training(tmp_path: Path) -> None:
+    network = random_network(NetworkSpec((3, 84, 84), (Conv(2, 84, 84),), 2))
+    c.export(network, tmp_path / "agent.c", {})
+    see = c.compiled_library(tmp_path / "agent.c", STRICT[1:]).agent_see
+    frames, expected = np.zeros((2, 3, 84, 84), np.uint8)
+    rng = np.random.default_rng(0)
+    env = gym.make("PongNoFrameskip-v4")
+    screens = [*rng.integers(0, 256, (40, 210, 160, 3)).astype(np.uint8), env.reset(seed=0)[0]]
+    screens += [env.step(env.action_space.sample())[0] for _ in range(100)]
+    env.close()
+    differ = []
+    for before, newest in itertools.pairwise(screens):
+        see(*(ctypes.c_void_p(each.ctypes.data) for each in (newest, before, frames)))
+        gray = cv2.cvtColor(np.maximum(newest, before), cv2.COLOR_RGB2GRAY)
+        frame = cv2.resize(gray, (84, 84), interpolation=cv2.INTER_AREA)
+        assert (np.abs(frames[-1].astype(int) - frame) <= halves(gray)).all()
+        differ.append((frames[-1] != frame).mean())
+        np.testing.assert_array_equal(frames[:-1], expected[1:])
+        expected = frames.copy()
+    assert 0 < max(differ) < 0.002  # OpenCV rounds the sums of floats
+    assert max(differ[41:]) == 0  # Pong
+
+
+def halves(gray: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Returns True where the area average of a 210 x 160 picture is an integer and a half."""
+    # Every pixel as 2 x 21 equal parts, of which 5 x 40 are a pixel of the frame
+    parts = gray.repeat(2, 0).repeat(21, 1).astype(np.int64)
+    sums = parts.reshape(84, 5, 84, 40).sum((1, 3))
+    result: NDArray[np.bool_] = sums % 200 == 100
+    return result
 
 
 def test_the_memory_of_an_agent(tmp_path: Path) -> None:
