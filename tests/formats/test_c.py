@@ -28,6 +28,7 @@ from snn_rl.formats.agreement import Agreement, check, in_torch
 from snn_rl.formats.event import event_network
 from snn_rl.utils.errors import UserError
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "pong_in_c"
 STRICT = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror")
 SANITIZED = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 # Kernels that are no multiple of the stride, smaller than the stride, padded or out of bounds
@@ -201,6 +202,15 @@ def test_the_included_agent_on_real_frames(tmp_path: Path) -> None:
     assert len({*q_values.argmax(1).tolist()}) == 6
     for name, engine in c.export(network, tmp_path / "pong.c", {}).items():
         assert Agreement.of((q_values, spikes), engine(pixels)).is_exact, name
+    command = ["cc", *STRICT, "-O3", f"-I{tmp_path}", EXAMPLE / "main.c", tmp_path / "pong.c"]
+    subprocess.run([*command, "-o", tmp_path / "pong"], check=True)
+    played = subprocess.run(
+        [sys.executable, EXAMPLE / "play.py", tmp_path / "pong", "quiet"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(played.stdout.split()[-2]) >= 18, played.stdout
 
 
 def test_the_command_checks_the_source(
