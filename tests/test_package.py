@@ -67,7 +67,7 @@ def test_the_wheel_holds_only_the_package(wheel: Path) -> None:
     assert f"{metadata}/licenses/LICENSE" in names
     package = {name for name in names if name.startswith("snn_rl/")}
     sources = [ROOT / "snn_rl" / name for name in ("py.typed", "__init__.pyi")]
-    sources += (ROOT / "snn_rl").rglob("*.csv")
+    sources += [path for kind in ("*.csv", "*.c") for path in (ROOT / "snn_rl").rglob(kind)]
     sources += [*(ROOT / "snn_rl").rglob("*.py"), *(ROOT / "snn_rl").rglob("*.yaml")]
     sources += [path for path in (ROOT / "snn_rl" / "zoo").glob("*/**/*") if path.is_file()]
     shipped = {path.relative_to(ROOT).as_posix() for path in sources} | PLANTED
