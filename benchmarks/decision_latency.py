@@ -156,7 +156,7 @@ def candidates(
             for frame in frames[:20]:
                 decide(frame)  # compiles
             made[name] = decide
-        except (UserError, ImportError, OSError, RuntimeError) as error:  # no compiler or no package
+        except (UserError, ImportError, OSError, RuntimeError) as error:  # no compiler or package
             left_out[name] = str(error).strip().splitlines()[0]
     return made, left_out
 
