@@ -18,15 +18,17 @@ from ale_py import ALEInterface, roms
 FIRE, RIGHT = 1, 2
 
 
-def play(program, *options, decisions=100_000):
+def play(program: str, *options: str, decisions: int = 100_000) -> int:
     """Returns the score of an episode, which ends after a number of decisions."""
     ale = ALEInterface()
     ale.setFloat("repeat_action_probability", 0.0)
-    ale.loadROM(roms.get_rom_path("pong"))
+    rom = roms.get_rom_path("pong")
+    assert rom is not None
+    ale.loadROM(rom)
     actions, score = ale.getMinimalActionSet(), 0
     screens = [ale.getScreenRGB()]
 
-    def skip(action):
+    def skip(action: int) -> None:
         nonlocal score
         for _ in range(4):
             score += ale.act(actions[action])
@@ -34,6 +36,7 @@ def play(program, *options, decisions=100_000):
 
     pipe = subprocess.PIPE
     with subprocess.Popen([program, *options], stdin=pipe, stdout=pipe) as agent:
+        assert agent.stdin is not None and agent.stdout is not None
         for action in (FIRE, RIGHT):  # serves the ball as in training
             skip(action)
         screens[-2] = screens[-1]  # the first screen of the episode twice
