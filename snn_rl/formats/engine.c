@@ -24,14 +24,14 @@ static int32_t largest(const int32_t *values, int32_t count)
     return best;
 }
 
-#ifdef @NAME@_DENSE
-
 static void accumulate(int32_t *sums, const int16_t *weights, int32_t count, int32_t factor)
 {
     int32_t i;
     for (i = 0; i < count; i++)
         sums[i] += factor * weights[i];
 }
+
+#ifdef @NAME@_DENSE
 
 /* Computes the currents of the neurons at one position of the output. */
 static void currents_at(const layer_t *l, const uint8_t *input, int32_t planar, int32_t out_y,
@@ -59,10 +59,6 @@ static void currents_at(const layer_t *l, const uint8_t *input, int32_t planar, 
             }
         }
     }
-}
-
-void @name@_reset(void)
-{
 }
 
 int @name@_decide(const uint8_t *frames)
@@ -99,7 +95,7 @@ static void scatter(const layer_t *l, int32_t *target, uint8_t *marks, int32_t y
 {
     int32_t top = y + l->padding - l->kernel + l->stride, left = x + l->padding;
     int32_t bottom = (y + l->padding) / l->stride, right = left / l->stride;
-    int32_t phase = left % l->stride, slot, size, out_y, i, j;
+    int32_t phase = left % l->stride, slot, size, out_y, i;
     top = top > 0 ? top / l->stride : 0;
     left = left - l->kernel_width + l->stride;
     left = left > 0 ? left / l->stride : 0;
@@ -119,14 +115,12 @@ static void scatter(const layer_t *l, int32_t *target, uint8_t *marks, int32_t y
             memset(marks + out_y * l->out_width + left, 1, (size_t)(right - left + 1));
         for (i = 0; i < count; i++) {
             const int16_t *weights = row + changed[i] * l->slots * l->out_channels;
-            int32_t change = changes[i];
-            for (j = 0; j < size; j++)
-                sums[j] += change * weights[j];
+            accumulate(sums, weights, size, changes[i]);
         }
     }
 }
 
-void @name@_reset(void)
+static void reset(void)
 {
     int32_t i, j;
     memset(seen, 0, sizeof seen);
@@ -169,7 +163,7 @@ int @name@_decide(const uint8_t *frames)
     static int32_t changed[MOST_CHANNELS], changes[MOST_CHANNELS];
     int32_t i, j, place;
     if (!ready)
-        @name@_reset();
+        reset();
     see(frames);
     for (i = 0; i < LAYERS - 1; i++) {
         const layer_t *l = &layers[i];
