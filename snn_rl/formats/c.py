@@ -6,6 +6,7 @@ integers only, allocate no memory, and return the same Q-values and spikes as th
 """
 
 import ctypes
+import itertools
 import re
 import shutil
 import subprocess
@@ -16,7 +17,6 @@ from pathlib import Path
 from string import Template
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -24,7 +24,7 @@ from snn_rl.core.networks import SpikingNetwork
 from snn_rl.event.engine import Geometry
 from snn_rl.event.network import EventNetwork
 from snn_rl.files.atomic import write_text
-from snn_rl.formats.event import event_network
+from snn_rl.formats.event import decide, event_network
 from snn_rl.formats.registry import Engine
 from snn_rl.utils.errors import UserError
 
@@ -290,11 +290,7 @@ def _engine(agent: CompiledAgent) -> Engine:
     """Returns an agent as an engine for batches in torch."""
 
     def run(pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
-        q_values, spikes = [], []
-        for image in pixels[:, -agent.network.input_shape[0] :].contiguous().numpy():
-            q_values.append(agent(image))
-            spikes.append(agent.spikes)
-        layers = [torch.from_numpy(np.stack(rows)).float() for rows in zip(*spikes, strict=True)]
-        return torch.from_numpy(np.stack(q_values)), [layer[None] for layer in layers]
+        images = pixels[:, -agent.network.input_shape[0] :].contiguous().numpy()
+        return decide(itertools.repeat(agent), images)
 
     return run

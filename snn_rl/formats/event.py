@@ -1,10 +1,12 @@
 """Export for the event-driven engine, and the engine as a network in torch."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from snn_rl.core.conversion.integer_grid import integers
@@ -44,6 +46,29 @@ def export(network: SpikingNetwork, path: Path, notes: Mapping[str, str]) -> dic
     return {"snn_rl.event": lambda pixels: driven.activity(driven.images(pixels))}
 
 
+class Decider(Protocol):
+    """Engine that decides on single images."""
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Returns the Q-values of an image, [outputs]."""
+
+    @property
+    def spikes(self) -> list[NDArray[np.uint8]]:
+        """Spikes of each hidden layer in the last decision."""
+
+
+def decide(
+    engines: Iterable[Decider], images: Iterable[NDArray[np.uint8]]
+) -> tuple[Tensor, list[Tensor]]:
+    """Returns the Q-values and spikes of images, each from an engine; see `Network.activity`."""
+    q_values, spikes = [], []
+    for engine, image in zip(engines, images, strict=False):
+        q_values.append(engine(image))
+        spikes.append(engine.spikes)
+    layers = [torch.from_numpy(np.stack(rows)).float() for rows in zip(*spikes, strict=True)]
+    return torch.from_numpy(np.stack(q_values)), [layer[None] for layer in layers]
+
+
 class EventDriven(SpikingNetwork):
     """A network on the grid that decides by events, for inference.
 
@@ -75,11 +100,8 @@ class EventDriven(SpikingNetwork):
         """Returns the Q-values and spikes of images from `images`; see `Network.activity`."""
         while len(self._engines) < len(x):
             self._engines.append(EventEngine(self._events))
-        q_values, spikes = [], []
-        for image, engine in zip(x.numpy(), self._engines, strict=False):
-            q_values.append(engine(image))
-            spikes.append(engine.spikes)
-            self.operations += engine.operations.layers
-            self.decisions += 1
-        layers = [torch.from_numpy(np.stack(rows)).float() for rows in zip(*spikes, strict=True)]
-        return torch.from_numpy(np.stack(q_values)), [layer[None] for layer in layers]
+        engines = self._engines[: len(x)]
+        outputs = decide(engines, x.numpy())
+        self.operations += sum(np.array(engine.operations.layers) for engine in engines)
+        self.decisions += len(x)
+        return outputs
