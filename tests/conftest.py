@@ -8,19 +8,22 @@ import subprocess
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch._dynamo  # the first optimizer imports it, which takes seconds in every process
 from hypothesis import HealthCheck, settings
+from numpy.typing import NDArray
 
 from snn_rl.chain import run_directory
 from snn_rl.chain.records import Invocation, write_invocations
 from snn_rl.chain.stages import Stage
+from snn_rl.core.conversion import quantize
 from snn_rl.core.networks import (
     AnalogNetwork,
     Conv,
@@ -192,6 +195,39 @@ def command(fork: Callable[..., Process]) -> Callable[..., subprocess.CompletedP
         return fork(main, cwd).wait()
 
     return run
+
+
+@pytest.fixture(scope="session")
+def grid_network() -> Callable[[NetworkSpec], SpikingNetwork]:
+    """Builds a random network on the grid with thresholds on both sides of its biases."""
+
+    def build(spec: NetworkSpec) -> SpikingNetwork:
+        torch.manual_seed(0)
+        network = SpikingNetwork(spec, SpikingOptions(1))
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.mul_(3)
+            for neuron in network.neurons:
+                neuron.v_threshold.fill_(0.2)
+        return quantize(network)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def changing_images() -> Callable[[tuple[int, ...], int], Iterator[NDArray[np.uint8]]]:
+    """Draws images that differ from the previous one in a few pixels, sometimes in all."""
+
+    def draw(shape: tuple[int, ...], count: int) -> Iterator[NDArray[np.uint8]]:
+        rng = np.random.default_rng(0)
+        image = np.zeros(shape, np.uint8)
+        for i in range(count):
+            image = image.copy()
+            few = rng.random(shape) < (1.0 if i % 7 == 3 else 0.05)
+            image[few] = rng.integers(0, 256, few.sum())
+            yield image
+
+    return draw
 
 
 @pytest.fixture

@@ -36,29 +36,6 @@ SPECS = [
 ]
 
 
-def random_network(spec, seed=0):
-    """Returns a network on the grid with thresholds on both sides of its biases."""
-    torch.manual_seed(seed)
-    network = SpikingNetwork(spec, SpikingOptions(1))
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.mul_(3)
-        for neuron in network.neurons:
-            neuron.v_threshold.fill_(0.2)
-    return quantize(network)
-
-
-def images(shape, count, seed=0):
-    """Yields images that differ from the previous one in a few pixels, sometimes in all."""
-    rng = np.random.default_rng(seed)
-    image = np.zeros(shape, np.uint8)
-    for i in range(count):
-        image = image.copy()
-        few = rng.random(shape) < (1.0 if i % 7 == 3 else 0.05)
-        image[few] = rng.integers(0, 256, few.sum())
-        yield image
-
-
 def naive(network, image):
     """Returns integer outputs and spikes of all layers, neuron by neuron."""
     x, spikes = image.astype(int), []
@@ -108,11 +85,11 @@ def numba():
 @pytest.mark.usefixtures("numba")
 @pytest.mark.parametrize("spec", SPECS, ids=["mixed", "padded", "dense", "head"])
 @pytest.mark.parametrize("incremental", [True, False])
-def test_results_equal_naive_integer_loops(spec, incremental):
-    network = event_file.event_network(random_network(spec))
+def test_results_equal_naive_integer_loops(spec, incremental, grid_network, changing_images):
+    network = event_file.event_network(grid_network(spec))
     engine = EventEngine(network, incremental)
     fired = np.zeros(len(network.layers) - 1)
-    for image in images(spec.input_shape, 30):
+    for image in changing_images(spec.input_shape, 30):
         q_values, spikes = naive(network, image)
         assert engine(image).dtype == np.float32
         np.testing.assert_array_equal(engine(image), q_values)
@@ -129,11 +106,11 @@ def test_results_equal_naive_integer_loops(spec, incremental):
 
 @pytest.mark.usefixtures("numba")
 @pytest.mark.parametrize("spec", SPECS, ids=["mixed", "padded", "dense", "head"])
-def test_operations_are_the_synapses_of_the_changes(spec):
-    network = event_file.event_network(random_network(spec))
+def test_operations_are_the_synapses_of_the_changes(spec, grid_network, changing_images):
+    network = event_file.event_network(grid_network(spec))
     engine = EventEngine(network)
     before = None
-    for image in images(spec.input_shape, 20):
+    for image in changing_images(spec.input_shape, 20):
         engine(image)
         entered = [image.astype(int), *(x.astype(int) for x in engine.spikes)]
         if before is not None:
@@ -145,9 +122,9 @@ def test_operations_are_the_synapses_of_the_changes(spec):
         before = entered
 
 
-def test_dense_pass_has_the_operations_of_the_energy_model():
+def test_dense_pass_has_the_operations_of_the_energy_model(grid_network):
     for spec in SPECS:
-        network = event_file.event_network(random_network(spec))
+        network = event_file.event_network(grid_network(spec))
         assert network.macs == macs(spec)
         assert network.shapes == [*spec.shapes(), (spec.outputs,)]
 
@@ -176,9 +153,9 @@ def test_shipped_agents_decide_as_in_torch(env, count, tmp_path):
     assert np.median(taken) < sum(network.macs) / 10
 
 
-def test_network_is_read_back(tmp_path):
+def test_network_is_read_back(tmp_path, grid_network):
     for spec in SPECS:
-        network = event_file.event_network(random_network(spec))
+        network = event_file.event_network(grid_network(spec))
         (tmp_path / "net.event").write_bytes(network.to_bytes())
         loaded = EventNetwork.load(tmp_path / "net.event")
         assert loaded.input_shape == network.input_shape
@@ -190,9 +167,9 @@ def test_network_is_read_back(tmp_path):
 
 
 @pytest.mark.usefixtures("numba")
-def test_engine_runs_without_torch_and_sb3(tmp_path):
+def test_engine_runs_without_torch_and_sb3(tmp_path, grid_network):
     (tmp_path / "net.event").write_bytes(
-        event_file.event_network(random_network(SPECS[0])).to_bytes()
+        event_file.event_network(grid_network(SPECS[0])).to_bytes()
     )
     code = (
         "import sys, numpy as np\n"
@@ -203,17 +180,17 @@ def test_engine_runs_without_torch_and_sb3(tmp_path):
         "print(engine.action(np.zeros((3, 9, 11), np.uint8)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    q_values = random_network(SPECS[0])(torch.zeros(1, 3, 9, 11))
+    q_values = grid_network(SPECS[0])(torch.zeros(1, 3, 9, 11))
     assert int(done.stdout) == int(q_values.argmax())
 
 
 @pytest.mark.usefixtures("numba")
-def test_images_of_another_type_or_shape_are_rejected():
-    engine = EventEngine(event_file.event_network(random_network(SPECS[0])))
+def test_images_of_another_type_or_shape_are_rejected(grid_network, changing_images):
+    engine = EventEngine(event_file.event_network(grid_network(SPECS[0])))
     for image in (np.zeros((3, 9, 12), np.uint8), np.zeros((3, 9, 11), np.float32)):
         with pytest.raises(ValueError, match=r"uint8 \(3, 9, 11\)"):
             engine(image)
-    rotated = np.ascontiguousarray(next(images((3, 11, 9), 1))).transpose(0, 2, 1)
+    rotated = np.ascontiguousarray(next(changing_images((3, 11, 9), 1))).transpose(0, 2, 1)
     assert np.array_equal(engine(rotated), engine(np.ascontiguousarray(rotated)))
 
 
@@ -259,8 +236,8 @@ def test_invalid_layers_are_rejected(layers, words):
         EventNetwork((2, 3, 3), layers)
 
 
-def test_damaged_and_foreign_files_give_one_line_errors(tmp_path):
-    data = event_file.event_network(random_network(SPECS[0])).to_bytes()
+def test_damaged_and_foreign_files_give_one_line_errors(tmp_path, grid_network):
+    data = event_file.event_network(grid_network(SPECS[0])).to_bytes()
     path = tmp_path / "net.event"
     changed = bytearray(data)
     changed[-1] ^= 1
@@ -291,9 +268,9 @@ def test_network_off_the_grid_is_rejected():
         event_file.event_network(SpikingNetwork(SPECS[0], SpikingOptions(1)))
 
 
-def test_missing_numba_is_named(monkeypatch):
+def test_missing_numba_is_named(monkeypatch, grid_network):
     monkeypatch.setitem(sys.modules, "snn_rl.event.kernels", None)
-    network = event_file.event_network(random_network(SPECS[0]))
+    network = event_file.event_network(grid_network(SPECS[0]))
     with pytest.raises(UserError, match=r"pip install 'snn_rl\[fast\]'"):
         EventEngine(network)
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import ale_py  # noqa: F401  (registers the games)
@@ -57,37 +58,20 @@ int main(void)
 }
 """
 
+GridNetwork = Callable[[NetworkSpec], SpikingNetwork]
+Images = Callable[[tuple[int, ...], int], Iterator[NDArray[np.uint8]]]
+
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 
 
-def random_network(spec: NetworkSpec) -> SpikingNetwork:
-    """Returns a network on the grid with thresholds on both sides of its biases."""
-    torch.manual_seed(0)
-    network = SpikingNetwork(spec, SpikingOptions(1))
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.mul_(3)
-        for neuron in network.neurons:
-            neuron.v_threshold.fill_(0.2)
-    return quantize(network)
-
-
-def images(shape: tuple[int, ...], count: int) -> NDArray[np.uint8]:
-    """Returns images that differ from the previous one in a few pixels, sometimes in all."""
-    rng = np.random.default_rng(0)
-    found = [np.zeros(shape, np.uint8)]
-    for i in range(1, count):
-        few = rng.random(shape) < (1.0 if i % 7 == 3 else 0.05)
-        found.append(np.where(few, rng.integers(0, 256, shape), found[-1]).astype(np.uint8))
-    return np.stack(found)
-
-
 @pytest.mark.parametrize("name", SPECS)
-def test_both_engines_equal_the_network(name: str, tmp_path: Path) -> None:
-    network = random_network(SPECS[name])
+def test_both_engines_equal_the_network(
+    name: str, tmp_path: Path, grid_network: GridNetwork, changing_images: Images
+) -> None:
+    network = grid_network(SPECS[name])
     engines = c.export(network, tmp_path / "agent.c", {})
     assert list(engines) == ["C, event-driven", "C, dense"]
-    pixels = torch.from_numpy(images(SPECS[name].input_shape, 40))
+    pixels = torch.from_numpy(np.stack([*changing_images(SPECS[name].input_shape, 400)]))
     trials = dict(check(network, engines, pixels))  # raises if a trial differs
     assert all(trials[engine].is_exact for engine in engines)
     q_values, spikes = engines["C, event-driven"](pixels)
@@ -98,15 +82,15 @@ def test_both_engines_equal_the_network(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
 @pytest.mark.parametrize("level", ["-O0", "-O3"])
 def test_the_source_compiles_without_warnings_and_runs_without_errors(
-    compiler: str, level: str, tmp_path: Path
+    compiler: str, level: str, tmp_path: Path, grid_network: GridNetwork, changing_images: Images
 ) -> None:
     if shutil.which(compiler) is None:
         pytest.skip(f"{compiler} is not installed")
     spec = SPECS["mixed"]
-    network = random_network(spec)
+    network = grid_network(spec)
     c.export(network, tmp_path / "agent.c", {"env": "a */ game"})
     (tmp_path / "main.c").write_text(MAIN)
-    pixels = images(spec.input_shape, 40)
+    pixels = np.stack([*changing_images(spec.input_shape, 40)])
     with torch.no_grad():
         expected = network(network.images(torch.from_numpy(pixels)))
     unit = float(re.findall(r"AGENT_Q_UNIT (\S+)", (tmp_path / "agent.h").read_text())[0])
@@ -121,8 +105,8 @@ def test_the_source_compiles_without_warnings_and_runs_without_errors(
         np.testing.assert_array_equal(rows[:, 0], expected.argmax(1).numpy())
 
 
-def test_screens_are_preprocessed_as_in_training(tmp_path: Path) -> None:
-    network = random_network(NetworkSpec((3, 84, 84), (Conv(2, 84, 84),), 2))
+def test_screens_are_preprocessed_as_in_training(tmp_path: Path, grid_network: GridNetwork) -> None:
+    network = grid_network(NetworkSpec((3, 84, 84), (Conv(2, 84, 84),), 2))
     c.export(network, tmp_path / "agent.c", {})
     see = c.compiled_library(tmp_path / "agent.c", STRICT[1:]).agent_see
     frames, expected = np.zeros((2, 3, 84, 84), np.uint8)
@@ -153,9 +137,9 @@ def halves(gray: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return result
 
 
-def test_the_memory_of_an_agent(tmp_path: Path) -> None:
+def test_the_memory_of_an_agent(tmp_path: Path, grid_network: GridNetwork) -> None:
     spec = NetworkSpec((2, 6, 6), (Conv(4, 3, 2), Dense(5)), 3, bias=True)
-    network = random_network(spec)
+    network = grid_network(spec)
     c.export(network, tmp_path / "agent.c", {})
     lines = c.memory(event_network(network))
     # Kernels of size 3 are stored as 4 columns. Outputs are 4 x 2 x 2.
@@ -178,8 +162,10 @@ def test_the_memory_of_an_agent(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["2pong.c", "Pong.c", "pong-1.c", "pong.txt", "pong"])
-def test_names_that_no_function_can_have_are_refused(name: str, tmp_path: Path) -> None:
-    network = random_network(SPECS["head"])
+def test_names_that_no_function_can_have_are_refused(
+    name: str, tmp_path: Path, grid_network: GridNetwork
+) -> None:
+    network = grid_network(SPECS["head"])
     with pytest.raises(UserError, match="becomes the name of the functions"):
         c.export(network, tmp_path / name, {})
     assert not list(tmp_path.iterdir())
