@@ -253,7 +253,8 @@ def _games_table(games: Mapping[str, Sequence[Run]], stages: Sequence[Stage]) ->
     shown = [_ANN, *everywhere[-1:]]
     rows = []
     for env, members in games.items():
-        published = scores_of(env) or {}
+        published = scores_of(env)
+        assert published is not None
         row = [env.removesuffix("NoFrameskip-v4")]
         row += ["–" if (x := published[name]) is None else f"{x:,.1f}" for name in _PUBLISHED]
         for stage in shown:
