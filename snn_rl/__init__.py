@@ -42,11 +42,16 @@ The packages from the lowest to the highest layer:
 """
 
 import importlib
+import os
 from typing import Any
 
 from snn_rl.utils.console import end_quietly_on_interrupt, starts_own_module
 
 __version__ = "0.1.0"
+
+# OpenMP reads this when PyTorch is imported. By default, a thread that waits for another one keeps
+# its core busy, and training is several times slower on a machine that other processes use, too.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if starts_own_module():
     end_quietly_on_interrupt()
