@@ -3,11 +3,13 @@
 import ctypes
 import itertools
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import ale_py  # noqa: F401  (registers the games)
 import cv2
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from snn_rl import export, zoo
 from snn_rl.agents.evaluation import greedy_observations
@@ -29,7 +32,7 @@ from snn_rl.formats.agreement import Agreement, check, in_torch
 from snn_rl.formats.event import event_network
 from snn_rl.utils.errors import UserError
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "pong_in_c"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 STRICT = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror")
 SANITIZED = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 # Kernels that are no multiple of the stride, smaller than the stride, padded or out of bounds
@@ -64,6 +67,12 @@ Images = Callable[[tuple[int, ...], int], Iterator[NDArray[np.uint8]]]
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 
 
+def require(*programs: str) -> None:
+    for program in programs:
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
+
+
 @pytest.mark.parametrize("name", SPECS)
 def test_both_engines_equal_the_network(
     name: str, tmp_path: Path, grid_network: GridNetwork, changing_images: Images
@@ -79,13 +88,17 @@ def test_both_engines_equal_the_network(
     assert all(0.05 < layer.mean() < 0.95 for layer in spikes)
 
 
-@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+HOST = ("gcc", "clang")
+BIG_ENDIAN = ("powerpc-linux-gnu-gcc", "qemu-ppc")  # 32 bits
+
+
 @pytest.mark.parametrize("level", ["-O0", "-O3"])
+@pytest.mark.parametrize("compiler", [*HOST, BIG_ENDIAN[0]])
 def test_the_source_compiles_without_warnings_and_runs_without_errors(
     compiler: str, level: str, tmp_path: Path, grid_network: GridNetwork, changing_images: Images
 ) -> None:
-    if shutil.which(compiler) is None:
-        pytest.skip(f"{compiler} is not installed")
+    special, emulator = (SANITIZED, []) if compiler in HOST else (("-static",), [BIG_ENDIAN[1]])
+    require(compiler, *emulator)
     spec = SPECS["mixed"]
     network = grid_network(spec)
     c.export(network, tmp_path / "agent.c", {"env": "a */ game"})
@@ -95,10 +108,10 @@ def test_the_source_compiles_without_warnings_and_runs_without_errors(
         expected = network(network.images(torch.from_numpy(pixels)))
     unit = float(re.findall(r"AGENT_Q_UNIT (\S+)", (tmp_path / "agent.h").read_text())[0])
     for extra in ((), ("-DAGENT_DENSE",)):
-        command = [compiler, *STRICT, level, *SANITIZED, *extra, "agent.c", "main.c", "-o", "agent"]
+        command = [compiler, *STRICT, level, *special, *extra, "agent.c", "main.c", "-o", "agent"]
         subprocess.run(command, cwd=tmp_path, check=True)
         out = subprocess.run(
-            [tmp_path / "agent"], input=pixels.tobytes(), capture_output=True, check=True
+            [*emulator, tmp_path / "agent"], input=pixels.tobytes(), capture_output=True, check=True
         )
         rows = np.array([line.split() for line in out.stdout.decode().splitlines()], np.int64)
         np.testing.assert_array_equal(rows[:, 1:] * unit, expected.numpy())
@@ -177,7 +190,15 @@ def test_an_agent_that_is_not_exact_is_refused(tmp_path: Path) -> None:
         c.export(network, tmp_path / "agent.c", {})
 
 
-def test_the_included_agent_on_real_frames(tmp_path: Path) -> None:
+class Decisions(NamedTuple):
+    network: SpikingNetwork
+    pixels: Tensor
+    expected: tuple[Tensor, list[Tensor]]
+
+
+@pytest.fixture(scope="module")
+def decisions() -> Decisions:
+    """Q-values and spikes of the included agent on 2,000 frames of greedy episodes."""
     agent = load_agent(zoo.ROOT / "PongNoFrameskip-v4" / "T1", "cpu")
     assert isinstance(agent.q_net.network, SpikingNetwork)
     network = quantize(agent.q_net.network)
@@ -186,17 +207,36 @@ def test_the_included_agent_on_real_frames(tmp_path: Path) -> None:
     q_values = torch.cat([part[0] for part in parts])
     spikes = [torch.cat(layers, 1) for layers in zip(*(part[1] for part in parts), strict=True)]
     assert len({*q_values.argmax(1).tolist()}) == 6
-    for name, engine in c.export(network, tmp_path / "pong.c", {}).items():
-        assert Agreement.of((q_values, spikes), engine(pixels)).is_exact, name
-    command = ["cc", *STRICT, "-O3", f"-I{tmp_path}", EXAMPLE / "main.c", tmp_path / "pong.c"]
+    return Decisions(network, pixels, (q_values, spikes))
+
+
+def test_the_included_agent_on_real_frames(tmp_path: Path, decisions: Decisions) -> None:
+    for name, engine in c.export(decisions.network, tmp_path / "pong.c", {}).items():
+        assert Agreement.of(decisions.expected, engine(decisions.pixels)).is_exact, name
+    program = EXAMPLES / "pong_in_c"
+    command = ["cc", *STRICT, "-O3", f"-I{tmp_path}", program / "main.c", tmp_path / "pong.c"]
     subprocess.run([*command, "-o", tmp_path / "pong"], check=True)
     played = subprocess.run(
-        [sys.executable, EXAMPLE / "play.py", tmp_path / "pong", "quiet"],
+        [sys.executable, program / "play.py", tmp_path / "pong", "quiet"],
         capture_output=True,
         text=True,
         check=True,
     )
     assert int(played.stdout.split()[-2]) >= 18, played.stdout
+
+
+@pytest.mark.parametrize(("dense", "count"), [(False, 2_000), (True, 50)])
+def test_the_included_agent_on_a_microcontroller(
+    dense: bool, count: int, tmp_path: Path, decisions: Decisions
+) -> None:
+    board = runpy.run_path(str(EXAMPLES / "cortex_m" / "run.py"))
+    require(board["COMPILER"], board["QEMU"].split()[0])
+    agent = board["Board"](decisions.network, tmp_path, dense)
+    q_values, spikes = decisions.expected
+    expected = q_values[:count], [layer[:, :count] for layer in spikes]
+    assert Agreement.of(expected, agent(decisions.pixels[:count])).is_exact
+    # The event-driven engine adds only the weights of the inputs that have changed.
+    assert (np.median(agent.instructions) > 10_000_000) == dense
 
 
 def test_the_command_checks_the_source(
