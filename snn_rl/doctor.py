@@ -33,7 +33,13 @@ from snn_rl.utils.errors import UserError
 REQUIRED = {
     **{name: name for name in ("torch", "numpy", "gymnasium", "av", "omegaconf", "matplotlib")},
     **{"stable-baselines3": "stable_baselines3", "ale-py": "ale_py", "opencv-python": "cv2"},
-    **{"hydra-core": "hydra", "pillow": "PIL", "safetensors": "safetensors", "tqdm": "tqdm"},
+    **{
+        "hydra-core": "hydra",
+        "pillow": "PIL",
+        "pyyaml": "yaml",
+        "safetensors": "safetensors",
+        "tqdm": "tqdm",
+    },
     **{"tensorboard": "tensorboard"},
 }
 # Modules of each extra, and the consequence of their absence
@@ -41,6 +47,7 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "fast": (("numba",), "spiking layers are not compiled: slower at T > 1, with the same results"),
     "export": (("onnx", "onnxruntime"), "no snn_rl.export format=onnx"),
     "interop": (("nir", "nirtorch", "snntorch"), "no snn_rl.export format=nir"),
+    "hub": (("huggingface_hub",), "no agents from the Hugging Face Hub"),
     "parquet": (("pyarrow",), "snn_rl.classify cannot read ImageNet from parquet files"),
     "sweep": (
         ("hydra_plugins.hydra_joblib_launcher",),

@@ -8,6 +8,9 @@ writes a model card, a gif of the last agent, and one recorded episode per agent
 with T timesteps, against which the tests compare the agent. Replaces the folder
 of the environment only when everything is written.
 
+repo=USER/NAME also uploads the last agent to the Hugging Face Hub, from which
+`snn_rl.load("USER/NAME")` loads it. Log in before with `hf auth login`.
+
 T, seed, run_dir, direct, stages, carry_state and exact select the agents, as in
 snn_rl.train. eval.seed must differ from the seeds of the run's evaluations.
 """
@@ -43,16 +46,18 @@ from snn_rl.chain.records import (
 from snn_rl.chain.stages import PRETRAINED, TEACHER, Stage
 from snn_rl.configs.compose import run_command
 from snn_rl.configs.schema import Config
+from snn_rl.files import hub
 from snn_rl.files.atomic import disk_errors, make_directory, read_json, sync_directory, write_json
 from snn_rl.files.checkpoint import load_network, save_network
 from snn_rl.reports.gameplay import Episode, record_video
+from snn_rl.reports.hub_card import write_repository
 from snn_rl.reports.model_card import GAME, write_card
 from snn_rl.utils.errors import UserError
 
 GIF = "play.gif"
 _GIF_BYTES, _GIF_DECISIONS, _GIF_FPS = 1_500_000, 200, 15
 _GAME_Q_VALUES = 20
-_ACCEPTED = (*WHICH_AGENT, "zoo", "episodes", "eval")
+_ACCEPTED = (*WHICH_AGENT, "zoo", "repo", "episodes", "eval")
 _PATHS = ("run_dir", "ann", "init", "teacher", "zoo")  # settings with a file or a folder
 
 
@@ -157,6 +162,8 @@ def record_gif(agent: Agent, path: Path, trials: Trials) -> None:
 def main(config: Config) -> None:
     """Publishes the agents of a run."""
     prepare(config, "snn_rl.publish", _ACCEPTED)
+    if config.repo is not None and not hub.is_repository(config.repo):
+        raise UserError(f"repo={config.repo}: expected the form USER/NAME")
     run, trials = stage_directory(config).parent, plan.trials(config)
     refuse_played_seeds(run, trials)
     commands = [*read_invocations(run), Invocation.current(config)]
@@ -180,6 +187,10 @@ def main(config: Config) -> None:
         ]
         write_card(folder, usage, GIF)
     print(f"written to {target}")
+    if config.repo is not None:
+        with tempfile.TemporaryDirectory() as name:
+            write_repository(target, Path(name), config.repo, GIF)
+            print(f"uploaded to {hub.upload(Path(name), config.repo)}")
 
 
 def _name(path: str) -> str:

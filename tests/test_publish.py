@@ -16,6 +16,7 @@ from snn_rl.chain import run_directory
 from snn_rl.chain.records import Invocation, StageEvaluation, Trials
 from snn_rl.configs.compose import compose, run_command
 from snn_rl.configs.schema import Config
+from snn_rl.files import hub
 from snn_rl.files.atomic import read_json, write_json
 from snn_rl.files.checkpoint import load_network, load_tensors
 
@@ -208,6 +209,23 @@ def test_the_card_shows_the_privileged_teacher(run_dir, tmp_path):
     assert training.count("distilled from a privileged teacher") == len(STAGES)
 
 
+def test_the_last_agent_is_uploaded(run_dir, tmp_path, capsys, monkeypatch):
+    uploaded = {}
+
+    def upload(folder, repository):
+        uploaded[repository] = contents(folder)
+        return "https://huggingface.co/user/cartpole"
+
+    monkeypatch.setattr(hub, "upload", upload)
+    arguments = (*PUBLISH, f"run_dir={run_dir}", f"zoo={tmp_path}", FRESH)
+    command(publish, *arguments, "repo=user/cartpole")
+    assert "uploaded to https://huggingface.co/user/cartpole\n" in capsys.readouterr().out
+    (files,) = uploaded.values()
+    published = tmp_path / ENV / "T1" / run_directory.NETWORK
+    assert files[hub.MODEL] == published.read_bytes()
+    assert str(run_dir).encode() not in files[hub.CONFIG] + files[hub.CARD]
+
+
 def test_a_failed_publication_keeps_the_folder(run_dir, shipped, tmp_path, monkeypatch):
     shutil.copytree(shipped / ENV, tmp_path / ENV)
     before = contents(tmp_path)
@@ -312,6 +330,7 @@ def test_a_named_run_is_not_replaced_by_a_shipped_agent(capsys, arguments):
         ((FRESH, "T=2", "direct=true"), ["no finished T2-direct", "snn_rl.train env=CartPole-v1"]),
         ((FRESH, "dqn.steps=7"), ["snn_rl.publish does not accept dqn.steps"]),
         ((FRESH, "episodes=0"), ["episodes=0"]),
+        ((FRESH, "repo=pong"), ["repo=pong: expected the form USER/NAME"]),
         ((FRESH, "env=CartPole-v0"), ["expected a run of CartPole-v0, got CartPole-v1"]),
     ],
 )

@@ -19,15 +19,19 @@ from snn_rl.chain.records import (
     STICKY,
     Evaluation,
     Record,
+    Settings,
     flat,
     read_settings,
     section,
+    settings_from,
     stages_in,
 )
 from snn_rl.chain.stages import ANN
 from snn_rl.configs.schema import RolloutConfig
 from snn_rl.core.networks import AnalogNetwork, SpikingNetwork
 from snn_rl.envs import STACK, make_env
+from snn_rl.files import hub
+from snn_rl.files.atomic import read_json
 from snn_rl.files.checkpoint import load_network, load_tensors, save_network
 from snn_rl.files.importing import load_any
 from snn_rl.formats.event import EventDriven
@@ -63,6 +67,11 @@ class Agent:
     def network(self) -> AnalogNetwork | SpikingNetwork:
         """Network inside the Q-network."""
         return self.q_net.network
+
+    @property
+    def timesteps(self) -> int | None:
+        """Number of timesteps per decision; None for an ANN."""
+        return self.network.timesteps if isinstance(self.network, SpikingNetwork) else None
 
     @property
     def env(self) -> str:
@@ -142,11 +151,13 @@ def load(
         source: One of
 
             - the environment id of an included agent;
-            - the directory of a run or of one of its stages;
+            - the directory of a run, of one of its stages, or of a downloaded agent;
+            - a repository on the Hugging Face Hub, USER/NAME, that `snn_rl.publish` uploaded;
             - a file: network.safetensors, a zip file of a Stable-Baselines3 DQN with CnnPolicy, or
               a PyTorch state dict.
         T: Number of timesteps of the agent, for a run or an environment id; None for the smallest.
-        env: Environment id, for a file; required by `Agent.evaluate`.
+        env: Environment id. For a file, `Agent.evaluate` requires it; other agents must have been
+            trained in this environment.
         device: "auto", "cpu", "cuda", ...
         **options: Options of `snn_rl.files.importing.load_any` for files of other libraries.
 
@@ -159,9 +170,19 @@ def load(
     if path.is_file():
         network = load_any(path, **options)
         return Agent.of_network(network, env or _noted_env(path), device)
-    if not (path / run_directory.SETTINGS).exists():
-        path = _stage_of(path if path.is_dir() else zoo.ROOT / source, str(source), T)
-    return load_agent(path, device)
+    if not path.exists() and not (zoo.ROOT / source).exists() and hub.is_repository(str(source)):
+        path = hub.download(str(source))
+    if (path / hub.CONFIG).exists():
+        agent = _load_shared(path, device)
+    else:
+        if not (path / run_directory.SETTINGS).exists():
+            path = _stage_of(path if path.is_dir() else zoo.ROOT / source, str(source), T)
+        agent = load_agent(path, device)
+    if env not in (None, agent.env):
+        raise UserError(f"{source} was trained in {agent.env}, not in env={env}")
+    if T not in (None, agent.timesteps):
+        raise UserError(f"{source} is an agent with T={agent.timesteps}, not T={T}")
+    return agent
 
 
 def _stage_of(run: Path, name: str, T: int | None) -> Path:
@@ -228,10 +249,26 @@ def load_agent(directory: Path, device: str = "auto", engine: str = "dense") -> 
         device: "auto", "cpu", "cuda", ...; the event engine always runs on the CPU.
         engine: "dense", or "event" for an exact stage on `snn_rl.event.engine`.
     """
-    settings = read_settings(directory)
-    own = _NetworkSettings.from_json(settings, directory / run_directory.SETTINGS)
+    paths = directory / run_directory.SETTINGS, directory / run_directory.NETWORK
+    return _agent(directory.name, read_settings(directory), *paths, device, engine)
+
+
+def _load_shared(folder: Path, device: str) -> Agent:
+    """Loads the agent of a repository on the Hugging Face Hub."""
+    path = folder / hub.CONFIG
+    config = read_json(path)
+    if not isinstance(config, dict) or config.get("library_name") != "snn_rl":
+        raise UserError(f"{path} does not describe an agent of snn_rl")
+    settings = settings_from(config.get("settings"), path)
+    return _agent(str(config.get("stage")), settings, path, folder / hub.MODEL, device)
+
+
+def _agent(
+    stage: str, settings: Settings, origin: Path, path: Path, device: str, engine: str = "dense"
+) -> Agent:
+    """Loads an agent from a network file and its settings, which were read from `origin`."""
+    own = _NetworkSettings.from_json(settings, origin)
     rollout = section(settings, "rollout", RolloutConfig)
-    path = directory / run_directory.NETWORK
     network, _ = load_network(path)
     channels = network.spec.input_shape[0]
     if rollout.frames == STACK and rollout.frame_stack > channels:
@@ -245,7 +282,7 @@ def load_agent(directory: Path, device: str = "auto", engine: str = "dense") -> 
         env = evaluation_env(own.env, rollout, 1, 0)
         needed = network_spec(layers, env.observation_space, env.action_space, own.bias)
     except ValueError as error:
-        raise UserError(f"{directory / run_directory.SETTINGS}: {error}") from None
+        raise UserError(f"{origin}: {error}") from None
     if network.spec != needed:
         raise UserError(
             f"{path} does not fit env={own.env}: its input shape is {network.spec.input_shape} "
@@ -256,4 +293,4 @@ def load_agent(directory: Path, device: str = "auto", engine: str = "dense") -> 
     if engine == "event":
         assert isinstance(network, SpikingNetwork)
         network, device = EventDriven(network), "cpu"
-    return Agent(directory.name, _q_network(network).to(get_device(device)), settings)
+    return Agent(stage, _q_network(network).to(get_device(device)), settings)

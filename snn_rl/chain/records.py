@@ -430,7 +430,15 @@ def _check_types(settings: dict[str, Any], source: Path) -> Settings:
 def read_settings(directory: Path) -> Settings:
     """Returns the settings that a stage's result depends on, keyed by full name."""
     path = directory / run_directory.SETTINGS
-    settings = read_json(path)
+    return settings_from(read_json(path), path)
+
+
+def settings_from(settings: Any, path: Path) -> Settings:
+    """Returns settings from a file, keyed by full name.
+
+    Raises:
+        DamagedFile: They are not an object, or a value has the wrong type.
+    """
     if not isinstance(settings, dict):
         raise DamagedFile(f"{path} is damaged: expected a JSON object")
     return _check_types(settings, path)

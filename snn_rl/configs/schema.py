@@ -285,6 +285,9 @@ class Config:
     table: int | None = setting(None, "report only: number of the table in the paper.")
     sweep: str | None = setting(None, "report only: folder of runs to aggregate.")
     zoo: str | None = setting(None, "publish only: target folder; null uses snn_rl/zoo.")
+    repo: str | None = setting(
+        None, "publish only: repository on the Hugging Face Hub for the last agent, USER/NAME."
+    )
     ann: str | None = setting(
         None,
         "Trained ANN to convert instead of training one: network.safetensors, a zip file of a "

@@ -69,8 +69,8 @@ def _facts(stages: Sequence[StageResult]) -> list[list[str]]:
     return [
         ["files", Markdown(f"{files}: safetensors, stored as float16, computed in float32")],
         ["evaluation", "of these files, not of the float32 weights before rounding"],
-        ["environment", f"{settings['env']}, {_wrappers(settings)}"],
-        ["network", _network(stages[-1])],
+        ["environment", f"{settings['env']}, {wrappers(settings)}"],
+        ["network", network(stages[-1])],
         ["training", "; ".join(_training(stage) for stage in stages)],
         ["sticky actions in training", ", ".join(each)],
         ["seed", str(settings["seed"])],
@@ -79,7 +79,8 @@ def _facts(stages: Sequence[StageResult]) -> list[list[str]]:
     ]
 
 
-def _wrappers(settings: dict[str, Any]) -> str:
+def wrappers(settings: dict[str, Any]) -> str:
+    """Returns how the environment of an agent is wrapped."""
     cap = f"cut off after {settings['rollout.cap']:,} decisions"
     if known_family(settings["env"]).name == ATARI:
         return (
@@ -90,7 +91,8 @@ def _wrappers(settings: dict[str, Any]) -> str:
     return f"drawn as 40x120 grayscale pixels, {cap} or at the environment's own limit"
 
 
-def _network(stage: StageResult) -> str:
+def network(stage: StageResult) -> str:
+    """Returns the layers, inputs, and outputs of an agent's network."""
     settings, spec = stage.settings, stage.spec
     channels, height, width = spec.input_shape
     frames = "frames"

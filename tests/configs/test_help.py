@@ -18,7 +18,7 @@ EXPECTED = {
     "play": {"env", "T", "engine", "overlay", "play.output", "play.fps", "eval.seed"},
     "export": {"env", "T", "exact", "format", "output", "check_frames", "eval.seed"},
     "report": {"env", "seed", "run_dir", "paper", "figure", "table", "sweep", "runs"},
-    "publish": {"env", "T", "run_dir", "zoo", "episodes", "eval.seed", "eval.sticky"},
+    "publish": {"env", "T", "run_dir", "zoo", "repo", "episodes", "eval.seed", "eval.sticky"},
 }
 
 
