@@ -275,8 +275,9 @@ class AgentChain:
 
     def _training_env(self, stage: Stage, seed: int) -> VecEnv:
         rollout = self.config.rollout
-        make = make_env
+        make, steady = make_env, 0.0
         if plan.taught(self.config.teacher, stage):
+            steady = self.config.state.steady
             network = self._privileged_teacher.network
             make = partial(make_taught_env, columns=network.scale.columns, states=network.frames)
         return make(
@@ -287,6 +288,7 @@ class AgentChain:
             frame_stack=self.teacher.spec.input_shape[0] if self.teacher else rollout.frame_stack,
             frames=rollout.frames,
             sticky=plan.stage_sticky(self.config, stage),
+            steady=steady,
             cap=rollout.cap,
             full_action_space=rollout.full_action_space,
         )

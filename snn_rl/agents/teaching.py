@@ -164,7 +164,9 @@ class Teaching:
     def training_env(self, scale: StateScale, seed: int) -> VecEnv:
         """Returns new training environments."""
         settings = self.settings
-        return self._env(settings.n_envs, seed, scale.columns, sticky=settings.sticky)
+        return self._env(
+            settings.n_envs, seed, scale.columns, sticky=settings.sticky, steady=settings.steady
+        )
 
     def _evaluation_env(self, scale: StateScale, n_envs: int, seed: int, sticky: float) -> VecEnv:
         return self._env(n_envs, seed, scale.columns, training=False, sticky=sticky)

@@ -93,6 +93,12 @@ class StateConfig:
     steps: int = setting(2_500_000, "Agent steps of the teacher.", minimum=1)
     n_envs: int = setting(32, "Number of parallel environments.", minimum=1, maximum=1024)
     sticky: float = setting(0.25, "Sticky-action probability.", minimum=0, maximum=1)
+    steady: float = setting(
+        0.25,
+        "Share of the training environments without sticky actions, also those of the students.",
+        minimum=0,
+        maximum=1,
+    )
     frames: int = setting(4, "Number of states in an observation.", minimum=1, maximum=32)
     explore_steps: int = setting(
         20_000,

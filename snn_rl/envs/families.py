@@ -26,6 +26,8 @@ class EnvOptions:
             everything else with 0, and starts episodes in a larger region.
         sticky: Probability that an action is replaced by the previous action, per emulator frame
             on Atari (ALE's repeat_action_probability) and per step elsewhere.
+        steady: Share of the environments of a vectorized environment that have no sticky actions.
+            Single environments ignore this option.
         cap: Number of agent steps after which an episode is truncated.
         full_action_space: True to use all 18 actions of the Atari console instead of those that
             the game uses. Other families ignore this option.
@@ -35,6 +37,7 @@ class EnvOptions:
 
     training: bool = True
     sticky: float = 0.0
+    steady: float = 0.0
     cap: int = 27_000
     full_action_space: bool = False
     pixels: bool = True

@@ -1,6 +1,7 @@
 """Vectorized environments for training and evaluation."""
 
 import warnings
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -45,8 +46,8 @@ def make_env(
         seed: Seed of the first environment.
         frame_stack: Number of frames per observation.
         frames: "stack", or "difference" for two channels: the newest frame and its change.
-        **options: Fields of `EnvOptions`: training=True, sticky=0.0, cap=27_000,
-            full_action_space=False.
+        **options: Fields of `EnvOptions`: training=True, sticky=0.0, steady=0.0,
+            cap=27_000, full_action_space=False.
 
     Raises:
         UnknownEnv: No family has this id.
@@ -73,8 +74,13 @@ def single_envs(env_id: str, n_envs: int, seed: int, options: EnvOptions) -> Vec
         UnknownEnv: No family has this id.
     """
     known, name = family(env_id), env_id.rpartition(":")[2]
+    each = [options] * n_envs
+    for i in range(n_envs):
+        # spread evenly, so that environment i does not depend on their number
+        if int((i + 1) * options.steady) > int(i * options.steady):
+            each[i] = replace(options, sticky=0.0)
     venv = DummyVecEnv(
-        [partial(_make_single, known, name, options, seed + i) for i in range(n_envs)]
+        [partial(_make_single, known, name, own, seed + i) for i, own in enumerate(each)]
     )
     venv.seed(seed)
     return venv

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -159,6 +160,29 @@ def test_the_chain_evaluates_the_teacher_without_and_with_sticky_actions(tmp_pat
     before = path.stat().st_mtime_ns
     chain.evaluate(stage(settings))  # the same episodes
     assert path.stat().st_mtime_ns == before
+
+
+def test_some_environments_of_teacher_and_student_are_steady(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = compose(
+        Config, ["env=PongNoFrameskip-v4", "teacher=state", "state.n_envs=8", "rollout.n_envs=4"]
+    )
+    scale = StateScale(np.array([49, 50]), np.zeros(2), np.ones(2), np.ones(2), np.zeros(0, int))
+    teacher = SimpleNamespace(network=SimpleNamespace(scale=scale, frames=4))
+    monkeypatch.setattr(AgentChain, "_privileged_teacher", teacher)
+    chain = AgentChain(settings, tmp_path, {})
+    student = next(each for each in plan.chain(settings) if each.analog and not each.privileged)
+    envs = (
+        Teaching(settings, tmp_path).training_env(scale, 0),
+        chain._training_env(student, 0),
+        Teaching(settings, tmp_path)._evaluation_env(scale, 4, 0, sticky=0.25),
+    )
+    expected = ([0.25, 0.25, 0.25, 0.0] * 2, [0.25, 0.25, 0.25, 0.0], [0.25] * 4)
+    for env, probabilities in zip(envs, expected, strict=True):
+        games = [each.ale for each in env.unwrapped.get_attr("unwrapped")]
+        assert [game.getFloat("repeat_action_probability") for game in games] == probabilities
+        env.close()
 
 
 def test_settings_of_the_stages_hold_those_of_the_teacher(tmp_path: Path) -> None:

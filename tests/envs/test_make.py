@@ -138,6 +138,18 @@ def test_sticky_actions_change_the_episode(env_id: str, n: int) -> None:
     assert (plain[1:] != sticky[1:]).any()
 
 
+@pytest.mark.parametrize(("share", "steady"), [(0.0, []), (0.25, [3, 7]), (0.5, [1, 3, 5, 7])])
+def test_some_environments_have_no_sticky_actions(share: float, steady: list[int]) -> None:
+    actions = some_actions(40, 2)
+    plain, sticky, mixed = (
+        frames(make_env(CARTPOLE, n_envs=8, seed=2, **options), actions)
+        for options in ({}, {"sticky": 0.5}, {"sticky": 0.5, "steady": share})
+    )
+    for i in range(8):
+        same, other = (plain, sticky) if i in steady else (sticky, plain)
+        assert (mixed[:, i] == same[:, i]).all() and (mixed[:, i] != other[:, i]).any()
+
+
 # --- ends of episodes -------------------------------------------------------------------------
 
 
