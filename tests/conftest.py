@@ -198,10 +198,10 @@ def command(fork: Callable[..., Process]) -> Callable[..., subprocess.CompletedP
 
 
 @pytest.fixture(scope="session")
-def grid_network() -> Callable[[NetworkSpec], SpikingNetwork]:
+def grid_network() -> Callable[..., SpikingNetwork]:
     """Builds a random network on the grid with thresholds on both sides of its biases."""
 
-    def build(spec: NetworkSpec) -> SpikingNetwork:
+    def build(spec: NetworkSpec, bits: int = 12) -> SpikingNetwork:
         torch.manual_seed(0)
         network = SpikingNetwork(spec, SpikingOptions(1))
         with torch.no_grad():
@@ -209,7 +209,7 @@ def grid_network() -> Callable[[NetworkSpec], SpikingNetwork]:
                 parameter.mul_(3)
             for neuron in network.neurons:
                 neuron.v_threshold.fill_(0.2)
-        return quantize(network)
+        return quantize(network, bits, bits)
 
     return build
 

@@ -15,12 +15,13 @@ from stable_baselines3.common.atari_wrappers import NoopResetEnv
 
 from snn_rl import export, train, zoo
 from snn_rl.agents.evaluation import greedy_observations
-from snn_rl.agents.finding import find_stage
+from snn_rl.agents.finding import find_stage, stage_directory
 from snn_rl.agents.loading import load_agent
 from snn_rl.configs.compose import compose, run_command
 from snn_rl.configs.schema import Config
-from snn_rl.core.conversion.integer_grid import quantize
+from snn_rl.core.conversion.integer_grid import integers, quantize
 from snn_rl.envs import make_env
+from snn_rl.utils.errors import UserError
 
 PONG = "PongNoFrameskip-v4"
 EXAMPLE = Path(__file__).parents[1] / "examples" / "play_pong_onnx.py"
@@ -79,6 +80,16 @@ def test_exact_form_of_a_shipped_agent_finds_its_ann(tmp_path):
     assert (ann.directory, ann.output) == (zoo.ROOT / "CartPole-v1" / "ann", own / "ann")
 
 
+def test_weights_have_at_most_the_given_bits(tmp_path):
+    settings = ["env=CartPole-v1", "T=1", "exact=true", f"runs={tmp_path}"]
+    stage = find_stage(compose(Config, [*settings, "bits=8"]))
+    network = load_agent(stage.directory, "cpu").q_net.network
+    sizes = [int(layer.weight.abs().max()) for layer in integers(network)]
+    assert max(sizes) <= 128 and 64 < min(sizes)
+    with pytest.raises(UserError, match="T1-exact has weights with bits=8, not bits=12"):
+        stage_directory(compose(Config, [*settings, f"run_dir={stage.directory.parent}"]))
+
+
 @pytest.mark.parametrize(
     ("words", "least"),
     [(("T=5", "format=onnx"), 0.999), (("T=1", "format=torch"), None)],
@@ -123,6 +134,7 @@ def test_own_format_is_exported(tmp_path, monkeypatch, capsys):
         (["device=cuda"], ["does not accept device"]),
         (["T=3"], ["no finished T3", "python -m snn_rl.train env=CartPole-v1 T=3"]),
         (["T=2", "exact=true"], ["exact=true", "T=1"]),
+        (["T=1", "bits=8"], ["bits=8 requires exact=true"]),
         (["output=FOLDER"], ["is a directory"]),
     ],
 )

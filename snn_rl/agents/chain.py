@@ -336,7 +336,7 @@ class AgentChain:
             )
         if stage.exact:
             try:
-                return quantize(source)
+                return quantize(source, self.config.bits, self.config.bits)
             except ValueError as error:
                 raise UserError(f"exact=true: {error}") from None
         if stage.carry_state:

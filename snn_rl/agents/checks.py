@@ -75,6 +75,8 @@ def _check_spiking(config: Config) -> None:
             raise UserError(f"{name}=true requires iir.encoding=direct, got {iir.encoding}")
     if config.carry_state and isinstance(get_surrogate(iir.surrogate), SpikeTime):
         raise UserError(f"carry_state=true cannot be combined with iir.surrogate={iir.surrogate}")
+    if config.bits != Config.bits and not config.exact:
+        raise UserError(f"bits={config.bits} requires exact=true")
     if config.engine == "event" and not config.exact:
         raise UserError(
             "engine=event requires T=1 and exact=true because the event engine uses integer "

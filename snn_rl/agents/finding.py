@@ -16,7 +16,7 @@ from snn_rl.files.checkpoint import load_network, save_network
 from snn_rl.utils.errors import UserError
 
 # Settings that distinguish the stages of a run
-KIND_OF_CHAIN = ("direct", "stages", "carry_state", "exact", "T_start", "T_step")
+KIND_OF_CHAIN = ("direct", "stages", "carry_state", "exact", "bits", "T_start", "T_step")
 # Settings that select an agent and the device
 WHICH_AGENT = ("env", "T", "seed", "run_dir", "runs", *KIND_OF_CHAIN, "device", "threads")
 
@@ -58,18 +58,18 @@ def find_stage(config: Config) -> FinishedStage:
     output = run.parent / "zoo" / stage.name
     if not stage.exact:
         return FinishedStage(shipped, output)
-    put_on_grid(shipped, output)
+    put_on_grid(shipped, output, config.bits)
     return FinishedStage(output, output, folder)
 
 
-def put_on_grid(source: Path, target: Path) -> None:
+def put_on_grid(source: Path, target: Path, bits: int = Config.bits) -> None:
     """Writes the exact stage of the T=1 stage in directory `source` to directory `target`."""
     path = source / run_directory.NETWORK
     network, notes = load_network(path)
     assert isinstance(network, SpikingNetwork)
     own = AgentNotes.from_json(notes, path).to_json()
-    save_network(target / run_directory.NETWORK, quantize(network), own)
-    settings = read_settings(source) | {"exact": True, "source": source.name}
+    save_network(target / run_directory.NETWORK, quantize(network, bits, bits), own)
+    settings = read_settings(source) | {"exact": True, "bits": bits, "source": source.name}
     write_json(target / run_directory.SETTINGS, settings)
     mark_done(target)
 
@@ -81,9 +81,12 @@ def stage_directory(config: Config) -> Path:
     if not is_done(directory):
         train = agent_command("train", config, ("seed", "run_dir", "runs", *KIND_OF_CHAIN))
         raise UserError(f"{directory.parent} has no finished {stage.name}: train it with `{train}`")
-    trained_on = read_settings(directory)["env"]
+    settings = read_settings(directory)
+    trained_on, bits = settings["env"], settings.get("bits") or Config.bits
     if trained_on != config.env:
         raise UserError(f"{directory.parent}: expected a run of {config.env}, got {trained_on}")
+    if stage.exact and bits != config.bits:
+        raise UserError(f"{directory} has weights with bits={bits}, not bits={config.bits}")
     return directory
 
 

@@ -125,6 +125,7 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
         settings |= flat("carry", config.carry)
     if stage.exact:
         settings["exact"] = True
+        settings["bits"] = None if config.bits == Config.bits else config.bits
     if stage.source is not None:
         settings["source"] = stage.source
     if stage.analog and taught(config.teacher, stage):

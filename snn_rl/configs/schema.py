@@ -313,6 +313,7 @@ class Config:
     )
     carry_state: bool = setting(False, "Add a stage that carries membrane potentials over frames.")
     exact: bool = setting(False, "Add a T=1 network with bit-identical results in all engines.")
+    bits: int = setting(12, "exact only: largest number of bits per weight.", minimum=2, maximum=12)
     engine: str = setting(
         "dense", "evaluate and play: engine; event requires exact=true.", choices=("dense", "event")
     )

@@ -140,7 +140,13 @@ def source(name: str, network: EventNetwork) -> str:
     engine = (folder / "engine.c").read_text()
     if _is_atari(network):
         engine += (folder / "screen.c").read_text()
-    for key, text in {"NAME": name.upper(), "name": name, "TABLES": _tables(name, network)}.items():
+    texts = {
+        "NAME": name.upper(),
+        "name": name,
+        "WEIGHT": f"int{_weight_bits(network)}_t",
+        "TABLES": _tables(name, network),
+    }
+    for key, text in texts.items():
         engine = engine.replace(f"@{key}@", text)
     return f'#include "{name}.h"\n\n#include <stddef.h>\n#include <string.h>\n\n{engine}'
 
@@ -161,7 +167,7 @@ def _tables(name: str, network: EventNetwork) -> str:
     parts = ["\n".join(f"#define {key} {value}" for key, value in sizes.items())]
     rows = []
     for i, (layer, geometry) in enumerate(zip(network.layers, geometries, strict=True)):
-        parts.append(_array("int16_t", f"weights_{i}", geometry.in_order(layer.weight).tolist()))
+        parts.append(_array("weight_t", f"weights_{i}", geometry.in_order(layer.weight).tolist()))
         if layer.bias is not None:
             parts.append(_array("int32_t", f"biases_{i}", layer.bias.tolist()))
         numbers = (
@@ -178,6 +184,11 @@ def _tables(name: str, network: EventNetwork) -> str:
     places = _array("int32_t", "first_position", _starts(positions))
     parts.append(f"#ifndef {name.upper()}_DENSE\n{places}\n#endif")
     return "\n\n".join(parts) + "\n"
+
+
+def _weight_bits(network: EventNetwork) -> int:
+    """Returns 8 if 8 bits hold all weights, otherwise 16."""
+    return 8 if all(np.abs(layer.weight).max() < 128 for layer in network.layers) else 16
 
 
 def _starts(sizes: Iterable[int]) -> list[int]:
@@ -204,7 +215,7 @@ def memory(network: EventNetwork) -> list[str]:
     spikes, widest = 0, 0
     for layer, geometry in zip(network.layers, Geometry.all(network), strict=True):
         neurons = int(np.prod(geometry.out))
-        constant = 2 * geometry.in_order(layer.weight).size
+        constant = _weight_bits(network) // 8 * geometry.in_order(layer.weight).size
         constant += 0 if layer.bias is None else 4 * len(layer.bias)
         firing = 0 if layer.v_threshold is None else neurons
         state = 4 * neurons + firing + (int(np.prod(geometry.out[1:])) if firing else 0)

@@ -1,3 +1,5 @@
+typedef @WEIGHT@ weight_t;
+
 /* One layer as a convolution; a dense layer has a kernel as large as its input. */
 typedef struct {
     int32_t channels, height, width;             /* of the input */
@@ -6,7 +8,7 @@ typedef struct {
     int32_t slots; /* most outputs in a row that an input reaches */
     /* Weights [kernel row][kernel column % stride][input channel][slot][output channel]. An input
        reaches neighboring outputs of a row, whose weights are contiguous. */
-    const int16_t *weights;
+    const weight_t *weights;
     const int32_t *biases; /* [output channel], or NULL */
     int32_t threshold;
 } layer_t;
@@ -24,7 +26,7 @@ static int32_t largest(const int32_t *values, int32_t count)
     return best;
 }
 
-static void accumulate(int32_t *sums, const int16_t *weights, int32_t count, int32_t factor)
+static void accumulate(int32_t *sums, const weight_t *weights, int32_t count, int32_t factor)
 {
     int32_t i;
     for (i = 0; i < count; i++)
@@ -108,13 +110,13 @@ static void scatter(const layer_t *l, int32_t *target, uint8_t *marks, int32_t y
     for (out_y = top; out_y <= bottom; out_y++) {
         int32_t ky = y + l->padding - out_y * l->stride;
         int32_t *sums = target + (out_y * l->out_width + left) * l->out_channels;
-        const int16_t *row =
+        const weight_t *row =
             l->weights
             + (((ky * l->stride + phase) * l->channels) * l->slots + slot) * l->out_channels;
         if (marks)
             memset(marks + out_y * l->out_width + left, 1, (size_t)(right - left + 1));
         for (i = 0; i < count; i++) {
-            const int16_t *weights = row + changed[i] * l->slots * l->out_channels;
+            const weight_t *weights = row + changed[i] * l->slots * l->out_channels;
             accumulate(sums, weights, size, changes[i]);
         }
     }

@@ -61,7 +61,7 @@ int main(void)
 }
 """
 
-GridNetwork = Callable[[NetworkSpec], SpikingNetwork]
+GridNetwork = Callable[..., SpikingNetwork]
 Images = Callable[[tuple[int, ...], int], Iterator[NDArray[np.uint8]]]
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
@@ -73,11 +73,12 @@ def require(*programs: str) -> None:
             pytest.skip(f"{program} is not installed")
 
 
+@pytest.mark.parametrize("bits", [8, 12])
 @pytest.mark.parametrize("name", SPECS)
 def test_both_engines_equal_the_network(
-    name: str, tmp_path: Path, grid_network: GridNetwork, changing_images: Images
+    name: str, bits: int, tmp_path: Path, grid_network: GridNetwork, changing_images: Images
 ) -> None:
-    network = grid_network(SPECS[name])
+    network = grid_network(SPECS[name], bits)
     engines = c.export(network, tmp_path / "agent.c", {})
     assert list(engines) == ["C, event-driven", "C, dense"]
     pixels = torch.from_numpy(np.stack([*changing_images(SPECS[name].input_shape, 400)]))
@@ -150,13 +151,17 @@ def halves(gray: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return result
 
 
-def test_the_memory_of_an_agent(tmp_path: Path, grid_network: GridNetwork) -> None:
+@pytest.mark.parametrize(("bits", "size"), [(8, 1), (12, 2)])
+def test_the_memory_of_an_agent(
+    bits: int, size: int, tmp_path: Path, grid_network: GridNetwork
+) -> None:
     spec = NetworkSpec((2, 6, 6), (Conv(4, 3, 2), Dense(5)), 3, bias=True)
-    network = grid_network(spec)
+    network = grid_network(spec, bits)
     c.export(network, tmp_path / "agent.c", {})
     lines = c.memory(event_network(network))
     # Kernels of size 3 are stored as 4 columns. Outputs are 4 x 2 x 2.
-    conv, dense, head = 2 * 4 * 2 * 3 * 4 + 4 * 4, 2 * 16 * 5 + 4 * 5, 2 * 5 * 3 + 4 * 3
+    conv, dense = size * 4 * 2 * 3 * 4 + 4 * 4, size * 16 * 5 + 4 * 5
+    head = size * 5 * 3 + 4 * 3
     states = (4 * 16 + 16 + 4, 4 * 5 + 5 + 1, 4 * 3)
     assert lines[:3] == [
         f"conv1: {conv} bytes of flash, {states[0]} bytes of RAM",
