@@ -17,7 +17,7 @@ from side_by_side import arguments, show, spread, write
 POLICY = "OMP_WAIT_POLICY"
 POLICIES = ("unset", "PASSIVE")
 BUSY = "while True: pass"
-# Imports PyTorch first if the policy is to stay unset, because `import snn_rl` sets it.
+# Imports PyTorch first because `import snn_rl` sets an unset policy.
 MEASURED = """
 import sys, time
 import torch

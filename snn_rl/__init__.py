@@ -50,7 +50,7 @@ from snn_rl.utils.console import end_quietly_on_interrupt, starts_own_module
 __version__ = "0.1.0"
 
 # OpenMP reads this when PyTorch is imported. By default, a thread that waits for another one keeps
-# its core busy, and training is several times slower on a machine that other processes use, too.
+# its core busy, which slows training down on a machine that other processes use, too.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if starts_own_module():

@@ -9,10 +9,10 @@ deviation, and 95% confidence interval, the number of distinct episodes, the
 spike rate of every layer, and the energy per decision. Writes the same numbers
 to evaluation.json in the stage's directory, or to output=PATH.
 
-T, seed, run_dir, direct, stages, carry_state, and exact select the agent, as in
-snn_rl.train. If the run does not exist, the included agent is evaluated, and
-the output goes to runs/<env>/zoo/<stage>. Training settings are read from the
-run.
+T, seed, run_dir, direct, stages, carry_state, exact and bits select the agent,
+as in snn_rl.train. If the run does not exist, the included agent is evaluated,
+and the output goes to runs/<env>/zoo/<stage>. Training settings are read from
+the run.
 
 engine=event runs the agent on the event-driven engine, which makes the same
 decisions, and prints the number of operations (pip install 'snn_rl[fast]').

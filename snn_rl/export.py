@@ -23,8 +23,8 @@ Formats:
   module:function
          your own format, see snn_rl.formats.registry.register_format
 
-T, seed, run_dir, direct, stages and exact select the agent, as in snn_rl.train.
-If the run does not exist, the included agent is exported, and the
+T, seed, run_dir, direct, stages, exact and bits select the agent, as in
+snn_rl.train. If the run does not exist, the included agent is exported, and the
 file goes to runs/<env>/zoo/<stage>.
 """
 

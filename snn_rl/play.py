@@ -8,9 +8,9 @@ stage's directory otherwise, or the file of output=PATH, which ends with .mp4 or
 .gif. overlay=true shows the spikes of every layer and
 the Q-value of every action beside the game.
 
-T, seed, run_dir, direct, stages, carry_state and exact select the agent, as in
-snn_rl.train. If the run does not exist, the included agent plays,
-and its video goes to runs/<env>/zoo/<stage>.
+T, seed, run_dir, direct, stages, carry_state, exact and bits select the agent,
+as in snn_rl.train. If the run does not exist, the included agent plays, and its
+video goes to runs/<env>/zoo/<stage>.
 """
 
 from snn_rl.agents.checks import output_file, prepare

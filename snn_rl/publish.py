@@ -11,8 +11,9 @@ of the environment only when everything is written.
 repo=USER/NAME also uploads the last agent to the Hugging Face Hub, from which
 `snn_rl.load("USER/NAME")` loads it. Log in before with `hf auth login`.
 
-T, seed, run_dir, direct, stages, carry_state and exact select the agents, as in
-snn_rl.train. eval.seed must differ from the seeds of the run's evaluations.
+T, seed, run_dir, direct, stages, carry_state, exact and bits select the agents,
+as in snn_rl.train. eval.seed must differ from the seeds of the run's
+evaluations.
 """
 
 import shutil
@@ -164,6 +165,8 @@ def main(config: Config) -> None:
     prepare(config, "snn_rl.publish", _ACCEPTED)
     if config.repo is not None and not hub.is_repository(config.repo):
         raise UserError(f"repo={config.repo}: expected the form USER/NAME")
+    if config.repo is not None:
+        hub.check_upload(config.repo)
     run, trials = stage_directory(config).parent, plan.trials(config)
     refuse_played_seeds(run, trials)
     commands = [*read_invocations(run), Invocation.current(config)]

@@ -217,6 +217,7 @@ def test_the_last_agent_is_uploaded(run_dir, tmp_path, capsys, monkeypatch):
         return "https://huggingface.co/user/cartpole"
 
     monkeypatch.setattr(hub, "upload", upload)
+    monkeypatch.setattr(hub, "check_upload", lambda repository: uploaded.update({repository: None}))
     arguments = (*PUBLISH, f"run_dir={run_dir}", f"zoo={tmp_path}", FRESH)
     command(publish, *arguments, "repo=user/cartpole")
     assert "uploaded to https://huggingface.co/user/cartpole\n" in capsys.readouterr().out

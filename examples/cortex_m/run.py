@@ -4,8 +4,9 @@
     python examples/cortex_m/run.py [--env PongNoFrameskip-v4] [--frames 2000] [--dense]
 
 Exports the included agent as C source, compiles it for Arm's MPS2 board (4 MiB of flash and of
-RAM), and runs it in QEMU on frames of greedy episodes. Prints flash and RAM of the whole program
-and the number of instructions per decision. Fails if an action, a Q-value, or a spike differs.
+RAM), and runs it in QEMU on frames of greedy episodes. Prints flash and RAM of the program,
+without stack and heap, and the number of instructions per decision. Fails if an action, a Q-value,
+or a spike differs.
 """
 
 import argparse

@@ -24,7 +24,7 @@ from snn_rl.utils.threads import use_threads
 # Commands that support a setting
 _OTHER_COMMANDS = {
     **dict.fromkeys(("paper", "figure", "table", "sweep"), ("report",)),
-    "zoo": ("publish",),
+    **dict.fromkeys(("zoo", "repo"), ("publish",)),
     "engine": ("evaluate", "play"),
     **dict.fromkeys(("format", "check_frames"), ("export",)),
     "output": ("export", "evaluate", "play"),

@@ -55,7 +55,8 @@ def find_stage(config: Config) -> FinishedStage:
         directory = stage_directory(config)
         return FinishedStage(directory, directory)
     print(f"{run} has no finished {stage.name}: using the included agent {shipped}")
-    output = run.parent / "zoo" / stage.name
+    name = "zoo" if config.bits == Config.bits else f"zoo-{config.bits}-bits"
+    output = run.parent / name / stage.name
     if not stage.exact:
         return FinishedStage(shipped, output)
     put_on_grid(shipped, output, config.bits)
@@ -69,7 +70,9 @@ def put_on_grid(source: Path, target: Path, bits: int = Config.bits) -> None:
     assert isinstance(network, SpikingNetwork)
     own = AgentNotes.from_json(notes, path).to_json()
     save_network(target / run_directory.NETWORK, quantize(network, bits, bits), own)
-    settings = read_settings(source) | {"exact": True, "bits": bits, "source": source.name}
+    settings = read_settings(source) | {"exact": True, "source": source.name}
+    if bits != Config.bits:
+        settings["bits"] = bits
     write_json(target / run_directory.SETTINGS, settings)
     mark_done(target)
 
@@ -82,7 +85,7 @@ def stage_directory(config: Config) -> Path:
         train = agent_command("train", config, ("seed", "run_dir", "runs", *KIND_OF_CHAIN))
         raise UserError(f"{directory.parent} has no finished {stage.name}: train it with `{train}`")
     settings = read_settings(directory)
-    trained_on, bits = settings["env"], settings.get("bits") or Config.bits
+    trained_on, bits = settings["env"], settings.get("bits", Config.bits)
     if trained_on != config.env:
         raise UserError(f"{directory.parent}: expected a run of {config.env}, got {trained_on}")
     if stage.exact and bits != config.bits:

@@ -171,9 +171,9 @@ def load(
         network = load_any(path, **options)
         return Agent.of_network(network, env or _noted_env(path), device)
     if not path.exists() and not (zoo.ROOT / source).exists() and hub.is_repository(str(source)):
-        path = hub.download(str(source))
+        path = _downloaded(str(source))
     if (path / hub.CONFIG).exists():
-        agent = _load_shared(path, device)
+        agent = _load_shared(path, env, device)
     else:
         if not (path / run_directory.SETTINGS).exists():
             path = _stage_of(path if path.is_dir() else zoo.ROOT / source, str(source), T)
@@ -181,7 +181,8 @@ def load(
     if env not in (None, agent.env):
         raise UserError(f"{source} was trained in {agent.env}, not in env={env}")
     if T not in (None, agent.timesteps):
-        raise UserError(f"{source} is an agent with T={agent.timesteps}, not T={T}")
+        kind = f"an agent with T={agent.timesteps}" if agent.timesteps else "an ANN"
+        raise UserError(f"{source} is {kind}, not an agent with T={T}")
     return agent
 
 
@@ -253,14 +254,37 @@ def load_agent(directory: Path, device: str = "auto", engine: str = "dense") -> 
     return _agent(directory.name, read_settings(directory), *paths, device, engine)
 
 
-def _load_shared(folder: Path, device: str) -> Agent:
-    """Loads the agent of a repository on the Hugging Face Hub."""
+def _downloaded(source: str) -> Path:
+    """Returns the folder of a repository on the Hugging Face Hub."""
+    try:
+        folder = hub.download(source)
+    except UserError as error:
+        raise UserError(f"there is no file or directory {source}, and {error}") from None
+    if not (folder / hub.CONFIG).exists():
+        raise UserError(
+            f"the repository {source} holds no agent of snn_rl: {hub.CONFIG} is missing"
+        )
+    return folder
+
+
+def _load_shared(folder: Path, env: str | None, device: str) -> Agent:
+    """Loads the agent of a repository on the Hugging Face Hub.
+
+    Names of modules in its files are not imported, except for the environment that the user names.
+    """
     path = folder / hub.CONFIG
     config = read_json(path)
     if not isinstance(config, dict) or config.get("library_name") != "snn_rl":
         raise UserError(f"{path} does not describe an agent of snn_rl")
     settings = settings_from(config.get("settings"), path)
-    return _agent(str(config.get("stage")), settings, path, folder / hub.MODEL, device)
+    trained_in = str(settings["env"])
+    if is_reference(trained_in) and trained_in != env:
+        module = trained_in.partition(":")[0]
+        raise UserError(f"this agent needs your module {module}: pass env={trained_in!r}")
+    network = load_tensors(folder / hub.MODEL)[1].get("network")
+    if isinstance(network, dict) and is_reference(str(network.get("surrogate"))):
+        raise UserError(f"{folder / hub.MODEL} names a module: surrogate={network['surrogate']}")
+    return _agent(str(config.get("stage", "agent")), settings, path, folder / hub.MODEL, device)
 
 
 def _agent(

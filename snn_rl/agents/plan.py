@@ -117,7 +117,7 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
         files |= {"ann": config.ann, "init": config.init}
     settings |= {key: file and file_hash(file) for key, file in files.items()}
     if config.teacher == STATE:
-        settings |= {"teacher": STATE, **flat(STATE, config.state)}
+        settings |= {"teacher": STATE, **_state_settings(config)}
     if any(files.values()):
         settings["strides"] = config.strides
         settings["pixel_max"] = None if config.pixel_max == 1.0 else config.pixel_max
@@ -125,7 +125,8 @@ def stage_settings(config: Config, stage: Stage) -> dict[str, Any]:
         settings |= flat("carry", config.carry)
     if stage.exact:
         settings["exact"] = True
-        settings["bits"] = None if config.bits == Config.bits else config.bits
+        if config.bits != Config.bits:  # unknown to older runs
+            settings["bits"] = config.bits
     if stage.source is not None:
         settings["source"] = stage.source
     if stage.analog and taught(config.teacher, stage):
@@ -151,6 +152,13 @@ def _dqn_settings(config: Config, stage: Stage) -> dict[str, Any]:
     return {key: settings[key] for key in used}
 
 
+def _state_settings(config: Config) -> dict[str, Any]:
+    settings = flat(STATE, config.state)
+    if not config.state.steady:  # unknown to older runs
+        del settings["state.steady"]
+    return settings
+
+
 def _teacher_settings(config: Config) -> dict[str, Any]:
     return {
         "env": config.env,
@@ -158,7 +166,7 @@ def _teacher_settings(config: Config) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "rollout.cap": config.rollout.cap,
         "rollout.full_action_space": config.rollout.full_action_space,
-        **flat(STATE, config.state),
+        **_state_settings(config),
     }
 
 

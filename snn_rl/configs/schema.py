@@ -162,8 +162,8 @@ class StudentConfig:
     """ANN that learns from a privileged teacher (teacher=state).
 
     The ANN starts to learn after 2 % of the steps. The learning rate rises over the first 5 % and
-    falls to 0 over the last 25 %. state.sticky, dqn.buffer_size, dqn.optimizer, iir.epsilon,
-    iir.train_freq, and iir.sharpness also apply.
+    falls to 0 over the last 25 %. state.sticky, state.steady, dqn.buffer_size, dqn.optimizer,
+    iir.epsilon, iir.train_freq, and iir.sharpness also apply.
     """
 
     steps: int = setting(160_000, "Agent steps of the ANN stage.", minimum=1)

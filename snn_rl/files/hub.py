@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 from snn_rl.utils.errors import UserError
 
@@ -28,12 +29,27 @@ def download(repository: str) -> Path:
     with _errors(f"cannot download {repository}"):
         from huggingface_hub import snapshot_download
 
-        # Only files that are read: nothing of a foreign repository is executed.
-        return Path(snapshot_download(repository, allow_patterns=[CONFIG, MODEL, CARD]))
+        return Path(snapshot_download(repository, allow_patterns=[CONFIG, MODEL]))
+
+
+def check_upload(repository: str) -> None:
+    """Checks the name of a repository and the login before a long computation.
+
+    Raises:
+        UserError: huggingface_hub is missing, the name is invalid, or there is no valid login.
+    """
+    with _errors(f"cannot upload to {repository}"):
+        from huggingface_hub import HfApi
+
+        api = HfApi(library_name="snn_rl")
+        api.whoami()
+        api.repo_exists(repository)  # checks the name
 
 
 def upload(folder: Path, repository: str) -> str:
-    """Uploads a folder, creates the repository if necessary, and returns its address.
+    """Uploads a folder and returns its address.
+
+    A repository that does not exist is created, as a public one.
 
     Raises:
         UserError: huggingface_hub is missing, or the folder cannot be uploaded.
@@ -51,20 +67,19 @@ def upload(folder: Path, repository: str) -> str:
 def _errors(task: str) -> Iterator[None]:
     """Turns errors of huggingface_hub and of the network into one line."""
     try:
-        yield
-    except ImportError as error:
-        if (error.name or "").split(".")[0] != "huggingface_hub":
-            raise
+        from huggingface_hub import errors
+    except ImportError:
         raise UserError(f"{task}: run `pip install huggingface_hub`") from None
-    except Exception as error:
-        if not _is_of_the_network(error):
-            raise
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"{task}: {reason[0]}") from None
-
-
-def _is_of_the_network(error: Exception) -> bool:
-    kinds = [f"{kind.__module__}.{kind.__name__}" for kind in type(error).__mro__]
-    return isinstance(error, OSError) or any(
-        kind.startswith(("huggingface_hub.errors.", "httpx")) for kind in kinds
-    )
+    # The bases include all errors of the HTTP client, such as a refused connection.
+    client = cast(tuple[type[Exception], ...], errors.HfHubHTTPError.__bases__)
+    expected: tuple[type[Exception], ...] = (errors.HFValidationError, *client)
+    try:
+        yield
+    except errors.LocalTokenNotFoundError:
+        raise UserError(f"{task}: log in with `hf auth login`") from None
+    except errors.RepositoryNotFoundError:
+        reason = "it does not exist, or it is private (log in with `hf auth login`)"
+        raise UserError(f"{task}: {reason}") from None
+    except expected as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{task}: {reason}") from None

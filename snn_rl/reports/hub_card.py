@@ -16,6 +16,7 @@ from snn_rl.files.atomic import write_json, write_text
 from snn_rl.reports.markdown import block, bullets, escape, link, page, table
 from snn_rl.reports.model_card import network, wrappers
 from snn_rl.reports.run_report import headline, reward_section, spike_section, teacher_section
+from snn_rl.utils.plugins import is_reference
 
 _TASK = "reinforcement-learning"
 
@@ -41,24 +42,27 @@ def write_repository(published: Path, folder: Path, repository: str, picture: st
     shutil.copyfile(published / picture, folder / picture)
     write_json(folder / hub.CONFIG, config)
     trials, env = last.evaluation.evaluation, last.settings["env"]
+    episodes = f"episodes={trials.episodes}, seed={trials.seed}"
+    if trials.epsilon:
+        episodes += f", epsilon={trials.epsilon:g}"
+    arguments = f'"{repository}"' + (f', env="{env}"' if is_reference(env) else "")
     parts = [
         f"# {escape(env)}: spiking agent that decides in {_timesteps(last)}",
         headline(stages),
         "!" + link(f"Episode of {last.label} with its spikes and Q-values", picture),
         block(
             "python",
-            f"""# pip install snn_rl huggingface_hub
-import snn_rl
+            f"""import snn_rl
 
-agent = snn_rl.load("{repository}")
-agent.evaluate(episodes={trials.episodes}, seed={trials.seed})
-agent.evaluate(episodes={trials.episodes}, seed={trials.seed}, sticky={trials.sticky:g})""",
+agent = snn_rl.load({arguments})
+agent.evaluate({episodes})
+agent.evaluate({episodes}, sticky={trials.sticky:g})""",
         ),
-        "These commands repeat the evaluation in the table.",
+        "These calls repeat the evaluation in the table. On another CPU, results may differ.",
         table(
             ["", ""],
             [
-                ["environment", f"{env}, {wrappers(last.settings)}"],
+                ["environment", f"{env}, {wrappers(last)}"],
                 ["network", network(last)],
                 ["seeds", f"episodes {trials.seed:,} to {trials.seed + trials.episodes - 1:,}"],
                 ["sticky actions", f"probability {trials.sticky:g} in the sticky column"],
@@ -88,7 +92,6 @@ def front_matter(stage: StageResult, repository: str) -> dict[str, Any]:
     results.append(_result(env, evaluation.sticky, sticky))
     return {
         "library_name": "snn_rl",
-        "license": "mit",
         "pipeline_tag": _TASK,
         "tags": [
             env,

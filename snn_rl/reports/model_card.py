@@ -63,13 +63,13 @@ def write_card(folder: Path, commands: Sequence[str], picture: str) -> Path:
 def _facts(stages: Sequence[StageResult]) -> list[list[str]]:
     settings = stages[-1].settings
     files = ", ".join(code(f"{stage.name}/{run_directory.NETWORK}") for stage in stages)
-    sticky = {stage.label: f"{stage.settings['rollout.sticky']:g}" for stage in stages}
+    sticky = {stage.label: _sticky(stage.settings) for stage in stages}
     same = len(set(sticky.values())) == 1
     each = list(sticky.values())[:1] if same else [f"{k}: {v}" for k, v in sticky.items()]
     return [
         ["files", Markdown(f"{files}: safetensors, stored as float16, computed in float32")],
         ["evaluation", "of these files, not of the float32 weights before rounding"],
-        ["environment", f"{settings['env']}, {wrappers(settings)}"],
+        ["environment", f"{settings['env']}, {wrappers(stages[-1])}"],
         ["network", network(stages[-1])],
         ["training", "; ".join(_training(stage) for stage in stages)],
         ["sticky actions in training", ", ".join(each)],
@@ -79,8 +79,15 @@ def _facts(stages: Sequence[StageResult]) -> list[list[str]]:
     ]
 
 
-def wrappers(settings: dict[str, Any]) -> str:
+def _sticky(settings: dict[str, Any]) -> str:
+    probability, steady = settings["rollout.sticky"], settings.get("state.steady", 0.0)
+    others = f", none in {steady:.0%} of the environments" if probability and steady else ""
+    return f"{probability:g}{others}"
+
+
+def wrappers(stage: StageResult) -> str:
     """Returns how the environment of an agent is wrapped."""
+    settings, (_, height, width) = stage.settings, stage.spec.input_shape
     cap = f"cut off after {settings['rollout.cap']:,} decisions"
     if known_family(settings["env"]).name == ATARI:
         return (
@@ -88,7 +95,7 @@ def wrappers(settings: dict[str, Any]) -> str:
             "decision, 84x84 grayscale); evaluated on unclipped rewards over all lives, "
             f"{cap}; trained with clipped rewards"
         )
-    return f"drawn as 40x120 grayscale pixels, {cap} or at the environment's own limit"
+    return f"drawn as {height}x{width} grayscale pixels, {cap} or at the environment's own limit"
 
 
 def network(stage: StageResult) -> str:

@@ -58,6 +58,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
+        if path == "/api/whoami-v2":
+            known = self.headers.get("Authorization") == "Bearer hf_local"
+            self.answer({"name": "user", "type": "user"} if known else {}, 200 if known else 401)
+            return
         if found := re.fullmatch(r"/(.+)/resolve/\w+/(.+)", path):
             content = self.server.repositories.get(found[1], {}).get(found[2])
             if content is not None:
@@ -110,6 +114,7 @@ def local_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Local
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + template)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
         monkeypatch.setenv("HF_TOKEN", "hf_local")
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
@@ -136,8 +141,36 @@ def test_a_folder_returns_unchanged(local_hub: LocalHub, tmp_path: Path) -> None
 
 
 def test_a_missing_repository_is_one_line(local_hub: LocalHub) -> None:
-    with pytest.raises(UserError, match=r"^cannot download user/nothing: .+") as error:
+    message = r"^cannot download user/nothing: it does not exist, or it is private \(log in with"
+    with pytest.raises(UserError, match=message):
         hub.download("user/nothing")
+
+
+def test_uploads_are_checked_in_advance(
+    local_hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.check_upload("user/pong")
+    assert not local_hub.repositories
+    with pytest.raises(UserError, match=r"cannot upload to user/a--b: .*a--b"):
+        hub.check_upload("user/a--b")
+    monkeypatch.setenv("HF_TOKEN", "hf_other")
+    with pytest.raises(UserError, match=r"^cannot upload to user/pong: .*(401|token)") as error:
+        hub.check_upload("user/pong")
+    assert "\n" not in str(error.value)
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(
+        UserError, match=r"^cannot upload to user/pong: log in with `hf auth login`"
+    ):
+        hub.check_upload("user/pong")
+
+
+def test_a_server_that_is_away_is_one_line(
+    local_hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local_hub.shutdown()
+    local_hub.server_close()
+    with pytest.raises(UserError, match=r"^cannot upload to user/pong: .+") as error:
+        hub.check_upload("user/pong")
     assert "\n" not in str(error.value)
 
 

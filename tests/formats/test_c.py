@@ -93,15 +93,20 @@ HOST = ("gcc", "clang")
 BIG_ENDIAN = ("powerpc-linux-gnu-gcc", "qemu-ppc")  # 32 bits
 
 
-@pytest.mark.parametrize("level", ["-O0", "-O3"])
+@pytest.mark.parametrize(("level", "bits"), [("-O0", 12), ("-O3", 8)])
 @pytest.mark.parametrize("compiler", [*HOST, BIG_ENDIAN[0]])
 def test_the_source_compiles_without_warnings_and_runs_without_errors(
-    compiler: str, level: str, tmp_path: Path, grid_network: GridNetwork, changing_images: Images
+    compiler: str,
+    level: str,
+    bits: int,
+    tmp_path: Path,
+    grid_network: GridNetwork,
+    changing_images: Images,
 ) -> None:
     special, emulator = (SANITIZED, []) if compiler in HOST else (("-static",), [BIG_ENDIAN[1]])
     require(compiler, *emulator)
     spec = SPECS["mixed"]
-    network = grid_network(spec)
+    network = grid_network(spec, bits)
     c.export(network, tmp_path / "agent.c", {"env": "a */ game"})
     (tmp_path / "main.c").write_text(MAIN)
     pixels = np.stack([*changing_images(spec.input_shape, 40)])

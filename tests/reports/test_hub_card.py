@@ -1,6 +1,7 @@
 """Folders for the Hugging Face Hub, written from an included agent and loaded again."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import snn_rl
 from snn_rl import zoo
 from snn_rl.chain.records import StageEvaluation, read_stages
 from snn_rl.files import hub
+from snn_rl.files.checkpoint import load_tensors, save_tensors
 from snn_rl.reports.hub_card import write_repository
 from snn_rl.utils.errors import UserError
 
@@ -67,11 +69,47 @@ def test_repositories_are_loaded_by_name(repository: Path, monkeypatch: pytest.M
     torch.testing.assert_close(agent.predict(frames)[0], own.predict(frames)[0], rtol=0, atol=0)
 
 
+def test_a_repository_without_an_agent_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "download", lambda name: tmp_path)
+    with pytest.raises(
+        UserError, match=r"user/other holds no agent of snn_rl: config.json is miss"
+    ):
+        snn_rl.load("user/other")
+
+
+def test_a_mistyped_path_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(name: str) -> Path:
+        raise UserError(f"cannot download {name}: it does not exist")
+
+    monkeypatch.setattr(hub, "download", download)
+    with pytest.raises(UserError, match=r"^there is no file or directory models/a.zip, and cannot"):
+        snn_rl.load("models/a.zip")
+
+
+def test_modules_that_a_repository_names_are_not_imported(repository: Path) -> None:
+    path = repository / hub.CONFIG
+    config = json.loads(path.read_text())
+    config["settings"]["env"] = "antigravity:Game-v0"
+    path.write_text(json.dumps(config))
+    with pytest.raises(UserError, match="needs your module antigravity: pass env='antigravity:Ga"):
+        snn_rl.load(repository)
+    config["settings"]["env"] = ENV
+    path.write_text(json.dumps(config))
+    tensors, meta = load_tensors(repository / hub.MODEL)
+    meta["network"]["surrogate"] = "antigravity:fly"
+    save_tensors(repository / hub.MODEL, tensors, meta)
+    with pytest.raises(UserError, match="names a module: surrogate=antigravity:fly"):
+        snn_rl.load(repository)
+    assert "antigravity" not in sys.modules
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"env": "CartPole-v0"}, "was trained in CartPole-v1, not in env=CartPole-v0"),
-        ({"T": 2}, "is an agent with T=1, not T=2"),
+        ({"T": 2}, "is an agent with T=1, not an agent with T=2"),
     ],
 )
 def test_other_environments_and_timesteps_are_refused(
