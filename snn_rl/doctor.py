@@ -31,16 +31,21 @@ from snn_rl.utils.errors import UserError
 
 # Dependencies of the package, and the module of each
 REQUIRED = {
-    **{name: name for name in ("torch", "numpy", "gymnasium", "av", "omegaconf", "matplotlib")},
-    **{"stable-baselines3": "stable_baselines3", "ale-py": "ale_py", "opencv-python": "cv2"},
-    **{
-        "hydra-core": "hydra",
-        "pillow": "PIL",
-        "pyyaml": "yaml",
-        "safetensors": "safetensors",
-        "tqdm": "tqdm",
-    },
-    **{"tensorboard": "tensorboard"},
+    "torch": "torch",
+    "numpy": "numpy",
+    "gymnasium": "gymnasium",
+    "av": "av",
+    "omegaconf": "omegaconf",
+    "matplotlib": "matplotlib",
+    "stable-baselines3": "stable_baselines3",
+    "ale-py": "ale_py",
+    "opencv-python": "cv2",
+    "hydra-core": "hydra",
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+    "safetensors": "safetensors",
+    "tqdm": "tqdm",
+    "tensorboard": "tensorboard",
 }
 # Modules of each extra, and the consequence of their absence
 EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {

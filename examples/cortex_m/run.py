@@ -10,6 +10,7 @@ or a spike differs.
 """
 
 import argparse
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -108,6 +109,9 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=2_000)
     parser.add_argument("--dense", action="store_true", help="the dense engine, with less memory")
     options = parser.parse_args()
+    for program in (COMPILER, QEMU.split()[0]):
+        if shutil.which(program) is None:
+            parser.error(f"{program} is not installed: see the apt-get line of --help")
     agent = load_agent(zoo.ROOT / options.env / "T1", "cpu")
     assert isinstance(agent.q_net.network, SpikingNetwork)
     network = quantize(agent.q_net.network)
