@@ -163,9 +163,9 @@ def record_gif(agent: Agent, path: Path, trials: Trials) -> None:
 def main(config: Config) -> None:
     """Publishes the agents of a run."""
     prepare(config, "snn_rl.publish", _ACCEPTED)
-    if config.repo is not None and not hub.is_repository(config.repo):
-        raise UserError(f"repo={config.repo}: expected the form USER/NAME")
     if config.repo is not None:
+        if not hub.is_repository(config.repo):
+            raise UserError(f"repo={config.repo}: expected the form USER/NAME")
         hub.check_upload(config.repo)
     run, trials = stage_directory(config).parent, plan.trials(config)
     refuse_played_seeds(run, trials)

@@ -26,7 +26,7 @@ from snn_rl.agents.loading import load_agent
 from snn_rl.core.conversion import quantize
 from snn_rl.core.networks import SpikingNetwork
 from snn_rl.formats import c
-from snn_rl.formats.agreement import Agreement, in_torch
+from snn_rl.formats.agreement import Agreement, in_batches, in_torch
 from snn_rl.formats.event import event_network
 
 HERE = Path(__file__).parent
@@ -44,12 +44,12 @@ class Board:
     Args:
         network: Network on the integer grid.
         folder: Folder for the sources, the program, and its files.
-        dense: Whether to compile the dense engine instead of the event-driven one.
+        dense: True to compile the dense engine instead of the event-driven one.
 
     Attributes:
         flash: Bytes of the program's code and constants.
         ram: Bytes of its variables, without the stack.
-        instructions: Instructions per decision, one row per call.
+        instructions: Instructions of each decision of the last call.
     """
 
     def __init__(self, network: SpikingNetwork, folder: Path, dense: bool):
@@ -116,13 +116,11 @@ def main() -> None:
     assert isinstance(agent.q_net.network, SpikingNetwork)
     network = quantize(agent.q_net.network)
     pixels = greedy_observations(agent, options.frames, seed=5)
-    expected = [in_torch(network, torch.contiguous_format)(part) for part in pixels.split(50)]
-    q_values = torch.cat([part[0] for part in expected])
-    spikes = [torch.cat(layers, 1) for layers in zip(*(part[1] for part in expected), strict=True)]
+    expected = in_batches(in_torch(network, torch.contiguous_format), pixels)
     with tempfile.TemporaryDirectory() as folder:
         board = Board(network, Path(folder), options.dense)
         print(f"flash: {board.flash:,} bytes, RAM: {board.ram:,} bytes", flush=True)
-        agreement = Agreement.of((q_values, spikes), board(pixels))
+        agreement = Agreement.of(expected, board(pixels))
     first, *others = board.instructions
     print(
         f"instructions per decision: first {first:,}, then median {np.median(others):,.0f}, "

@@ -78,7 +78,7 @@ def check(
     Raises:
         RuntimeError: The network is exact, but a trial is not bit-identical.
     """
-    ours = _run(in_torch(network, torch.channels_last), pixels, BATCH)
+    ours = in_batches(in_torch(network, torch.channels_last), pixels, BATCH)
     trials = {name: (engine, BATCH) for name, engine in engines.items()}
     if network.exact:
         trials |= {f"{name}, batch 1": (engine, 1) for name, engine in engines.items()}
@@ -86,13 +86,13 @@ def check(
             engine = in_torch(network, layout)
             trials |= {f"{layout}, batch {n}": (engine, n) for n in (1, BATCH)}
     for name, (engine, batch) in trials.items():
-        agreement = Agreement.of(ours, _run(engine, pixels, batch))
+        agreement = Agreement.of(ours, in_batches(engine, pixels, batch))
         yield name, agreement
         if network.exact and not agreement.is_exact:
             raise RuntimeError(f"the exact network is not bit-identical in {name}")
 
 
-def _run(engine: Engine, pixels: Tensor, batch: int) -> Outputs:
+def in_batches(engine: Engine, pixels: Tensor, batch: int = BATCH) -> Outputs:
     """Returns the outputs of an engine for all images, in batches."""
     outputs, layers = zip(*(engine(part) for part in pixels.split(batch)), strict=True)
     return torch.cat(outputs), [torch.cat(parts, 1) for parts in zip(*layers, strict=True)]

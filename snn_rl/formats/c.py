@@ -212,10 +212,10 @@ def _array(kind: str, name: str, values: list[int]) -> str:
 def memory(network: EventNetwork) -> list[str]:
     """Returns lines with the memory that each layer and both engines need."""
     lines, flash, event = [], 0, int(np.prod(network.input_shape))
-    spikes, widest = 0, 0
+    spikes, widest, size = 0, 0, _weight_bits(network) // 8
     for layer, geometry in zip(network.layers, Geometry.all(network), strict=True):
         neurons = int(np.prod(geometry.out))
-        constant = _weight_bits(network) // 8 * geometry.in_order(layer.weight).size
+        constant = size * geometry.in_order(layer.weight).size
         constant += 0 if layer.bias is None else 4 * len(layer.bias)
         firing = 0 if layer.v_threshold is None else neurons
         state = 4 * neurons + firing + (int(np.prod(geometry.out[1:])) if firing else 0)

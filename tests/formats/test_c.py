@@ -28,7 +28,7 @@ from snn_rl.configs.schema import Config
 from snn_rl.core.conversion import quantize
 from snn_rl.core.networks import Conv, Dense, NetworkSpec, SpikingNetwork, SpikingOptions
 from snn_rl.formats import c
-from snn_rl.formats.agreement import Agreement, check, in_torch
+from snn_rl.formats.agreement import Agreement, check, in_batches, in_torch
 from snn_rl.formats.event import event_network
 from snn_rl.utils.errors import UserError
 
@@ -213,11 +213,9 @@ def decisions() -> Decisions:
     assert isinstance(agent.q_net.network, SpikingNetwork)
     network = quantize(agent.q_net.network)
     pixels = greedy_observations(agent, 2_000, 5)
-    parts = [in_torch(network, torch.channels_last)(part) for part in pixels.split(50)]
-    q_values = torch.cat([part[0] for part in parts])
-    spikes = [torch.cat(layers, 1) for layers in zip(*(part[1] for part in parts), strict=True)]
-    assert len({*q_values.argmax(1).tolist()}) == 6
-    return Decisions(network, pixels, (q_values, spikes))
+    expected = in_batches(in_torch(network, torch.channels_last), pixels)
+    assert len({*expected[0].argmax(1).tolist()}) == 6
+    return Decisions(network, pixels, expected)
 
 
 def test_the_included_agent_on_real_frames(tmp_path: Path, decisions: Decisions) -> None:
