@@ -23,6 +23,9 @@ Formats:
   module:function
          your own format, see snn_rl.formats.registry.register_format
 
+chip=NAME first compares the network with the published limits of a neuromorphic
+chip, one line each, and writes no file if the chip is too small.
+
 T, seed, run_dir, direct, stages, exact and bits select the agent, as in
 snn_rl.train. If the run does not exist, the included agent is exported, and the
 file goes to runs/<env>/zoo/<stage>.
@@ -39,11 +42,12 @@ from snn_rl.core.networks import SpikingNetwork
 from snn_rl.files.atomic import disk_errors, make_directory
 from snn_rl.formats import FORMATS
 from snn_rl.formats.agreement import check
+from snn_rl.formats.chips import CHIPS, examine
 from snn_rl.utils.errors import UserError
 
 _ACCEPTED = (
     *(name for name in WHICH_AGENT if name != "device"),
-    *("format", "output", "check_frames", "eval.seed"),
+    *("format", "output", "check_frames", "chip", "eval.seed"),
 )
 
 
@@ -58,6 +62,8 @@ def main(config: Config) -> None:
     agent = load_agent(stage.directory, "cpu")
     network = agent.q_net.network
     assert isinstance(network, SpikingNetwork)
+    if config.chip is not None:
+        _check_chip(network, config.chip)
     suffix = "pt2" if config.format == "torch" else config.format.rpartition(":")[2]
     path = output_file(config, stage.output / f"network.{suffix}")
     with disk_errors(path):
@@ -70,6 +76,17 @@ def main(config: Config) -> None:
     observations = greedy_observations(agent, config.check_frames, config.eval.seed)
     for name, agreement in check(network, engines, observations):
         print(f"{name}: {agreement}", flush=True)
+
+
+def _check_chip(network: SpikingNetwork, chip: str) -> None:
+    """Prints the requirements of the network on a chip, and raises a UserError unless it fits."""
+    print(f"published limits of {CHIPS[chip].title}:")
+    requirements = examine(network, chip)
+    print(*requirements, sep="\n", flush=True)
+    exceeded = sum(requirement.fatal for requirement in requirements)
+    if exceeded:
+        limits = f"{exceeded} limit{'s' * (exceeded > 1)}"
+        raise UserError(f"the network exceeds {limits} of {CHIPS[chip].title}: no file is written")
 
 
 if __name__ == "__main__":

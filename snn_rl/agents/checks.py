@@ -26,7 +26,7 @@ _OTHER_COMMANDS = {
     **dict.fromkeys(("paper", "figure", "table", "sweep"), ("report",)),
     **dict.fromkeys(("zoo", "repo"), ("publish",)),
     "engine": ("evaluate", "play"),
-    **dict.fromkeys(("format", "check_frames"), ("export",)),
+    **dict.fromkeys(("format", "check_frames", "chip"), ("export",)),
     "output": ("export", "evaluate", "play"),
 }
 

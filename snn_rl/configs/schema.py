@@ -339,6 +339,11 @@ class Config:
         None, "Output file of export, evaluate, and play; null uses the stage's directory."
     )
     check_frames: int = setting(500, "export only: number of test observations.", minimum=1)
+    chip: str | None = setting(
+        None,
+        "export only: chip whose limits the network must meet, otherwise no file is written.",
+        choices=("snn_rl.formats.chips:CHIPS",),
+    )
     overlay: bool = setting(False, "Short for play.overlay.")
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     dqn: DQNConfig = field(default_factory=DQNConfig)

@@ -16,7 +16,7 @@ EXPECTED = {
     "classify": {"dataset", "data", "net", "T", "fit.epochs", "iir.epochs", "iir.thresholds"},
     "evaluate": {"env", "T", "run_dir", "episodes", "eval.epsilon", "eval.sticky", "eval.seed"},
     "play": {"env", "T", "engine", "overlay", "play.output", "play.fps", "eval.seed"},
-    "export": {"env", "T", "exact", "format", "output", "check_frames", "eval.seed"},
+    "export": {"env", "T", "exact", "format", "output", "check_frames", "chip", "eval.seed"},
     "report": {"env", "seed", "run_dir", "paper", "figure", "table", "sweep", "runs"},
     "publish": {"env", "T", "run_dir", "zoo", "repo", "episodes", "eval.seed", "eval.sticky"},
 }
