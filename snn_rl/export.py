@@ -12,7 +12,7 @@ Formats:
   onnx   uint8 frames [batch, channels, height, width] to Q-values; T > 1 is
          unrolled. Checked in onnxruntime. pip install 'snn_rl[export]'
   nir    exchange format of spiking simulators; T=1 only. Checked in snnTorch,
-         and in Norse and SpikingJelly if installed.
+         and in Norse, SpikingJelly, and sinabs if installed.
          pip install 'snn_rl[interop]'
   torch  torch.export program (.pt2), frames to Q-values
   event  integers of an exact agent for the event-driven engine snn_rl.event,

@@ -1,4 +1,4 @@
-"""Export as NIR graphs, and the simulators that run them: snnTorch, Norse and SpikingJelly."""
+"""Export as NIR graphs, and simulators that run them: snnTorch, Norse, SpikingJelly, sinabs."""
 
 import contextlib
 import importlib
@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,7 +26,9 @@ _IMPORTERS: dict[str, tuple[str, dict[str, float]]] = {
     "snnTorch": ("snntorch.import_nir:import_from_nir", {}),
     "Norse": ("norse.torch:from_nir", {"dt": DT}),
     "SpikingJelly": ("spikingjelly.activation_based.nir_exchange:import_from_nir", {"dt": DT}),
+    "sinabs": ("sinabs.nir:from_nir", {"batch_size": 1}),
 }
+_BATCHED = ("SpikingJelly", "sinabs")  # images need a batch dimension
 
 
 def export(network: SpikingNetwork, path: Path, notes: Mapping[str, str]) -> dict[str, Engine]:
@@ -44,23 +47,40 @@ def installed(graph: "nir.NIRGraph", spec: NetworkSpec) -> dict[str, Engine]:
         package, _, function = importer.partition(":")
         if importlib.util.find_spec(package.partition(".")[0]) is None:
             continue
-        is_spikingjelly = name == "SpikingJelly"
         copy = deepcopy(graph)  # some importers modify the graph
-        if is_spikingjelly:
-            _replace_leaky_neurons(copy)
+        if name in _BATCHED:
+            _replace_nodes(copy)
         with contextlib.redirect_stdout(io.StringIO()):
             module = getattr(importlib.import_module(package), function)(copy, **options)
-        found[name] = _Simulator(module, spec.names()[:-1], batched=is_spikingjelly)
+        if name == "sinabs":
+            _adapt_sinabs(module)
+        found[name] = _Simulator(module, spec.names()[:-1], name in _BATCHED)
     return found
 
 
-def _replace_leaky_neurons(graph: "nir.NIRGraph") -> None:
-    """Replaces LIF by IF neurons, because SpikingJelly rejects a time constant of one step."""
+def _replace_nodes(graph: "nir.NIRGraph") -> None:
+    """Replaces nodes that some simulators do not accept.
+
+    SpikingJelly rejects a time constant of one step, so LIF neurons become IF neurons. sinabs
+    ignores dense layers without biases.
+    """
     import nir
 
     for name, node in graph.nodes.items():
         if isinstance(node, nir.LIF):
             graph.nodes[name] = nir.IF(node.r / DT, node.v_threshold, node.v_reset)
+        elif isinstance(node, nir.Linear):
+            graph.nodes[name] = nir.Affine(node.weight, np.zeros(len(node.weight), np.float32))
+
+
+def _adapt_sinabs(module: nn.Module) -> None:
+    """Limits the neurons of sinabs to one spike per step, and empties their membranes."""
+    import sinabs
+
+    for layer in module.modules():
+        if hasattr(layer, "spike_fn"):
+            layer.spike_fn = sinabs.activation.SingleSpike
+    module.register_forward_pre_hook(lambda *_: sinabs.reset_states(module))
 
 
 class _Simulator:

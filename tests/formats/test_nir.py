@@ -23,7 +23,12 @@ def cartpole():
 
 @pytest.mark.parametrize(
     ("name", "package"),
-    [("snnTorch", "snntorch"), ("Norse", "norse"), ("SpikingJelly", "spikingjelly")],
+    [
+        ("snnTorch", "snntorch"),
+        ("Norse", "norse"),
+        ("SpikingJelly", "spikingjelly"),
+        ("sinabs", "sinabs"),
+    ],
 )
 def test_simulators_fire_the_same_spikes(name, package, cartpole, tmp_path):
     pytest.importorskip(package, reason=f"{name} is not installed")
