@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
+from torch import Tensor
 from tqdm import tqdm
 
 from snn_rl.agents.dqn import SpikingDQN
 from snn_rl.agents.resumable import ResumableDQN
 from snn_rl.core.conversion import spike_rates
+from snn_rl.core.lif import LIF
 from snn_rl.core.networks import SpikingNetwork
 
 _RECENT = 100  # number of episodes in the mean return of the progress bar
@@ -34,13 +36,13 @@ class Episodes(BaseCallback):
 
 
 class Progress(BaseCallback):
-    """Progress bar with mean return, epsilon, loss and spike rates, refreshed once per second.
+    """Progress bar with mean return, epsilon and spike rate, refreshed once per second.
 
     Args:
         name: Name of the stage.
         total: Number of steps of the stage.
         history: Episodes recorded by `Episodes`.
-        report: Function that receives the step and the numbers of the progress bar.
+        report: Function that receives the step and the numbers of the TensorBoard log.
         every: Number of steps between two calls of `report`.
     """
 
@@ -58,37 +60,71 @@ class Progress(BaseCallback):
         self.every = every
         self.next_report = 0
         self.next_refresh = 0.0
+        self.last_report: tuple[int, float] | None = None  # step and time
         self.bar = tqdm(
-            total=total, desc=name, unit="step", dynamic_ncols=True, mininterval=_REFRESH_S
+            total=total,
+            desc=name,
+            unit="",
+            unit_scale=True,
+            dynamic_ncols=True,
+            mininterval=_REFRESH_S,
         )
 
     def _on_step(self) -> bool:
         self.bar.update(self.num_timesteps - self.bar.n)
+        now = time.monotonic()
+        if now >= self.next_refresh:
+            self.bar.set_postfix({key: f"{value:.3g}" for key, value in self._short().items()})
+            self.next_refresh = now + _REFRESH_S
         # Reports depend on steps, not on time, so the length of the log is reproducible.
-        report = self.report if self.num_timesteps >= self.next_report else None
-        if report is not None or time.monotonic() >= self.next_refresh:
-            numbers = self.numbers()
-            self.bar.set_postfix({key: f"{value:.3g}" for key, value in numbers.items()})
-            self.next_refresh = time.monotonic() + _REFRESH_S
-            if report is not None:
-                self.next_report = self.num_timesteps + self.every
-                report(self.num_timesteps, numbers)
+        if self.report is not None and self.num_timesteps >= self.next_report:
+            self.next_report = self.num_timesteps + self.every
+            self.report(self.num_timesteps, self.numbers())
         return True
 
     def numbers(self) -> dict[str, float]:
-        """Returns the numbers of the progress bar; loss and return are omitted until available."""
-        model = self.model
-        assert isinstance(model, ResumableDQN)
-        numbers = {"eps": model.exploration_rate}
-        if model.last_loss is not None:
-            numbers["loss"] = model.last_loss
+        """Returns the numbers of the TensorBoard log; returns are omitted until available.
+
+        The numbers of a layer are the spikes per neuron and decision, the share of neurons that do
+        not fire in any environment at the last step, and the threshold.
+        """
+        found = {}
         if self.history:
-            numbers["reward"] = float(np.mean([row[1] for row in self.history[-_RECENT:]]))
-        if isinstance(model, SpikingDQN) and isinstance(model.network, SpikingNetwork):
-            rates = spike_rates(model.activity())
-            names = model.network.spec.names()
-            numbers |= {f"spikes/{n}": r for n, r in zip(names, rates, strict=False)}
-        return numbers
+            _, returns, lengths = zip(*self.history[-_RECENT:], strict=True)
+            found["rollout/ep_rew_mean"] = float(np.mean(returns))
+            found["rollout/ep_len_mean"] = float(np.mean(lengths))
+        now = time.monotonic()
+        if self.last_report is not None and now > self.last_report[1]:
+            step, then = self.last_report
+            found["time/fps"] = (self.num_timesteps - step) / (now - then)
+        self.last_report = self.num_timesteps, now
+        for name, rate, layer, neurons in self._layers():
+            found[f"spikes/{name}"] = rate
+            found[f"silent/{name}"] = float((layer.flatten(0, 1) == 0).all(0).double().mean())
+            found[f"threshold/{name}"] = float(neurons.v_threshold.detach())
+        return found
+
+    def _short(self) -> dict[str, float]:
+        """Returns the numbers of the progress bar."""
+        assert isinstance(self.model, ResumableDQN)
+        found = {}
+        if self.history:
+            found["reward"] = float(np.mean([row[1] for row in self.history[-_RECENT:]]))
+        found["eps"] = self.model.exploration_rate
+        layers = self._layers()
+        if layers:
+            spikes = sum(rate * layer[0, 0].numel() for _, rate, layer, _ in layers)
+            found["spikes"] = spikes / sum(layer[0, 0].numel() for _, _, layer, _ in layers)
+        return found
+
+    def _layers(self) -> list[tuple[str, float, Tensor, LIF]]:
+        """Returns name, spike rate, activity and neurons of each hidden layer of an SNN."""
+        model = self.model
+        if not isinstance(model, SpikingDQN) or not isinstance(model.network, SpikingNetwork):
+            return []
+        activity, network = model.activity(), model.network
+        rates = spike_rates(activity)
+        return list(zip(network.spec.names()[:-1], rates, activity, network.neurons, strict=True))
 
     def close(self) -> None:
         """Closes the progress bar and leaves it on the screen."""

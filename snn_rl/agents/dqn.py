@@ -148,8 +148,10 @@ class SpikingDQN(ResumableDQN):
         if self.objective != objectives.DISTILL:
             terms.append(self._td_loss(q_values, batch))
         if self.objective != objectives.TD:
-            labels = self._labels(batch)
-            terms.append(objectives.distill_loss(q_values.flatten(0, -2), labels, self.sharpness))
+            labels, q_values = self._labels(batch), q_values.flatten(0, -2)
+            terms.append(objectives.distill_loss(q_values, labels, self.sharpness))
+            agreement = (q_values.argmax(1) == labels.argmax(1)).double().mean()
+            self.logger.record_mean("train/agreement", float(agreement))
         return torch.stack(terms).sum()
 
     def _labeled(self, batch: Any) -> Tensor:

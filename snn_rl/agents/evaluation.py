@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from snn_rl.agents.event_log import log_evaluation
 from snn_rl.agents.finding import FinishedStage
 from snn_rl.agents.loading import Agent, load_agent
 from snn_rl.chain import run_directory
@@ -42,14 +43,16 @@ def evaluate_stage(directory: Path, trials: Trials, device: str = "auto") -> Non
         agent, trials, load_agent(ann, device) if is_spiking and is_done(ann) else None
     )
     notes = read_notes(directory / run_directory.NETWORK)
-    StageEvaluation(
+    metrics = StageEvaluation(
         evaluation=trials,
         greedy=results.greedy,
         sticky=results.sticky,
         steps=notes.steps,
         updates=notes.updates,
         wall_s=notes.wall_s,
-    ).write(directory / run_directory.METRICS)
+    )
+    log_evaluation(directory, metrics)
+    metrics.write(directory / run_directory.METRICS)
 
 
 def greedy_observations(agent: Agent, count: int, seed: int) -> torch.Tensor:

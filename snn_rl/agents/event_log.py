@@ -1,33 +1,41 @@
 """TensorBoard log of a stage."""
 
-import os
-import socket
+import io
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.logger import KVWriter
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tqdm import tqdm
 
-from snn_rl.files.atomic import make_directory
+from snn_rl.chain.records import StageEvaluation
+from snn_rl.files.atomic import make_directory, write_bytes
+from snn_rl.utils.errors import UserError
+
+FOLDER = "tensorboard"  # in the directory of a stage
+TRAINING, EVALUATION = "training", "evaluation"
 
 
 class EventLog(KVWriter):
     """Writer of a TensorBoard event file. A full disk stops the logging but not the training.
 
-    TensorBoard's own writer re-raises errors of its thread in the training thread.
+    TensorBoard's own writer re-raises errors of its thread in the training thread, and starts a new
+    file whenever a run is resumed.
 
     Args:
         folder: Directory of the file.
+        name: Name of the log.
+        until: Last step that is kept of an existing file: a resumed run repeats later steps.
     """
 
-    def __init__(self, folder: Path):
-        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
-        self._path: Path | None = folder / name
-        self._append(Event(wall_time=time.time(), file_version="brain.Event:2"))
+    def __init__(self, folder: Path, name: str = TRAINING, until: int = -1):
+        self._path: Path | None = folder / f"events.out.tfevents.{name}"
+        self._attempt(lambda path: self._restart(path, until))
 
     def write(
         self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
@@ -38,21 +46,52 @@ class EventLog(KVWriter):
             for key, value in sorted(key_values.items())
             if "tensorboard" not in key_excluded[key]
         ]
-        self._append(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+        event = Event(wall_time=time.time(), step=step, summary=Summary(value=values))
+
+        def append(path: Path) -> None:
+            with path.open("ab") as file:
+                RecordWriter(file).write(event.SerializeToString())
+
+        self._attempt(append)
 
     def close(self) -> None:
         """Does nothing, because the file is only open during a write."""
 
-    def _append(self, event: Event) -> None:
+    def _restart(self, path: Path, until: int) -> None:
+        make_directory(path.parent)
+        head = Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString()
+        records = list(RawEventFileLoader(str(path)).Load()) if path.is_file() else []
+        kept = [record for record in records[1:] if Event.FromString(record).step <= until]
+        data = io.BytesIO()
+        writer = RecordWriter(data)
+        for record in [*(records[:1] or [head]), *kept]:
+            writer.write(record)
+        write_bytes(path, data.getvalue())
+
+    def _attempt(self, action: Callable[[Path], None]) -> None:
         if self._path is None:
             return
         try:
-            make_directory(self._path.parent)
-            with self._path.open("ab") as file:
-                RecordWriter(file).write(event.SerializeToString())
-        except OSError as error:
+            action(self._path)
+        except (OSError, UserError) as error:
+            reason = error.__cause__ if isinstance(error, UserError) else error
             tqdm.write(
-                f"cannot write {self._path}: {error.strerror}. Training continues without this "
-                "TensorBoard log"
+                f"cannot write {self._path}: {getattr(reason, 'strerror', error)}. Training "
+                "continues without this TensorBoard log"
             )
             self._path = None
+
+
+def log_evaluation(directory: Path, results: StageEvaluation) -> None:
+    """Writes the mean returns and lengths of a stage's evaluation, in place of earlier ones.
+
+    Args:
+        directory: Directory of the stage.
+        results: Evaluation of the stage.
+    """
+    log = EventLog(directory / FOLDER, EVALUATION)
+    numbers = {}
+    for group, column in (("eval", results.greedy), ("eval_sticky", results.sticky)):
+        numbers[f"{group}/mean_reward"] = column.mean
+        numbers[f"{group}/mean_ep_length"] = sum(column.lengths) / len(column.lengths)
+    log.write(numbers, dict.fromkeys(numbers, ()), results.steps or 0)

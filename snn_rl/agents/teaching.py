@@ -11,6 +11,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from snn_rl.agents import plan
 from snn_rl.agents.episodes import evaluate, progress_bar, summary
+from snn_rl.agents.event_log import log_evaluation
 from snn_rl.agents.replay.journal import Journal
 from snn_rl.agents.state_dqn import Horizon, StateDQN
 from snn_rl.agents.state_policy import (
@@ -100,14 +101,16 @@ class Teaching:
             print(f"{title}: {summary(results)}", flush=True)
             return results
 
-        StageEvaluation(
+        metrics = StageEvaluation(
             evaluation=trials,
             greedy=play(GREEDY, 0.0),
             sticky=play(STICKY, trials.sticky),
             steps=notes.steps,
             updates=notes.updates,
             wall_s=notes.wall_s,
-        ).write(self.directory / run_directory.METRICS)
+        )
+        log_evaluation(self.directory, metrics)
+        metrics.write(self.directory / run_directory.METRICS)
 
     def scale(self) -> StateScale:
         """Returns the state variables that vary in random play and can be seen."""

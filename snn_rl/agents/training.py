@@ -20,7 +20,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from snn_rl.agents.callbacks import Episodes, Progress
-from snn_rl.agents.event_log import EventLog
+from snn_rl.agents.event_log import FOLDER, EventLog
 from snn_rl.agents.replay.buffer import FrameReplayBuffer
 from snn_rl.agents.replay.journal import Journal
 from snn_rl.agents.resumable import ResumableDQN
@@ -119,11 +119,11 @@ def train_stage(
     """
     steps, buffer = duration.steps, model.replay_buffer
     assert isinstance(buffer, FrameReplayBuffer)
-    model.set_logger(Logger(None, [EventLog(directory / "tensorboard")]))
+    model.set_logger(Logger(None, [EventLog(directory / FOLDER, until=counters.steps)]))
 
     def log(step: int, numbers: dict[str, float]) -> None:
         for key, value in numbers.items():
-            model.logger.record(f"stage/{key}", value)
+            model.logger.record(key, value)
         model.logger.dump(step)
 
     progress = Progress(directory.name, steps, counters.episodes, log)

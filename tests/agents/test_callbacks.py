@@ -4,7 +4,6 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.vec_env import VecEnv
@@ -59,16 +58,23 @@ def shown(
     return lines, reported
 
 
-def test_loss_is_missing_before_the_first_update(make_catch, monkeypatch):
+def test_numbers_of_the_bar_and_of_the_log(make_catch, monkeypatch):
     lines, reported = shown(make_catch, monkeypatch, 1.0, every=50)
     assert [step for step, _ in lines] == list(range(ENVS, 202, ENVS))
-    # The first update follows the first step after step 100; the bar is updated before it.
-    with_loss = [step for step, numbers in lines if "loss" in numbers]
-    assert with_loss == list(range(104, 202, ENVS))
-    assert all(np.isfinite(float(numbers["loss"])) for step, numbers in lines if step in with_loss)
-    assert [(step, "loss" in numbers) for step, numbers in reported] == [
-        *((2, False), (52, False), (102, False), (152, True))
-    ]
+    assert all(set(numbers) == {"eps", "spikes"} for _, numbers in lines)
+    assert [step for step, _ in reported] == [2, 52, 102, 152]
+    layers = ("conv1", "conv2", "conv3")
+    expected = {f"{key}/{layer}" for key in ("spikes", "silent", "threshold") for layer in layers}
+    assert set(reported[0][1]) == expected
+    assert set(reported[1][1]) == expected | {"time/fps"}
+    # 25 steps of two environments in 25 seconds
+    assert reported[1][1]["time/fps"] == ENVS
+    for _, numbers in reported:
+        for layer in layers:
+            # A layer's neurons fire at most once; all that fire in one environment are not silent.
+            rate, silent = numbers[f"spikes/{layer}"], numbers[f"silent/{layer}"]
+            assert rate <= 1 - silent <= ENVS * rate + 1e-6
+            assert numbers[f"threshold/{layer}"] > 0
 
 
 def test_bar_follows_the_clock_and_reports_follow_the_steps(make_catch, monkeypatch):

@@ -2,29 +2,62 @@
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from stable_baselines3.common.logger import Logger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from snn_rl.agents.event_log import EventLog
+from snn_rl.agents.event_log import EventLog, log_evaluation
+from snn_rl.chain.records import Evaluation, StageEvaluation, Trials
 
 
-def log(folder: Path, steps: int) -> None:
-    logger = Logger(None, [EventLog(folder)])
-    for step in range(steps):
-        logger.record("stage/loss", step / 2)
+def log(folder: Path, steps: range, until: int = -1) -> None:
+    logger = Logger(None, [EventLog(folder, until=until)])
+    for step in steps:
+        logger.record("train/loss", step / 2)
         logger.record("hidden", 1.0, exclude="tensorboard")
         logger.dump(step)
 
 
-def test_tensorboard_reads_the_log(tmp_path: Path) -> None:
-    log(tmp_path / "tensorboard", 3)
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
+def scalars(folder: Path, tag: str) -> list[tuple[int, float]]:
+    events = EventAccumulator(str(folder))
     events.Reload()
-    assert events.Tags()["scalars"] == ["stage/loss"]
-    assert [(e.step, e.value) for e in events.Scalars("stage/loss")] == [(0, 0), (1, 0.5), (2, 1)]
+    return [(event.step, event.value) for event in events.Scalars(tag)]
+
+
+def test_tensorboard_reads_the_log(tmp_path: Path) -> None:
+    log(tmp_path, range(3))
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert events.Tags()["scalars"] == ["train/loss"]
+    assert scalars(tmp_path, "train/loss") == [(0, 0), (1, 0.5), (2, 1)]
+
+
+@pytest.mark.parametrize("torn", [0, 1, 30])
+def test_a_resumed_log_has_each_step_once(torn: int, tmp_path: Path) -> None:
+    log(tmp_path, range(5))
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[: -torn or None])  # the process was killed during a write
+    log(tmp_path, range(3, 5), until=2)
+    assert list(tmp_path.iterdir()) == [path]
+    assert scalars(tmp_path, "train/loss") == [(step, step / 2) for step in range(5)]
+
+
+def test_an_evaluation_replaces_the_last_one(tmp_path: Path) -> None:
+    greedy = Evaluation(returns=[1.0, 2.0], lengths=[10, 40], distinct=2, capped=0, spike_rates=[])
+    trials = Trials(episodes=2, seed=1, epsilon=0.0, sticky=0.25)
+    for mean in (3.0, 4.0):
+        sticky = replace(greedy, returns=[mean, mean])
+        log_evaluation(
+            tmp_path,
+            StageEvaluation(evaluation=trials, greedy=greedy, sticky=sticky, steps=100),
+        )
+    folder = tmp_path / "tensorboard"
+    assert scalars(folder, "eval/mean_reward") == [(100, 1.5)]
+    assert scalars(folder, "eval/mean_ep_length") == [(100, 25)]
+    assert scalars(folder, "eval_sticky/mean_reward") == [(100, 4.0)]
 
 
 def test_a_full_disk_ends_the_log_with_one_line(
@@ -34,6 +67,6 @@ def test_a_full_disk_ends_the_log_with_one_line(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(Path, "open", full)
-    log(tmp_path, 3)
+    log(tmp_path, range(3))
     (line,) = capsys.readouterr().out.splitlines()
     assert "No space left on device. Training continues without this TensorBoard log" in line
