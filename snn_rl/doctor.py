@@ -53,6 +53,8 @@ EXTRAS: dict[str, tuple[tuple[str, ...], str]] = {
     "export": (("onnx", "onnxruntime"), "no snn_rl.export format=onnx"),
     "interop": (("nir", "nirtorch", "snntorch"), "no snn_rl.export format=nir"),
     "hub": (("huggingface_hub",), "no agents from the Hugging Face Hub"),
+    "wandb": (("wandb",), "no track=wandb"),
+    "mlflow": (("mlflow",), "no track=mlflow"),
     "parquet": (("pyarrow",), "snn_rl.classify cannot read ImageNet from parquet files"),
     "sweep": (
         ("hydra_plugins.hydra_joblib_launcher",),

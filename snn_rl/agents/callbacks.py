@@ -17,7 +17,7 @@ from snn_rl.core.networks import SpikingNetwork
 
 _RECENT = 100  # number of episodes in the mean return of the progress bar
 _REFRESH_S = 1.0
-_BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 
 
 class Episodes(BaseCallback):

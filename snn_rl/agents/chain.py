@@ -25,6 +25,7 @@ from snn_rl.agents.saved import OPTIMIZERS
 from snn_rl.agents.state_policy import StateQNetwork
 from snn_rl.agents.taught import TaughtDQN, center
 from snn_rl.agents.teaching import Teaching
+from snn_rl.agents.tracking import trackers
 from snn_rl.agents.training import Duration, Selection, resume, train_stage
 from snn_rl.chain.records import (
     Counters,
@@ -102,6 +103,7 @@ class AgentChain:
             journal,
             Duration(plan.stage_steps(config, stage), plan.checkpoint_steps(config, stage), seed),
             self._selection(stage),
+            trackers(config.track, directory),
         )
         notes = plan.notes(config, stage.name, counters, plan.selection_games(config, stage))
         save_stage(directory, agent.network, notes, partial(self._situations, agent))
@@ -114,7 +116,7 @@ class AgentChain:
             return
         metrics = unless_damaged(lambda: read_metrics(directory))
         if not isinstance(metrics, StageEvaluation) or metrics.evaluation != trials:
-            evaluate_stage(directory, trials, self.config.device)
+            evaluate_stage(directory, trials, self.config.device, self.config.track)
 
     def _journal(self, stage: Stage) -> tuple[Journal, int]:
         """Returns the replay journal of a stage and the number of rows from earlier stages.

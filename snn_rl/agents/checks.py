@@ -16,6 +16,7 @@ from snn_rl.core.surrogate import SpikeTime, check_surrogate, get_surrogate
 from snn_rl.envs import ATARI, STACK, family
 from snn_rl.envs.state import check_state
 from snn_rl.files.importing import load_any
+from snn_rl.formats.registry import optional
 from snn_rl.utils.device import check_device
 from snn_rl.utils.errors import UserError
 from snn_rl.utils.opencv import opencv
@@ -40,6 +41,8 @@ def check_values(config: Config) -> None:
     opencv()  # every environment requires OpenCV
     check_settings(config)
     check_device(config.device)
+    if config.track is not None:
+        optional(config.track, config.track)
     _check_selection(config)
     _check_spiking(config)
     _check_teacher(config)

@@ -9,6 +9,7 @@ import torch
 from snn_rl.agents.event_log import log_evaluation
 from snn_rl.agents.finding import FinishedStage
 from snn_rl.agents.loading import Agent, load_agent
+from snn_rl.agents.tracking import trackers
 from snn_rl.chain import run_directory
 from snn_rl.chain.records import (
     Columns,
@@ -34,8 +35,17 @@ def evaluate_agent(agent: Agent, trials: Trials, ann: Agent | None = None) -> Co
     return Columns(greedy=greedy, sticky=sticky)
 
 
-def evaluate_stage(directory: Path, trials: Trials, device: str = "auto") -> None:
-    """Evaluates a finished stage, prints a summary, and writes the stage's metrics.json."""
+def evaluate_stage(
+    directory: Path, trials: Trials, device: str = "auto", track: str | None = None
+) -> None:
+    """Evaluates a finished stage, prints a summary, and writes the stage's metrics.json.
+
+    Args:
+        directory: Directory of the stage.
+        trials: Episodes.
+        device: Device of the network.
+        track: Experiment tracker that also receives the results, see `tracking.TRACKERS`.
+    """
     agent = load_agent(directory, device)
     ann = directory.parent / ANN
     is_spiking = not Stage.parse(directory.name).analog
@@ -51,7 +61,7 @@ def evaluate_stage(directory: Path, trials: Trials, device: str = "auto") -> Non
         updates=notes.updates,
         wall_s=notes.wall_s,
     )
-    log_evaluation(directory, metrics)
+    log_evaluation(directory, metrics, trackers(track, directory))
     metrics.write(directory / run_directory.METRICS)
 
 

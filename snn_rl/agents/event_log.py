@@ -2,7 +2,7 @@
 
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,16 +82,20 @@ class EventLog(KVWriter):
             self._path = None
 
 
-def log_evaluation(directory: Path, results: StageEvaluation) -> None:
+def log_evaluation(
+    directory: Path, results: StageEvaluation, writers: Sequence[KVWriter] = ()
+) -> None:
     """Writes the mean returns and lengths of a stage's evaluation, in place of earlier ones.
 
     Args:
         directory: Directory of the stage.
         results: Evaluation of the stage.
+        writers: Writers that also receive the numbers. They are closed.
     """
-    log = EventLog(directory / FOLDER, EVALUATION)
     numbers = {}
     for group, column in (("eval", results.greedy), ("eval_sticky", results.sticky)):
         numbers[f"{group}/mean_reward"] = column.mean
         numbers[f"{group}/mean_ep_length"] = sum(column.lengths) / len(column.lengths)
-    log.write(numbers, dict.fromkeys(numbers, ()), results.steps or 0)
+    for writer in (EventLog(directory / FOLDER, EVALUATION), *writers):
+        writer.write(numbers, dict.fromkeys(numbers, ()), results.steps or 0)
+        writer.close()

@@ -22,6 +22,7 @@ from snn_rl.agents.state_policy import (
     explore,
 )
 from snn_rl.agents.state_pqn import StatePQN
+from snn_rl.agents.tracking import trackers
 from snn_rl.agents.training import Duration, resume, train_stage
 from snn_rl.chain import run_directory
 from snn_rl.chain.records import (
@@ -81,6 +82,7 @@ class Teaching:
             self.directory,
             journal,
             Duration(settings.steps, settings.checkpoint_steps, self.seed),
+            writers=trackers(self.config.track, self.directory),
         )
         notes = plan.notes(self.config, TEACHER, counters, [])
         save_teacher(self.directory / run_directory.NETWORK, agent.network, notes)
@@ -109,7 +111,7 @@ class Teaching:
             updates=notes.updates,
             wall_s=notes.wall_s,
         )
-        log_evaluation(self.directory, metrics)
+        log_evaluation(self.directory, metrics, trackers(self.config.track, self.directory))
         metrics.write(self.directory / run_directory.METRICS)
 
     def scale(self) -> StateScale:

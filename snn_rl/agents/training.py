@@ -8,14 +8,14 @@ not saved.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import CallbackList
-from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
@@ -103,6 +103,7 @@ def train_stage(
     journal: Journal,
     duration: Duration,
     selection: Selection | None = None,
+    writers: Sequence[KVWriter] = (),
 ) -> None:
     """Trains a stage to its end, from its start or its last checkpoint.
 
@@ -116,10 +117,11 @@ def train_stage(
         journal: Journal of the replay rows.
         duration: Length and seed of the training.
         selection: Selection of the best checkpoint, or None.
+        writers: Writers that also receive the numbers of the TensorBoard log. They are closed.
     """
     steps, buffer = duration.steps, model.replay_buffer
     assert isinstance(buffer, FrameReplayBuffer)
-    model.set_logger(Logger(None, [EventLog(directory / FOLDER, until=counters.steps)]))
+    model.set_logger(Logger(None, [EventLog(directory / FOLDER, until=counters.steps), *writers]))
 
     def log(step: int, numbers: dict[str, float]) -> None:
         for key, value in numbers.items():
@@ -157,6 +159,7 @@ def train_stage(
         save_checkpoint(directory / STATE, model.tensors(), {"counters": counters.to_json()})
         journal.prune(buffer, rows)  # the previous checkpoint needs its rows
     progress.close()
+    model.logger.close()
     if counters.scores:
         model.network.load_state_dict(_best(directory, counters))
 

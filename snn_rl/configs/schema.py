@@ -332,6 +332,11 @@ class Config:
     checkpoint_steps: int = setting(50_000, "Agent steps between checkpoints.")
     episodes: int = setting(20, "Episodes per evaluation.", minimum=1)
     video: bool = setting(True, "Record a video of the last stage.")
+    track: str | None = setting(
+        None,
+        "Experiment tracker that receives the numbers of the TensorBoard log.",
+        choices=("snn_rl.agents.tracking:TRACKERS",),
+    )
     format: str = setting(
         "onnx", "export only: file format.", choices=("snn_rl.formats:FORMATS", CUSTOM)
     )

@@ -1,0 +1,135 @@
+"""Experiment trackers that receive the numbers of the TensorBoard log: W&B and MLflow."""
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from stable_baselines3.common.logger import KVWriter
+from tqdm import tqdm
+
+from snn_rl.chain import run_directory
+from snn_rl.files.atomic import read_json
+from snn_rl.formats.registry import optional
+from snn_rl.utils.errors import UserError
+
+PROJECT: Final = "snn_rl"
+
+# A function that logs values at a step, and a function that ends the run
+_Tracker = tuple[Callable[[dict[str, float], int], object], Callable[[], object]]
+
+
+class TrackerLog(KVWriter):
+    """Writer to an experiment tracker. An error of the tracker does not stop the training.
+
+    The run of a stage is named after the stage and belongs to the group of its run directory. A
+    resumed stage continues the same run.
+
+    Args:
+        name: Key of `TRACKERS`.
+        directory: Directory of the stage.
+
+    Raises:
+        UserError: The tracker is not installed or does not start.
+    """
+
+    def __init__(self, name: str, directory: Path):
+        self._name = name
+        try:
+            self._log, self._end = TRACKERS[name](directory.resolve())
+        except UserError:
+            raise
+        except Exception as error:  # any error of the package or of its server
+            raise UserError(f"track={name}: {_one_line(error)}") from error
+
+    def write(
+        self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
+    ) -> None:
+        """Logs the values of a step."""
+        shown = {
+            key: float(value)
+            for key, value in key_values.items()
+            if "tensorboard" not in key_excluded[key]
+        }
+        self._attempt(lambda: self._log(shown, step))
+
+    def close(self) -> None:
+        """Ends the run."""
+        self._attempt(self._end)
+
+    def _attempt(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except Exception as error:  # any error of the package or of its server
+            tqdm.write(
+                f"track={self._name}: {_one_line(error)}. Training continues without this tracker"
+            )
+            self._log, self._end = _ignore, _ignore
+
+
+def trackers(name: str | None, directory: Path) -> list[KVWriter]:
+    """Returns the writers of the setting `track` for a stage."""
+    return [] if name is None else [TrackerLog(name, directory)]
+
+
+def _ignore(*_: object) -> None:
+    pass
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _wandb(directory: Path) -> _Tracker:
+    """Starts or resumes a run of Weights & Biases."""
+    wandb = optional("wandb", "wandb")
+    run = wandb.init(
+        project=PROJECT,
+        group=directory.parent.name,
+        name=directory.name,
+        id=_identity(directory),
+        resume="allow",
+        dir=directory,
+        config=_settings(directory),
+        reinit="create_new",
+        settings=wandb.Settings(console="off", silent=True),
+    )
+    return lambda values, step: run.log(values, step=step), run.finish
+
+
+def _mlflow(directory: Path) -> _Tracker:
+    """Starts or resumes a run of MLflow."""
+    mlflow = optional("mlflow", "mlflow")
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
+    client, key = mlflow.MlflowClient(), f"{PROJECT}.stage"
+    experiment = client.get_experiment_by_name(PROJECT)
+    number = experiment.experiment_id if experiment else client.create_experiment(PROJECT)
+    found = client.search_runs([number], f"tags.`{key}` = '{_identity(directory)}'")
+    name = f"{directory.parent.name}/{directory.name}"
+    tags = {key: _identity(directory)}
+    run = found[0] if found else client.create_run(number, run_name=name, tags=tags)
+    identity = run.info.run_id
+    for setting, value in _settings(directory).items():
+        client.log_param(identity, setting, value)
+
+    def log(values: dict[str, float], step: int) -> None:
+        for name, value in values.items():
+            client.log_metric(identity, name, value, step=step)
+
+    return log, lambda: client.set_terminated(identity)
+
+
+TRACKERS: Final[dict[str, Callable[[Path], _Tracker]]] = {"wandb": _wandb, "mlflow": _mlflow}
+
+
+def _identity(directory: Path) -> str:
+    """Returns an identifier of a stage that stays the same when the stage is resumed."""
+    return hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
+
+
+def _settings(directory: Path) -> dict[str, Any]:
+    path = directory / run_directory.SETTINGS
+    settings: dict[str, Any] = read_json(path) if path.is_file() else {}
+    return settings
