@@ -25,7 +25,7 @@ from snn_rl.agents.saved import OPTIMIZERS
 from snn_rl.agents.state_policy import StateQNetwork
 from snn_rl.agents.taught import TaughtDQN, center
 from snn_rl.agents.teaching import Teaching
-from snn_rl.agents.tracking import trackers
+from snn_rl.agents.tracking import stage_logger
 from snn_rl.agents.training import Duration, Selection, resume, train_stage
 from snn_rl.chain.records import (
     Counters,
@@ -95,6 +95,7 @@ class AgentChain:
             network = self._initial_network(stage, agent)
             if network is not None:
                 agent.load_network(network)
+        agent.set_logger(stage_logger(directory, counters.steps, config.track))
         train_stage(
             agent,
             counters,
@@ -103,7 +104,6 @@ class AgentChain:
             journal,
             Duration(plan.stage_steps(config, stage), plan.checkpoint_steps(config, stage), seed),
             self._selection(stage),
-            trackers(config.track, directory),
         )
         notes = plan.notes(config, stage.name, counters, plan.selection_games(config, stage))
         save_stage(directory, agent.network, notes, partial(self._situations, agent))

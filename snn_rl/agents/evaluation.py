@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from snn_rl.agents.event_log import log_evaluation
 from snn_rl.agents.finding import FinishedStage
 from snn_rl.agents.loading import Agent, load_agent
-from snn_rl.agents.tracking import trackers
+from snn_rl.agents.tracking import log_evaluation
 from snn_rl.chain import run_directory
 from snn_rl.chain.records import (
     Columns,
@@ -61,7 +60,7 @@ def evaluate_stage(
         updates=notes.updates,
         wall_s=notes.wall_s,
     )
-    log_evaluation(directory, metrics, trackers(track, directory))
+    log_evaluation(directory, metrics, track)
     metrics.write(directory / run_directory.METRICS)
 
 

@@ -2,7 +2,7 @@
 
 import io
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tqdm import tqdm
 
-from snn_rl.chain.records import StageEvaluation
 from snn_rl.files.atomic import make_directory, write_bytes
 from snn_rl.utils.errors import UserError
-
-FOLDER = "tensorboard"  # in the directory of a stage
-TRAINING, EVALUATION = "training", "evaluation"
 
 
 class EventLog(KVWriter):
@@ -33,7 +29,7 @@ class EventLog(KVWriter):
         until: Last step that is kept of an existing file: a resumed run repeats later steps.
     """
 
-    def __init__(self, folder: Path, name: str = TRAINING, until: int = -1):
+    def __init__(self, folder: Path, name: str = "training", until: int = -1):
         self._path: Path | None = folder / f"events.out.tfevents.{name}"
         self._attempt(lambda path: self._restart(path, until))
 
@@ -80,22 +76,3 @@ class EventLog(KVWriter):
                 "continues without this TensorBoard log"
             )
             self._path = None
-
-
-def log_evaluation(
-    directory: Path, results: StageEvaluation, writers: Sequence[KVWriter] = ()
-) -> None:
-    """Writes the mean returns and lengths of a stage's evaluation, in place of earlier ones.
-
-    Args:
-        directory: Directory of the stage.
-        results: Evaluation of the stage.
-        writers: Writers that also receive the numbers. They are closed.
-    """
-    numbers = {}
-    for group, column in (("eval", results.greedy), ("eval_sticky", results.sticky)):
-        numbers[f"{group}/mean_reward"] = column.mean
-        numbers[f"{group}/mean_ep_length"] = sum(column.lengths) / len(column.lengths)
-    for writer in (EventLog(directory / FOLDER, EVALUATION), *writers):
-        writer.write(numbers, dict.fromkeys(numbers, ()), results.steps or 0)
-        writer.close()

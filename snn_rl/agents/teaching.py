@@ -11,7 +11,6 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from snn_rl.agents import plan
 from snn_rl.agents.episodes import evaluate, progress_bar, summary
-from snn_rl.agents.event_log import log_evaluation
 from snn_rl.agents.replay.journal import Journal
 from snn_rl.agents.state_dqn import Horizon, StateDQN
 from snn_rl.agents.state_policy import (
@@ -22,7 +21,7 @@ from snn_rl.agents.state_policy import (
     explore,
 )
 from snn_rl.agents.state_pqn import StatePQN
-from snn_rl.agents.tracking import trackers
+from snn_rl.agents.tracking import log_evaluation, stage_logger
 from snn_rl.agents.training import Duration, resume, train_stage
 from snn_rl.chain import run_directory
 from snn_rl.chain.records import (
@@ -75,6 +74,7 @@ class Teaching:
                 f"{self.directory} was trained with other state variables than this version "
                 "selects: delete it, or install the versions in run.json"
             )
+        agent.set_logger(stage_logger(self.directory, counters.steps, self.config.track))
         train_stage(
             agent,
             counters,
@@ -82,7 +82,6 @@ class Teaching:
             self.directory,
             journal,
             Duration(settings.steps, settings.checkpoint_steps, self.seed),
-            writers=trackers(self.config.track, self.directory),
         )
         notes = plan.notes(self.config, TEACHER, counters, [])
         save_teacher(self.directory / run_directory.NETWORK, agent.network, notes)
@@ -111,7 +110,7 @@ class Teaching:
             updates=notes.updates,
             wall_s=notes.wall_s,
         )
-        log_evaluation(self.directory, metrics, trackers(self.config.track, self.directory))
+        log_evaluation(self.directory, metrics, self.config.track)
         metrics.write(self.directory / run_directory.METRICS)
 
     def scale(self) -> StateScale:

@@ -1,4 +1,4 @@
-"""Experiment trackers that receive the numbers of the TensorBoard log: W&B and MLflow."""
+"""Logs of a stage: TensorBoard, and optionally an experiment tracker (W&B or MLflow)."""
 
 import hashlib
 import logging
@@ -7,18 +7,53 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from stable_baselines3.common.logger import KVWriter
+from stable_baselines3.common.logger import KVWriter, Logger
 from tqdm import tqdm
 
+from snn_rl.agents.event_log import EventLog
 from snn_rl.chain import run_directory
+from snn_rl.chain.records import StageEvaluation
 from snn_rl.files.atomic import read_json
 from snn_rl.formats.registry import optional
 from snn_rl.utils.errors import UserError
 
 PROJECT: Final = "snn_rl"
+FOLDER: Final = "tensorboard"  # in the directory of a stage
 
 # A function that logs values at a step, and a function that ends the run
 _Tracker = tuple[Callable[[dict[str, float], int], object], Callable[[], object]]
+
+
+def stage_logger(directory: Path, until: int = -1, track: str | None = None) -> Logger:
+    """Returns the logger of a stage's training.
+
+    Args:
+        directory: Directory of the stage.
+        until: Last step that is kept of an existing log: a resumed run repeats later steps.
+        track: Key of `TRACKERS`, or None.
+    """
+    return Logger(None, [EventLog(directory / FOLDER, until=until), *_trackers(track, directory)])
+
+
+def log_evaluation(directory: Path, results: StageEvaluation, track: str | None = None) -> None:
+    """Writes the mean returns and lengths of a stage's evaluation, in place of earlier ones.
+
+    Args:
+        directory: Directory of the stage.
+        results: Evaluation of the stage.
+        track: Key of `TRACKERS`, or None.
+    """
+    numbers = {}
+    for group, column in (("eval", results.greedy), ("eval_sticky", results.sticky)):
+        numbers[f"{group}/mean_reward"] = column.mean
+        numbers[f"{group}/mean_ep_length"] = sum(column.lengths) / len(column.lengths)
+    for writer in (EventLog(directory / FOLDER, "evaluation"), *_trackers(track, directory)):
+        writer.write(numbers, dict.fromkeys(numbers, ()), results.steps or 0)
+        writer.close()
+
+
+def _trackers(name: str | None, directory: Path) -> list[KVWriter]:
+    return [] if name is None else [TrackerLog(name, directory)]
 
 
 class TrackerLog(KVWriter):
@@ -67,11 +102,6 @@ class TrackerLog(KVWriter):
                 f"track={self._name}: {_one_line(error)}. Training continues without this tracker"
             )
             self._log, self._end = _ignore, _ignore
-
-
-def trackers(name: str | None, directory: Path) -> list[KVWriter]:
-    """Returns the writers of the setting `track` for a stage."""
-    return [] if name is None else [TrackerLog(name, directory)]
 
 
 def _ignore(*_: object) -> None:

@@ -8,19 +8,17 @@ not saved.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import CallbackList
-from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from snn_rl.agents.callbacks import Episodes, Progress
-from snn_rl.agents.event_log import FOLDER, EventLog
 from snn_rl.agents.replay.buffer import FrameReplayBuffer
 from snn_rl.agents.replay.journal import Journal
 from snn_rl.agents.resumable import ResumableDQN
@@ -103,25 +101,22 @@ def train_stage(
     journal: Journal,
     duration: Duration,
     selection: Selection | None = None,
-    writers: Sequence[KVWriter] = (),
 ) -> None:
     """Trains a stage to its end, from its start or its last checkpoint.
 
     Afterwards, the model holds the selected checkpoint, or the last one without a selection.
 
     Args:
-        model: Model, initialized for this stage or restored by `resume`.
+        model: Model, initialized for this stage or restored by `resume`. Its logger is closed.
         counters: Counters returned by `resume`, or new counters; updated in place.
         make_training_env: Function that builds the vectorized environment from a seed.
-        directory: Directory of the stage, for its state and TensorBoard log.
+        directory: Directory of the stage, for its state.
         journal: Journal of the replay rows.
         duration: Length and seed of the training.
         selection: Selection of the best checkpoint, or None.
-        writers: Writers that also receive the numbers of the TensorBoard log. They are closed.
     """
     steps, buffer = duration.steps, model.replay_buffer
     assert isinstance(buffer, FrameReplayBuffer)
-    model.set_logger(Logger(None, [EventLog(directory / FOLDER, until=counters.steps), *writers]))
 
     def log(step: int, numbers: dict[str, float]) -> None:
         for key, value in numbers.items():

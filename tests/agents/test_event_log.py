@@ -2,15 +2,13 @@
 
 import errno
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from stable_baselines3.common.logger import Logger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from snn_rl.agents.event_log import EventLog, log_evaluation
-from snn_rl.chain.records import Evaluation, StageEvaluation, Trials
+from snn_rl.agents.event_log import EventLog
 
 
 def log(folder: Path, steps: range, until: int = -1) -> None:
@@ -43,21 +41,6 @@ def test_a_resumed_log_has_each_step_once(torn: int, tmp_path: Path) -> None:
     log(tmp_path, range(3, 5), until=2)
     assert list(tmp_path.iterdir()) == [path]
     assert scalars(tmp_path, "train/loss") == [(step, step / 2) for step in range(5)]
-
-
-def test_an_evaluation_replaces_the_last_one(tmp_path: Path) -> None:
-    greedy = Evaluation(returns=[1.0, 2.0], lengths=[10, 40], distinct=2, capped=0, spike_rates=[])
-    trials = Trials(episodes=2, seed=1, epsilon=0.0, sticky=0.25)
-    for mean in (3.0, 4.0):
-        sticky = replace(greedy, returns=[mean, mean])
-        log_evaluation(
-            tmp_path,
-            StageEvaluation(evaluation=trials, greedy=greedy, sticky=sticky, steps=100),
-        )
-    folder = tmp_path / "tensorboard"
-    assert scalars(folder, "eval/mean_reward") == [(100, 1.5)]
-    assert scalars(folder, "eval/mean_ep_length") == [(100, 25)]
-    assert scalars(folder, "eval_sticky/mean_reward") == [(100, 4.0)]
 
 
 def test_a_full_disk_ends_the_log_with_one_line(

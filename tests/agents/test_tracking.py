@@ -1,15 +1,18 @@
-"""Experiment trackers."""
+"""Logs of a stage."""
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 from stable_baselines3.common.logger import Logger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from snn_rl.agents.tracking import TRACKERS, TrackerLog, trackers
+from snn_rl.agents.tracking import TRACKERS, TrackerLog, log_evaluation, stage_logger
+from snn_rl.chain.records import Evaluation, StageEvaluation, Trials
 from snn_rl.utils.errors import UserError
 
 
@@ -23,7 +26,7 @@ def stage(tmp_path: Path) -> Path:
 
 
 def log(name: str, stage: Path, steps: range) -> None:
-    logger = Logger(None, list(trackers(name, stage)))
+    logger = stage_logger(stage, steps.start - 1, name)
     for step in steps:
         logger.record("train/loss", step / 2)
         logger.record("hidden", 1.0, exclude="tensorboard")
@@ -134,3 +137,23 @@ def test_mlflow_stores_every_step_once(
     assert sorted((each.step, each.value) for each in history) == [
         (step, step / 2) for step in range(4)
     ]
+
+
+def test_an_evaluation_replaces_the_last_one(tmp_path: Path) -> None:
+    greedy = Evaluation(returns=[1.0, 2.0], lengths=[10, 40], distinct=2, capped=0, spike_rates=[])
+    trials = Trials(episodes=2, seed=1, epsilon=0.0, sticky=0.25)
+    for mean in (3.0, 4.0):
+        sticky = replace(greedy, returns=[mean, mean])
+        log_evaluation(
+            tmp_path,
+            StageEvaluation(evaluation=trials, greedy=greedy, sticky=sticky, steps=100),
+        )
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    found = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.scalars.Keys()}
+    assert found == {
+        "eval/mean_reward": [(100, 1.5)],
+        "eval/mean_ep_length": [(100, 25)],
+        "eval_sticky/mean_reward": [(100, 4)],
+        "eval_sticky/mean_ep_length": [(100, 25)],
+    }

@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from snn_rl.agents import SpikingDQN, SpikingQNetwork, training
 from snn_rl.agents.replay.journal import Journal
+from snn_rl.agents.tracking import stage_logger
 from snn_rl.agents.training import Duration, Selection, resume, train_stage
 from snn_rl.chain.records import Counters, read_counters
 from snn_rl.core.networks import AnalogNetwork
@@ -85,6 +86,7 @@ class Stage:
         model = self.model()
         counters = resume(model, self.directory, self.journal, self.rows_before)
         counters = counters or Counters(rows=self.rows_before)
+        model.set_logger(stage_logger(self.directory, counters.steps))
         train_stage(
             model,
             counters,
