@@ -17,6 +17,7 @@ a run without starting it.
 """
 
 import warnings
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,13 @@ from typing import Any
 from snn_rl.agents import plan
 from snn_rl.agents.chain import AgentChain
 from snn_rl.agents.checks import check_values, import_networks, refuse_settings_of_other_commands
+from snn_rl.agents.finding import selection
 from snn_rl.agents.loading import load_agent
 from snn_rl.agents.timing import print_estimate
 from snn_rl.chain import run_directory
-from snn_rl.chain.records import record_invocation
+from snn_rl.chain.records import StageEvaluation, read_metrics, record_invocation
 from snn_rl.chain.runner import run_chain
+from snn_rl.chain.stages import ANN, Stage
 from snn_rl.configs.compose import run_command
 from snn_rl.configs.schema import Config
 from snn_rl.reports.gameplay import Episode, record_video
@@ -79,7 +82,28 @@ def main(config: Config) -> None:
             agent = load_agent(last, config.device)
             episode = Episode(agent, config.eval.seed, max_steps=config.play.max_steps)
             record_video(episode, video, fps=config.play.fps)
-        print(f"report: {write_report(directory)}")
+        report = write_report(directory)
+        _print_end(config, stages, report, video if video.exists() else None)
+
+
+def _print_end(config: Config, stages: Sequence[Stage], report: Path, video: Path | None) -> None:
+    """Prints the returns of the ANN and of the last stage, the files, and what to do next."""
+    last = stages[-1]
+    for stage in stages:
+        if stage is last or stage.name == ANN:
+            metrics = read_metrics(report.parent / stage.name)
+            assert isinstance(metrics, StageEvaluation)
+            greedy, sticky = metrics.greedy.mean, metrics.sticky.mean
+            print(f"{stage.name:<10} {greedy:>8.1f} greedy {sticky:>8.1f} sticky")
+    print(f"report: {report}")
+    if video is not None:
+        print(f"video:  {video}")
+    if not last.analog:
+        which = selection(config)
+        print("next:")
+        print(f"  snn-rl play {which} overlay=true")
+        print(f"  snn-rl evaluate {which} episodes=100 eval.seed=3000000")
+        print(f"  snn-rl export {which} format=onnx")
 
 
 if __name__ == "__main__":

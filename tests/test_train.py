@@ -22,9 +22,10 @@ from stable_baselines3.common.vec_env import VecEnv
 from snn_rl import train
 from snn_rl.agents import chain as agents_chain
 from snn_rl.agents import timing
+from snn_rl.agents.finding import find_stage
 from snn_rl.chain import run_directory
 from snn_rl.chain.records import read_counters
-from snn_rl.configs.compose import run_command
+from snn_rl.configs.compose import compose, run_command
 from snn_rl.configs.schema import Config
 from snn_rl.core.conversion import quantize
 from snn_rl.core.networks import AnalogNetwork, SpikingNetwork, SpikingOptions
@@ -503,9 +504,12 @@ def test_a_chain_with_a_privileged_teacher_survives_kills(
     assert f"{killed / 'ann'} was started with other settings: student.lr" in line
 
 
-def test_an_exact_stage_is_added_to_a_finished_chain(uninterrupted: Path, tmp_path: Path) -> None:
+def test_an_exact_stage_is_added_to_a_finished_chain(
+    uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.copytree(uninterrupted, tmp_path / "run")
     run(tmp_path / "run", "exact=true")
+    printed = capsys.readouterr().out.splitlines()
     float_network, _ = load_network(tmp_path / "run" / "T1" / "network.safetensors")
     network, notes = load_network(tmp_path / "run" / "T1-exact" / "network.safetensors")
     assert isinstance(float_network, SpikingNetwork) and isinstance(network, SpikingNetwork)
@@ -514,6 +518,22 @@ def test_an_exact_stage_is_added_to_a_finished_chain(uninterrupted: Path, tmp_pa
     assert [row["name"] for row in notes["layers"]] == ["conv1", "fc1"]
     metrics = json.loads((tmp_path / "run" / "T1-exact" / "metrics.json").read_text())
     assert metrics["greedy"]["episodes"] == 1
+    ann, exact, file, following, *commands = printed[-7:]
+    assert ann.split()[0] == "ann" and file == f"report: {tmp_path / 'run' / 'report.md'}"
+    means = (metrics[column]["mean"] for column in ("greedy", "sticky"))
+    assert exact.split() == [
+        "T1-exact",
+        f"{next(means):.1f}",
+        "greedy",
+        f"{next(means):.1f}",
+        "sticky",
+    ]
+    # The printed commands select this stage.
+    assert following == "next:" and len(commands) == 3
+    for command, name in zip(commands, ("play", "evaluate", "export"), strict=True):
+        program, found, *words = command.split()
+        assert (program, found) == ("snn-rl", name)
+        assert find_stage(compose(Config, words)).directory == tmp_path / "run" / "T1-exact"
     report = (tmp_path / "run" / "report.md").read_text()
     assert report.index("| T1-exact |") > report.index("| T1 |")
     assert_same(results(uninterrupted), results(tmp_path / "run"))

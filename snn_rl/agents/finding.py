@@ -9,6 +9,7 @@ from snn_rl.agents import plan
 from snn_rl.chain import run_directory
 from snn_rl.chain.records import AgentNotes, is_done, mark_done, read_settings
 from snn_rl.configs.schema import Config
+from snn_rl.configs.setting import on_command_line
 from snn_rl.core.conversion import quantize
 from snn_rl.core.networks import SpikingNetwork
 from snn_rl.files.atomic import write_json
@@ -19,6 +20,16 @@ from snn_rl.utils.errors import UserError
 KIND_OF_CHAIN = ("direct", "stages", "carry_state", "exact", "bits", "T_start", "T_step")
 # Settings that select an agent and the device
 WHICH_AGENT = ("env", "T", "seed", "run_dir", "runs", *KIND_OF_CHAIN, "device", "threads")
+
+
+def selection(config: Config) -> str:
+    """Returns the words of a command line that select the agent of a run."""
+    words = {"env": config.env, "T": config.T}
+    for name in WHICH_AGENT:
+        value = getattr(config, name)
+        if name not in ("device", "threads") and value != getattr(Config, name):
+            words[name] = value
+    return " ".join(f"{name}={on_command_line(value)}" for name, value in words.items())
 
 
 @dataclass(frozen=True)

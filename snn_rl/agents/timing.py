@@ -54,7 +54,8 @@ def print_estimate(
         total += seconds
         print(f"  {stage.name:<16} {left:>10,} steps {seconds / 60:>6.1f} min", flush=True)
     print(f"  {'total':<16} {sum(steps.values()):>10,} steps {total / 60:>6.1f} min")
-    print(f"results: {directory}", flush=True)
+    print(f"results: {directory}")
+    print("Ctrl-C interrupts the run, and the same command resumes it", flush=True)
 
 
 def _steps_left(config: Config, directory: Path, stage: Stage) -> int:
