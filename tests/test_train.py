@@ -490,7 +490,7 @@ def test_a_chain_with_a_privileged_teacher_survives_kills(
     expected = results(whole, stages)
     assert torch.equal(expected["ann/steps"], torch.tensor([200, expected["ann/steps"][1]]))
     report = (whole / "report.md").read_text()
-    assert "## Teacher" in report
+    assert "<summary>Teacher</summary>" in report
     assert "The agents in the table observe images only." in report
     # the second checkpoint of the teacher, and of its student
     for stage, writes in (("teacher", 9), ("ann", 12)):

@@ -37,6 +37,20 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], names: int = 1) ->
     return "\n".join(f"| {' | '.join(map(escape, row))} |" for row in (head, marks, *rows))
 
 
+def folded(section: Sequence[str]) -> list[str]:
+    """Returns a section, which begins with its heading, as a block that opens with a click."""
+    if not section:
+        return []
+    heading, *parts = section
+    title = heading.lstrip("# ")
+    # The attribute is for MkDocs; GitHub ignores it.
+    return [
+        f'<details markdown="1">\n<summary>{title}</summary>',
+        *parts,
+        "</details>",
+    ]
+
+
 def bullets(lines: Iterable[str]) -> str:
     """Returns a list with one item per line."""
     return "\n".join(f"- {line}" for line in lines)

@@ -28,6 +28,7 @@ from snn_rl.reports.markdown import (
     counted,
     csv_text,
     escape,
+    folded,
     link,
     page,
     plain,
@@ -63,15 +64,16 @@ def write_report(directory: Path) -> Path:
         headline(stages),
         _unfinished(stages),
         _videos(directory, stages),
-        *reward_section(stages, drawn.get("rewards", "")),
-        *teacher_section(directory / TEACHER),
-        *_learning_section(stages, drawn.get("learning", "")),
-        *spike_section(stages, drawn.get("spike_rates", "")),
-        *energy_section(stages, drawn.get("energy", "")),
-        *_layer_section(stages),
-        *_returns_section(stages),
-        *_settings_section(stages, latest),
-        *command_section(invocations),
+        *_summary(stages, drawn.get("rewards", "")),
+        *folded(reward_section(stages)),
+        *folded(teacher_section(directory / TEACHER)),
+        *folded(_learning_section(stages, drawn.get("learning", ""))),
+        *folded(spike_section(stages, drawn.get("spike_rates", ""))),
+        *folded(energy_section(stages, drawn.get("energy", ""))),
+        *folded(_layer_section(stages)),
+        *folded(_returns_section(stages)),
+        *folded(_settings_section(stages, latest)),
+        *folded(command_section(invocations)),
     ]
     path = directory / run_directory.REPORT
     write_text(path, page(parts))
@@ -201,7 +203,29 @@ def _ann(stages: Iterable[StageResult]) -> StageResult | None:
 # sections
 
 
-def reward_section(stages: Sequence[StageResult], figure: str = "") -> list[str]:
+def _summary(stages: Sequence[StageResult], figure: str) -> list[str]:
+    """Returns a narrow table with the numbers that matter, and the figure of the returns."""
+    done, with_energy = finished(stages), _with_energy(stages)
+    if not done:
+        return []
+    rows = []
+    for stage in done:
+        result, spikes, ratio = stage.evaluation, "–", "–"
+        if not stage.analog:
+            spikes = f"{stage.mean_rate:.3f}"
+        if stage in with_energy:
+            ratio = f"{energy(stage.spec, stage.rates, FLOAT32).ratio:.1f}"
+        returns = [f"{column.mean:z.1f}" for column in (result.greedy, result.sticky)]
+        rows.append([stage.label, *returns, spikes, ratio, f"{(result.wall_s or 0) / 60:.1f}"])
+    return [
+        table(["stage", "greedy", "sticky", "spikes", "energy", "minutes"], rows),
+        "Mean return without and with sticky actions, spikes per neuron and decision, energy of "
+        "the dense ANN divided by that of the stage (float32), and minutes of training.",
+        figure,
+    ]
+
+
+def reward_section(stages: Sequence[StageResult]) -> list[str]:
     """Returns the section with the evaluation of all stages."""
     done = finished(stages)
     if not done:
@@ -253,7 +277,7 @@ def reward_section(stages: Sequence[StageResult], figure: str = "") -> list[str]
         )
     details = ["distinct", "capped", *(["agreement"] if compared else [])]
     head = ["stage", "agent steps", "gradient steps", "wall-clock", "episodes", "greedy", *details]
-    return ["## Reward", table([*head, "sticky", *details], rows), bullets(notes), figure]
+    return ["## Reward", table([*head, "sticky", *details], rows), bullets(notes)]
 
 
 def teacher_section(directory: Path) -> list[str]:
@@ -308,7 +332,7 @@ def _selection(stage: StageResult) -> str:
 
 
 def spike_section(stages: Sequence[StageResult], figure: str = "") -> list[str]:
-    """Returns the section with the spike rates of all stages, see `reward_section`."""
+    """Returns the section with the spike rates of all stages."""
     done = finished(stages)
     if not _spiking(stages):
         return []
@@ -323,7 +347,7 @@ def spike_section(stages: Sequence[StageResult], figure: str = "") -> list[str]:
 
 
 def energy_section(stages: Sequence[StageResult], figure: str = "") -> list[str]:
-    """Returns the section with the energy per decision of all stages, see `reward_section`."""
+    """Returns the section with the energy per decision of all stages."""
     spiking, ann = _with_energy(stages), _ann(stages)
     if not spiking:
         return []

@@ -135,7 +135,7 @@ def text(run) -> str:
 
 
 def section(text: str, title: str) -> str:
-    return text.split(f"\n## {title}\n")[1].split("\n## ")[0]
+    return text.split(f"<summary>{title}</summary>\n")[1].split("\n</details>")[0]
 
 
 def table(text: str) -> tuple[list[str], dict[str, list[str]]]:
@@ -220,6 +220,24 @@ def test_the_headline_compares_t1_with_its_ann(run, text):
             returns = metrics(run, name)[column]["returns"]
             score = f"{statistics.fmean(returns):.1f} ± {statistics.stdev(returns):.1f}"
             assert f"{score} {words}" in part
+
+
+def test_the_summary_has_the_numbers_that_matter(run, text):
+    head, rows = table(text[: text.index("<details")])
+    assert head == ["stage", "greedy", "sticky", "spikes", "energy", "minutes"]
+    _, rates = table(section(text, "Spike rates"))
+    _, energies = table(section(text, "Energy"))
+    for name in ("ann", "T5", "T1"):
+        found, cells = metrics(run, name), rows[display(name)]
+        for cell, column in zip(cells, ("greedy", "sticky"), strict=False):
+            assert float(cell) == pytest.approx(
+                statistics.fmean(found[column]["returns"]), abs=0.051
+            )
+        assert float(cells[4]) == pytest.approx(found["wall_s"] / 60, abs=0.051)
+    assert rows["ANN"][2:4] == ["–", "–"]
+    assert float(rows["T1"][2]) == pytest.approx(float(rates["T1"][-1]), abs=0.00051)
+    assert float(rows["T1"][3]) == pytest.approx(float(energies["T1"][3]), abs=0.051)
+    assert text.count("<details") == text.count("</details>") == text.count("<summary>")
 
 
 def test_spike_rates_and_their_mean_over_neurons(run, text):
@@ -388,14 +406,14 @@ def test_missing_training_episodes_are_named(tmp_path):
 def test_the_ann_alone(tmp_path):
     text = write_report(build_run(tmp_path, ["ann"])).read_text()
     assert text.splitlines()[2].startswith("**ANN scores ")
-    assert "## Energy" not in text
+    assert "Energy" not in text
     assert {path.stem for path in (tmp_path / "figures").iterdir()} == {"learning", "rewards"}
 
 
 def test_conversion_alone_has_no_learning_curve(tmp_path):
     text = write_report(build_run(tmp_path, ["T12-converted"])).read_text()
     assert "**T12-converted scores " in text
-    assert "## Learning" not in text
+    assert "Learning" not in text
     assert "ANN scores" not in text
 
 
