@@ -96,12 +96,19 @@ def write_rows(buffer: FrameReplayBuffer, start: int, stored: Stored) -> None:
 
 
 def save_chunk(path: Path, start: int, stored: Stored) -> None:
-    """Writes encoded rows from row `start` on to a file, atomically."""
-    arrays = {"start": np.array(start), **stored}
+    """Writes encoded rows from row `start` on to a file, atomically.
+
+    Raises:
+        ValueError: An array has Python objects. NumPy before 2.2 would pickle them.
+    """
+    arrays: dict[str, Any] = {"start": np.array(start), **stored}
+    for name, array in arrays.items():
+        if array.dtype.hasobject:
+            raise ValueError(f"{name} has Python objects")
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
+            np.savez_compressed(file, **arrays)
 
     write_atomic(path, write)
 
