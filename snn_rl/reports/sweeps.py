@@ -33,7 +33,7 @@ from snn_rl.reports.statistics import (
 )
 from snn_rl.utils.errors import UserError
 
-REPORT, SCORES, FIGURE = "sweep.md", "sweep.csv", "sweep.png"
+REPORT, SCORES, FIGURE, RUNS = "sweep.md", "sweep.csv", "sweep.png", "sweep-runs.png"
 ACCURACY = "accuracy (%)"
 _ANN = Stage.parse(ANN)
 _PUBLISHED = {RANDOM: RANDOM, HUMAN: HUMAN, **DQN}  # columns: titles
@@ -65,7 +65,8 @@ class Run:
 def write_sweep(folder: Path) -> Path:
     """Writes sweep.md and sweep.csv for all runs in a folder.
 
-    If classifiers were evaluated at several T, sweep.png shows their accuracy against T.
+    sweep-runs.png shows learning curves of agents, and their returns against energy. If classifiers
+    were evaluated at several T, sweep.png shows their accuracy against T.
 
     Returns:
         Path of sweep.md.
@@ -91,6 +92,7 @@ def write_sweep(folder: Path) -> Path:
     parts = [f"# {len(found)} runs in {escape(folder.name or folder)}"]
     for name, members in tasks.items():
         parts += _task_section(_title(folder, name), members)
+    parts += _figure(folder, tasks)
     notes = [
         "The score of a run is its mean over the unclipped evaluation episodes, greedy or with "
         "sticky actions.",
@@ -111,6 +113,26 @@ def write_sweep(folder: Path) -> Path:
     path = folder / REPORT
     write_text(path, page([*parts, bullets(notes)]))
     return path
+
+
+def _figure(folder: Path, tasks: Mapping[str, Sequence[Run]]) -> list[str]:
+    """Draws the runs of agents."""
+    from snn_rl.reports import figures, sweep_figure  # import matplotlib
+
+    agents = {
+        _title(folder, name): [run.directory for run in members]
+        for name, members in tasks.items()
+        if any(GREEDY in scores for run in members for scores in run.scores.values())
+    }
+    figure = sweep_figure.draw(agents)
+    if figure is None:
+        return []
+    figures.save(figure, folder / RUNS)
+    return [
+        f"![Training of the ANNs, and returns against energy]({RUNS})",
+        "Left: training episodes of the ANN. Right: mean return with sticky actions and energy of "
+        "one decision (float32, see the reports of the runs), one dot per run and stage.",
+    ]
 
 
 def _read_run(directory: Path) -> Run:

@@ -31,6 +31,7 @@ from snn_rl.core.networks import (
 )
 from snn_rl.files.atomic import read_json, write_json
 from snn_rl.files.checkpoint import save_network, save_tensors
+from snn_rl.reports import sweep_figure
 from snn_rl.reports.panels import color, running_mean
 from snn_rl.reports.run_report import reward_section, write_report
 from snn_rl.utils.errors import UserError
@@ -276,6 +277,21 @@ def test_energy_table_against_a_naive_count(run, text):
 
 
 @pytest.mark.usefixtures("without_figures")
+def test_the_figure_of_several_runs_has_the_energies_of_the_report(run, text):
+    figure = sweep_figure.draw({"Pole": [run]})
+    learning, energies = figure.axes
+    assert learning.get_title(loc="left") == "Pole: training of the ANN"
+    _, rows = table(section(text, "Energy"))
+    dots = {
+        label.get_text(): line for label, line in zip(energies.texts, energies.lines, strict=True)
+    }
+    for name, row in (("ANN", "ANN, dense"), ("T5", "T5"), ("T1", "T1")):
+        ((energy,), (score,)) = dots[name].get_data()
+        assert float(rows[row][2]) == pytest.approx(energy, rel=5e-3)
+        stage = "ann" if name == "ANN" else name
+        assert score == pytest.approx(statistics.fmean(metrics(run, stage)["sticky"]["returns"]))
+
+
 def test_no_effective_ratio_without_the_ann(tmp_path):
     head, rows = table(section(write_report(build_run(tmp_path, ["T2"])).read_text(), "Energy"))
     assert rows["T2"][head.index("× effective") - 1] == "–"
