@@ -150,9 +150,13 @@ class SpikingDQN(ResumableDQN):
         if self.objective != objectives.TD:
             labels, q_values = self._labels(batch), q_values.flatten(0, -2)
             terms.append(objectives.distill_loss(q_values, labels, self.sharpness))
-            agreement = (q_values.argmax(1) == labels.argmax(1)).double().mean()
-            self.logger.record_mean("train/agreement", float(agreement))
+            self._record_agreement(q_values, labels)
         return torch.stack(terms).sum()
+
+    def _record_agreement(self, q_values: Tensor, labels: Tensor) -> None:
+        """Logs the share of observations on which the agent chooses the teacher's action."""
+        agreement = (q_values.argmax(1) == labels.argmax(1)).double().mean()
+        self.logger.record_mean("train/agreement", float(agreement))
 
     def _labeled(self, batch: Any) -> Tensor:
         """Returns the observations of the batch that enter the loss, [N, ...]."""

@@ -86,16 +86,23 @@ def distill_loss(student_q: Tensor, teacher_q: Tensor, sharpness: float = 3.0) -
         teacher_q: Q-values of the teacher, [N, actions].
         sharpness: Inverse temperature; a large value emphasizes the best action.
     """
+    student, teacher = _log_policies(student_q, teacher_q, sharpness)
+    return F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+def distill_losses(student_q: Tensor, teacher_q: Tensor, sharpness: float = 3.0) -> Tensor:
+    """Returns the terms of `distill_loss`, [N], whose mean is the loss."""
+    student, teacher = _log_policies(student_q, teacher_q, sharpness)
+    return F.kl_div(student, teacher, reduction="none", log_target=True).sum(1)
+
+
+def _log_policies(student_q: Tensor, teacher_q: Tensor, sharpness: float) -> tuple[Tensor, Tensor]:
+    """Returns the logarithms of both policies of `distill_loss`, [N, actions]."""
     teacher = teacher_q.float() - teacher_q.float().mean(1, keepdim=True)
     student = student_q.float() - student_q.float().mean(1, keepdim=True)
     size = teacher.abs().mean(1, keepdim=True)
     scale = sharpness / ((size + size.mean()) / 2 + 1e-6)
-    return F.kl_div(
-        F.log_softmax(student * scale, 1),
-        F.log_softmax(teacher * scale, 1),
-        reduction="batchmean",
-        log_target=True,
-    )
+    return F.log_softmax(student * scale, 1), F.log_softmax(teacher * scale, 1)
 
 
 class _QuantileHuber(torch.autograd.Function):

@@ -14,9 +14,12 @@ from snn_rl.agents.dqn import SpikingDQN
 from snn_rl.agents.replay.buffer import FrameReplayBuffer
 from snn_rl.agents.state_policy import StateQNetwork
 from snn_rl.core.networks import Network
+from snn_rl.utils.errors import DamagedFile
 
 _LEAST = 0.25  # weight of an observation without advantages, relative to the mean weight
 _TINY = 1e-12  # weight of observations if all advantages are zero
+_LEAST_LOSS, _MOST_LOSS = 0.2, 20.0  # bounds of the weight of an observation's last loss
+_LOSSES = "replay.losses"  # name in a checkpoint
 
 
 class LabeledSamples(NamedTuple):
@@ -24,6 +27,7 @@ class LabeledSamples(NamedTuple):
 
     observations: Tensor  # images [N, channels, height, width], uint8
     labels: Tensor  # [N, actions]
+    indices: NDArray[np.intp]  # positions in the flattened buffer, [N]
 
 
 class LabeledReplayBuffer(FrameReplayBuffer):
@@ -38,6 +42,8 @@ class LabeledReplayBuffer(FrameReplayBuffer):
     Attributes:
         labels: Q-values of the teacher, [rows, n_envs, actions].
         sizes: Mean absolute advantages of the teacher, [rows, n_envs].
+        losses: Weights of the last losses, [rows, n_envs]; 1 until an observation is sampled. They
+            change after a row is stored, so they belong to the checkpoint and not to the journal.
     """
 
     fields: ClassVar[tuple[str, ...]] = (*FrameReplayBuffer.fields, "labels", "sizes")
@@ -47,30 +53,46 @@ class LabeledReplayBuffer(FrameReplayBuffer):
         actions = self.action_space.n  # type: ignore[attr-defined]
         self.labels = np.zeros((self.buffer_size, self.n_envs, actions), np.float32)
         self.sizes = np.zeros((self.buffer_size, self.n_envs), np.float32)
+        self.losses = np.ones((self.buffer_size, self.n_envs), np.float32)
 
     def label(self, q_values: NDArray[np.float32]) -> None:
         """Sets the labels [n_envs, actions] of the row that is written next."""
         self.labels[self.pos] = q_values
         self.sizes[self.pos] = np.abs(q_values - q_values.mean(1, keepdims=True)).mean(1)
+        self.losses[self.pos] = 1.0
+
+    def weigh(self, indices: NDArray[np.intp], losses: NDArray[np.float32]) -> None:
+        """Weighs observations by their losses, relative to the mean of the mini-batch.
+
+        Args:
+            indices: `LabeledSamples.indices`.
+            losses: Losses of these observations, [N].
+        """
+        relative = losses / (losses.mean() + _TINY) + _LEAST_LOSS
+        self.losses.reshape(-1)[indices] = np.minimum(relative, _MOST_LOSS)
 
     def sample(  # type: ignore[override]
         self, batch_size: int, env: VecNormalize | None = None
     ) -> LabeledSamples:
-        """Samples observations with their labels, more often where the choice of action matters.
+        """Samples observations with their labels, more often where there is more to learn.
 
         The probability of an observation is proportional to the teacher's mean absolute advantage
-        plus a quarter of its mean over the buffer.
+        plus a quarter of its mean over the buffer, times the weight of the last loss, see `weigh`.
 
         Args:
             batch_size: Number of observations.
             env: Not supported.
         """
-        sizes = self.sizes[: self.size()].ravel()
-        sums = np.cumsum(sizes + (_LEAST * sizes.mean() + _TINY), dtype=np.float64)
+        sizes, losses = (each[: self.size()].ravel() for each in (self.sizes, self.losses))
+        weights = (sizes + (_LEAST * sizes.mean() + _TINY)) * losses
+        sums = np.cumsum(weights, dtype=np.float64)
         picked = np.searchsorted(sums, np.random.random(batch_size) * sums[-1], side="right")
-        rows, envs = np.divmod(np.minimum(picked, len(sums) - 1), self.n_envs)
+        indices = np.minimum(picked, len(sums) - 1)
+        rows, envs = np.divmod(indices, self.n_envs)
         return LabeledSamples(
-            self.to_torch(self.observations[rows, envs]), self.to_torch(self.labels[rows, envs])
+            self.to_torch(self.observations[rows, envs]),
+            self.to_torch(self.labels[rows, envs]),
+            indices,
         )
 
 
@@ -122,5 +144,30 @@ class TaughtDQN(SpikingDQN):
             actions = np.where(guided, labels.argmax(1), actions)
         return actions, actions
 
-    def _labels(self, batch: LabeledSamples) -> Tensor:
-        return batch.labels
+    def _loss(self, batch: LabeledSamples) -> Tensor:
+        buffer, q_values = self.replay_buffer, self._q_values(batch)
+        assert isinstance(buffer, LabeledReplayBuffer)
+        losses = objectives.distill_losses(q_values, batch.labels, self.sharpness)
+        buffer.weigh(batch.indices, losses.detach().cpu().numpy())
+        self._record_agreement(q_values, batch.labels)
+        return losses.mean()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns all tensors that training changes, with the weights of the losses."""
+        buffer = self.replay_buffer
+        assert isinstance(buffer, LabeledReplayBuffer)
+        return super().tensors() | {_LOSSES: torch.from_numpy(buffer.losses)}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Restores the tensors returned by `tensors`."""
+        buffer = self.replay_buffer
+        assert isinstance(buffer, LabeledReplayBuffer)
+        others = dict(tensors)
+        losses = others.pop(_LOSSES, None)
+        if losses is None or losses.shape != buffer.losses.shape:
+            raise DamagedFile(
+                "the checkpoint has no weights of the losses: it is of an earlier version, or "
+                "dqn.buffer_size or rollout.n_envs has changed"
+            )
+        super().load_tensors(others)
+        buffer.losses[:] = losses.numpy()

@@ -16,7 +16,7 @@ from snn_rl.agents.replay.journal import load_buffer, save_buffer
 from snn_rl.agents.state_policy import StateNetwork, StateQNetwork, StateScale
 from snn_rl.agents.taught import LabeledReplayBuffer, TaughtDQN
 from snn_rl.envs.state import make_state_env, make_taught_env
-from snn_rl.utils.errors import UserError
+from snn_rl.utils.errors import DamagedFile, UserError
 
 COLUMNS = np.array([0, 2, 3])
 ENVS = 3
@@ -112,6 +112,43 @@ def test_observations_are_sampled_by_the_advantages_of_their_labels() -> None:
     for row in range(30):  # no action matters
         label(row, *[(1.0, 1.0)] * ENVS)
     assert len({obs.numpy().tobytes() for obs in buffer.sample(500).observations}) > 60
+
+
+def test_observations_with_large_losses_are_sampled_more_often() -> None:
+    buffer, _ = filled()
+    for row in range(30):  # no action matters, so only the losses do
+        buffer.pos = row
+        buffer.label(np.zeros((ENVS, 2), np.float32))
+    buffer.weigh(np.array([5, 80]), np.array([0.0, 8.0], np.float32))
+    # relative to the mean of 4, plus 0.2
+    weights = np.ones(90)
+    weights[[5, 80]] = 0.2, 2.2
+    sampled = buffer.sample(40_000).indices
+    shares = np.bincount(sampled, minlength=90) / 40_000
+    np.testing.assert_allclose(shares, weights / weights.sum(), atol=0.003)
+    buffer.weigh(np.array([7, 8]), np.array([1e-6, 1e6], np.float32))
+    assert buffer.losses.reshape(-1)[8] == pytest.approx(2.2)
+    buffer.weigh(np.arange(50), np.array([1e6] + [0.0] * 49, np.float32))
+    assert buffer.losses.reshape(-1)[0] == 20
+    buffer.pos = 0
+    buffer.label(np.zeros((ENVS, 2), np.float32))  # a new row
+    assert list(buffer.losses[0]) == [1] * ENVS
+
+
+def test_training_weighs_the_sampled_observations_and_keeps_the_weights() -> None:
+    model, _ = agent()
+    model.learn(20 * ENVS)
+    buffer = model.replay_buffer
+    assert isinstance(buffer, LabeledReplayBuffer)
+    changed = buffer.losses[:20] != 1
+    assert changed.any() and (buffer.losses[20:] == 1).all()
+    other, _ = agent()
+    assert isinstance(other.replay_buffer, LabeledReplayBuffer)
+    other.load_tensors(model.tensors())
+    np.testing.assert_array_equal(other.replay_buffer.losses, buffer.losses)
+    tensors = {name: tensor for name, tensor in model.tensors().items() if "losses" not in name}
+    with pytest.raises(DamagedFile, match="no weights of the losses"):
+        other.load_tensors(tensors)
 
 
 def test_the_journal_keeps_the_labels(tmp_path: Path) -> None:
