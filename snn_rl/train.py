@@ -94,7 +94,9 @@ def _print_end(config: Config, stages: Sequence[Stage], report: Path, video: Pat
             metrics = read_metrics(report.parent / stage.name)
             assert isinstance(metrics, StageEvaluation)
             greedy, sticky = metrics.greedy.mean, metrics.sticky.mean
-            print(f"{stage.name:<10} {greedy:>8.1f} greedy {sticky:>8.1f} sticky")
+            print(
+                f"{stage.name}: mean return {greedy:.1f} greedy, {sticky:.1f} with sticky actions"
+            )
     print(f"report: {report}")
     if video is not None:
         print(f"video:  {video}")

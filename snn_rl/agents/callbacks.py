@@ -59,7 +59,7 @@ class Progress(BaseCallback):
         self.history = history
         self.report = report
         self.every = every
-        self.next_report = 0
+        self.before = 0  # number of steps at the last call
         self.next_refresh = 0.0
         self.last_report: tuple[int, float] | None = None  # step and time
         self.bar = tqdm(
@@ -71,16 +71,19 @@ class Progress(BaseCallback):
             mininterval=_REFRESH_S,
         )
 
+    def _on_training_start(self) -> None:
+        self.before = self.model.num_timesteps
+
     def _on_step(self) -> bool:
         self.bar.update(self.num_timesteps - self.bar.n)
         now = time.monotonic()
         if now >= self.next_refresh:
             self.bar.set_postfix({key: f"{value:.3g}" for key, value in self._short().items()})
             self.next_refresh = now + _REFRESH_S
-        # Reports depend on steps, not on time, so the length of the log is reproducible.
-        if self.report is not None and self.num_timesteps >= self.next_report:
-            self.next_report = self.num_timesteps + self.every
+        # Reports depend on steps only, so a resumed run reports at the same steps.
+        if self.report and self.num_timesteps // self.every > self.before // self.every:
             self.report(self.num_timesteps, self.numbers())
+        self.before = self.num_timesteps
         return True
 
     def numbers(self) -> dict[str, float]:

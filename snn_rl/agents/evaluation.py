@@ -60,8 +60,8 @@ def evaluate_stage(
         updates=notes.updates,
         wall_s=notes.wall_s,
     )
-    log_evaluation(directory, metrics, track)
     metrics.write(directory / run_directory.METRICS)
+    log_evaluation(directory, metrics, track)
 
 
 def greedy_observations(agent: Agent, count: int, seed: int) -> torch.Tensor:

@@ -1,6 +1,5 @@
 """TensorBoard log of a stage."""
 
-import io
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +12,10 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from tqdm import tqdm
 
-from snn_rl.files.atomic import make_directory, write_bytes
+from snn_rl.files.atomic import make_directory
 from snn_rl.utils.errors import UserError
+
+_FRAME = 16  # bytes around a record: its length and two checksums
 
 
 class EventLog(KVWriter):
@@ -26,10 +27,10 @@ class EventLog(KVWriter):
     Args:
         folder: Directory of the file.
         name: Name of the log.
-        until: Last step that is kept of an existing file: a resumed run repeats later steps.
+        until: Last step to keep in an existing file. A resumed run repeats the later steps.
     """
 
-    def __init__(self, folder: Path, name: str = "training", until: int = -1):
+    def __init__(self, folder: Path, name: str = "1-training", until: int = -1):
         self._path: Path | None = folder / f"events.out.tfevents.{name}"
         self._attempt(lambda path: self._restart(path, until))
 
@@ -54,15 +55,20 @@ class EventLog(KVWriter):
         """Does nothing, because the file is only open during a write."""
 
     def _restart(self, path: Path, until: int) -> None:
+        """Removes later steps in place, because an open TensorBoard does not follow a new file."""
         make_directory(path.parent)
-        head = Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString()
-        records = list(RawEventFileLoader(str(path)).Load()) if path.is_file() else []
-        kept = [record for record in records[1:] if Event.FromString(record).step <= until]
-        data = io.BytesIO()
-        writer = RecordWriter(data)
-        for record in [*(records[:1] or [head]), *kept]:
-            writer.write(record)
-        write_bytes(path, data.getvalue())
+        end = 0
+        if path.is_file():
+            for record in RawEventFileLoader(str(path)).Load():
+                event = Event.FromString(record)
+                if event.HasField("summary") and event.step > until:
+                    break
+                end += len(record) + _FRAME
+        with path.open("ab") as file:
+            file.truncate(end)
+            if not end:
+                head = Event(wall_time=time.time(), file_version="brain.Event:2")
+                RecordWriter(file).write(head.SerializeToString())
 
     def _attempt(self, action: Callable[[Path], None]) -> None:
         if self._path is None:

@@ -110,8 +110,8 @@ class Teaching:
             updates=notes.updates,
             wall_s=notes.wall_s,
         )
-        log_evaluation(self.directory, metrics, self.config.track)
         metrics.write(self.directory / run_directory.METRICS)
+        log_evaluation(self.directory, metrics, self.config.track)
 
     def scale(self) -> StateScale:
         """Returns the state variables that vary in random play and can be seen."""

@@ -1,8 +1,7 @@
 """Logs of a stage: TensorBoard, and optionally an experiment tracker (W&B or MLflow)."""
 
-import hashlib
 import logging
-import os
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -12,12 +11,12 @@ from tqdm import tqdm
 
 from snn_rl.agents.event_log import EventLog
 from snn_rl.chain import run_directory
-from snn_rl.chain.records import StageEvaluation
-from snn_rl.files.atomic import read_json
+from snn_rl.chain.records import StageEvaluation, unless_damaged
+from snn_rl.files.atomic import read_json, write_json
 from snn_rl.formats.registry import optional
-from snn_rl.utils.errors import UserError
 
 PROJECT: Final = "snn_rl"
+_MEMORY = "track.json"
 FOLDER: Final = "tensorboard"  # in the directory of a stage
 
 # A function that logs values at a step, and a function that ends the run
@@ -29,7 +28,7 @@ def stage_logger(directory: Path, until: int = -1, track: str | None = None) -> 
 
     Args:
         directory: Directory of the stage.
-        until: Last step that is kept of an existing log: a resumed run repeats later steps.
+        until: Last step to keep in an existing log. A resumed run repeats the later steps.
         track: Key of `TRACKERS`, or None.
     """
     return Logger(None, [EventLog(directory / FOLDER, until=until), *_trackers(track, directory)])
@@ -47,37 +46,46 @@ def log_evaluation(directory: Path, results: StageEvaluation, track: str | None 
     for group, column in (("eval", results.greedy), ("eval_sticky", results.sticky)):
         numbers[f"{group}/mean_reward"] = column.mean
         numbers[f"{group}/mean_ep_length"] = sum(column.lengths) / len(column.lengths)
-    for writer in (EventLog(directory / FOLDER, "evaluation"), *_trackers(track, directory)):
+    for writer in (
+        EventLog(directory / FOLDER, "2-evaluation"),
+        *_trackers(track, directory, again=True),
+    ):
         writer.write(numbers, dict.fromkeys(numbers, ()), results.steps or 0)
         writer.close()
 
 
-def _trackers(name: str | None, directory: Path) -> list[KVWriter]:
-    return [] if name is None else [TrackerLog(name, directory)]
+def _trackers(name: str | None, directory: Path, again: bool = False) -> list[KVWriter]:
+    return [] if name is None else [TrackerLog(name, directory, again)]
 
 
 class TrackerLog(KVWriter):
     """Writer to an experiment tracker. An error of the tracker does not stop the training.
 
-    The run of a stage is named after the stage and belongs to the group of its run directory. A
-    resumed stage continues the same run.
+    The run of a stage is named after the stage and belongs to the group of its run directory.
+    track.json keeps its identifier and its last step, so that a resumed stage continues the run and
+    logs no step twice.
 
     Args:
         name: Key of `TRACKERS`.
         directory: Directory of the stage.
+        again: True to log steps that have been logged before.
 
     Raises:
-        UserError: The tracker is not installed or does not start.
+        UserError: The tracker is not installed.
     """
 
-    def __init__(self, name: str, directory: Path):
-        self._name = name
-        try:
-            self._log, self._end = TRACKERS[name](directory.resolve())
-        except UserError:
-            raise
-        except Exception as error:  # any error of the package or of its server
-            raise UserError(f"track={name}: {_one_line(error)}") from error
+    def __init__(self, name: str, directory: Path, again: bool = False):
+        self._name, self._again = name, again
+        self._log: Callable[[dict[str, float], int], object] = _ignore
+        self._end: Callable[[], object] = _ignore
+        self._path = directory / _MEMORY
+        known = unless_damaged(lambda: read_json(self._path)) if self._path.is_file() else None
+        self._memory = known or {"id": uuid.uuid4().hex[:16], "step": -1}
+        optional(name, name)
+        self._attempt(lambda: self._start(directory.resolve()))
+
+    def _start(self, directory: Path) -> None:
+        self._log, self._end = TRACKERS[self._name](directory, self._memory["id"])
 
     def write(
         self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
@@ -88,7 +96,14 @@ class TrackerLog(KVWriter):
             for key, value in key_values.items()
             if "tensorboard" not in key_excluded[key]
         }
-        self._attempt(lambda: self._log(shown, step))
+        if not self._again and step <= self._memory["step"]:
+            return
+        self._attempt(lambda: self._remember(shown, step))
+
+    def _remember(self, values: dict[str, float], step: int) -> None:
+        self._log(values, step)
+        self._memory["step"] = max(step, self._memory["step"])
+        write_json(self._path, self._memory)
 
     def close(self) -> None:
         """Ends the run."""
@@ -97,7 +112,7 @@ class TrackerLog(KVWriter):
     def _attempt(self, action: Callable[[], object]) -> None:
         try:
             action()
-        except Exception as error:  # any error of the package or of its server
+        except Exception as error:  # any error of the package, of its server, or of the disk
             tqdm.write(
                 f"track={self._name}: {_one_line(error)}. Training continues without this tracker"
             )
@@ -112,14 +127,14 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _wandb(directory: Path) -> _Tracker:
+def _wandb(directory: Path, identity: str) -> _Tracker:
     """Starts or resumes a run of Weights & Biases."""
     wandb = optional("wandb", "wandb")
     run = wandb.init(
         project=PROJECT,
         group=directory.parent.name,
         name=directory.name,
-        id=_identity(directory),
+        id=identity,
         resume="allow",
         dir=directory,
         config=_settings(directory),
@@ -129,34 +144,29 @@ def _wandb(directory: Path) -> _Tracker:
     return lambda values, step: run.log(values, step=step), run.finish
 
 
-def _mlflow(directory: Path) -> _Tracker:
+def _mlflow(directory: Path, identity: str) -> _Tracker:
     """Starts or resumes a run of MLflow."""
     mlflow = optional("mlflow", "mlflow")
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     client, key = mlflow.MlflowClient(), f"{PROJECT}.stage"
     experiment = client.get_experiment_by_name(PROJECT)
     number = experiment.experiment_id if experiment else client.create_experiment(PROJECT)
-    found = client.search_runs([number], f"tags.`{key}` = '{_identity(directory)}'")
+    found = client.search_runs([number], f"tags.`{key}` = '{identity}'")
     name = f"{directory.parent.name}/{directory.name}"
-    tags = {key: _identity(directory)}
+    tags = {key: identity}
     run = found[0] if found else client.create_run(number, run_name=name, tags=tags)
-    identity = run.info.run_id
+    run_id = run.info.run_id
     for setting, value in _settings(directory).items():
-        client.log_param(identity, setting, value)
+        client.log_param(run_id, setting, value)
 
     def log(values: dict[str, float], step: int) -> None:
         for name, value in values.items():
-            client.log_metric(identity, name, value, step=step)
+            client.log_metric(run_id, name, value, step=step)
 
-    return log, lambda: client.set_terminated(identity)
-
-
-TRACKERS: Final[dict[str, Callable[[Path], _Tracker]]] = {"wandb": _wandb, "mlflow": _mlflow}
+    return log, lambda: client.set_terminated(run_id)
 
 
-def _identity(directory: Path) -> str:
-    """Returns an identifier of a stage that stays the same when the stage is resumed."""
-    return hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
+TRACKERS: Final[dict[str, Callable[[Path, str], _Tracker]]] = {"wandb": _wandb, "mlflow": _mlflow}
 
 
 def _settings(directory: Path) -> dict[str, Any]:

@@ -23,10 +23,10 @@ class Requirement:
     """A requirement of a network, and whether a chip meets it.
 
     Attributes:
-        name: What is required.
-        needed: What the network needs.
-        offered: What the chip offers.
-        remedy: What to do or to change; None if the chip meets the requirement.
+        name: Name of the requirement.
+        needed: Value that the network requires.
+        offered: Value that the chip provides.
+        remedy: Suggested change, or None if the chip meets the requirement.
         fatal: True if the network does not fit on the chip.
     """
 
@@ -83,8 +83,13 @@ def _loihi2(network: SpikingNetwork) -> Iterator[Requirement]:
     yield Requirement("neuron model", "no memory with T=1", "programmable")
     yield _weight_bits(network, 8)
     yield _at_most("neurons", sum(sizes), 1_000_000)
-    yield _at_most("cores", sum(math.ceil(size / 8192) for size in sizes), 128)
-    yield _at_most("synapses", sum(c.macs for c in network.connections), 120_000_000)
+    synapses, most = [c.macs for c in network.connections], 120_000_000
+    cores = [
+        max(math.ceil(size / 8192), math.ceil(number * 128 / most))
+        for size, number in zip(sizes, synapses, strict=True)
+    ]
+    yield _at_most("cores", sum(cores), 128)
+    yield _at_most("synapses", sum(synapses), most)
 
 
 def _spinnaker2(network: SpikingNetwork) -> Iterator[Requirement]:
@@ -100,7 +105,8 @@ def _spinnaker2(network: SpikingNetwork) -> Iterator[Requirement]:
     yield Requirement("input", "pixels from 0 to 255", "any numbers")
     yield Requirement("neuron model", "no memory with T=1", "programmable")
     yield _weight_bits(network, 16)
-    yield _at_most("memory", math.ceil(size / _KI), 152 * 128, "KiB", "exact=true bits=8 halves it")
+    advice = _SMALLER if largest <= 8 else "exact=true bits=8 halves the weights"
+    yield _at_most("memory", math.ceil(size / _KI), 152 * 128, "KiB", advice)
 
 
 # Memory of weights and of neurons of each core of Speck, in words
@@ -123,8 +129,8 @@ def _speck(network: SpikingNetwork) -> Iterator[Requirement]:
     )
     yield Requirement(
         "neuron model",
-        "fires after all inputs",
-        "fires at any input",
+        "compares once",
+        "after every input",
         "retrain in sinabs, which has the chip's neurons",
     )
     yield Requirement("outputs", "Q-values", "spikes", "read the membranes of the last layer")
@@ -146,6 +152,7 @@ def _speck(network: SpikingNetwork) -> Iterator[Requirement]:
     most = max(memory for memory, _ in _SPECK_CORES)
     connection = dict(layers)[name]
     channels = _power(connection.output_shape[0]) * most // largest
+    channels = 1 << (channels.bit_length() - 1) if channels else 0  # a power of two fits
     advice = f"at most {channels} channels or units in {name}" if channels else _SMALLER
     yield _worst("weight words", weights, most, advice)
     yield _worst("neuron words", neurons, max(memory for _, memory in _SPECK_CORES))
@@ -162,9 +169,9 @@ def _xylo(network: SpikingNetwork) -> Iterator[Requirement]:
     hidden = sum(math.prod(shape) for shape in network.spec.shapes())
     inputs = math.prod(network.spec.input_shape)
     yield Requirement(
-        "input", "pixels from 0 to 255", "0 to 15 events", "divide pixels by 16", fatal=True
+        "input", "pixels from 0 to 255", "0 to 15 events", "no images on this chip", fatal=True
     )
-    yield _at_most("inputs", inputs, 16, remedy="the chip takes sensor channels, not images")
+    yield _at_most("inputs", inputs, 16, remedy="no images on this chip")
     yield Requirement("neuron model", "no memory with T=1", "membranes with memory", _CLEAR)
     yield _weight_bits(network, 8)
     yield _at_most("hidden neurons", hidden, 992)
@@ -183,7 +190,7 @@ def _truenorth(network: SpikingNetwork) -> Iterator[Requirement]:
     layers = list(zip(network.spec.names(), network.connections, strict=True))
     neurons = sum(math.prod(c.output_shape) for _, c in layers)
     yield Requirement(
-        "input", "pixels from 0 to 255", "spikes", "binary inputs are needed", fatal=True
+        "input", "pixels from 0 to 255", "spikes", "no gray images on this chip", fatal=True
     )
     yield Requirement("neuron model", "no memory with T=1", "membranes with memory", _CLEAR)
     yield _at_most("neurons", neurons, 4096 * 256)

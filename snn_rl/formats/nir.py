@@ -56,9 +56,9 @@ def nir_graph(network: SpikingNetwork, notes: Mapping[str, str] | None = None) -
         network.spec.names(), network.connections, [*network.synapses, network.head], strict=True
     )
     for i, (name, connection, synapse) in enumerate(layers):
-        weight, bias = _array(synapse.weight), None
-        if synapse.bias is not None:
-            bias = _array(synapse.bias)
+        weight = _array(synapse.weight)
+        # Some simulators ignore layers without biases.
+        bias = np.zeros(len(weight), np.float32) if synapse.bias is None else _array(synapse.bias)
         if i == 0 and not network.exact:
             weight = weight / np.float32(PIXEL)
         if isinstance(connection.layer, Conv):
@@ -69,13 +69,13 @@ def nir_graph(network: SpikingNetwork, notes: Mapping[str, str] | None = None) -
                 padding=connection.layer.padding,
                 dilation=1,
                 groups=1,
-                bias=np.zeros(len(weight), np.float32) if bias is None else bias,
+                bias=bias,
             )
         else:
             if len(connection.input_shape) > 1:
                 shape = {"input": np.array(connection.input_shape)}
                 nodes[f"{name}_flatten"] = nir.Flatten(shape, start_dim=0, end_dim=-1)
-            nodes[name] = nir.Linear(weight) if bias is None else nir.Affine(weight, bias)
+            nodes[name] = nir.Affine(weight, bias)
         if i < len(thresholds):
             ones = np.ones(connection.output_shape, np.float32)
             v_threshold, zeros = ones * np.float32(thresholds[i]), ones * 0

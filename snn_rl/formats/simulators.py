@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -49,7 +48,7 @@ def installed(graph: "nir.NIRGraph", spec: NetworkSpec) -> dict[str, Engine]:
             continue
         copy = deepcopy(graph)  # some importers modify the graph
         if name in _BATCHED:
-            _replace_nodes(copy)
+            _replace_leaky_neurons(copy)
         with contextlib.redirect_stdout(io.StringIO()):
             module = getattr(importlib.import_module(package), function)(copy, **options)
         if name == "sinabs":
@@ -58,19 +57,13 @@ def installed(graph: "nir.NIRGraph", spec: NetworkSpec) -> dict[str, Engine]:
     return found
 
 
-def _replace_nodes(graph: "nir.NIRGraph") -> None:
-    """Replaces nodes that some simulators do not accept.
-
-    SpikingJelly rejects a time constant of one step, so LIF neurons become IF neurons. sinabs
-    ignores dense layers without biases.
-    """
+def _replace_leaky_neurons(graph: "nir.NIRGraph") -> None:
+    """Replaces LIF by IF neurons, because SpikingJelly rejects a time constant of one step."""
     import nir
 
     for name, node in graph.nodes.items():
         if isinstance(node, nir.LIF):
             graph.nodes[name] = nir.IF(node.r / DT, node.v_threshold, node.v_reset)
-        elif isinstance(node, nir.Linear):
-            graph.nodes[name] = nir.Affine(node.weight, np.zeros(len(node.weight), np.float32))
 
 
 def _adapt_sinabs(module: nn.Module) -> None:

@@ -38,7 +38,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], names: int = 1) ->
 
 
 def folded(section: Sequence[str]) -> list[str]:
-    """Returns a section, which begins with its heading, as a block that opens with a click."""
+    """Returns a section, which begins with its heading, as a collapsible block."""
     if not section:
         return []
     heading, *parts = section

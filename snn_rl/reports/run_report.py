@@ -218,9 +218,9 @@ def _summary(stages: Sequence[StageResult], figure: str) -> list[str]:
         returns = [f"{column.mean:z.1f}" for column in (result.greedy, result.sticky)]
         rows.append([stage.label, *returns, spikes, ratio, f"{(result.wall_s or 0) / 60:.1f}"])
     return [
-        table(["stage", "greedy", "sticky", "spikes", "energy", "minutes"], rows),
+        table(["stage", "greedy", "sticky", "spikes", "energy saving", "minutes"], rows),
         "Mean return without and with sticky actions, spikes per neuron and decision, energy of "
-        "the dense ANN divided by that of the stage (float32), and minutes of training.",
+        "the dense ANN divided by the energy of the stage (float32), and minutes of training.",
         figure,
     ]
 

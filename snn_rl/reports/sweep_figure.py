@@ -26,7 +26,7 @@ def draw(tasks: Mapping[str, Sequence[Path]]) -> Figure | None:
     panels = {}
     for name, directories in tasks.items():
         runs = [read_stages(directory) for directory in directories]
-        trained = [stage.counters for run in runs for stage in run if stage.name == ANN]
+        trained = [stage.counters for run in runs for stage in finished(run) if stage.name == ANN]
         episodes = [counters.episodes for counters in trained if counters and counters.episodes]
         if episodes:
             panels[f"{name}: training of the ANN"] = partial(learning_curve, runs=episodes)
@@ -46,19 +46,27 @@ def learning_curve(axes: Axes, runs: Sequence[Sequence[Sequence[float]]]) -> Non
         runs: Training episodes of each run, [agent step, return, ...].
     """
     curves = [([row[0] for row in run], running_mean([row[1] for row in run])) for run in runs]
-    first, last = max(steps[0] for steps, _ in curves), min(steps[-1] for steps, _ in curves)
-    grid_steps = np.linspace(first, max(first, last), _POINTS)
-    values = np.array([np.interp(grid_steps, steps, means) for steps, means in curves])
+    first, last = max(steps[0] for steps, _ in curves), max(steps[-1] for steps, _ in curves)
+    grid_steps = np.linspace(first, last, _POINTS)
+    # Beyond the end of a run, only the other runs count.
+    values = np.array(
+        [
+            np.interp(grid_steps, steps, means, left=means[0], right=np.nan)
+            for steps, means in curves
+        ]
+    )
     axes.fill_between(
         grid_steps,
-        values.min(0),
-        values.max(0),
+        np.nanmin(values, 0),
+        np.nanmax(values, 0),
         color=color(ANN),
         alpha=0.25,
         linewidth=0,
         label="lowest to highest run",
     )
-    axes.plot(grid_steps, values.mean(0), color=color(ANN), linewidth=2.2, label="mean of the runs")
+    axes.plot(
+        grid_steps, np.nanmean(values, 0), color=color(ANN), linewidth=2.2, label="mean of the runs"
+    )
     axes.set_xlabel("agent steps")
     axes.set_ylabel(f"mean return of {RUNNING} episodes")
 

@@ -1,6 +1,7 @@
 """Limits of chips."""
 
 import itertools
+import re
 
 import pytest
 
@@ -43,9 +44,9 @@ def test_pong_fits_where_its_weights_and_synapses_do(pong):
     assert [name for name, each in loihi.items() if each.fatal] == ["weights"]
     loihi = named(pong[8], "loihi2")
     assert not any(each.fatal for each in loihi.values())
-    # 32 x 20 x 20, 64 x 9 x 9, 64 x 7 x 7, 512 and 6 neurons; a layer starts a new core
+    # 32 x 20 x 20, 64 x 9 x 9, 64 x 7 x 7, 512 and 6 neurons
     assert loihi["neurons"].needed == f"{12_800 + 5_184 + 3_136 + 512 + 6:,}"
-    assert loihi["cores"].needed == "6"
+    assert loihi["cores"].needed == f"{4 + 3 + 2 + 2 + 1}"  # most layers are limited by synapses
     synapses = 12_800 * 256 + 5_184 * 512 + 3_136 * 576 + 512 * 3_136 + 6 * 512
     assert loihi["synapses"].needed == f"{synapses:,}"
     # Weights of one or two bytes and membranes of four bytes
@@ -69,6 +70,17 @@ def test_other_chips_name_the_layers_that_do_not_fit(pong):
     assert not truenorth["neurons"].fatal
     xylo = named(pong[8], "xylo")
     assert xylo["fan-out"].needed == "576 in conv3" and xylo["inputs"].fatal
+
+
+@pytest.mark.parametrize("channels", [48, 64, 100])
+def test_the_advice_for_speck_fits(channels):
+    def spec(units):
+        return NetworkSpec((4, 84, 84), (Conv(32, 8, 4), Conv(channels, 4, 4), Dense(units)), 6)
+
+    network = quantize(SpikingNetwork(spec(512), SpikingOptions(1)), 8, 8)
+    units = int(re.search(r"at most (\d+) ", named(network, "speck")["weight words"].remedy)[1])
+    assert "weight words" not in exceeded(spec(units), "speck")
+    assert "weight words" in exceeded(spec(2 * units), "speck")
 
 
 def test_remedies_help():

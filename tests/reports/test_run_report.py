@@ -225,7 +225,7 @@ def test_the_headline_compares_t1_with_its_ann(run, text):
 
 def test_the_summary_has_the_numbers_that_matter(run, text):
     head, rows = table(text[: text.index("<details")])
-    assert head == ["stage", "greedy", "sticky", "spikes", "energy", "minutes"]
+    assert head == ["stage", "greedy", "sticky", "spikes", "energy saving", "minutes"]
     _, rates = table(section(text, "Spike rates"))
     _, energies = table(section(text, "Energy"))
     for name in ("ann", "T5", "T1"):
