@@ -117,13 +117,15 @@ def write_sweep(folder: Path) -> Path:
 
 def _figure(folder: Path, tasks: Mapping[str, Sequence[Run]]) -> list[str]:
     """Draws the runs of agents."""
-    from snn_rl.reports import figures, sweep_figure  # import matplotlib
-
     agents = {
         _title(folder, name): [run.directory for run in members]
         for name, members in tasks.items()
         if any(GREEDY in scores for run in members for scores in run.scores.values())
     }
+    if not agents:
+        return []
+    from snn_rl.reports import figures, sweep_figure  # import matplotlib
+
     figure = sweep_figure.draw(agents)
     if figure is None:
         return []
