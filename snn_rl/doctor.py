@@ -25,7 +25,7 @@ from textwrap import TextWrapper
 
 from snn_rl import __version__
 from snn_rl.utils.console import replace_unprintable
-from snn_rl.utils.errors import UserError
+from snn_rl.utils.errors import UserError, one_line
 
 # Everything outside the standard library is imported by its check, because it may be broken.
 
@@ -101,7 +101,7 @@ def packages() -> Iterator[Finding]:
             importlib.import_module(module)
             loaded.append(f"{package} {_version(package)}")
         except Exception as error:  # a partly installed package may raise anything
-            found = f"does not load: {_one_line(error) or type(error).__name__}"
+            found = f"does not load: {one_line(error) or type(error).__name__}"
             advice = _HEADLESS if package == "opencv-python" else _REINSTALL
             broken.append(Finding(package, found, advice, fatal=True))
     yield Finding("packages", ", ".join(loaded) or "none")
@@ -113,10 +113,6 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:  # installed under another name, such as opencv-python-headless
         return "(no metadata)"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def cpu() -> Finding:
@@ -237,7 +233,7 @@ def _attempt(
         return check()
     except Exception as error:  # a broken installation may raise anything
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        return Finding(name, f"does not work: {kind}{_one_line(error)}", advice, fatal)
+        return Finding(name, f"does not work: {kind}{one_line(error)}", advice, fatal)
 
 
 def examine(folder: Path) -> Iterator[Finding]:

@@ -39,9 +39,8 @@ class EventLog(KVWriter):
     ) -> None:
         """Appends the values of a step."""
         values = [
-            Summary.Value(tag=key, simple_value=float(value))
-            for key, value in sorted(key_values.items())
-            if "tensorboard" not in key_excluded[key]
+            Summary.Value(tag=key, simple_value=value)
+            for key, value in sorted(numbers(key_values, key_excluded).items())
         ]
         event = Event(wall_time=time.time(), step=step, summary=Summary(value=values))
 
@@ -82,3 +81,17 @@ class EventLog(KVWriter):
                 "continues without this TensorBoard log"
             )
             self._path = None
+
+
+def numbers(
+    key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]]
+) -> dict[str, float]:
+    """Returns the values of a step that are not excluded from TensorBoard.
+
+    The arguments are those of `KVWriter.write`.
+    """
+    return {
+        key: float(value)
+        for key, value in key_values.items()
+        if "tensorboard" not in key_excluded[key]
+    }

@@ -9,11 +9,12 @@ from typing import Any, Final
 from stable_baselines3.common.logger import KVWriter, Logger
 from tqdm import tqdm
 
-from snn_rl.agents.event_log import EventLog
+from snn_rl.agents.event_log import EventLog, numbers
 from snn_rl.chain import run_directory
 from snn_rl.chain.records import StageEvaluation, unless_damaged
 from snn_rl.files.atomic import read_json, write_json
 from snn_rl.formats.registry import optional
+from snn_rl.utils.errors import one_line
 
 PROJECT: Final = "snn_rl"
 _MEMORY = "track.json"
@@ -42,15 +43,15 @@ def log_evaluation(directory: Path, results: StageEvaluation, track: str | None 
         results: Evaluation of the stage.
         track: Key of `TRACKERS`, or None.
     """
-    numbers = {}
+    means = {}
     for group, column in (("eval", results.greedy), ("eval_sticky", results.sticky)):
-        numbers[f"{group}/mean_reward"] = column.mean
-        numbers[f"{group}/mean_ep_length"] = sum(column.lengths) / len(column.lengths)
+        means[f"{group}/mean_reward"] = column.mean
+        means[f"{group}/mean_ep_length"] = sum(column.lengths) / len(column.lengths)
     for writer in (
         EventLog(directory / FOLDER, "2-evaluation"),
         *_trackers(track, directory, again=True),
     ):
-        writer.write(numbers, dict.fromkeys(numbers, ()), results.steps or 0)
+        writer.write(means, dict.fromkeys(means, ()), results.steps or 0)
         writer.close()
 
 
@@ -81,24 +82,18 @@ class TrackerLog(KVWriter):
         self._path = directory / _MEMORY
         known = unless_damaged(lambda: read_json(self._path)) if self._path.is_file() else None
         self._memory = known or {"id": uuid.uuid4().hex[:16], "step": -1}
-        optional(name, name)
-        self._attempt(lambda: self._start(directory.resolve()))
+        package = optional(name, name)
+        self._attempt(lambda: self._start(package, directory.resolve()))
 
-    def _start(self, directory: Path) -> None:
-        self._log, self._end = TRACKERS[self._name](directory, self._memory["id"])
+    def _start(self, package: Any, directory: Path) -> None:
+        self._log, self._end = TRACKERS[self._name](package, directory, self._memory["id"])
 
     def write(
         self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0
     ) -> None:
         """Logs the values of a step."""
-        shown = {
-            key: float(value)
-            for key, value in key_values.items()
-            if "tensorboard" not in key_excluded[key]
-        }
-        if not self._again and step <= self._memory["step"]:
-            return
-        self._attempt(lambda: self._remember(shown, step))
+        if self._again or step > self._memory["step"]:
+            self._attempt(lambda: self._remember(numbers(key_values, key_excluded), step))
 
     def _remember(self, values: dict[str, float], step: int) -> None:
         self._log(values, step)
@@ -114,7 +109,7 @@ class TrackerLog(KVWriter):
             action()
         except Exception as error:  # any error of the package, of its server, or of the disk
             tqdm.write(
-                f"track={self._name}: {_one_line(error)}. Training continues without this tracker"
+                f"track={self._name}: {one_line(error)}. Training continues without this tracker"
             )
             self._log, self._end = _ignore, _ignore
 
@@ -123,13 +118,8 @@ def _ignore(*_: object) -> None:
     pass
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def _wandb(directory: Path, identity: str) -> _Tracker:
+def _wandb(wandb: Any, directory: Path, identity: str) -> _Tracker:
     """Starts or resumes a run of Weights & Biases."""
-    wandb = optional("wandb", "wandb")
     run = wandb.init(
         project=PROJECT,
         group=directory.parent.name,
@@ -144,9 +134,8 @@ def _wandb(directory: Path, identity: str) -> _Tracker:
     return lambda values, step: run.log(values, step=step), run.finish
 
 
-def _mlflow(directory: Path, identity: str) -> _Tracker:
+def _mlflow(mlflow: Any, directory: Path, identity: str) -> _Tracker:
     """Starts or resumes a run of MLflow."""
-    mlflow = optional("mlflow", "mlflow")
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     client, key = mlflow.MlflowClient(), f"{PROJECT}.stage"
     experiment = client.get_experiment_by_name(PROJECT)
@@ -166,7 +155,10 @@ def _mlflow(directory: Path, identity: str) -> _Tracker:
     return log, lambda: client.set_terminated(run_id)
 
 
-TRACKERS: Final[dict[str, Callable[[Path, str], _Tracker]]] = {"wandb": _wandb, "mlflow": _mlflow}
+TRACKERS: Final[dict[str, Callable[[Any, Path, str], _Tracker]]] = {
+    "wandb": _wandb,
+    "mlflow": _mlflow,
+}
 
 
 def _settings(directory: Path) -> dict[str, Any]:

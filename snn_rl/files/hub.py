@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
-from snn_rl.utils.errors import UserError
+from snn_rl.utils.errors import UserError, one_line
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # In a repository
@@ -81,5 +81,5 @@ def _errors(task: str) -> Iterator[None]:
         reason = "it does not exist, or it is private (log in with `hf auth login`)"
         raise UserError(f"{task}: {reason}") from None
     except expected as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         raise UserError(f"{task}: {reason}") from None

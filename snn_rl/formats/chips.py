@@ -99,7 +99,7 @@ def _spinnaker2(network: SpikingNetwork) -> Iterator[Requirement]:
     asynchronous machine learning", 2024 (arXiv:2401.04491): 152 processors with 128 KiB each.
     tu-dresden.de/ing/elektrotechnik/iee/hpsn, SpiNNaker2 FAQ: products of 8 or 16 bits.
     """
-    largest = max(_bits(network))
+    largest = _bits(network)
     size = sum(c.weights for c in network.connections) * (1 if largest <= 8 else 2)
     size += 4 * sum(math.prod(connection.output_shape) for connection in network.connections)
     yield Requirement("input", "pixels from 0 to 255", "any numbers")
@@ -144,15 +144,14 @@ def _speck(network: SpikingNetwork) -> Iterator[Requirement]:
     yield _worst("padding", [(n, _conv(c).padding) for n, c in layers], 7)
     strides = sorted({_conv(c).stride for _, c in layers})
     fits = set(strides) <= {1, 2, 4, 8}
-    needed = ", ".join(map(str, strides))
-    yield Requirement("strides", needed, "1, 2, 4, 8", None if fits else _SMALLER, not fits)
+    yield _limit("strides", ", ".join(map(str, strides)), "1, 2, 4, 8", fits)
     weights = [(n, _speck_weights(c)) for n, c in layers]
     neurons = [(n, _speck_neurons(c)) for n, c in layers]
     name, largest = max(weights, key=lambda pair: pair[1])
     most = max(memory for memory, _ in _SPECK_CORES)
     connection = dict(layers)[name]
-    channels = _power(connection.output_shape[0]) * most // largest
-    channels = 1 << (channels.bit_length() - 1) if channels else 0  # a power of two fits
+    channels = most // (largest // _power(connection.output_shape[0]))
+    channels = _power(channels + 1) // 2  # the next lower power of two
     advice = f"at most {channels} channels or units in {name}" if channels else _SMALLER
     yield _worst("weight words", weights, most, advice)
     yield _worst("neuron words", neurons, max(memory for _, memory in _SPECK_CORES))
@@ -208,13 +207,16 @@ CHIPS: dict[str, Chip] = {
 }
 
 
+def _limit(name: str, needed: str, offered: str, fits: bool, remedy: str = _SMALLER) -> Requirement:
+    """Returns a requirement whose remedy applies only if the network does not fit."""
+    return Requirement(name, needed, offered, None if fits else remedy, fatal=not fits)
+
+
 def _at_most(
     name: str, needed: int, most: int, unit: str = "", remedy: str = _SMALLER
 ) -> Requirement:
-    fits, unit = needed <= most, f" {unit}" if unit else ""
-    return Requirement(
-        name, f"{needed:,}{unit}", f"{most:,}{unit}", None if fits else remedy, not fits
-    )
+    unit = f" {unit}" if unit else ""
+    return _limit(name, f"{needed:,}{unit}", f"{most:,}{unit}", needed <= most, remedy)
 
 
 def _worst(
@@ -222,24 +224,21 @@ def _worst(
 ) -> Requirement:
     """Returns the requirement of the layer with the largest value."""
     layer, largest = max(values, key=lambda pair: pair[1])
-    fits = largest <= most
-    needed = f"{largest:,} in {layer}"
-    return Requirement(name, needed, f"{most:,}", None if fits else remedy, not fits)
+    return _limit(name, f"{largest:,} in {layer}", f"{most:,}", largest <= most, remedy)
 
 
-def _bits(network: SpikingNetwork) -> list[int]:
-    """Returns the bits of the weights of every layer, including the sign; 32 for float32."""
+def _bits(network: SpikingNetwork) -> int:
+    """Returns the largest number of bits of a weight, including the sign; 32 for float32."""
     if not network.exact:
-        return [32] * len(network.connections)
-    return [int(layer.weight.abs().max()).bit_length() + 1 for layer in integers(network)]
+        return 32
+    return max(int(layer.weight.abs().max()) for layer in integers(network)).bit_length() + 1
 
 
 def _weight_bits(network: SpikingNetwork, most: int) -> Requirement:
-    largest = max(_bits(network))
+    largest = _bits(network)
     needed = f"{largest} bits" if network.exact else "float32"
-    fits = largest <= most
     remedy = f"exact=true bits={min(most, 12)}"
-    return Requirement("weights", needed, f"{most} bits", None if fits else remedy, not fits)
+    return _limit("weights", needed, f"{most} bits", largest <= most, remedy)
 
 
 def _distinct(network: SpikingNetwork, layer: int) -> int:

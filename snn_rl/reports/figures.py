@@ -57,7 +57,7 @@ def learning_curves(episodes: Mapping[str, Sequence[Sequence[float]]]) -> Figure
         steps, returns = [row[0] for row in rows], [row[1] for row in rows]
         axes.plot(steps, returns, ".", color=color(stage), alpha=0.3, markersize=5, mew=0)
         axes.plot(steps, running_mean(returns), color=color(stage), linewidth=2.2)
-        axes.set_title(_title(stage), color=color(stage), fontweight="bold")
+        axes.set_title(stage_title(stage), color=color(stage), fontweight="bold")
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(5 if wide else 2, prune="upper"))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -139,7 +139,7 @@ def spike_rates(layers: Sequence[str], rates: Mapping[str, Sequence[float]]) -> 
             axes.set_title(
                 "conversion only" if group is converted else "retrained stages", fontsize=12
             )
-    keys = [Patch(**bar_style(stage), label=_title(stage)) for stage in rates]
+    keys = [Patch(**bar_style(stage), label=stage_title(stage)) for stage in rates]
     figure.legend(handles=keys, loc="outside upper right", ncols=8, frameon=False, fontsize=11)
     return figure
 
@@ -181,7 +181,7 @@ def energies(bars: Mapping[str, Mapping[str, tuple[float, float]]]) -> Figure:
         bars: (first layer, other layers) in microjoules by kind of arithmetic and by stage. The
             stage "ann" is the dense ANN, `SKIPPING` is the ANN that skips its zeros.
     """
-    names = [_title(stage) for stage in next(iter(bars.values()))]
+    names = [stage_title(stage) for stage in next(iter(bars.values()))]
     figure = Figure(figsize=(11.0, 1.9 + 0.42 * len(names)), layout="constrained")
     panels = figure.subplots(1, len(bars), squeeze=False, sharey=True)[0]
     for axes, (arithmetic, stages) in zip(panels, bars.items(), strict=True):
@@ -253,5 +253,6 @@ def _single(width: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _title(stage: str) -> str:
+def stage_title(stage: str) -> str:
+    """Returns the name of a stage in one line."""
     return tick_label(stage).replace("\n", " ")

@@ -155,7 +155,7 @@ def _draw(directory: Path, stages: Sequence[StageResult]) -> dict[str, str]:
             "Spikes per neuron and decision, by layer and stage",
             figures.spike_rates(names, {s.name: [*s.rates, s.mean_rate] for s in spiking}),
         )
-    if _with_energy(stages):
+    if with_energy(stages):
         bars = {name: _energy_bars(stages, costs) for name, costs in _ARITHMETIC.items()}
         drawn["energy"] = "Energy of one decision, by stage", figures.energies(bars)
     texts = {}
@@ -172,7 +172,7 @@ def _energy_bars(
     """Returns the energy of the first layer and of the other layers, in microjoules."""
     from snn_rl.reports.figures import SKIPPING
 
-    ann, spiking = _ann(stages), _with_energy(stages)
+    ann, spiking = _ann(stages), with_energy(stages)
     first, _ = _parts(spiking[0], costs)
     bars = {ANN: (first, energy(spiking[0].spec, spiking[0].rates, costs).analog - first)}
     if ann is not None:
@@ -191,7 +191,7 @@ def _spiking(stages: Iterable[StageResult]) -> list[StageResult]:
     return [stage for stage in finished(stages) if not stage.analog]
 
 
-def _with_energy(stages: Iterable[StageResult]) -> list[StageResult]:
+def with_energy(stages: Iterable[StageResult]) -> list[StageResult]:
     """Returns the spiking stages with direct encoding, for which energy is defined."""
     return [s for s in _spiking(stages) if s.settings["iir.encoding"] == "direct"]
 
@@ -205,7 +205,7 @@ def _ann(stages: Iterable[StageResult]) -> StageResult | None:
 
 def _summary(stages: Sequence[StageResult], figure: str) -> list[str]:
     """Returns a narrow table with the numbers that matter, and the figure of the returns."""
-    done, with_energy = finished(stages), _with_energy(stages)
+    done, direct = finished(stages), with_energy(stages)
     if not done:
         return []
     rows = []
@@ -213,7 +213,7 @@ def _summary(stages: Sequence[StageResult], figure: str) -> list[str]:
         result, spikes, ratio = stage.evaluation, "–", "–"
         if not stage.analog:
             spikes = f"{stage.mean_rate:.3f}"
-        if stage in with_energy:
+        if stage in direct:
             ratio = f"{energy(stage.spec, stage.rates, FLOAT32).ratio:.1f}"
         returns = [f"{column.mean:z.1f}" for column in (result.greedy, result.sticky)]
         rows.append([stage.label, *returns, spikes, ratio, f"{(result.wall_s or 0) / 60:.1f}"])
@@ -348,7 +348,7 @@ def spike_section(stages: Sequence[StageResult], figure: str = "") -> list[str]:
 
 def energy_section(stages: Sequence[StageResult], figure: str = "") -> list[str]:
     """Returns the section with the energy per decision of all stages."""
-    spiking, ann = _with_energy(stages), _ann(stages)
+    spiking, ann = with_energy(stages), _ann(stages)
     if not spiking:
         return []
     arithmetics = list(_ARITHMETIC.values())

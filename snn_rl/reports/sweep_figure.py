@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 
 from snn_rl.chain.records import StageResult, finished, read_stages
 from snn_rl.chain.stages import ANN
-from snn_rl.core.energy import FLOAT32, energy, macs
-from snn_rl.reports.figures import grid
-from snn_rl.reports.panels import RUNNING, color, running_mean, tick_label
+from snn_rl.core.energy import FLOAT32, energy
+from snn_rl.reports.figures import grid, stage_title
+from snn_rl.reports.panels import RUNNING, color, running_mean
+from snn_rl.reports.run_report import with_energy
 
 _POINTS = 200  # of a learning curve
 
@@ -82,7 +83,7 @@ def returns_against_energy(axes: Axes, points: Mapping[str, Sequence[tuple[float
         x, y = zip(*values, strict=True)
         axes.plot(x, y, "o", color=color(stage), markersize=7, alpha=0.8)
         axes.annotate(
-            tick_label(stage).replace("\n", " "),
+            stage_title(stage),
             (float(np.mean(x)), max(y)),
             xytext=(0, 6),
             textcoords="offset points",
@@ -97,13 +98,10 @@ def returns_against_energy(axes: Axes, points: Mapping[str, Sequence[tuple[float
 def _points(runs: Sequence[Sequence[StageResult]]) -> dict[str, list[tuple[float, float]]]:
     """Returns the points of `returns_against_energy` for stages whose energy is defined."""
     points: dict[str, list[tuple[float, float]]] = {}
-    for stage in (stage for run in runs for stage in finished(run)):
-        if stage.analog:
-            picojoules = sum(macs(stage.spec)) * FLOAT32[0]
-        elif stage.settings["iir.encoding"] == "direct":
-            picojoules = energy(stage.spec, stage.rates, FLOAT32).spiking
-        else:
-            continue
-        score = stage.evaluation.sticky.mean
-        points.setdefault(stage.name, []).append((picojoules / 1e6, score))
+    for run in runs:
+        for stage in [*(each for each in finished(run) if each.analog), *with_energy(run)]:
+            used = energy(stage.spec, stage.rates, FLOAT32)
+            picojoules = used.analog if stage.analog else used.spiking
+            score = stage.evaluation.sticky.mean
+            points.setdefault(stage.name, []).append((picojoules / 1e6, score))
     return points
